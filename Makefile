@@ -1,0 +1,38 @@
+# Thin on purpose: each target is a line that a person could type.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A kernel lock instead of Snakemake's lock files: it ends with its process, so a killed run needs no unlocking.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --nolock --cores all
+
+.PHONY: demo demo-vision test lint format
+.DELETE_ON_ERROR:
+
+demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
+	$(RUN)
+	@echo "open results/report.html, or read results/tables/main_text.md"
+
+demo-vision: $(BIN)/.installed  ## the image suite
+	$(RUN) --configfile config/vision.yaml
+	@echo "open results/report.html, or read results/tables/main_vision.md"
+
+test: $(BIN)/.installed  ## everything, with the demo end to end
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: $(BIN)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+$(BIN)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt
+	touch $@

@@ -1,0 +1,23 @@
+"""Compare pairs of methods on the same test examples."""
+
+import argparse
+from pathlib import Path
+
+from merging.reporting.paired import compare_methods
+from merging.reporting.records import argument, training_sizes
+from merging.results import command_line
+
+
+def main() -> None:
+    """Read the command line and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scores", nargs="+", required=True, metavar="FILE.json", help="predictions lie beside, as .npz")
+    parser.add_argument("--pairs", required=True, metavar="JSON", help='[{"suite", "method", "against", "kind"}, ...]')
+    parser.add_argument("--datasets", nargs="*", default=[], type=Path, help="dataset.json of each task: training-set sizes")
+    parser.add_argument("--output", required=True, metavar="FILE.tsv")
+    arguments = parser.parse_args()
+    compare_methods(arguments.scores, argument(arguments.pairs), arguments.output, training_sizes(arguments.datasets))
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,30 @@
+"""Fetch one asset: download, verify against the lock, extract (rule fetch_asset)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from merging.assets import fetch
+from merging.results import UserError, command_line
+
+
+def main() -> None:
+    """Parse the command line and fetch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--asset", required=True)
+    parser.add_argument("--wish", type=json.loads, required=True, help="its entry of config/assets.yaml as JSON")
+    parser.add_argument("--lock", type=json.loads, required=True, help="its entry of config/assets.lock.json as JSON")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        fetch(args.asset, args.wish, args.lock, args.output)
+    except UserError as error:
+        kept = sorted(p.parent.name for p in args.output.parent.glob("*/asset.json"))
+        raise UserError(
+            f"{error}\nmissing: {args.asset}. Already fetched and kept: {', '.join(kept) or 'nothing'}; everything"
+            " behind them is cached, so running again fetches only what is missing"
+        ) from None
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,38 @@
+"""Fine-tune one expert from the base against its frozen head (rules finetune_checkpoint, finetune_premise)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from merging.checkpoints import Checkpoint, write_checkpoint
+from merging.data import Dataset
+from merging.evaluate import family
+from merging.progress import steps
+from merging.results import command_line
+from merging.training import finetune
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--head", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    data, module = Dataset(args.dataset), family(args.family)
+    examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets
+    inputs, labels = data.inputs("train")[:examples], data.labels("train")[:examples]
+    head = Checkpoint(args.head).read("head")
+    encoder = module.load(args.base)
+    show = steps(f"finetune {args.output.name}", args.settings["steps"])
+    finetune(encoder, inputs, labels, head, args.settings, args.seed, show)
+    tensors = {name: tensor.detach().contiguous().numpy() for name, tensor in encoder.state_dict().items()}
+    write_checkpoint(args.output, tensors, copy_from=args.base)
+
+
+if __name__ == "__main__":
+    command_line(main)

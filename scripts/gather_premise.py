@@ -1,0 +1,23 @@
+"""Gather the runs of the premise experiment into one tidy table (rule gather_premise)."""
+
+import argparse
+from pathlib import Path
+
+from merging.results import command_line, read_json, write_table
+
+COLUMNS = "suite task protocol examples steps norm_weights norm_task_vector accuracy seed".split()
+
+
+def main() -> None:
+    """Parse the command line and gather."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    rows = [read_json(file) for file in args.runs]
+    rows.sort(key=lambda row: (row["protocol"], row["examples"], row["seed"]))
+    write_table(args.output, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    command_line(main)

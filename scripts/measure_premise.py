@@ -1,0 +1,36 @@
+"""Measure one run of the premise experiment: norms and validation accuracy of its checkpoint (rule measure_premise)."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from merging.checkpoints import Checkpoint
+from merging.classification import embed, predict
+from merging.data import Dataset
+from merging.evaluate import family
+from merging.measure import norms
+from merging.results import command_line, write_json
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("base", "checkpoint", "dataset", "head", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--exclude", type=json.loads, default=[], help="regular expressions as a JSON list")
+    parser.add_argument("--run", type=json.loads, required=True, help="suite, task, protocol, examples, steps, seed")
+    args = parser.parse_args()
+    tensors = norms(args.base, {args.checkpoint.name: args.checkpoint}, args.exclude)["tensors"].values()
+    squares = {key: math.fsum(tensor[key][0] for tensor in tensors) for key in ("weights", "task_vector")}
+    data, module = Dataset(args.dataset), family(args.family)
+    inputs, labels = data.inputs("validation"), data.labels("validation")
+    embeddings = embed(module.load(args.checkpoint), inputs, module.batches(inputs, 64))
+    hits = predict(embeddings, Checkpoint(args.head).read("head")) == labels
+    measured = {f"norm_{key}": math.sqrt(square) for key, square in squares.items()}
+    write_json(args.output, {**args.run, **measured, "accuracy": float(hits.mean())})
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,28 @@
+"""Render one table of one suite as CSV, Markdown and LaTeX."""
+
+import argparse
+
+from merging.reporting.tables import render_table
+from merging.reporting.records import argument, studies
+from merging.results import command_line
+
+
+def main() -> None:
+    """Read the command line and render."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", required=True, metavar="JSON", help="its record of config/tables.yaml and its id")
+    parser.add_argument("--suite", required=True, metavar="JSON")
+    parser.add_argument("--methods", required=True, metavar="JSON", help="in the order of the rows")
+    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
+    parser.add_argument("--comparisons", metavar="FILE.tsv")
+    for name in ("coefficients", "measures", "datasets", "premise"):
+        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="PREFIX", help="written as .csv, .md and .tex")
+    arguments = vars(parser.parse_args())
+    record, output = argument(arguments.pop("table")), arguments.pop("output")
+    suite, methods = argument(arguments.pop("suite")), argument(arguments.pop("methods"))
+    render_table(studies([suite], methods, **arguments)[0], record, output)
+
+
+if __name__ == "__main__":
+    command_line(main)

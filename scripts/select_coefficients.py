@@ -1,0 +1,28 @@
+"""Choose the candidate with the best mean validation accuracy; of equals the smallest value (rule select_coefficients)."""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+from merging.results import command_line, read_json, write_json
+
+
+def main() -> None:
+    """Parse the command line and choose."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="validation scores of all candidates")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    by_value = defaultdict(list)
+    for file in args.scores:
+        for score in read_json(file)["scores"]:
+            by_value[float(score["method"].rsplit("-", 1)[1])].append(score["value"])
+    means = {value: fmean(by_value[value]) for value in sorted(by_value)}
+    best = max(means, key=lambda value: means[value])
+    write_json(args.output, {"value": best, "means": {f"{value:g}": mean for value, mean in means.items()}})
+    print(f"chosen {best:g} of {', '.join(f'{value:g}: {mean:.4f}' for value, mean in means.items())}")
+
+
+if __name__ == "__main__":
+    command_line(main)

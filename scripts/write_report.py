@@ -1,0 +1,29 @@
+"""Write the report: one self-contained page over all suites."""
+
+import argparse
+
+from merging.reporting.records import argument, studies
+from merging.reporting.report import write_report
+from merging.results import command_line
+
+
+def main() -> None:
+    """Read the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suites", required=True, metavar="JSON", help="list of suites, one section each")
+    parser.add_argument("--methods", required=True, metavar="JSON", help="in the order of the rows")
+    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
+    parser.add_argument("--comparisons", metavar="FILE.tsv")
+    for name in ("tables", "figures", "coefficients", "measures", "datasets", "premise"):
+        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
+    parser.add_argument("--provenance", required=True, metavar="JSON", help="versions, digests, licences")
+    parser.add_argument("--output", required=True, metavar="FILE.html")
+    arguments = vars(parser.parse_args())
+    shown = [arguments.pop(name) for name in ("tables", "figures")]
+    provenance, output = argument(arguments.pop("provenance")), arguments.pop("output")
+    suites, methods = argument(arguments.pop("suites")), argument(arguments.pop("methods"))
+    write_report(studies(suites, methods, **arguments), methods, *shown, provenance, output)
+
+
+if __name__ == "__main__":
+    command_line(main)

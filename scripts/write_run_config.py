@@ -1,0 +1,24 @@
+"""Write the resolved config of the run as one YAML file (rule write_run_config)."""
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+from merging.provenance import publish
+from merging.results import command_line
+
+
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=json.loads, required=True, help="the resolved config as JSON")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    with publish(args.output) as part:
+        part.write_text(yaml.safe_dump(args.run, sort_keys=True, allow_unicode=True, width=110), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,71 @@
+"""Bind a method's sentence (names and hyper-parameters) to functions; nothing here knows any method by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from merging.coefficients import COEFFICIENTS, CONTROL, estimate
+from merging.combine import COMBINE
+from merging.preprocess import PREPROCESS
+from merging.results import UserError
+
+SLOTS: dict[str, dict[str, Callable[..., Any]]] = {
+    "preprocess": PREPROCESS,
+    "coefficients": COEFFICIENTS,
+    "control": CONTROL,
+    "combine": COMBINE,
+}
+DEFAULTS = {"preprocess": "identity", "coefficients": "uniform", "control": "kept", "combine": "weighted_sum"}
+OF_THE_TABLE = {"norm_of", "scope"}  # of every coefficient word: which norms, over what
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The bound functions of one method; `density` is set when `preprocess` asks for a trim threshold."""
+
+    preprocess: Callable[..., Any]
+    estimate: Callable[..., Any]
+    combine: Callable[..., Any]
+    density: float | None
+
+
+def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
+    """Bind `{slot: {word: {hyper-parameter: value}}}`; unknown slots, words and hyper-parameters are UserErrors."""
+    for slot in sentence:
+        if slot not in SLOTS:
+            raise UserError(f"method '{method}': no slot {slot!r}{_nearest(slot, SLOTS)}")
+    parts = {slot: word_of(sentence.get(slot, DEFAULTS[slot]), slot, method) for slot in SLOTS}
+    table = {k: v for k, v in parts["coefficients"][1].items() if k in OF_THE_TABLE}
+    bound = {
+        slot: functools.partial(SLOTS[slot][name], **{k: v for k, v in given.items() if k not in OF_THE_TABLE})
+        for slot, (name, given) in parts.items()
+    }
+    name, given = parts["preprocess"]
+    defaults = inspect.signature(PREPROCESS[name]).parameters
+    density = given.get("density", defaults["density"].default) if "density" in defaults else None
+    coefficients = functools.partial(estimate, word=bound["coefficients"], control=bound["control"], **table)
+    return Recipe(bound["preprocess"], coefficients, bound["combine"], density)
+
+
+def word_of(entry: Any, slot: str, method: str = "method") -> tuple[str, dict[str, Any]]:
+    """Read `word` or `{word: {hyper-parameter: value}}` of one slot and check it against the word's signature."""
+    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    given = given or {}
+    if name not in SLOTS[slot]:
+        raise UserError(f"method '{method}': {slot} has no word {name!r}{_nearest(name, SLOTS[slot])}")
+    takes = {p.name for p in inspect.signature(SLOTS[slot][name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    takes |= OF_THE_TABLE if slot == "coefficients" else set()
+    for key in given:
+        if key not in takes:
+            raise UserError(f"method '{method}': {slot} '{name}' takes {sorted(takes)}, not {key!r}{_nearest(key, takes)}")
+    return name, dict(given)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(known)}"

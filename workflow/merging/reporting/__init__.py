@@ -1,0 +1,1 @@
+"""Turn scores into statistics, tables, figures and one report. Nothing here loads a model."""

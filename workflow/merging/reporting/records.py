@@ -1,0 +1,163 @@
+"""Read what other stages measured and hold it together, one `Study` a suite. No arithmetic beyond looking up."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from merging.results import UserError, read_json, read_table, write_table
+
+SCORE_COLUMNS = ["suite", "method", "task", "metric", "value", "stderr", "n", "seed"]
+
+
+class Score(NamedTuple):
+    """One accuracy as a fraction, over `n` examples of one task, for one fine-tuning seed."""
+
+    suite: str
+    method: str
+    task: str
+    metric: str
+    value: float
+    n: int
+    seed: int
+
+
+@dataclass
+class Study:
+    """Everything measured about one suite; what was not measured is empty."""
+
+    suite: dict[str, Any]
+    methods: list[dict[str, Any]]
+    scores: list[Score] = field(default_factory=list)
+    comparisons: list[dict[str, str]] = field(default_factory=list)
+    coefficients: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[int, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    premise: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """The tasks that are reported, in the suite's order."""
+        skipped = {entry["task"] for entry in self.suite.get("skipped", [])}
+        return [task for task in self.suite["tasks"] if task["id"] not in skipped]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The fine-tuning seeds of the suite."""
+        return [int(seed) for seed in self.suite.get("seeds", [0])]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Training-set sizes by task; a task of unknown size is absent."""
+        found = {}
+        for task in self.tasks:
+            size = task.get("train") or self.datasets.get(task["id"], {}).get("splits", {}).get("train")
+            if size:
+                found[task["id"]] = int(size)
+        return found
+
+    def label(self, identifier: str) -> str:
+        """Return the label of a method or task, or its id where it has none."""
+        for entry in [*self.methods, *self.suite["tasks"]]:
+            if entry["id"] == identifier:
+                return entry.get("label") or identifier
+        return identifier
+
+
+def argument(text: str) -> Any:
+    """Read a JSON argument of a command line: the JSON itself or the path of a file that holds it."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return read_json(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"command line: {text[:60]!r} is not valid JSON ({error})") from None
+
+
+def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
+    """Write the scores of many JSON files as one tidy table, sorted by suite, method, metric, task and seed.
+
+    Methods keep the order in which the files are given. A score that is there twice, or is no fraction, is
+    refused by the name of its file.
+    """
+    seen: dict[tuple[str, ...], Path | str] = {}
+    order: dict[str, int] = {}
+    rows = []
+    for file in files:
+        for score in read_json(file)["scores"]:
+            key = tuple(str(score[column]) for column in ("suite", "method", "task", "metric", "seed"))
+            value = score["value"]
+            if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+                raise UserError(f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from 0 to 1; "
+                                "delete the file and evaluate again")
+            if key in seen:
+                raise UserError(f"{file}: the score {'/'.join(key)} is already in {seen[key]}; name each file once")
+            seen[key] = file
+            order.setdefault(score["method"], len(order))
+            rows.append(score)
+    rows.sort(key=lambda row: (row["suite"], order[row["method"]], row["metric"], row["task"], int(row["seed"])))
+    write_table(output, rows, SCORE_COLUMNS)
+
+
+def studies(
+    suites: Iterable[dict[str, Any]],
+    methods: list[dict[str, Any]],
+    scores: Path | str,
+    comparisons: Path | str | None = None,
+    coefficients: Sequence[Path | str] = (),
+    measures: Sequence[Path | str] = (),
+    datasets: Sequence[Path | str] = (),
+    premise: Sequence[Path | str] = (),
+) -> list[Study]:
+    """Read all files and split them by suite.
+
+    Coefficient files, scores, comparisons and premise rows name their suite; a measure lies in the folder
+    `{suite}/seed{seed}.json` and a data set in `{suite}/{task}/dataset.json`.
+    """
+    rows = [_score(row, scores) for row in read_table(scores)]
+    pairs = read_table(comparisons) if comparisons else []
+    tables = [read_json(file) for file in coefficients]
+    probes = [row for file in premise for row in read_table(file)]
+    found = []
+    for suite in suites:
+        here = suite["id"]
+        wanted = suite.get("methods") or [method["id"] for method in methods]
+        found.append(Study(
+            suite=suite,
+            methods=[method for method in methods if method["id"] in wanted],
+            scores=[row for row in rows if row.suite == here],
+            comparisons=[row for row in pairs if row["suite"] == here],
+            coefficients=[table for table in tables if table["suite"] == here],
+            measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
+            datasets={Path(file).parent.name: read_json(file) for file in datasets
+                      if Path(file).parent.parent.name == here},
+            premise=[row for row in probes if row["suite"] == here],
+        ))
+    return found
+
+
+def _score(row: dict[str, str], source: Path | str) -> Score:
+    try:
+        return Score(row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]),
+                     int(row["seed"]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None
+
+
+def _seed(file: Path | str) -> int:
+    stem = Path(file).stem
+    if not stem.removeprefix("seed").isdigit():
+        raise UserError(f"{file}: expected a file named seed<number>.json, found {stem!r}")
+    return int(stem.removeprefix("seed"))
+
+
+def training_sizes(datasets: Iterable[Path | str]) -> dict[str, dict[str, int]]:
+    """Return training-set sizes by suite and task from the files `{suite}/{task}/dataset.json`."""
+    found: dict[str, dict[str, int]] = {}
+    for file in map(Path, datasets):
+        found.setdefault(file.parent.parent.name, {})[file.parent.name] = int(read_json(file)["splits"]["train"])
+    return found

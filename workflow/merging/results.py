@@ -1,0 +1,91 @@
+"""Read and write the small files that stages exchange: JSON records and tidy tables. No torch, no pandas."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from merging.provenance import publish
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: what, where, expected, found and the way out, in one message."""
+
+
+def canonical(value: Any) -> str:
+    """Write a value as canonical JSON: sorted keys, no spaces, no NaN.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def read_json(path: Path | str) -> Any:
+    """Read one JSON file; a broken one is a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write one JSON file, sorted and indented, whole or not at all."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    with publish(Path(path)) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def read_table(path: Path | str) -> list[dict[str, str]]:
+    """Read a tab-separated table as strings: a method called `nan` stays a word."""
+    try:
+        with open(path, encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines, delimiter="\t"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such table") from None
+
+
+def write_table(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
+    """Write a tab-separated table with the named columns, whole or not at all.
+
+    Floats are written with repr, so that reading them back gives the same number; NaN is refused.
+    """
+    with publish(Path(path)) as part, open(part, "w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(row[column], path, column) for column in columns])
+
+
+def _cell(value: Any, path: Path | str, column: str) -> Any:
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{path}: column {column!r} would hold NaN; expected a number or an empty cell")
+    return "" if value is None else value
+
+
+def command_line(main: Any) -> None:
+    """Run a script's `main`; a user's mistake ends it with one message and exit code 1, not with a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno in _MENDABLE:
+            where = f" ({error.filename})" if error.filename else ""
+            print(f"error: {error.strerror}{where}: {_MENDABLE[error.errno]}", file=sys.stderr)
+            raise SystemExit(1) from None
+        raise
+
+
+_MENDABLE = {
+    28: "free some space and run again; nothing half-written was kept",  # ENOSPC
+    122: "raise the quota or delete something and run again; nothing half-written was kept",  # EDQUOT
+    13: "make the folder writable for this user and run again",  # EACCES
+    30: "the file system is read-only; choose another folder with --directory",  # EROFS
+}

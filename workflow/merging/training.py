@@ -1,0 +1,90 @@
+"""Fine-tune an encoder against a fixed head; it never knows whether it reads texts or images."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from merging.results import UserError
+
+WARM_UP = 0.1  # share of the steps
+CLIP = 1.0  # norm of the gradient
+KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "frozen")
+
+
+def finetune(
+    encoder: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, head: np.ndarray,
+    settings: Mapping[str, Any], seed: int, progress: Callable[[int, float], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Train the encoder in place on cross-entropy of `logit_scale * z @ head.T`; return every step's loss.
+
+    AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay to zero, clipped gradients. `frozen` lists
+    regular expressions of tensor names that stay as they are; the head is never trained. After each step
+    `progress(step, loss)` is called. The same seed gives the same bytes on any number of cores.
+    """
+    check(settings)
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    trained = _trained(encoder, settings["frozen"])
+    optimiser = torch.optim.AdamW(
+        trained, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
+    )
+    rows = settings["logit_scale"] * torch.from_numpy(np.asarray(head)).T
+    order = _order(len(labels), settings["batch_size"], seed)
+    losses = []
+    for step in range(settings["steps"]):
+        batch = next(order)
+        for group in optimiser.param_groups:
+            group["lr"] = settings["learning_rate"] * schedule(step, settings["steps"])
+        loss = F.cross_entropy(encoder(np.asarray(inputs[batch])) @ rows, torch.from_numpy(labels[batch]))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        optimiser.step()
+        losses.append(loss.item())
+        if progress:
+            progress(step, losses[-1])
+    return losses
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuse settings with a missing or unknown key."""
+    missing, unknown = set(KEYS) - set(settings), set(settings) - set(KEYS)
+    if missing or unknown:
+        raise UserError(f"`finetune:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; "
+                        f"expected exactly {', '.join(KEYS)}")  # fmt: skip
+
+
+def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Parameter]:
+    """Set which parameters learn and return them; a pattern that fits no tensor is a mistake."""
+    names = [name for name, _ in encoder.named_parameters()]
+    for pattern in frozen:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                f"`finetune: frozen:` pattern {pattern!r} fits no tensor; they are named like {names[0]!r}"
+            )
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(not any(re.search(pattern, name) for pattern in frozen))
+    return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+
+def _order(size: int, batch: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield index batches for ever: one permutation after another, cut without regard to where one ends."""
+    draw = np.random.default_rng(seed)
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        while len(waiting) < batch:
+            waiting = np.concatenate([waiting, draw.permutation(size)])
+        yield waiting[:batch]
+        waiting = waiting[batch:]
+
+
+def schedule(step: int, steps: int) -> float:
+    """Return the share of the learning rate: linear warm-up under a cosine from one to zero."""
+    return min((step + 1) / (WARM_UP * steps), 0.5 * (1 + math.cos(math.pi * step / steps)), 1.0)

@@ -1,0 +1,183 @@
+# What every rule shares: the checked config, and functions that turn wildcards into paths and config values.
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "workflow"))
+
+from experiment import Experiment, canonical  # noqa: E402
+from merging.provenance import code_digest, versions  # noqa: E402
+from merging.results import UserError  # noqa: E402
+
+try:
+    X = Experiment(config, ROOT)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+# One thread a process: the bytes then do not depend on the number of cores, and jobs fill the machine.
+shell.prefix(
+    f"set -euo pipefail; export PYTHONPATH={str(ROOT / 'workflow')!r}:{str(ROOT)!r} PYTHONHASHSEED=0"
+    " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
+)
+
+ALIGNED = [suite for suite, record in X.suites.items() if "alignment" in record]
+
+
+def any_of(names):
+    """A regular expression that matches exactly the given names (and nothing when there are none)."""
+    return "|".join(sorted(map(re.escape, names))) or "(?!)"
+
+
+wildcard_constraints:
+    suite=any_of(X.suites),
+    task=any_of(X.tasks),
+    asset=any_of(X.assets),
+    method=any_of([*X.config["methods"], *X.candidates]),
+    seed="[0-9]+",
+    density="[0-9.]+",
+    group="[a-z][a-z0-9_]*",
+    run="(steps|epochs)-[0-9]+",
+    table=any_of(X.reports["tables"]),
+    figure=any_of(X.reports["figures"]),
+
+
+def code(*modules):
+    return code_digest(ROOT, *modules)
+
+
+def asset(name):
+    return f"results/assets/{name}"
+
+
+def pretrained(suite):
+    return f"results/checkpoints/{suite}/pretrained"
+
+
+def experts(suite, seed):
+    return {task: f"results/checkpoints/{suite}/seed{seed}/{task}" for task in X.task_ids(suite)}
+
+
+def exclude(wildcards):
+    return canonical(X.suites[wildcards.suite]["merge"].get("exclude", []))
+
+
+def checkpoints_of(wildcards):
+    """What a method is scored with: one folder for all tasks of the group, or one for each."""
+    if wildcards.method == "pretrained":
+        return pretrained(wildcards.suite)
+    if wildcards.method == "individual":
+        return [experts(wildcards.suite, wildcards.seed)[task] for task in tasks_of(wildcards)]
+    folder = "candidates" if wildcards.method in X.candidates else "merged"
+    return f"results/{folder}/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}"
+
+
+def tasks_of(wildcards):
+    return X.groups(wildcards.suite)[wildcards.group]
+
+
+def datasets_of(wildcards):
+    return [f"results/datasets/{wildcards.suite}/{task}" for task in tasks_of(wildcards)]
+
+
+def heads_of(wildcards):
+    return [f"results/heads/{wildcards.suite}/{task}.safetensors" for task in tasks_of(wildcards)]
+
+
+def of_each_group(pattern, suite, methods):
+    return [
+        pattern.format(suite=suite, method=method, seed=seed, group=group)
+        for method in methods
+        for seed in X.config["seeds"]
+        for group in X.groups(suite)
+    ]
+
+
+def scores():
+    """Every score file of the run: test scores of the methods, validation scores of the candidates."""
+    return [
+        file
+        for suite in X.suites
+        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, X.config["methods"])
+        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, X.candidates)
+    ]
+
+
+def of_each_suite(names, pattern):
+    return [pattern.format(name=name, suite=suite) for suite in X.suites for name in names if wanted(name, suite)]
+
+
+def wanted(name, suite):
+    """A table or figure of the premise experiment needs a suite that has one."""
+    record = X.reports["tables"].get(name) or X.reports["figures"][name]
+    return record.get("kind", name) != "premise" or bool(X.premise_runs(suite))
+
+
+def tables():
+    return of_each_suite(X.config["tables"], "results/tables/{name}_{suite}.md")
+
+
+def figures():
+    return of_each_suite(X.config["figures"], "results/figures/{name}_{suite}.svg")
+
+
+def sources_of(wildcards):
+    """The assets of a data set: its own, and the suite's tokenizer."""
+    tokenizer = X.suites[wildcards.suite]["input"].get("tokenizer")
+    return [*X.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
+
+
+def reader_of(wildcards):
+    return f"merging.data.{X.tasks[wildcards.task]['reader'].split('.')[0]}"
+
+
+def family_of(wildcards):
+    return f"merging.evaluate.{X.suites[wildcards.suite]['family']}"
+
+
+def premise_of(wildcards):
+    return X.premise_runs(wildcards.suite)[wildcards.run]
+
+
+def subset_of(wildcards):
+    return {key: premise_of(wildcards)[key] for key in ("examples", "steps")}
+
+
+def used_assets():
+    """The assets of the run: bases, text towers, tokenizers, captions and data."""
+    names = set()
+    for suite, record in X.suites.items():
+        names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
+        names |= {record.get("alignment", {}).get("captions")}
+        names |= {name for task in X.task_ids(suite) for name in X.tasks[task]["assets"]}
+    return sorted(filter(None, names))
+
+
+def run_config():
+    """Everything that the config decided for this run, with `extends` resolved."""
+    return {
+        "config": X.config,
+        "suites": X.suites,
+        "tasks": {task: X.tasks[task] for suite in X.suites for task in X.suites[suite]["tasks"]},
+        "methods": {method: X.methods[method] for method in X.config["methods"]},
+        "assets": {name: {**X.assets[name], "lock": X.lock.get(name)} for name in used_assets()},
+        "skipped": X.skipped,
+    }
+
+
+def provenance():
+    """What the report says of its own origin."""
+    keys = ("kind", "package", "version", "licence", "source")
+    return {
+        "versions": versions(),
+        "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
+        "code": code("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
+        "assets": [
+            {"id": name, **{k: X.assets[name][k] for k in keys if k in X.assets[name]}, "sha256": X.lock.get(name, {}).get("sha256")}
+            for name in used_assets()
+        ],
+        "suites": {suite: {k: X.suites[suite][k] for k in ("finetune", "merge", "premise") if k in X.suites[suite]} for suite in X.suites},
+    }

@@ -1,0 +1,44 @@
+# Needs checkpoints, data sets and heads. Makes results/scores (test split) and results/validation (candidates).
+
+
+rule evaluate_checkpoint:
+    input:
+        checkpoints=checkpoints_of,
+        datasets=datasets_of,
+        heads=heads_of,
+    output:
+        scores="results/scores/{suite}/{method}/seed{seed}/{group}.json",
+        predictions="results/scores/{suite}/{method}/seed{seed}/{group}.npz",
+    log:
+        "results/logs/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.log",
+    benchmark:
+        "results/benchmarks/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.tsv"
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        split="test",
+        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
+    message:
+        "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.evaluate_checkpoint --family {params.family} --checkpoints {input.checkpoints}"
+        " --datasets {input.datasets} --heads {input.heads} --split {params.split} --suite {wildcards.suite}"
+        " --method {wildcards.method} --seed {wildcards.seed} --scores {output.scores}"
+        " --predictions {output.predictions} 2>&1 | tee {log}"
+
+
+use rule evaluate_checkpoint as evaluate_candidate with:
+    output:
+        scores="results/validation/{suite}/{method}/seed{seed}/{group}.json",
+        predictions="results/validation/{suite}/{method}/seed{seed}/{group}.npz",
+    log:
+        "results/logs/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.log",
+    benchmark:
+        "results/benchmarks/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.tsv"
+    params:
+        split="validation",
+        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
+    message:
+        "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"

@@ -1,0 +1,155 @@
+# Needs bases and experts. Makes results/measures, results/selected, results/coefficients and results/premise.
+
+
+rule measure_weights:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+    output:
+        "results/measures/{suite}/seed{seed}.json",
+    log:
+        "results/logs/measure_weights/{suite}/seed{seed}.log",
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        exclude=exclude,
+        code=code("scripts.measure_weights"),
+    message:
+        "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.measure_weights --base {input.base} --experts {input.experts} --exclude {params.exclude:q}"
+        " --output {output} 2>&1 | tee {log}"
+
+
+rule measure_threshold:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+    output:
+        "results/measures/{suite}/seed{seed}_density{density}.json",
+    log:
+        "results/logs/measure_threshold/{suite}/seed{seed}_density{density}.log",
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        exclude=exclude,
+        code=code("scripts.measure_threshold"),
+    message:
+        "measure_threshold: {wildcards.suite}, density {wildcards.density}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.measure_threshold --base {input.base} --experts {input.experts} --exclude {params.exclude:q}"
+        " --density {wildcards.density} --output {output} 2>&1 | tee {log}"
+
+
+def selected(wildcards):
+    tuner = X.tuner(wildcards.method)
+    return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
+
+
+rule estimate_coefficients:
+    input:
+        measures="results/measures/{suite}/seed{seed}.json",
+        selected=selected,
+    output:
+        "results/coefficients/{suite}/{method}/seed{seed}.json",
+    log:
+        "results/logs/estimate_coefficients/{suite}/{method}/seed{seed}.log",
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        sentence=lambda wildcards: X.sentence(wildcards.method, "coefficients", "control", "tune"),
+        selected=lambda wildcards, input: f"--selected {input.selected}" if input.selected else "",
+        code=code("scripts.estimate_coefficients"),
+    message:
+        "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.estimate_coefficients --measures {input.measures} --sentence {params.sentence:q} {params.selected}"
+        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+
+
+rule select_coefficients:
+    input:
+        lambda wildcards: [
+            f"results/validation/{wildcards.suite}/{candidate}/seed{wildcards.seed}/{group}.json"
+            for candidate in X.candidates_of(wildcards.method)
+            for group in X.groups(wildcards.suite)
+        ],
+    output:
+        "results/selected/{suite}/{method}/seed{seed}.json",
+    log:
+        "results/logs/select_coefficients/{suite}/{method}/seed{seed}.log",
+    localrule: True
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        code=code("scripts.select_coefficients"),
+    message:
+        "select_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.select_coefficients --scores {input} --output {output} 2>&1 | tee {log}"
+
+
+use rule finetune_checkpoint as finetune_premise with:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        dataset=lambda wildcards: f"results/datasets/{wildcards.suite}/{premise_of(wildcards)['task']}",
+        head=lambda wildcards: f"results/heads/{wildcards.suite}/{premise_of(wildcards)['task']}.safetensors",
+    output:
+        temp(directory("results/premise/{suite}/seed{seed}/{run}")),
+    log:
+        "results/logs/finetune_premise/{suite}/seed{seed}/{run}.log",
+    benchmark:
+        "results/benchmarks/finetune_premise/{suite}/seed{seed}/{run}.tsv"
+    params:
+        settings=lambda wildcards: canonical({**X.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
+        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
+    message:
+        "finetune_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
+
+
+rule measure_premise:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        dataset=lambda wildcards: f"results/datasets/{wildcards.suite}/{premise_of(wildcards)['task']}",
+        head=lambda wildcards: f"results/heads/{wildcards.suite}/{premise_of(wildcards)['task']}.safetensors",
+        checkpoint="results/premise/{suite}/seed{seed}/{run}",
+    output:
+        "results/premise/{suite}/seed{seed}/{run}.json",
+    log:
+        "results/logs/measure_premise/{suite}/seed{seed}/{run}.log",
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        run=lambda wildcards: canonical({"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}),
+        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        exclude=exclude,
+        code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),
+    message:
+        "measure_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.measure_premise --family {params.family} --base {input.base} --checkpoint {input.checkpoint}"
+        " --dataset {input.dataset} --head {input.head} --exclude {params.exclude:q} --run {params.run:q}"
+        " --output {output} 2>&1 | tee {log}"
+
+
+rule gather_premise:
+    input:
+        lambda wildcards: [
+            f"results/premise/{wildcards.suite}/seed{seed}/{run}.json"
+            for seed in X.config["seeds"]
+            for run in X.premise_runs(wildcards.suite)
+        ],
+    output:
+        "results/premise/{suite}.tsv",
+    log:
+        "results/logs/gather_premise/{suite}.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code("scripts.gather_premise"),
+    message:
+        "gather_premise: {wildcards.suite}"
+    shell:
+        "python -m scripts.gather_premise --runs {input} --output {output} 2>&1 | tee {log}"

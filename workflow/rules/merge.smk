@@ -1,0 +1,44 @@
+# Needs bases, experts, coefficients and thresholds. Makes results/merged (kept) and results/candidates (temporary).
+
+
+def thresholds(wildcards):
+    density = X.density(wildcards.method)
+    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
+
+
+rule merge_checkpoints:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+        coefficients="results/coefficients/{suite}/{method}/seed{seed}.json",
+        thresholds=thresholds,
+    output:
+        directory("results/merged/{suite}/{method}/seed{seed}"),
+    log:
+        "results/logs/merge_checkpoints/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/merge_checkpoints/{suite}/{method}/seed{seed}.tsv"
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        sentence=lambda wildcards: X.sentence(wildcards.method, "preprocess", "combine"),
+        exclude=exclude,
+        thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
+        code=code("scripts.merge_checkpoints"),
+    message:
+        "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.merge_checkpoints --base {input.base} --experts {input.experts} --sentence {params.sentence:q}"
+        " --coefficients {input.coefficients} {params.thresholds} --exclude {params.exclude:q} --seed {wildcards.seed}"
+        " --output {output} 2>&1 | tee {log}"
+
+
+use rule merge_checkpoints as merge_candidate with:
+    output:
+        temp(directory("results/candidates/{suite}/{method}/seed{seed}")),
+    log:
+        "results/logs/merge_candidate/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/merge_candidate/{suite}/{method}/seed{seed}.tsv"
+    message:
+        "merge_candidate: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"

@@ -1,0 +1,207 @@
+# Needs scores, coefficients, measures and data set records. Makes results/scores.tsv, comparisons, tables, figures, report.
+
+
+def suite_json(suite):
+    record = X.suites[suite]
+    return {
+        "id": suite,
+        "label": record["label"],
+        "tasks": [{"id": task, "label": X.tasks[task]["label"]} for task in X.task_ids(suite)],
+        "seeds": X.config["seeds"],
+        "skipped": [{"task": X.tasks[task]["label"], "reason": reason} for task, reason in X.skipped[suite].items()],
+    }
+
+
+def methods_json():
+    keys = ("label", "host", "controls", "reference", "group", "summary")
+    return [
+        {"id": method, **{key: X.methods[method][key] for key in keys if key in X.methods[method]}}
+        for method in X.config["methods"]
+    ]
+
+
+MATERIAL = {
+    "comparisons": lambda suite: ["results/comparisons.tsv"],
+    "coefficients": lambda suite: [
+        f"results/coefficients/{suite}/{method}/seed{seed}.json" for method in X.merges() for seed in X.config["seeds"]
+    ],
+    "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in X.config["seeds"]],
+    "datasets": lambda suite: [f"results/datasets/{suite}/{task}" for task in X.task_ids(suite)],
+    "premise": lambda suite: [f"results/premise/{suite}.tsv"] if X.premise_runs(suite) else [],
+}
+
+
+def material(kind):
+    """The inputs that the tables or figures of this kind ask for in config/tables.yaml, besides the scores."""
+
+    def files(wildcards):
+        record = X.reports[f"{kind}s"][wildcards[kind]]
+        return [file for name in record["inputs"] for file in MATERIAL[name](wildcards.suite)]
+
+    return files
+
+
+def flags(inputs, suites):
+    """The same files as flags of the command line; a data set is named by its record."""
+    return " ".join(
+        f"--{name} {' '.join(f'{f}/dataset.json' if name == 'datasets' else f for f in files)}"
+        for name in inputs
+        if (files := list(dict.fromkeys(f for suite in suites for f in MATERIAL[name](suite))))
+    )
+
+
+def record_json(kind):
+    return lambda wildcards: canonical({"id": wildcards[kind], **X.reports[f"{kind}s"][wildcards[kind]]})
+
+
+def flags_of(kind):
+    return lambda wildcards: flags(X.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
+
+
+rule gather_scores:
+    input:
+        scores(),
+    output:
+        report("results/scores.tsv", caption="../report/scores.rst", category="Scores", labels={"file": "all scores"}),
+    log:
+        "results/logs/gather_scores.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code("scripts.gather_scores"),
+    message:
+        "gather_scores"
+    shell:
+        "python -m scripts.gather_scores --scores {input} --output {output} 2>&1 | tee {log}"
+
+
+rule compare_methods:
+    input:
+        scores(),
+    output:
+        "results/comparisons.tsv",
+    log:
+        "results/logs/compare_methods.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        pairs=canonical(X.pairs()),
+        code=code("scripts.compare_methods"),
+    message:
+        "compare_methods"
+    shell:
+        "python -m scripts.compare_methods --scores {input} --pairs {params.pairs:q} --output {output} 2>&1 | tee {log}"
+
+
+rule render_table:
+    input:
+        scores="results/scores.tsv",
+        material=material("table"),
+    output:
+        csv="results/tables/{table}_{suite}.csv",
+        md=report(
+            "results/tables/{table}_{suite}.md",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"suite": "{suite}", "table": "{table}"},
+        ),
+        tex="results/tables/{table}_{suite}.tex",
+    log:
+        "results/logs/render_table/{table}_{suite}.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        table=record_json("table"),
+        suite=lambda wildcards: canonical(suite_json(wildcards.suite)),
+        methods=canonical(methods_json()),
+        flags=flags_of("table"),
+        prefix=subpath(output.md, strip_suffix=".md"),
+        code=code("scripts.render_table"),
+    message:
+        "render_table: {wildcards.table}, {wildcards.suite}"
+    shell:
+        "python -m scripts.render_table --table {params.table:q} --suite {params.suite:q} --methods {params.methods:q}"
+        " --scores {input.scores} {params.flags} --output {params.prefix} 2>&1 | tee {log}"
+
+
+rule draw_figure:
+    input:
+        scores="results/scores.tsv",
+        material=material("figure"),
+    output:
+        svg=report(
+            "results/figures/{figure}_{suite}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"suite": "{suite}", "figure": "{figure}"},
+        ),
+        png="results/figures/{figure}_{suite}.png",
+    log:
+        "results/logs/draw_figure/{figure}_{suite}.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        figure=record_json("figure"),
+        suite=lambda wildcards: canonical(suite_json(wildcards.suite)),
+        methods=canonical(methods_json()),
+        flags=flags_of("figure"),
+        prefix=subpath(output.svg, strip_suffix=".svg"),
+        code=code("scripts.draw_figure"),
+    message:
+        "draw_figure: {wildcards.figure}, {wildcards.suite}"
+    shell:
+        "python -m scripts.draw_figure --figure {params.figure:q} --suite {params.suite:q} --methods {params.methods:q}"
+        " --scores {input.scores} {params.flags} --output {params.prefix} 2>&1 | tee {log}"
+
+
+rule write_report:
+    input:
+        scores="results/scores.tsv",
+        tables=tables(),
+        figures=figures(),
+        material=[file for suite in X.suites for name in MATERIAL for file in MATERIAL[name](suite)],
+    output:
+        report(
+            "results/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"file": "what was found, in words"},
+        ),
+    log:
+        "results/logs/write_report.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        suites=canonical([suite_json(suite) for suite in X.suites]),
+        methods=canonical(methods_json()),
+        flags=flags(MATERIAL, X.suites),
+        provenance=canonical(provenance()),
+        code=code("scripts.write_report"),
+    message:
+        "write_report"
+    shell:
+        "python -m scripts.write_report --suites {params.suites:q} --methods {params.methods:q} --scores {input.scores}"
+        " --tables {input.tables} --figures {input.figures} {params.flags} --provenance {params.provenance:q}"
+        " --output {output} 2>&1 | tee {log}"
+
+
+rule write_run_config:
+    output:
+        "results/run_config.yaml",
+    log:
+        "results/logs/write_run_config.log",
+    localrule: True
+    conda:
+        "../../envs/workflow.yaml"
+    params:
+        run=canonical(run_config()),
+        code=code("scripts.write_run_config"),
+    message:
+        "write_run_config"
+    shell:
+        "python -m scripts.write_run_config --run {params.run:q} --output {output} 2>&1 | tee {log}"

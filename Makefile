@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A kernel lock instead of Snakemake's lock files: it ends with its process, so a killed run needs no unlocking.
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --nolock --cores all
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --nolock --cores all --logger rich
 
 .PHONY: demo demo-vision test lint format
 .DELETE_ON_ERROR:

@@ -1,6 +1,4 @@
-"""Align a prepared image encoder with a text tower and write the pre-trained base of an image suite."""
-
-from __future__ import annotations
+"""Align an image encoder with the text tower: the pretrained base of an image suite (rule align_checkpoint)."""
 
 import argparse
 import json
@@ -8,48 +6,45 @@ from pathlib import Path
 
 import numpy as np
 
-from merging import alignment, classification
+from merging.alignment import Pairs, align
 from merging.checkpoints import write_checkpoint
+from merging.classification import embed
 from merging.data import Dataset
 from merging.data.texts import tokenise
-from merging.evaluate import image_encoder, text_encoder
+from merging.evaluate import family, text_encoder
 from merging.results import command_line, read_json
 
-LENGTH = 32  # tokens of a prompt or caption
-BATCH = 64
+LENGTH = 64  # tokens; longer than any prompt
+SEED = 0  # all experts of all seeds start from one base
 
 
 def main() -> None:
-    """Read the command line, align, write."""
+    """Parse the command line and align."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prepared", type=Path, required=True, help="folder of the prepared image encoder")
-    parser.add_argument("--text-tower", type=Path, required=True, help="folder of the text encoder, never trained")
-    parser.add_argument("--datasets", nargs="+", required=True, metavar="TASK=FOLDER", help="with a split `alignment`")
-    parser.add_argument("--captions", type=Path, required=True, help="data set of captioned pictures")
-    parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite, as JSON")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
+    parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
+    parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
+    parser.add_argument("--captions", type=Path, required=True, help="data set in which every picture is a class")
+    parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
+    encoder, tower = family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
+    tasks = [pairs(folder, "alignment", tower, args.text_tower) for folder in args.datasets]
+    captions = pairs(args.captions, "train", tower, args.text_tower)
+    settings = {key: value for key, value in args.settings.items() if key != "captions"}
+    losses = align(encoder, tasks, captions, settings, SEED)
+    tensors = {name: tensor.contiguous().numpy() for name, tensor in encoder.state_dict().items()}
+    write_checkpoint(args.output, tensors, read_json(args.prepared / "config.json"))
+    print(f"aligned: loss {np.mean(losses[:10]):.3f} at first, {np.mean(losses[-10:]):.3f} after {len(losses)} steps")
 
-    tower = text_encoder.load(arguments.text_tower)
-    datasets = [Dataset(pair.partition("=")[2]) for pair in arguments.datasets]
-    tasks = [pairs(data, "alignment", tower, arguments.text_tower) for data in datasets]
-    captions = pairs(Dataset(arguments.captions), "train", tower, arguments.text_tower, arguments.settings["captions"])
-    encoder = image_encoder.load(arguments.prepared)
-    losses = alignment.align(encoder, tasks, captions, arguments.settings, arguments.seed)
-    print(f"aligned: loss {np.mean(losses[:10]):.3f} -> {np.mean(losses[-10:]):.3f} in {len(losses)} steps")
-    write_checkpoint(arguments.output, image_encoder.tensors(encoder), read_json(arguments.prepared / "config.json"))
 
-
-def pairs(
-    data: Dataset, split: str, tower: text_encoder.Encoder, folder: Path, most: int | None = None
-) -> alignment.Pairs:
-    """Return the first `most` images of a split, each with the embedding of its class prompt."""
-    labels = data.labels(split)[:most]
-    used, rows = np.unique(labels, return_inverse=True)
-    tokens = tokenise([data.record["prompts"][k] for k in used], folder / "tokenizer.json", LENGTH)
-    texts = classification.embed(tower, tokens, text_encoder.batches(tokens, BATCH))
-    return alignment.Pairs(np.asarray(data.inputs(split)[:most]), texts[rows])
+def pairs(folder: Path, split: str, tower: text_encoder.Encoder, tower_folder: Path) -> Pairs:
+    """Pair the images of a split with the embeddings of their classes' prompts."""
+    data = Dataset(folder)
+    tokens = tokenise(data.record["prompts"], tower_folder / "tokenizer.json", LENGTH)
+    texts = embed(tower, tokens, text_encoder.batches(tokens, 64))
+    return Pairs(np.asarray(data.inputs(split)), texts[data.labels(split)])
 
 
 if __name__ == "__main__":

@@ -96,6 +96,14 @@ def test_one_table_can_be_filtered_and_held_out(sources):
     assert found == texts.tab([sources["package"]], **arguments, held_out=0.3)
 
 
+def test_a_comma_table_is_read_with_its_quotes_and_broken_letters(tmp_path):
+    lines = [b"mood,sure,words", *(b'up,0.5,"w%d, \xff"' % i for i in range(10))]
+    (tmp_path / "crowd.csv").write_bytes(b"\n".join(lines))
+    found = texts.comma([tmp_path], file="crowd.csv", label="mood", text="words", held_out=0.2)
+    assert (len(found["train"][0]), len(found["test"][0])) == (8, 2)
+    assert sorted(found["train"][0] + found["test"][0]) == [f"w{i}, \ufffd" for i in range(10)]
+
+
 def test_a_prepared_data_set_has_the_same_bytes_twice(task, sources, tmp_path):
     for name in ("one", "two"):
         write_dataset(tmp_path / name, *texts.prepare(task, sources, FORM))

@@ -77,6 +77,7 @@ import numpy as np, test_training as t
 draw = np.random.default_rng(1); x = draw.normal(size=(50, 6)).astype(np.float32)
 head = np.array([[1, 0, 0, 0], [-1, 0, 0, 0]], dtype=np.float32)
 print(t.tuned((x, (x[:, 0] > 0).astype(np.int64), head))[0]["second.weight"].tobytes().hex())
+assert t.torch.get_num_threads() == 1
 """
     here = Path(__file__).parent
     code = code.format(tests=str(here), library=str(here.parent / "workflow"))
@@ -95,7 +96,7 @@ def test_batches_visit_every_example_once_a_round():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    shares = [training._schedule(step, 100) for step in range(100)]
+    shares = [training.schedule(step, 100) for step in range(100)]
     assert shares[0] == pytest.approx(0.1) and np.argmax(shares) in (8, 9, 10) and max(shares) <= 1
     assert (np.diff(shares[10:]) < 0).all() and shares[-1] < 0.001
 

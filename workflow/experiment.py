@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import yaml
+
 from merging.assets import unavailable
 from merging.results import UserError, canonical, read_json
 
@@ -71,6 +72,7 @@ class Experiment:
     """The checked config: suites, tasks, methods and assets by id, and every expansion that rules need."""
 
     def __init__(self, config: Mapping[str, Any], root: Path) -> None:
+        """Read the files that `config` names below `root`; the first fault is a UserError."""
         folder, schemas = root / "config", root / "workflow" / "schemas"
         self.config = dict(config)
         check_schema(self.config, schemas / "config.schema.yaml", "config/config.yaml")
@@ -103,12 +105,13 @@ class Experiment:
             known_names(f"config/config.yaml: {kind}", self.config[kind], self.reports[kind])
         for method, record in self.methods.items():
             where = f"config/methods.yaml: {method}"
-            known_names(f"{where}: host, controls", [m for m in [record.get("host"), *record.get("controls", [])] if m], self.methods)
+            against = filter(None, [record.get("host"), *record.get("controls", [])])
+            known_names(f"{where}: host, controls", against, self.methods)
             tuner = self._tuner(method)
             if "grid" not in self.methods[tuner].get("tune", {"grid": []}):
                 raise UserError(f"{where}: tune: as: '{tuner}' has no grid of its own; name a method that has one")
             if method in self.config["methods"] and tuner not in self.config["methods"]:
-                raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tuner}', which is not listed; add it")
+                raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tuner}'; list that one too")
         for suite, record in self.suites.items():
             where = f"config/suites/{suite}.yaml"
             families = sorted(p.stem for p in (root / "workflow/merging/evaluate").glob("[a-z]*.py"))
@@ -118,9 +121,10 @@ class Experiment:
             premise = record.get("premise", {})
             known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
             wanted = [record["base"], record["text_tower"], *filter(None, [record["input"].get("tokenizer")])]
-            wanted += [record["alignment"]["captions"]] if "alignment" in record else []
             known_names(f"{where}: assets", wanted, self.assets)
-            for task in record["tasks"]:
+            captions = [record["alignment"]["captions"]] if "alignment" in record else []
+            known_names(f"{where}: alignment: captions", captions, self.tasks)
+            for task in [*record["tasks"], *captions]:
                 known_names(f"config/tasks.yaml: {task}: assets", self.tasks[task]["assets"], self.assets)
 
     def _skip(self, suite: str) -> dict[str, str]:
@@ -183,9 +187,9 @@ class Experiment:
             {"suite": suite, "method": method, "against": against, "kind": kind}
             for suite in self.suites
             for method in run
-            for kind, others in (("host", [self.methods[method].get("host")]), ("control", self.methods[method].get("controls", [])))
-            for against in others
-            if against in run
+            for kind, others in (("host", [self.methods[method].get("host")]), ("control", self.methods[method].get("controls")))
+            for against in others or []
+            if against is not None and against in run
         ]
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
@@ -222,6 +226,7 @@ def _extended(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def known_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a UserError for the first name that is not known, with the nearest one."""
     for name in names:
         if name not in known:
             raise UserError(f"{where}: unknown '{name}'; {nearest(name, known)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from merging.results import UserError
 from merging.training import CLIP, schedule
 
-KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "captions", "ridge")
+KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "ridge")
 SAME = 0.999  # cosine above which two texts are one
 
 
@@ -48,9 +48,7 @@ def align(
     _project(encoder, images, raw, settings["ridge"])
 
     parameters = list(encoder.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
-    )
+    optimiser = torch.optim.AdamW(parameters, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True)
     draw = np.random.default_rng(seed)
     losses = []
     for step in range(settings["steps"]):
@@ -74,8 +72,7 @@ def check(settings: Mapping[str, Any]) -> None:
     missing, unknown = set(KEYS) - set(settings), set(settings) - set(KEYS)
     if missing or unknown:
         raise UserError(
-            f"`alignment:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; expected exactly"
-            f" {', '.join(KEYS)}"
+            f"`alignment:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; expected exactly {', '.join(KEYS)}"
         )
 
 
@@ -84,20 +81,23 @@ def contrast(images: Tensor, texts: Tensor, scale: float) -> Tensor:
     logits = scale * images @ texts.T
     same = (texts @ texts.T > SAME).float()
     share = same / same.sum(1, keepdim=True)
-    return -0.5 * sum((share * side.log_softmax(1)).sum(1).mean() for side in (logits, logits.T))
+    found, wanted = ((share * side.log_softmax(1)).sum(1).mean() for side in (logits, logits.T))
+    return -0.5 * (found + wanted)
 
 
 @torch.no_grad()
 def _project(encoder: torch.nn.Module, images: np.ndarray, texts: Tensor, ridge: float) -> None:
     """Set the projection to the ridge regression from features to centred texts; `ridge` counts in mean variances."""
     parts = np.array_split(np.arange(len(images)), max(1, len(images) // 100))
-    features = torch.cat([encoder.features(images[part]) for part in parts]).double()
+    see = cast(Callable[[np.ndarray], Tensor], encoder.features)
+    features = torch.cat([see(images[part]) for part in parts]).double()
     mean = features.mean(0)
     a, b = features - mean, (texts - texts.mean(0)).double()
     penalty = ridge * a.square().sum() / a.shape[1]
     weight = torch.linalg.solve(a.T @ a + penalty * torch.eye(a.shape[1], dtype=a.dtype), a.T @ b)
-    encoder.projection.weight.copy_(weight.T)
-    encoder.projection.bias.copy_(-(mean @ weight))
+    projection = cast(torch.nn.Linear, encoder.projection)
+    projection.weight.copy_(weight.T)
+    projection.bias.copy_(-(mean @ weight))
 
 
 def _batch(draw: np.random.Generator, sizes: Sequence[int], captions: int, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ every fetched file. Archives are data: nothing of them is installed or run.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import io
 import shutil
 import subprocess
@@ -125,19 +126,19 @@ def _members(archive: Path, inner: str | None) -> Iterator[tuple[str, Callable[[
     if inner is not None:
         for name, read in _members(archive, None):
             if name.removeprefix("./") == inner:
-                yield from _tar(tarfile.open(fileobj=io.BytesIO(read())))
+                yield from _tar(tarfile.open(fileobj=io.BytesIO(read())))  # noqa: SIM115
                 return
         raise UserError(f"{archive.name} has no inner archive {inner!r}; correct `inner:` in config/assets.yaml")
     if archive.suffix == ".deb":
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpacker:
-            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|"))
+            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|"))  # noqa: SIM115
     elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
                 if not info.is_dir():
-                    yield info.filename, lambda info=info: bundle.read(info)
+                    yield info.filename, functools.partial(bundle.read, info)
     elif tarfile.is_tarfile(archive):
-        yield from _tar(tarfile.open(archive))
+        yield from _tar(tarfile.open(archive))  # noqa: SIM115
     else:
         yield archive.name, archive.read_bytes
 
@@ -146,7 +147,13 @@ def _tar(bundle: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], bytes]]]:
     with bundle:
         for info in bundle:
             if info.isfile():
-                yield info.name, lambda info=info: bundle.extractfile(info).read()  # type: ignore[union-attr]
+                yield info.name, functools.partial(_content, bundle, info)
+
+
+def _content(bundle: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = bundle.extractfile(info)
+    assert file is not None, "only regular files come here"
+    return file.read()
 
 
 def _pypi(wish: Wish, folder: Path) -> Path:
@@ -206,5 +213,3 @@ def _path(wish: Wish, folder: Path) -> Path:
 
 
 DOWNLOADS: dict[str, Callable[[Wish, Path], Path]] = {"pypi": _pypi, "deb": _deb, "npm": _npm, "url": _url, "path": _path}
-
-

@@ -63,18 +63,26 @@ class Checkpoint:
         self.entries: dict[str, Entry] = {}
         for file in [path.name] if path.is_file() else self._files():
             header = read_header(self.folder / file)
+            for name in sorted(header.keys() & self.entries.keys()):
+                raise UserError(f"{self.folder / file}: tensor '{name}' lies in {self.entries[name].file} too; fetch it again")
             self.shards[file] = list(header)
             self.entries.update({name: Entry(file, *place) for name, place in header.items()})
         self._handles: dict[str, int] = {}
 
     def _files(self) -> list[str]:
-        if (self.folder / INDEX).exists():
-            files = sorted(set(read_json(self.folder / INDEX)["weight_map"].values()))
+        index = self.folder / INDEX
+        if index.exists():
+            record = read_json(index)
+            places = record.get("weight_map") if isinstance(record, dict) else None
+            if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+                raise UserError(f"{index}: no index of shards; expected `weight_map`, a file for each tensor; fetch it again")
+            files = sorted(set(places.values()))
             for file in files:
                 if Path(file).name != file or not (self.folder / file).is_file():
-                    raise UserError(
-                        f"{self.folder / INDEX} names the shard {file!r}, which is not in that folder; fetch it again"
-                    )
+                    raise UserError(f"{index} names the shard {file!r}, which is not in that folder; fetch it again")
+                lacking = sorted({n for n, place in places.items() if place == file} - read_header(self.folder / file).keys())
+                if lacking:
+                    raise UserError(f"{index} names the tensor '{lacking[0]}' in {file}, which lacks it; fetch it again")
             return files
         if not (self.folder / SINGLE).is_file():
             raise UserError(f"{self.folder}: no checkpoint there; expected {SINGLE} or {INDEX}")
@@ -131,10 +139,18 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
             raise UserError(f"{file}: the header says {length} bytes, the file has {size}; it is cut or no safetensors")
         try:
             header = json.loads(stream.read(length))
-            places = {n: (e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for n, e in header.items() if n != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            places = {name: _place(entry) for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: its header is not a safetensors header ({error})") from None
     return dict(_placed(file, places, 8 + length, size))
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    start, stop = entry["data_offsets"]
+    place = (str(entry["dtype"]), tuple(entry["shape"]), start, stop)
+    if not all(type(number) is int and number >= 0 for number in (*place[1], start, stop)):
+        raise ValueError(f"shape {list(place[1])} and offsets {[start, stop]} should be whole numbers from 0")
+    return place
 
 
 def _placed(
@@ -146,7 +162,7 @@ def _placed(
         if dtype not in DTYPES:
             raise UserError(f"{file}: tensor '{name}' has the type {dtype}; known are {', '.join(DTYPES)}")
         expected = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
-        if start != end or stop - start != expected or origin + stop > size or min(shape, default=0) < 0:
+        if start != end or stop - start != expected or origin + stop > size:
             raise UserError(
                 f"{file}: tensor '{name}' claims bytes {start} to {stop} for {dtype} {list(shape)}; expected"
                 f" {end} to {end + expected} inside {size - origin}; the file is broken, fetch it again"
@@ -194,8 +210,6 @@ def write_checkpoint(
 def copy_companions(source: Path, target: Path) -> None:
     """Copy what makes tensors a usable model: config, tokenizer, processor; no weights and no provenance."""
     for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and file.name not in ("asset.json", "provenance.json"):
-            if file.suffix in (".json", ".txt", ".model") and file.name != INDEX:
-                shutil.copyfile(file, target / file.name)
-
-
+        companion = file.suffix in (".json", ".txt", ".model") and not file.name.startswith(".")
+        if file.is_file() and companion and file.name not in ("asset.json", "provenance.json", INDEX):
+            shutil.copyfile(file, target / file.name)

@@ -21,9 +21,7 @@ MODEL = "model"
 LAYER = re.compile(r"^(.*?\b(?:layers?|blocks?|resblocks|h)\.\d+)\.")
 
 
-def norm_law(
-    norms: np.ndarray, *, exponent: float = 1.0, normaliser: str = "sum", zero_norm: str = "error"
-) -> np.ndarray:
+def norm_law(norms: np.ndarray, *, exponent: float = 1.0, normaliser: str = "sum", zero_norm: str = "error") -> np.ndarray:
     """Return the shares alpha_t of T experts: proportional to ||v_t||^-exponent, summing to one: (T,) -> (T,).
 
     `normaliser` is `sum` (Eq. 10 of NAN, arXiv 2505.16148, as reconstructed) or `softmax` of the inverse norms (its
@@ -138,8 +136,14 @@ def row_of(tensor: str, scope: str) -> str:
     return MODEL
 
 
-def estimate(measures: Mapping[str, Any], word: Callable[..., np.ndarray], control: Callable[..., np.ndarray],
-             *, norm_of: str = "task_vector", scope: str = MODEL) -> CoefficientTable:
+def estimate(
+    measures: Mapping[str, Any],
+    word: Callable[..., np.ndarray],
+    control: Callable[..., np.ndarray],
+    *,
+    norm_of: str = "task_vector",
+    scope: str = MODEL,
+) -> CoefficientTable:
     """Apply a bound coefficient word and a control to the norms that `measure` found.
 
     `norm_of` is `weights` or `task_vector`; squares are summed over the tensors of a row in float64 (with fsum, so in

@@ -60,11 +60,19 @@ def merge(
 class _Merger:
     """One recipe over one set of models."""
 
-    def __init__(self, origin: Checkpoint, models: dict[str, Checkpoint], recipe: Recipe,
-                 table: CoefficientTable, thresholds: dict[str, float], seed: int) -> None:
+    def __init__(
+        self,
+        origin: Checkpoint,
+        models: dict[str, Checkpoint],
+        recipe: Recipe,
+        table: CoefficientTable,
+        thresholds: dict[str, float],
+        seed: int,
+    ) -> None:
         self.origin, self.models, self.recipe, self.table = origin, models, recipe, table
         self.thresholds, self.seed = thresholds, seed
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is an error of _check
     def write(self, name: str, stream: BinaryIO) -> None:
         """Merge one tensor, block after block, and append it to the stream in the base's type."""
         alpha = self.table.at(name)
@@ -75,13 +83,13 @@ class _Merger:
             for expert, model in self.models.items():
                 site = Site(name, block, expert, self.seed, self.thresholds.get(expert, 0.0))
                 taus.append(self.recipe.preprocess(load_block(model, name, start, stop) - theta, site))
-            merged = theta + self.recipe.combine(taus, alpha, Site(name, block, seed=self.seed))
-            self._check(merged, name, start, dtype)
-            stream.write(merged.astype(dtype).tobytes())
+            merged = (theta + self.recipe.combine(taus, alpha, Site(name, block, seed=self.seed))).astype(dtype)
+            self._check(merged, name, start)
+            stream.write(merged.tobytes())
 
-    def _check(self, merged: np.ndarray, name: str, start: int, dtype: np.dtype) -> None:
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(merged.astype(dtype).astype(np.float32 if dtype.itemsize < 8 else dtype))
+    def _check(self, merged: np.ndarray, name: str, start: int) -> None:
+        dtype = merged.dtype
+        finite = np.isfinite(merged.astype(np.float32 if dtype.itemsize < 4 else dtype))
         if not finite.all():
             index = start + int(np.argmin(finite))
             raise UserError(

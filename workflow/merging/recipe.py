@@ -54,6 +54,8 @@ def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
 
 def word_of(entry: Any, slot: str, method: str = "method") -> tuple[str, dict[str, Any]]:
     """Read `word` or `{word: {hyper-parameter: value}}` of one slot and check it against the word's signature."""
+    if not isinstance(entry, str) and (not isinstance(entry, Mapping) or len(entry) != 1):
+        raise UserError(f"method '{method}': {slot} takes one word, or one word with its hyper-parameters; found {entry!r}")
     name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
     given = given or {}
     if name not in SLOTS[slot]:

@@ -1,4 +1,4 @@
-# What every rule shares: the checked config, and functions that turn wildcards into paths and config values.
+# What all of the workflow shares: the checked config, and functions from wildcards to paths and config values.
 import hashlib
 import re
 import sys
@@ -106,22 +106,8 @@ def scores():
     ]
 
 
-def of_each_suite(names, pattern):
-    return [pattern.format(name=name, suite=suite) for suite in X.suites for name in names if wanted(name, suite)]
-
-
-def wanted(name, suite):
-    """A table or figure of the premise experiment needs a suite that has one."""
-    record = X.reports["tables"].get(name) or X.reports["figures"][name]
-    return record.get("kind", name) != "premise" or bool(X.premise_runs(suite))
-
-
-def tables():
-    return of_each_suite(X.config["tables"], "results/tables/{name}_{suite}.md")
-
-
-def figures():
-    return of_each_suite(X.config["figures"], "results/figures/{name}_{suite}.svg")
+def captions(wildcards):
+    return f"results/datasets/{wildcards.suite}/{X.suites[wildcards.suite]['alignment']['captions']}"
 
 
 def sources_of(wildcards):
@@ -146,38 +132,13 @@ def subset_of(wildcards):
     return {key: premise_of(wildcards)[key] for key in ("examples", "steps")}
 
 
-def used_assets():
-    """The assets of the run: bases, text towers, tokenizers, captions and data."""
-    names = set()
-    for suite, record in X.suites.items():
-        names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
-        names |= {record.get("alignment", {}).get("captions")}
-        names |= {name for task in X.task_ids(suite) for name in X.tasks[task]["assets"]}
-    return sorted(filter(None, names))
+def selected(wildcards):
+    tuner = X.tuner(wildcards.method)
+    return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
 
 
-def run_config():
-    """Everything that the config decided for this run, with `extends` resolved."""
-    return {
-        "config": X.config,
-        "suites": X.suites,
-        "tasks": {task: X.tasks[task] for suite in X.suites for task in X.suites[suite]["tasks"]},
-        "methods": {method: X.methods[method] for method in X.config["methods"]},
-        "assets": {name: {**X.assets[name], "lock": X.lock.get(name)} for name in used_assets()},
-        "skipped": X.skipped,
-    }
-
-
-def provenance():
-    """What the report says of its own origin."""
-    keys = ("kind", "package", "version", "licence", "source")
-    return {
-        "versions": versions(),
-        "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
-        "code": code("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
-        "assets": [
-            {"id": name, **{k: X.assets[name][k] for k in keys if k in X.assets[name]}, "sha256": X.lock.get(name, {}).get("sha256")}
-            for name in used_assets()
-        ],
-        "suites": {suite: {k: X.suites[suite][k] for k in ("finetune", "merge", "premise") if k in X.suites[suite]} for suite in X.suites},
-    }
+def thresholds(wildcards):
+    density = X.density(wildcards.method)
+    return (
+        f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
+    )

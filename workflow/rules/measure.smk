@@ -41,11 +41,6 @@ rule measure_threshold:
         " --density {wildcards.density} --output {output} 2>&1 | tee {log}"
 
 
-def selected(wildcards):
-    tuner = X.tuner(wildcards.method)
-    return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
-
-
 rule estimate_coefficients:
     input:
         measures="results/measures/{suite}/seed{seed}.json",
@@ -121,7 +116,9 @@ rule measure_premise:
     conda:
         "../../envs/encoder.yaml"
     params:
-        run=lambda wildcards: canonical({"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}),
+        run=lambda wildcards: canonical(
+            {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}
+        ),
         family=lambda wildcards: X.suites[wildcards.suite]["family"],
         exclude=exclude,
         code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),

@@ -1,11 +1,6 @@
 # Needs bases, experts, coefficients and thresholds. Makes results/merged (kept) and results/candidates (temporary).
 
 
-def thresholds(wildcards):
-    density = X.density(wildcards.method)
-    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
-
-
 rule merge_checkpoints:
     input:
         base=lambda wildcards: pretrained(wildcards.suite),

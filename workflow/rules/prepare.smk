@@ -48,8 +48,10 @@ rule align_checkpoint:
     input:
         prepared="results/checkpoints/{suite}/prepared",
         text_tower=lambda wildcards: asset(X.suites[wildcards.suite]["text_tower"]),
-        captions=lambda wildcards: asset(X.suites[wildcards.suite]["alignment"]["captions"]),
-        datasets=lambda wildcards: [f"results/datasets/{wildcards.suite}/{task}" for task in X.task_ids(wildcards.suite)],
+        captions=lambda wildcards: captions(wildcards),
+        datasets=lambda wildcards: [
+            f"results/datasets/{wildcards.suite}/{task}" for task in X.task_ids(wildcards.suite)
+        ],
     output:
         directory("results/checkpoints/{suite}/pretrained"),
     log:

@@ -1,63 +1,6 @@
 # Needs scores, coefficients, measures and data set records. Makes results/scores.tsv, comparisons, tables, figures, report.
 
 
-def suite_json(suite):
-    record = X.suites[suite]
-    return {
-        "id": suite,
-        "label": record["label"],
-        "tasks": [{"id": task, "label": X.tasks[task]["label"]} for task in X.task_ids(suite)],
-        "seeds": X.config["seeds"],
-        "skipped": [{"task": X.tasks[task]["label"], "reason": reason} for task, reason in X.skipped[suite].items()],
-    }
-
-
-def methods_json():
-    keys = ("label", "host", "controls", "reference", "group", "summary")
-    return [
-        {"id": method, **{key: X.methods[method][key] for key in keys if key in X.methods[method]}}
-        for method in X.config["methods"]
-    ]
-
-
-MATERIAL = {
-    "comparisons": lambda suite: ["results/comparisons.tsv"],
-    "coefficients": lambda suite: [
-        f"results/coefficients/{suite}/{method}/seed{seed}.json" for method in X.merges() for seed in X.config["seeds"]
-    ],
-    "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in X.config["seeds"]],
-    "datasets": lambda suite: [f"results/datasets/{suite}/{task}" for task in X.task_ids(suite)],
-    "premise": lambda suite: [f"results/premise/{suite}.tsv"] if X.premise_runs(suite) else [],
-}
-
-
-def material(kind):
-    """The inputs that the tables or figures of this kind ask for in config/tables.yaml, besides the scores."""
-
-    def files(wildcards):
-        record = X.reports[f"{kind}s"][wildcards[kind]]
-        return [file for name in record["inputs"] for file in MATERIAL[name](wildcards.suite)]
-
-    return files
-
-
-def flags(inputs, suites):
-    """The same files as flags of the command line; a data set is named by its record."""
-    return " ".join(
-        f"--{name} {' '.join(f'{f}/dataset.json' if name == 'datasets' else f for f in files)}"
-        for name in inputs
-        if (files := list(dict.fromkeys(f for suite in suites for f in MATERIAL[name](suite))))
-    )
-
-
-def record_json(kind):
-    return lambda wildcards: canonical({"id": wildcards[kind], **X.reports[f"{kind}s"][wildcards[kind]]})
-
-
-def flags_of(kind):
-    return lambda wildcards: flags(X.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
-
-
 rule gather_scores:
     input:
         scores(),

@@ -73,7 +73,8 @@ def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Pa
     arguments = task["arguments"]
     without = {file for name in arguments["without"] for file in (folder / name).rglob("*.png")}
     seen = {_digest(file) for file in without}
-    images, names = [], []
+    images: list[np.ndarray] = []
+    names: list[str] = []
     for file in shuffled(sorted(set(folder.rglob("*.png")) - without), "captions"):
         if len(images) == task["splits"]["train"]:
             break
@@ -177,10 +178,10 @@ def clipart(sources: list[Path], classes: Mapping[str, str], side: int, most: in
 def _picture(file: Path, side: int) -> np.ndarray | None:
     """Return one picture in the middle of a white square, or None for a broken or a huge file."""
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(file) as image:
-            if image.width * image.height > LARGEST:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(file) as opened:
+            if opened.width * opened.height > LARGEST:
                 return None
-            image = image.convert("RGBA")
+            image = opened.convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     width = max(image.size)

@@ -44,9 +44,7 @@ def collect(draw: Callable[[str, int, int], np.ndarray | None], counts: Mapping[
     return parts
 
 
-def scripts(
-    sources: list[Path], classes: Mapping[str, str], side: int, drawings: Mapping[str, int], letters: int = 36
-) -> Parts:
+def scripts(sources: list[Path], classes: Mapping[str, str], side: int, drawings: Mapping[str, int], letters: int = 36) -> Parts:
     """Draw letters of each writing system with the Noto fonts, a little shifted and turned.
 
     `classes` is keyed by the first word of the letters' Unicode names. A (letter, font) pair belongs to one split;
@@ -70,12 +68,12 @@ def scripts(
     return collect(draw, drawings, len(classes))
 
 
-def _letters(folder: Path, classes: Mapping[str, str]) -> dict[str, dict[int, list[Path]]]:
+def _letters(folder: Path, classes: Mapping[str, str], files: str = "Noto*.ttf") -> dict[str, dict[int, list[Path]]]:
     """Return script -> code point -> fonts that have a letter for it."""
     from fontTools.ttLib import TTFont
 
     found: dict[str, dict[int, list[Path]]] = {script: {} for script in classes}
-    for font in sorted(folder.glob("Noto*.ttf")):
+    for font in sorted(folder.glob(files)):
         if any(word in font.name for word in ("UI-", "Mono", "Display", "Symbols")):
             continue
         with TTFont(font, lazy=True) as table:
@@ -109,7 +107,7 @@ def _globe(picture: Path) -> np.ndarray:
 
 
 def climate(
-    sources: list[Path], classes: Mapping[int, str], side: int, tile: int = 16, purity: float = 0.9, most: int = 300
+    sources: list[Path], classes: Mapping[str, str], side: int, tile: int = 16, purity: float = 0.9, most: int = 300
 ) -> Parts:
     """Cut satellite tiles whose pixels belong to one Koeppen-Geiger zone to at least `purity`.
 
@@ -118,29 +116,27 @@ def climate(
     a class and split.
     """
     world, zones = _globe(sources[0] / "bmng.jpg"), _globe(sources[1] / "kmz_int_reshape.png")
-    scale = zones.shape[0] / world.shape[0]
+    scale, wanted = zones.shape[0] / world.shape[0], [int(zone) for zone in classes]
     found: dict[tuple[str, int], list[tuple[int, int]]] = {}
     blocks = ("train", "validation", "train", "test", "train", "train", "train", "test")
     for row in range(0, world.shape[0] - tile + 1, tile):
         for column in range(0, world.shape[1] - tile + 1, tile):
             window = zones[int(row * scale) : int((row + tile) * scale), int(column * scale) : int((column + tile) * scale)]
             counts = np.bincount(window.ravel())
-            if (zone := int(counts.argmax())) in classes and counts[zone] >= purity * window.size:
+            if (zone := int(counts.argmax())) in wanted and counts[zone] >= purity * window.size:
                 found.setdefault((blocks[column // (12 * tile) % 8], zone), []).append((row, column))
     parts = {}
     for split in ("train", "validation", "test"):
         rows = [
             (world[row : row + tile, column : column + tile], k)
-            for k, zone in enumerate(classes)
+            for k, zone in enumerate(wanted)
             for row, column in shuffled(found.get((split, zone), []), "climate", split, zone)[:most]
         ]
         parts[split] = (np.stack([image for image, _ in rows]), np.array([k for _, k in rows], np.int64))
     return parts
 
 
-def signs(
-    sources: list[Path], classes: Mapping[str, str], side: int, views: Mapping[str, int], designs: int = 5
-) -> Parts:
+def signs(sources: list[Path], classes: Mapping[str, str], side: int, views: Mapping[str, int], designs: int = 5) -> Parts:
     """Draw traffic signs as a camera might see them: turned, shifted, dim, blurred, before a piece of landscape.
 
     `classes` is keyed by the files' stems without `--g<k>`; each of the first `designs` drawings of a meaning is seen

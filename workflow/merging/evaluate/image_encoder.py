@@ -44,6 +44,7 @@ class Block(nn.Module):
     """Inverted residual: expand, depthwise, project; the input is added where shapes allow (Sandler et al. 2018)."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, inner: int, outer: int) -> None:
+        """Build a block for features of `inner` channels that gives `outer`."""
         super().__init__()
         width = inner * expansion
         self.expand = nn.Conv2d(inner, width, 1) if expansion > 1 else None
@@ -62,6 +63,7 @@ class Encoder(nn.Module):
     """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        """Build the network that `config` describes; the keys are those of CONFIG."""
         super().__init__()
         self.stem = nn.Conv2d(3, config["stem"], 3, 2, 1)
         self.blocks = nn.ModuleList(
@@ -108,11 +110,6 @@ def load(folder: Path | str) -> Encoder:
     return encoder.to(memory_format=torch.channels_last).eval()
 
 
-def tensors(encoder: nn.Module) -> dict[str, np.ndarray]:
-    """Return the parameters of an encoder by name, as contiguous float32 arrays."""
-    return {name: tensor.detach().contiguous().numpy() for name, tensor in encoder.state_dict().items()}
-
-
 def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
     """Return index batches in the order of the images."""
     return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
@@ -139,19 +136,27 @@ def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np
 
     w' = w g / sqrt(v + eps), b' = beta - mean g / sqrt(v + eps) for scale g, shift beta and running mean and v.
     """
-    encoder = Encoder(config)
-    places = [(encoder.stem, "_conv_stem", "_bn0"), (encoder.head, "_conv_head", "_bn1")]
-    for i, block in enumerate(encoder.blocks):
-        if block.expand is not None:
-            places.append((block.expand, f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0"))
-        places.append((block.depthwise, f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1"))
-        places.append((block.project, f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2"))
-    with torch.no_grad():
-        for place, convolution, norm in places:
-            scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + EPS)
-            place.weight.copy_(state[f"{convolution}.weight"] * scale[:, None, None, None])
-            place.bias.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale)
-        draw = torch.Generator().manual_seed(SEED)
-        encoder.projection.weight.normal_(0, config["head"] ** -0.5, generator=draw)
-        encoder.projection.bias.zero_()
-    return tensors(encoder)
+    with torch.device("meta"):
+        names = list(Encoder(config).state_dict())
+    draw = torch.Generator().manual_seed(SEED)
+    found = {
+        "projection.weight": torch.randn(config["projection"], config["head"], generator=draw) * config["head"] ** -0.5,
+        "projection.bias": torch.zeros(config["projection"]),
+    }
+    for place in {name.rpartition(".")[0]: None for name in names if not name.startswith("projection.")}:
+        block, _, part = place.rpartition(".")
+        prefix = block.replace("blocks", "_blocks") + "." if block else ""
+        convolution, norm = (prefix + word for word in SHIPPED[part])
+        scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + EPS)
+        found[f"{place}.weight"] = state[f"{convolution}.weight"] * scale[:, None, None, None]
+        found[f"{place}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+    return {name: found[name].contiguous().numpy() for name in names}
+
+
+SHIPPED = {  # our part -> convolution and batch norm in the shipped checkpoint
+    "stem": ("_conv_stem", "_bn0"),
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+    "head": ("_conv_head", "_bn1"),
+}

@@ -68,8 +68,8 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
             cell, top = row.tasks[task["id"]], best.get(task["id"], Estimate(None)).value
             if cell.value is not None:
                 shown[i, j] = cell.value / top if top else cell.value
-    floor = float(np.nanmin(shown)) if np.isfinite(shown).any() else 0.0
-    heat.imshow(np.ma.masked_invalid(shown), aspect="auto", cmap="Blues", vmin=floor - 0.15, vmax=1.35)
+    floor, top = (float(np.nanmin(shown)), float(np.nanmax(shown))) if np.isfinite(shown).any() else (0.0, 1.0)
+    heat.imshow(np.ma.masked_invalid(shown), aspect="auto", cmap="Blues", vmin=floor, vmax=floor + (top - floor + 0.01) / 0.6)
     for i, row in enumerate(rows):
         for j, task in enumerate(study.tasks):
             text = percent(row.tasks[task["id"]].value) or "–"
@@ -82,7 +82,6 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     heat.grid(False)
     _averages(study, rows, dots)
     for label, row in zip(heat.get_yticklabels(), rows, strict=True):
-        label.set_color(colours(study)[row.method.get("group") or ""])
         label.set_fontweight("bold" if row.method.get("host") else "normal")
     measure = "accuracy relative to the individual model of the task" if best else "accuracy"
     return figure, (f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
@@ -104,10 +103,10 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
             axes.plot([100 * value for value in row.average.by_seed], [i] * len(row.average.by_seed), ".", color="black",
                       markersize=3, zorder=4)
         axes.plot(100 * row.average.value, i, "D" if row.method.get("host") else "o", color=colour, markersize=5)
-    axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("average accuracy in %")
-    handles = [Line2D([], [], color=colour, marker="o", linewidth=1.4, markersize=5, label=group or "methods")
+    diamonds = {row.method.get("group") or "" for row in rows if row.method.get("host")}
+    handles = [Line2D([], [], color=colour, marker="D" if group in diamonds else "o", linewidth=1.4, markersize=5, label=group or "methods")
                for group, colour in palette.items()]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, columnspacing=1)
 
@@ -150,7 +149,7 @@ def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
         method, _, value = name.rpartition("-")
         if method in known:
             found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
-    return found
+    return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
 
 
 def chosen(study: Study, method: str) -> list[float]:
@@ -167,23 +166,21 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     names, sizes = list(measured), study.sizes
     figure = Figure(figsize=(9.2, 3.9))
     left, right = figure.subplots(1, 2, sharey=True)
-    series = (("weights", "from ‖W‖", "s", OKABE_ITO[4]), ("task_vector", "from ‖τ‖", "o", OKABE_ITO[0]))
-    for of, label, marker, colour in series:
+    series = (("weights", "from ‖W‖", "s", OKABE_ITO[4], 8), ("task_vector", "from ‖τ‖", "o", OKABE_ITO[0], 12))
+    spreads: dict[str, float] = {}
+    numbers = {"ha": "center", "va": "center_baseline", "fontsize": 7.5, "color": "white", "fontweight": "bold"}
+    for of, label, marker, colour, width in series:
         alpha = np.array([measured[name][f"alpha_{of}"].mean() for name in names])
         norm = np.array([measured[name][of].mean() for name in names])
-        left.plot(norm / norm.mean(), alpha, marker, color=colour, markersize=12, alpha=0.9, label=f"α {label}")
+        look = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
         known = [i for i, name in enumerate(names) if name in sizes]
-        right.plot([sizes[names[i]] for i in known], alpha[known], marker, color=colour, markersize=12, alpha=0.9)
-        for i in known:
-            right.text(sizes[names[i]], alpha[i], str(i + 1), ha="center", va="center_baseline", fontsize=7.5, color="white",
-                       fontweight="bold")
-        if of == "task_vector":
-            for i in range(len(names)):
-                left.text(norm[i] / norm.mean(), alpha[i], str(i + 1), ha="center", va="center_baseline", fontsize=7.5,
-                          color="white", fontweight="bold")
-        else:
-            left.annotate(f"all {len(names)} experts: ‖W‖ spread {norms.relative_spread(norm):.0e}", (1, alpha.mean()),
-                          xytext=(8, 14), textcoords="offset points", fontsize=8, color=GREY)
+        places = [(left, norm / norm.mean(), range(len(names))),
+                  (right, np.array([sizes.get(name, 0) for name in names]), known)]
+        for axes, x, kept in places:
+            axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **look)
+            for i in kept if of == "task_vector" else ():
+                axes.text(x[i], alpha[i], str(i + 1), **numbers)
+        spreads[of] = norms.relative_spread(alpha)
     for axes in (left, right):
         axes.axhline(1 / len(names), color=GREY, linestyle=":", linewidth=1, label="uniform, 1/T")
     if len(sizes) == len(study.tasks):
@@ -198,9 +195,10 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
                if not handle.get_label().startswith("_")}
     numbered = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
     right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
-    return figure, ("NAN's shares α (inverse norms, whole model, summing to 1). Norms of whole weights are so alike that their "
-                    "shares are uniform; norms of task vectors differ. Dashed: shares in proportion to the training-set size, "
-                    "which NAN's derivation aims at." + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else ""))
+    return figure, ("NAN's shares α (inverse norms, whole model, summing to 1). The largest share exceeds the smallest by "
+                    f"{100 * spreads['weights']:.2g} % with norms of whole weights and by {100 * spreads['task_vector']:.2g} % "
+                    "with norms of task vectors. Dashed: shares in proportion to the training-set size, which NAN's derivation "
+                    "aims at." + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else ""))
 
 
 def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
@@ -216,10 +214,11 @@ def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         for line in drawn:
             colour, style = looks.get(line.protocol, (GREY, ":"))
             marker = "osD^vP*X"[tasks.index(line.task) % 8]
-            axes.plot(line.examples, line.inverse, marker=marker, color=colour, linestyle=style, markersize=5, linewidth=1.4)
+            axes.plot(line.examples, line.inverse, marker=marker, color=colour, linestyle=style, markersize=5.5,
+                      markerfacecolor="white", linewidth=1.4)
         axes.set_xscale("log")
         _plain_log(axes, sorted({int(value) for line in drawn for value in line.examples}))
-        axes.set_title(f"{name}: largest change {100 * max(norms.relative_spread(line.inverse) for line in drawn):.3g} %")
+        axes.set_title(f"{name}: largest change along a line {100 * max(norms.relative_spread(line.inverse) for line in drawn):.3g} %")
         axes.set_xlabel("training examples (log scale)")
     panels[0].set_ylabel("inverse norm / mean of its line")
     handles = [Line2D([], [], color=colour, linestyle=style, label=f"equal {protocol}")

@@ -108,6 +108,7 @@ class Experiment:
             against = filter(None, [record.get("host"), *record.get("controls", [])])
             known_names(f"{where}: host, controls", against, self.methods)
             tuner = self._tuner(method)
+            known_names(f"{where}: tune: as", [tuner], self.methods)
             if "grid" not in self.methods[tuner].get("tune", {"grid": []}):
                 raise UserError(f"{where}: tune: as: '{tuner}' has no grid of its own; name a method that has one")
             if method in self.config["methods"] and tuner not in self.config["methods"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import io
+import logging
 import shutil
 import subprocess
 import tarfile
@@ -164,6 +165,7 @@ def _pypi(wish: Wish, folder: Path) -> Path:
     try:
         from pip._internal.commands.download import DownloadCommand
 
+        logging.getLogger("pip").setLevel(logging.ERROR)
         command = DownloadCommand("download", "")
         options, _ = command.parse_args([])
         session = command._build_session(options)

@@ -45,7 +45,7 @@ def describe(study: Study, row: dict[str, str]) -> str:
                 f"{percent(number(row, 'high'), 2)} points cannot be excluded.")
     p = p_value(number(row, "p_holm"))
     return (f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-            f"adjusted p {p if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant.")
+            f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant.")
 
 
 def separation(study: Study) -> list[Claim]:
@@ -103,9 +103,9 @@ def weight_norms(study: Study) -> list[Claim]:
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
         if row["kind"] in ("host", "control") and row["task"] == "average" and row["method"] in nearly and \
-                _uniform(study, row["against"]) and number(row, "changed") is not None:
-            evidence.append(f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform within "
-                            f"{100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ.")
+                _uniform(study, row["against"]) and _alike(study, row) and number(row, "changed") is not None:
+            evidence.append(f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
+                            f"within {100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ.")
     evidence.append(f"Criterion, fixed beforehand: shares that differ by less than {100 * norms.SPREAD:g} % count as uniform. "
                     "This is about coefficients, no statistical test.")
     return [Claim(statement, HOLDS if spreads["weights"] >= norms.SPREAD else FAILS, evidence)]
@@ -114,6 +114,11 @@ def weight_norms(study: Study) -> list[Claim]:
 def _uniform(study: Study, method: str) -> bool:
     shares = norms.shares(study, method)
     return shares is not None and shares.ratio is not None and float(shares.ratio.max()) - 1 < norms.SPREAD
+
+
+def _alike(study: Study, row: dict[str, str]) -> bool:
+    means = [norms.shares(study, row[name]).coefficient for name in ("method", "against")]
+    return norms.relative_spread(np.array(means)) < norms.SPREAD
 
 
 def gains(study: Study) -> list[Claim]:
@@ -165,7 +170,7 @@ def premise(study: Study) -> list[Claim]:
             lines = [line for line in drawn if line.protocol == protocol]
             evidence = [f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over "
                         f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples); "
-                        f"{_TREND[line.trend]}; largest over smallest {name} is 1 + {norms.relative_spread(line.inverse):.2g}."
+                        f"{_TREND[line.trend]}; the largest {name} exceeds the smallest by {100 * norms.relative_spread(line.inverse):.2g} %."
                         for line in lines]
             evidence.append("Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
                             f"{100 * norms.SPREAD:g} %. A description of these runs, not a test.")

@@ -45,7 +45,10 @@ def count(value: Any) -> str:
 
 @dataclass
 class Table:
-    """Cells as text, for people; records, for machines. Footnotes are marked a, b, c in order of appearance."""
+    """Cells as text, for people; records, for machines. Columns in `text` align left, the others right.
+
+    Footnotes are marked a, b, c in order of appearance; a cell may have several lines.
+    """
 
     title: str
     header: list[str]
@@ -54,7 +57,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
     breaks: set[int] = field(default_factory=set)
-    left: int = 1
+    text: tuple[int, ...] = (0,)
 
     def mark(self, text: str, footnote: str) -> str:
         """Return a cell's text with the mark of a footnote, which is added once."""
@@ -100,11 +103,11 @@ def write_markdown(table: Table, path: Path) -> None:
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(table.header))]
 
     def line(row: list[str]) -> str:
-        spelt = (text.ljust(width) if column < table.left else text.rjust(width)
+        spelt = (text.ljust(width) if column in table.text else text.rjust(width)
                  for column, (text, width) in enumerate(zip(row, widths, strict=True)))
         return f"| {' | '.join(spelt)} |"
 
-    rule = [":" + "-" * (w - 1) if column < table.left else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
+    rule = [":" + "-" * (w - 1) if column in table.text else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
     body = [f"### {_markdown(table.title)}", "", line(cells[0]), line(rule), *map(line, cells[1:]), ""]
     _publish(path, "\n".join([*body, *(f"- {_markdown(note)}" for note in table.remarks)]))
 
@@ -113,7 +116,7 @@ def write_latex(table: Table, path: Path) -> None:
     """Write a booktabs table, notes below; needs `booktabs` and UTF-8, and scales to the text width with graphicx."""
     lines = [r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{_latex(table.title)}}}",
              r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-             rf"\begin{{tabular}}{{{'l' * table.left}{'r' * (len(table.header) - table.left)}}}", r"\toprule",
+             rf"\begin{{tabular}}{{{''.join('l' if i in table.text else 'r' for i in range(len(table.header)))}}}", r"\toprule",
              " & ".join(map(_latex, table.header)) + r" \\", r"\midrule"]
     for index, row in enumerate(table.rows):
         lines += [r"\midrule"] if index in table.breaks else []
@@ -135,7 +138,7 @@ def _markdown(text: str) -> str:
 
 def _latex(text: str) -> str:
     if BREAK in text:
-        return r"\begin{tabular}[t]{@{}r@{}}" + r"\\".join(map(_latex, text.split(BREAK))) + r"\end{tabular}"
+        return r"\begin{tabular}[t]{@{}l@{}}" + r"\\".join(map(_latex, text.split(BREAK))) + r"\end{tabular}"
     parts = re.split(r"\^([a-z]+)\^", text)
     spelt = ["".join(_TEX.get(character, character) for character in part) for part in parts]
     return "".join(part if index % 2 == 0 else rf"\textsuperscript{{{part}}}" for index, part in enumerate(spelt))

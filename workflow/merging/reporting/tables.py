@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from merging.reporting import norms
-from merging.reporting.formats import WRITERS, Table, count, interval, p_value, percent, signed_number
+from merging.reporting.formats import BREAK, WRITERS, Table, count, interval, p_value, percent, signed_number
 from merging.reporting.paired import FAMILIES, VERDICTS, number, verdict
 from merging.reporting.records import Study
 from merging.reporting.statistics import Estimate, summarise
@@ -40,18 +40,17 @@ def _title(study: Study, record: dict[str, Any]) -> str:
 
 def accuracy(study: Study, record: dict[str, Any]) -> Table:
     """One row a method: tasks, averages, and each NAN row against its host and controls."""
-    table = Table(_title(study, record), ["Method", *(task.get("label", task["id"]) for task in study.tasks), "Average",
-                                          "95 % interval", "Weighted", "Normalised", "Δ host", "Δ controls"])
+    header = ["Method", *(task.get("label", task["id"]) for task in study.tasks), "Average", "95 % interval", "Weighted",
+              "Normalised", "Δ to host and controls"]
+    table = Table(_title(study, record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
         spelt = [_estimate(table, row.tasks[task["id"]]) for task in study.tasks]
-        against = {kind: [pair for pair in _pairs(study, kind) if pair["method"] == method["id"]]
-                   for kind in ("host", "control")}
+        against = {kind: [pair for pair in _pairs(study, kind) if pair["method"] == method["id"]] for kind in FAMILIES}
         table.add(
             [method.get("label", method["id"]), *spelt, _estimate(table, row.average),
-             interval(row.average.low, row.average.high), _estimate(table, row.weighted),
-             _estimate(table, row.normalised), *("\n".join(_difference(study, pair, kind == "control") for pair in pairs)
-                                                 for kind, pairs in against.items())],
+             interval(row.average.low, row.average.high), _estimate(table, row.weighted), _estimate(table, row.normalised),
+             BREAK.join(_difference(study, pair) for pairs in against.values() for pair in pairs)],
             _accuracy_record(study, row, against), block(study, method))
     table.notes = ["Accuracy in % on the test split"
                    + (f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds." if len(study.seeds) > 1
@@ -102,8 +101,8 @@ def family_size(study: Study) -> int:
     return sum(number(row, "p") is not None for kind in FAMILIES for row in _pairs(study, kind))
 
 
-def _difference(study: Study, pair: dict[str, str], named: bool) -> str:
-    name = f"{study.label(pair['against'])}: " if named else ""
+def _difference(study: Study, pair: dict[str, str]) -> str:
+    name = f"{study.label(pair['against'])}: "
     if number(pair, "difference") is None:
         return f"{name}not compared"
     if number(pair, "changed") == 0:
@@ -133,11 +132,11 @@ def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, s
 def comparisons(study: Study, record: dict[str, Any]) -> Table:
     """One row a compared pair, host and control comparisons first; the verdict joins test and interval."""
     table = Table(_title(study, record), ["Method", "Against", "Kind", "Δ average", "95 % interval", "p", "p (Holm)",
-                                          "Discordant", "Changed", "Predictions", "Δ weighted", "Verdict"], left=3)
+                                          "Discordant", "Changed", "Predictions", "Δ weighted", "Verdict"], text=(0, 1, 2, 11))
     weighted = {(row["method"], row["against"], row["kind"]): row for row in study.comparisons
                 if row["task"] == "weighted_average"}
     plain = [row for row in study.comparisons if row["task"] == "average"]
-    for row in sorted(plain, key=lambda row: row["kind"] not in FAMILIES):
+    for row in sorted(plain, key=lambda row: ("" if row["kind"] in FAMILIES else row["kind"])):
         other = weighted.get((row["method"], row["against"], row["kind"]), {})
         limits = interval(number(row, "low"), number(row, "high"), signed=True)
         cells = [study.label(row["method"]), study.label(row["against"]), row["kind"],
@@ -186,7 +185,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
     """One row a method: its coefficients as shares, their largest ratio and their entropy."""
     names = list(dict.fromkeys(expert for table in study.coefficients for expert in table["experts"]))
     table = Table(_title(study, record), ["Method", "Scope", "Rows", "Mean c", *(f"α {study.label(name)}" for name in names),
-                                          "max / min", "Entropy"], left=2)
+                                          "max / min", "Entropy"], text=(0, 1))
     for method in study.methods:
         shares = norms.shares(study, method["id"])
         if shares is None:
@@ -209,7 +208,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
 
 def premise(study: Study, record: dict[str, Any]) -> Table:
     """One row a probe: the same task fine-tuned on nested subsets, at equal steps and at equal epochs."""
-    table = Table(_title(study, record), ["Task", "Protocol", "Examples", "Steps", "‖W‖", "‖τ‖", "Accuracy"], left=2)
+    table = Table(_title(study, record), ["Task", "Protocol", "Examples", "Steps", "‖W‖", "‖τ‖", "Accuracy"], text=(0, 1))
     order = sorted(study.premise, key=lambda row: (row["task"], row["protocol"] != "steps", int(row["examples"]), row["seed"]))
     for row in order:
         table.add([study.label(row["task"]), f"equal {row['protocol']}", count(row["examples"]), count(row["steps"]),

@@ -1,0 +1,58 @@
+"""Every shipped method gives what its few naive float64 lines give, to the rounding of float32.
+
+The bound, entry by entry, with u = 2^-24 (half a unit in the last place of 1): the sum theta + update is rounded once,
+at most u |merged|. The update itself is at most T + 4 roundings of numbers no larger than S, the sum of the |c_t tau_t|
+that go in: the difference tau, the coefficient, a division (drop, mean), the product, and T - 1 additions. So
+|error| <= u (|merged| + (T + 4) S): about half a unit in the last place of the weight, since task vectors are small.
+"""
+
+import numpy as np
+import pytest
+from models import SHAPES, family, flat, merged, sentences, tensors_of
+from oracles import ORACLES, Model
+
+UNIT = 2.0**-24
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    return family(tmp_path_factory.mktemp("family"), experts=4, sizes=(0.01, 0.02, 0.005, 0.03))
+
+
+@pytest.fixture(scope="module")
+def model(experts):
+    base, folders = experts
+    theta = flat(tensors_of(base))
+    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
+    spans = {name: slice(int(e - np.prod(shape)), int(e)) for (name, shape), e in zip(SHAPES.items(), ends, strict=True)}
+    layers = {str(i): [name for name in SHAPES if f"layer.{i}." in name] for i in range(2)}
+    layers["rest"] = [name for name in SHAPES if "layer." not in name]
+    return Model(theta, np.stack([flat(tensors_of(f)) - theta for f in folders.values()]), spans, layers, list(folders))
+
+
+def test_every_method_that_merges_has_an_oracle():
+    assert set(ORACLES) == set(sentences())
+
+
+@pytest.mark.parametrize("method", sentences())
+def test_method_equals_its_oracle(method, experts, model, tmp_path):
+    update = ORACLES[method](model)
+    found = merged(tmp_path / method, sentences()[method], *experts)
+    weight = 10 * 0.3 if method == "dare" else 1.0  # the largest factor on any task vector
+    bound = UNIT * (abs(model.base + update) + (len(model.tau) + 4) * weight * abs(model.tau).sum(axis=0))
+    assert all(found[name].dtype == np.float32 for name in SHAPES)
+    assert (abs(flat(found) - (model.base + update)) <= bound).all()
+    assert abs(update).max() > 1e-3, "a test of no update would prove nothing"
+
+
+def test_oracles_tell_the_methods_apart(model):
+    """Tuned rows start at the lambda 0.3, and uniform_matched is task arithmetic; all others must differ on this data."""
+    updates = {method: oracle(model) for method, oracle in ORACLES.items()}
+    same = [
+        {"task_arithmetic", "task_arithmetic_tuned", "uniform_matched"},
+        {"task_arithmetic_nan_delta", "task_arithmetic_nan_tuned"},
+    ]
+    for left in updates:
+        for right in updates:
+            if left < right and not any({left, right} <= group for group in same):
+                assert abs(updates[left] - updates[right]).max() > 1e-6, (left, right)

@@ -12,6 +12,7 @@ from merging.classification import embed
 from merging.data import Dataset
 from merging.data.texts import tokenise
 from merging.evaluate import family, text_encoder
+from merging.progress import steps
 from merging.results import command_line, read_json
 
 LENGTH = 64  # tokens; longer than any prompt
@@ -33,7 +34,7 @@ def main() -> None:
     tasks = [pairs(folder, "alignment", tower, args.text_tower) for folder in args.datasets]
     captions = pairs(args.captions, "train", tower, args.text_tower)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}
-    losses = align(encoder, tasks, captions, settings, SEED)
+    losses = align(encoder, tasks, captions, settings, SEED, steps("align", settings.get("steps", 0)))
     tensors = {name: tensor.contiguous().numpy() for name, tensor in encoder.state_dict().items()}
     write_checkpoint(args.output, tensors, read_json(args.prepared / "config.json"))
     print(f"aligned: loss {np.mean(losses[:10]):.3f} at first, {np.mean(losses[-10:]):.3f} after {len(losses)} steps")

@@ -2,8 +2,8 @@
 
 import argparse
 
-from merging.reporting.tables import render_table
 from merging.reporting.records import argument, studies
+from merging.reporting.tables import render_table
 from merging.results import command_line
 
 

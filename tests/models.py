@@ -14,7 +14,7 @@ from merging.checkpoints import Checkpoint, write_tensors
 from merging.recipe import bind
 
 ROOT = Path(__file__).parents[1]
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 SHAPES: dict[str, tuple[int, ...]] = {
     "embeddings.weight": (11, 6),
     "encoder.layer.0.dense.weight": (13, 7),
@@ -27,17 +27,17 @@ SHAPES: dict[str, tuple[int, ...]] = {
 SLOTS = ("preprocess", "coefficients", "control", "combine")
 
 
-def random_model(seed: int, dtype: np.dtype = np.dtype(np.float32), scale: float = 1.0) -> dict[str, np.ndarray]:
+def random_model(seed: int, dtype: np.dtype = FLOAT32, scale: float = 1.0) -> dict[str, np.ndarray]:
     """Draw the tensors of SHAPES from N(0, scale^2), and add an integer and a boolean buffer."""
     rng = np.random.default_rng(seed)
-    tensors = {name: (scale * rng.standard_normal(shape)).astype(dtype) for name, shape in SHAPES.items()}
+    tensors = {name: np.asarray(scale * rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()}
     return {**tensors, "position_ids": np.arange(5), "causal": np.array([True, False, True])}
 
 
 def moved(base: Mapping[str, np.ndarray], seed: int, size: float = 0.01) -> dict[str, np.ndarray]:
     """Return an expert of `base`: every float moved by N(0, size^2), buffers changed too."""
-    step = random_model(seed, np.dtype(np.float32), size)
-    tensors = {n: (base[n].astype(np.float64) + step[n]).astype(base[n].dtype) for n in SHAPES}
+    step = random_model(seed, FLOAT32, size)
+    tensors = {n: np.asarray(base[n].astype(np.float64) + step[n], base[n].dtype) for n in SHAPES}
     return {**tensors, "position_ids": base["position_ids"] + seed, "causal": ~base["causal"]}
 
 
@@ -57,14 +57,16 @@ def save(folder: Path, tensors: Mapping[str, np.ndarray], shards: int = 1) -> Pa
     return folder
 
 
-def family(folder: Path, experts: int = 3, dtype: np.dtype = np.dtype(np.float32), sizes: tuple[float, ...] = (0.01, 0.02, 0.005)):
+def family(folder: Path, experts: int = 3, dtype: np.dtype = FLOAT32, sizes: tuple[float, ...] = (0.01, 0.02, 0.005)):
     """Write a base and its experts `a`, `b`, ... and return (base folder, {expert: folder})."""
     base = random_model(0, dtype)
     models = {chr(97 + t): moved(base, t + 1, sizes[t % len(sizes)]) for t in range(experts)}
     return save(folder / "base", base), {name: save(folder / name, tensors) for name, tensors in models.items()}
 
 
-def merged(output: Path, sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = (), seed: int = 0):
+def merged(
+    output: Path, sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = (), seed: int = 0
+):
     """Measure, estimate and merge as the rules do, and return the tensors by name."""
     recipe = bind(sentence)
     table = recipe.estimate(measure.norms(base, experts, exclude))

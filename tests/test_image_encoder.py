@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from merging import alignment
 from merging.checkpoints import Checkpoint, write_checkpoint
+from merging.data import write_dataset
 from merging.evaluate import image_encoder
 from merging.evaluate.image_encoder import CONFIG, EPS, Encoder, batches, fold, load, prepare
 from merging.results import UserError
+from scripts import align_checkpoint
 
 TINY = {
     "model_type": CONFIG["model_type"],
@@ -197,3 +203,38 @@ def test_alignment_refuses_unknown_settings(tiny):
 
 def test_family_is_complete():
     assert all(callable(getattr(image_encoder, name)) for name in ("prepare", "load", "batches"))
+
+
+def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, monkeypatch):
+    words = ["red", "green", "blue", "bright"]
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, **{word: i for i, word in enumerate(words, 1)}}, unk_token="[PAD]"))
+    (tmp_path / "tower").mkdir()
+    tokenizer.save(str(tmp_path / "tower" / "tokenizer.json"))
+    rows = torch.eye(6)
+
+    def tower(tokens: np.ndarray) -> torch.Tensor:
+        return rows[tokens[:, 0].astype(int)]
+
+    monkeypatch.setattr(align_checkpoint.text_encoder, "load", lambda folder: tower)
+    labels = np.arange(24) % 3
+    record = {"classes": words[:3], "prompts": words[:3]}
+    write_dataset(tmp_path / "task", record, {"alignment": (some_images(24), labels)})
+    write_dataset(tmp_path / "captions", {"classes": words, "prompts": words}, {"train": (some_images(4), np.arange(4))})
+
+    found = align_checkpoint.pairs(
+        tmp_path / "task", "alignment", lambda tokens: rows[tokens[:, 0].astype(int)], tmp_path / "tower"
+    )
+    np.testing.assert_array_equal(found.texts, rows[labels + 1].numpy())
+
+    settings = {**SETTINGS, "steps": 2, "batch_size": 6, "captions": "captions"}
+    for name in ("one", "two"):
+        places = {"prepared": tiny, "text-tower": tmp_path / "tower", "datasets": tmp_path / "task",
+                  "captions": tmp_path / "captions", "output": tmp_path / name}  # fmt: skip
+        options = [part for key, place in places.items() for part in (f"--{key}", str(place))]
+        arguments = ["align", "--family", "image_encoder", "--settings", json.dumps(settings), *options]
+        monkeypatch.setattr("sys.argv", arguments)
+        align_checkpoint.main()
+    assert Checkpoint(tmp_path / "one").names == Checkpoint(tiny).names
+    bytes_of = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert bytes_of[0] == bytes_of[1] != (tiny / "model.safetensors").read_bytes()
+    assert load(tmp_path / "one")(some_images(2)).shape == (2, 6)

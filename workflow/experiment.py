@@ -18,6 +18,7 @@ from merging.results import UserError, canonical, read_json
 
 SLOTS = ("preprocess", "coefficients", "control", "combine")
 REFERENCES = ("pretrained", "individual")  # rows without a merge
+AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
 
 
 def read_yaml(path: Path) -> Any:
@@ -32,7 +33,8 @@ def read_yaml(path: Path) -> Any:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant, or list them all."""
-    close = difflib.get_close_matches(name, list(known), 1)
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
     return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(sorted(known))}"
 
 
@@ -109,8 +111,11 @@ class Experiment:
             known_names(f"{where}: host, controls", against, self.methods)
             tuner = self._tuner(method)
             known_names(f"{where}: tune: as", [tuner], self.methods)
-            if "grid" not in self.methods[tuner].get("tune", {"grid": []}):
+            if "tune" in record and "grid" not in self.methods[tuner].get("tune", {}):
                 raise UserError(f"{where}: tune: as: '{tuner}' has no grid of its own; name a method that has one")
+            tuned, coefficients = record.get("tune", {}).get("hyper_parameter"), record.get("coefficients")
+            if tuned and not (isinstance(coefficients, dict) and tuned in next(iter(coefficients.values()))):
+                raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{word: {{{tuned}: 1.0}}}}")
             if method in self.config["methods"] and tuner not in self.config["methods"]:
                 raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tuner}'; list that one too")
         for suite, record in self.suites.items():
@@ -163,7 +168,8 @@ class Experiment:
         record = dict(self.methods[name])
         if value is not None:
             ((word, given),) = record["coefficients"].items()
-            record["coefficients"] = {word: {**given, record["tune"]["hyper_parameter"]: value}}
+            hyper_parameter = record.pop("tune")["hyper_parameter"]  # the rest of the grid is no matter of this candidate
+            record["coefficients"] = {word: {**given, hyper_parameter: value}}
         return canonical({slot: record[slot] for slot in slots if slot in record})
 
     def density(self, method: str) -> float | None:
@@ -182,15 +188,22 @@ class Experiment:
         return [candidate for candidate, (owner, _) in self.candidates.items() if owner == method]
 
     def pairs(self) -> list[dict[str, str]]:
-        """Return what is compared: each method with its host and with the controls that are run."""
-        run = self.config["methods"]
+        """Return what is compared, by kind: NAN with its host and its controls, λ by selection, the expected order."""
+        run, pairs = self.config["methods"], []
+        for method in run:
+            record = self.methods[method]
+            pairs += [(method, record.get("host"), "host")]
+            pairs += [(method, control, "control") for control in record.get("controls", [])]
+            if "grid" in record.get("tune", {}):
+                pairs += [(method, record.get("extends"), "selection")]
+            if record.get("group") == "host" and method != AVERAGING:
+                pairs += [(method, AVERAGING, "order"), ("individual", method, "order")]
+        pairs += [(AVERAGING, "pretrained", "order")]
         return [
             {"suite": suite, "method": method, "against": against, "kind": kind}
             for suite in self.suites
-            for method in run
-            for kind, others in (("host", [self.methods[method].get("host")]), ("control", self.methods[method].get("controls")))
-            for against in others or []
-            if against is not None and against in run
+            for method, against, kind in pairs
+            if method in run and against in run
         ]
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
@@ -215,7 +228,7 @@ def _extended(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             raise UserError(f"config/methods.yaml: {' -> '.join([*trail, name])}: `extends` goes round in a circle")
         if name not in resolved:
             record = dict(methods[name])
-            parent = record.pop("extends", None)
+            parent = record.get("extends")
             if parent is not None:
                 known_names(f"config/methods.yaml: {name}: extends", [parent], methods)
                 inherited = {k: v for k, v in resolve(parent, (*trail, name)).items() if k != "tune"}

@@ -1,4 +1,4 @@
-"""The merging library, in floors; a module imports lower floors only (held by tests/test_floors.py).
+"""The merging library, in floors; a module imports its own floor or lower ones (held by tests/test_floors.py).
 
     6  scripts/*                                                     command lines, one a rule
     5  reporting/*   evaluate/<family>   training   classification   alignment

@@ -127,7 +127,11 @@ def _members(archive: Path, inner: str | None) -> Iterator[tuple[str, Callable[[
     if inner is not None:
         for name, read in _members(archive, None):
             if name.removeprefix("./") == inner:
-                yield from _tar(tarfile.open(fileobj=io.BytesIO(read())))  # noqa: SIM115
+                try:
+                    nested = tarfile.open(fileobj=io.BytesIO(read()))  # noqa: SIM115
+                except tarfile.TarError:
+                    raise UserError(f"{inner!r} in {archive.name} is no tar archive; correct `inner:`") from None
+                yield from _tar(nested)
                 return
         raise UserError(f"{archive.name} has no inner archive {inner!r}; correct `inner:` in config/assets.yaml")
     if archive.suffix == ".deb":

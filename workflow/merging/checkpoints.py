@@ -114,9 +114,9 @@ class Checkpoint:
         return np.frombuffer(data, dtype)
 
     def read(self, name: str) -> np.ndarray:
-        """Read one whole tensor as stored: (*shape)."""
+        """Read one whole tensor as stored, into memory of its own: (*shape)."""
         entry = self.entries[name]
-        return self.block(name, 0, entry.size).reshape(entry.shape)
+        return self.block(name, 0, entry.size).reshape(entry.shape).copy().copy()  # torch warns of read-only arrays
 
     def close(self) -> None:
         """Close the files that reading opened."""

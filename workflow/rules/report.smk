@@ -21,7 +21,8 @@ rule gather_scores:
 
 rule compare_methods:
     input:
-        scores(),
+        scores=scores(),
+        datasets=[file for suite in X.suites for file in MATERIAL["datasets"](suite)],
     output:
         "results/comparisons.tsv",
     log:
@@ -31,11 +32,13 @@ rule compare_methods:
         "../../envs/report.yaml"
     params:
         pairs=canonical(X.pairs()),
+        flags=flags(["datasets"], X.suites),
         code=code("scripts.compare_methods"),
     message:
         "compare_methods"
     shell:
-        "python -m scripts.compare_methods --scores {input} --pairs {params.pairs:q} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.compare_methods --scores {input.scores} --pairs {params.pairs:q} {params.flags}"
+        " --output {output} 2>&1 | tee {log}"
 
 
 rule render_table:

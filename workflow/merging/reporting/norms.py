@@ -22,8 +22,11 @@ def experts(study: Study) -> dict[str, dict[str, NDArray]]:
         tensors = measure["tensors"].values()
         squared = {of: np.sum([tensor[of] for tensor in tensors], axis=0) for of in NORMS}
         norms = {of: np.sqrt(values) for of, values in squared.items()}
-        columns = {**norms, "ratio": norms["task_vector"] / norms["weights"],
-                   **{f"alpha_{of}": norm_law(values, zero_norm="drop") for of, values in norms.items()}}
+        columns = {
+            **norms,
+            "ratio": norms["task_vector"] / norms["weights"],
+            **{f"alpha_{of}": norm_law(values, zero_norm="drop") for of, values in norms.items()},
+        }
         for index, expert in enumerate(measure["experts"]):
             for name, values in columns.items():
                 found.setdefault(expert, {}).setdefault(name, []).append(float(values[index]))
@@ -59,8 +62,11 @@ def shares(study: Study, method: str) -> Shares | None:
 
 def extent(name: str, values: NDArray | None) -> dict[str, float | None]:
     """Return mean, smallest and largest of some values as named columns."""
-    parts = {"mean": np.mean, "low": np.min, "high": np.max}
-    return {f"{name}_{part}": None if values is None else float(of(values)) for part, of in parts.items()}
+    parts = ("mean", "low", "high")
+    if values is None:
+        return dict.fromkeys((f"{name}_{part}" for part in parts), None)
+    numbers = (values.mean(), values.min(), values.max())
+    return {f"{name}_{part}": float(value) for part, value in zip(parts, numbers, strict=True)}
 
 
 def relative_spread(values: NDArray) -> float:

@@ -16,8 +16,22 @@ from merging.results import UserError, read_json, write_table
 FLIPS = 100_000
 RESAMPLES = 10_000
 FAMILIES = {"host": "nan", "control": "nan"}  # kinds of pairs that one Holm adjustment covers; others stand alone
-COLUMNS = ["suite", "method", "against", "kind", "task", "difference", "low", "high", "p", "p_holm", "n",
-           "discordant", "changed", "seeds"]
+COLUMNS = [
+    "suite",
+    "method",
+    "against",
+    "kind",
+    "task",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "n",
+    "discordant",
+    "changed",
+    "seeds",
+]
 
 
 class Paired(NamedTuple):
@@ -94,9 +108,12 @@ def compare_methods(
 
 
 def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
-    found, tasks = {}, {}
+    found: dict[tuple, _Answers] = {}
+    tasks: dict[str, list[str]] = {}
     for file in files:
-        scores = read_json(file)["scores"]
+        scores = [row for row in read_json(file)["scores"] if row["metric"] == "accuracy"]
+        if not scores:
+            continue  # a candidate's validation scores are not compared
         beside = Path(file).with_suffix(".npz")
         if not beside.exists():
             raise UserError(f"{beside}: no predictions beside {file}; delete the score file and evaluate again")
@@ -114,26 +131,34 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
 
 def _compare(answers: dict, pair: dict[str, str], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
     """Return the numbers of one pair over the seeds that both have in every task, or none."""
-    seeds = [{seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
-             for who in (pair["method"], pair["against"]) for task in tasks]
+    seeds = [
+        {seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
+        for who in (pair["method"], pair["against"])
+        for task in tasks
+    ]
     shared = sorted(set.intersection(*seeds)) if seeds else []
     if not shared:
         return {}
     differences, changed, discordant = [], 0, 0
     for task in tasks:
-        a, b = ([answers[pair["suite"], who, task, seed] for seed in shared]
-                for who in (pair["method"], pair["against"]))
+        a, b = ([answers[pair["suite"], who, task, seed] for seed in shared] for who in (pair["method"], pair["against"]))
         if any(not np.array_equal(x.label, a[0].label) for x in [*a, *b]):
-            raise UserError(f"{pair['suite']}/{task}: {pair['method']!r} and {pair['against']!r} were tested on "
-                            "different examples; evaluate both again")
+            raise UserError(
+                f"{pair['suite']}/{task}: {pair['method']!r} and {pair['against']!r} were tested on "
+                "different examples; evaluate both again"
+            )
         each = np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in zip(a, b, strict=True)])
         differences.append(each.sum(axis=0))
         discordant += int(np.count_nonzero(each))
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in zip(a, b, strict=True))
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, whatever the names
-    return {**paired(differences, len(shared), weights, random)._asdict(), "discordant": discordant,
-            "changed": changed, "n": sum(len(d) for d in differences) * len(shared),
-            "seeds": " ".join(map(str, shared))}
+    return {
+        **paired(differences, len(shared), weights, random)._asdict(),
+        "discordant": discordant,
+        "changed": changed,
+        "n": sum(len(d) for d in differences) * len(shared),
+        "seeds": " ".join(map(str, shared)),
+    }
 
 
 def number(row: dict[str, Any], column: str) -> float | None:
@@ -144,18 +169,17 @@ def number(row: dict[str, Any], column: str) -> float | None:
 def verdict(row: dict[str, Any]) -> str:
     """Say whether "method is above the other" holds, from the adjusted test and the interval together.
 
-    Returns one of VERDICTS. A difference that is not significant decides nothing; without one discordant example
+    A difference that is not significant decides nothing; without one discordant example
     there is no advantage to claim.
     """
-    p, difference = number(row, "p_holm"), number(row, "difference")
-    if p is None or difference is None:
+    p, difference, low, high = (number(row, name) for name in ("p_holm", "difference", "low", "high"))
+    if p is None or difference is None or low is None or high is None:
         return NOT_TESTED
-    if number(row, "discordant") == 0 or (p < 1 - LEVEL and difference < 0 and number(row, "high") < 0):
+    if number(row, "discordant") == 0 or (p < 1 - LEVEL and difference < 0 and high < 0):
         return FAILS
-    if p < 1 - LEVEL and difference > 0 and number(row, "low") > 0:
+    if p < 1 - LEVEL and difference > 0 and low > 0:
         return HOLDS
     return UNDECIDED
 
 
 HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "not decided", "not tested"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_TESTED)

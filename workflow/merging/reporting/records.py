@@ -60,6 +60,25 @@ class Study:
                 found[task["id"]] = int(size)
         return found
 
+    def title(self, record: dict[str, Any]) -> str:
+        """Return the title of a table or figure on this suite."""
+        return f"{record['title']}: {self.suite.get('label', self.suite['id'])}"
+
+    def block(self, method: dict[str, Any]) -> str:
+        """Return the first method of the block of rows that this one belongs to; a rule precedes each block.
+
+        Methods with a host and controls close the block of the methods above them that stand alone.
+        """
+        controls = {control for other in self.methods for control in other.get("controls") or []}
+        start, derived = "", True
+        for other in self.methods:
+            stands = not other.get("host") and other["id"] not in controls
+            start = other["id"] if stands and derived else start
+            derived = not stands
+            if other["id"] == method["id"]:
+                break
+        return start
+
     def label(self, identifier: str) -> str:
         """Return the label of a method or task, or its id where it has none."""
         for entry in [*self.methods, *self.suite["tasks"]]:
@@ -92,8 +111,10 @@ def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
             key = tuple(str(score[column]) for column in ("suite", "method", "task", "metric", "seed"))
             value = score["value"]
             if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-                raise UserError(f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from 0 to 1; "
-                                "delete the file and evaluate again")
+                raise UserError(
+                    f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from 0 to 1; "
+                    "delete the file and evaluate again"
+                )
             if key in seen:
                 raise UserError(f"{file}: the score {'/'.join(key)} is already in {seen[key]}; name each file once")
             seen[key] = file
@@ -126,24 +147,26 @@ def studies(
     for suite in suites:
         here = suite["id"]
         wanted = suite.get("methods") or [method["id"] for method in methods]
-        found.append(Study(
-            suite=suite,
-            methods=[method for method in methods if method["id"] in wanted],
-            scores=[row for row in rows if row.suite == here],
-            comparisons=[row for row in pairs if row["suite"] == here],
-            coefficients=[table for table in tables if table["suite"] == here],
-            measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
-            datasets={Path(file).parent.name: read_json(file) for file in datasets
-                      if Path(file).parent.parent.name == here},
-            premise=[row for row in probes if row["suite"] == here],
-        ))
+        found.append(
+            Study(
+                suite=suite,
+                methods=[method for method in methods if method["id"] in wanted],
+                scores=[row for row in rows if row.suite == here],
+                comparisons=[row for row in pairs if row["suite"] == here],
+                coefficients=[table for table in tables if table["suite"] == here],
+                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
+                datasets={Path(file).parent.name: read_json(file) for file in datasets if Path(file).parent.parent.name == here},
+                premise=[row for row in probes if row["suite"] == here],
+            )
+        )
     return found
 
 
 def _score(row: dict[str, str], source: Path | str) -> Score:
     try:
-        return Score(row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]),
-                     int(row["seed"]))
+        return Score(
+            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"])
+        )
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None
 

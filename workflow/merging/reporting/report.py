@@ -35,16 +35,27 @@ def write_report(
 ) -> None:
     """Write all suites as one page; tables (.md) and figures (.svg) are told apart by `..._{suite}` in their names."""
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
-    sections = [{
-        "study": study, "claims": claims(study), "averages": _averages(study),
-        "figures": [_figure(file) for file in shown[".svg"][study.suite["id"]]],
-        "tables": [_table(file) for file in shown[".md"][study.suite["id"]]],
-    } for study in studies]
+    sections = [
+        {
+            "study": study,
+            "claims": claims(study),
+            "averages": _averages(study),
+            "figures": [_figure(file) for file in shown[".svg"][study.suite["id"]]],
+            "tables": [_table(file) for file in shown[".md"][study.suite["id"]]],
+        }
+        for study in studies
+    ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        sections=sections, methods=methods, provenance=provenance, arxiv=ARXIV.fullmatch, count=count, flips=FLIPS,
+        sections=sections,
+        methods=methods,
+        provenance=provenance,
+        arxiv=ARXIV.fullmatch,
+        count=count,
+        flips=FLIPS,
         resamples=RESAMPLES,
-        leaves=_leaves)
+        leaves=_leaves,
+    )
     with publish(Path(output)) as part:
         part.write_text(page, encoding="utf-8")
 
@@ -54,10 +65,16 @@ def _averages(study: Study) -> list[dict[str, str]]:
     rows = [row for row in summarise(study) if row.average.value is not None]
     named = [row for row in rows if row.method["id"] in ("pretrained", "weight_averaging", "individual")]
     rest = [row for row in rows if row not in named]
-    named += [max(rest, key=lambda row: row.average.value)] if rest else []
-    named.sort(key=lambda row: row.average.value)
-    return [{"label": row.method.get("label", row.method["id"]), "value": percent(row.average.value),
-             "interval": interval(row.average.low, row.average.high)} for row in named]
+    named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
+    named.sort(key=lambda row: row.average.value or 0.0)
+    return [
+        {
+            "label": row.method.get("label", row.method["id"]),
+            "value": percent(row.average.value or 0.0),
+            "interval": interval(row.average.low, row.average.high),
+        }
+        for row in named
+    ]
 
 
 def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str) -> dict[str, list[Path]]:
@@ -76,9 +93,8 @@ def _figure(file: Path) -> dict[str, Any]:
     """Return an SVG for embedding, with the title and caption that it carries."""
     text = file.read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
-    said = {tag: (root.find(f".//{DUBLIN}{tag}").text or "") if root.find(f".//{DUBLIN}{tag}") is not None else ""
-            for tag in ("title", "description")}
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL)
+    said = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(said["title"])}" ', text, count=1)
     text = re.sub(r'\bid="', f'id="{file.stem}-', text)  # ids of one page are unique
     text = re.sub(r'(xlink:href="#|href="#|url\(#)', rf"\1{file.stem}-", text.replace('xlink:href="#', 'href="#'))
@@ -92,8 +108,15 @@ def _table(file: Path) -> dict[str, Any]:
     if len(rows) < 2:
         raise UserError(f"{file}: expected a Markdown table, found none; render the table again")
     numeric = [re.search(r"-:\s*$", str(cell)) is not None for cell in rows[1]]
-    return {"title": _inline(lines[0].removeprefix("### ")), "header": rows[0], "rows": rows[2:], "numeric": numeric,
-            "notes": [_inline(line.removeprefix("- ")) for line in lines if line.startswith("- ")], "file": file.with_suffix(".csv").name}
+    notes = [_inline(line.removeprefix("- ")) for line in lines if line.startswith("- ")]
+    return {
+        "title": _inline(lines[0].removeprefix("### ")),
+        "header": rows[0],
+        "rows": rows[2:],
+        "numeric": numeric,
+        "notes": notes,
+        "file": file.with_suffix(".csv").name,
+    }
 
 
 def _inline(text: str) -> Markup:
@@ -107,6 +130,11 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
     """Return a nested record as pairs of dotted name and text, in its order."""
     if isinstance(value, dict):
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and all(isinstance(inner, dict) and "id" in inner for inner in value):
+        return [
+            (f"{path}.{inner['id']}", "; ".join(f"{key} {of}" for key, of in inner.items() if key != "id" and of))
+            for inner in value
+        ]
     if isinstance(value, list):
         return [(path, ", ".join(map(str, value)))]
     return [(path, str(value))]

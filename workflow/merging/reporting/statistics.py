@@ -100,6 +100,24 @@ def average_of(study: Study, method: str, metric: str) -> Estimate:
     return _mean(study, cells, [1.0] * len(study.tasks))
 
 
+def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
+    """Return the validation averages of `<method>-<value>` by method and value."""
+    found: dict[str, dict[float, Estimate]] = {}
+    known = {method["id"] for method in study.methods}
+    for name in dict.fromkeys(row.method for row in study.scores if row.metric == "validation_accuracy"):
+        method, _, value = name.rpartition("-")
+        if method in known:
+            found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
+    return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
+
+
+def chosen(study: Study, method: str) -> list[float]:
+    """Return the values that validation chose for a method, each once, smallest first."""
+    return sorted(
+        {float(table["chosen"]) for table in study.coefficients if table["method"] == method and table.get("chosen") is not None}
+    )
+
+
 class _Cell(NamedTuple):
     by_seed: dict[int, float]
     n: int
@@ -118,8 +136,13 @@ def _summary(study: Study, method: dict[str, Any], cells: dict[str, _Cell], best
     weighted = Estimate(None, reason="the training-set size of a task is unknown")
     if all(task in sizes for task in tasks):
         weighted = _mean(study, cells, [sizes[task] for task in tasks])
-    return Summary(method, {task: _single(study, cells.get(task)) for task in tasks},
-                   _mean(study, cells, [1.0] * len(tasks)), weighted, _normalised(study, cells, best))
+    return Summary(
+        method,
+        {task: _single(study, cells.get(task)) for task in tasks},
+        _mean(study, cells, [1.0] * len(tasks)),
+        weighted,
+        _normalised(study, cells, best),
+    )
 
 
 def _single(study: Study, cell: _Cell | None) -> Estimate:
@@ -164,6 +187,7 @@ def _normalised(study: Study, cells: dict[str, _Cell], best: dict[str, _Cell]) -
     shared = [seed for seed in seeds if seed in known]
     if not shared or any(bound.by_seed[seed] == 0 for bound in bounds for seed in shared):
         return Estimate(None, reason="no individual accuracy above 0 to divide by")
-    by_seed = tuple(float(np.mean([a.by_seed[seed] / b.by_seed[seed] for a, b in zip(found, bounds, strict=True)]))
-                    for seed in shared)
+    by_seed = tuple(
+        float(np.mean([a.by_seed[seed] / b.by_seed[seed] for a, b in zip(found, bounds, strict=True)])) for seed in shared
+    )
     return Estimate(float(np.mean(by_seed)), by_seed=by_seed)

@@ -1,0 +1,48 @@
+"""Fixtures of the workflow tests: the tiny project is built and run once; every test gets a copy."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+from project import Project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project after one complete run; shared, so read it and leave it as it is."""
+    project = Project(tiny.build(tmp_path_factory.mktemp("finished") / "project"))
+    project.made()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to be changed at will."""
+    return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Project:
+    """The tiny project before any run."""
+    return Project(tiny.build(tmp_path / "project"))
+
+
+@pytest.fixture
+def isolated() -> Callable[..., tuple[str, ...]]:
+    """Return the words that run a command in namespaces of its own (`--net`, `--mount`), or skip with the reason."""
+
+    def words(*kinds: str) -> tuple[str, ...]:
+        command = ("unshare", "--map-root-user", *kinds)
+        try:
+            tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("needs unshare of util-linux, which this machine does not have")
+        if tried.returncode:
+            pytest.skip(f"this machine refuses namespaces {kinds}: {tried.stderr.strip()}")
+        return command
+
+    return words

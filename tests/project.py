@@ -1,0 +1,105 @@
+"""Run a project folder the way a user does, and read what it did."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code and what it said (both streams in one)."""
+
+    code: int
+    text: str
+
+
+class Project:
+    """A folder with Snakefile, config and, after a run, results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def copy(self, target: Path) -> Project:
+        """Copy everything with its times, as `cp -a` and an archive do."""
+        subprocess.run(["cp", "-a", str(self.folder), str(target)], check=True)
+        return Project(target)
+
+    def run(self, *arguments: str, before: tuple[str, ...] = (), **environment: str) -> Done:
+        """Run snakemake with the given arguments, `before` standing in front of the command."""
+        cores = [] if "--cores" in arguments else ["--cores", "2"]
+        done = subprocess.run(
+            [*before, *SNAKEMAKE, "--nolock", *cores, *arguments], cwd=self.folder, env=self.environment(**environment),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """A user's environment: this Python first on the path, nothing of the checkout under test."""
+        mine = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE")}
+        path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
+        return {**mine, "PATH": path, "XDG_CACHE_HOME": str(self.folder / ".cache"), **more}
+
+    def made(self, *targets: str) -> Done:
+        """Run and expect success."""
+        done = self.run(*targets)
+        assert done.code == 0, done.text[-6000:]
+        return done
+
+    def jobs(self, *targets: str) -> set[str]:
+        """Return the jobs that a run would do now, by their messages, as `rule: wildcards`."""
+        done = self.run("--dry-run", *targets)
+        assert done.code == 0, done.text[-6000:]
+        found = re.findall(r"^Job \d+: (.+)$", done.text, flags=re.MULTILINE)
+        assert len(found) == len(set(found)), "two jobs with the same message"
+        assert found or "Nothing to be done" in done.text, done.text[-3000:]
+        return set(found)
+
+    def edit(self, name: str, change: Callable[[Any], Any]) -> None:
+        """Change one YAML file of the config."""
+        tiny.edit_yaml(self.folder / name, change)
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Replace a text that stands in a file exactly once."""
+        file = self.folder / name
+        text = file.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    def remove(self, *names: str) -> None:
+        """Delete files or folders of the project."""
+        for name in names:
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def digests(self, *patterns: str) -> dict[str, str]:
+        """Return the SHA-256 of all files below `results/` that match one of the patterns."""
+        results = self.folder / "results"
+        files = {file for pattern in patterns for file in results.glob(pattern) if file.is_file()}
+        found = {str(f.relative_to(results)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        return {name: digest for name, digest in found.items() if ".snakemake_timestamp" not in name}
+
+    def leftovers(self) -> list[str]:
+        """Return the temporary files and folders that a killed process left behind."""
+        return sorted(str(path.relative_to(self.folder)) for path in (self.folder / "results").rglob(".*.part"))
+
+
+# What must be equal between two runs of the same config: everything but logs, times and the report of the machine.
+RESULTS = ("checkpoints/**/*", "datasets/**/*", "heads/**/*", "measures/**/*", "coefficients/**/*", "selected/**/*",
+           "merged/**/*", "scores/**/*", "validation/**/*", "premise/**/*", "tables/*", "figures/*", "*.tsv",
+           "report.html", "run_config.yaml")  # fmt: skip

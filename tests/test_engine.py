@@ -1,0 +1,229 @@
+"""Laws of whole merges, for every shipped method: what the bytes depend on, and what they must not depend on."""
+
+import shutil
+
+import numpy as np
+import pytest
+from models import BFLOAT16, SHAPES, family, flat, merged, moved, random_model, same_bytes, save, sentences, tensors_of
+
+from merging import engine, measure, tensors
+from merging.provenance import sha256
+from merging.recipe import bind
+from merging.results import UserError
+
+every_method = pytest.mark.parametrize("sentence", sentences().values(), ids=sentences())
+SUM = {"coefficients": {"constant": {"value": 0.3}}}
+NAN = {"coefficients": {"nan": {"norm_of": "task_vector", "mean": 0.3}}}
+FLOATS = {"float64": np.dtype("f8"), "float32": np.dtype("f4"), "float16": np.dtype("f2"), "bfloat16": BFLOAT16}
+
+
+def digests(folder):
+    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
+
+
+def direction(vector):
+    return vector / np.linalg.norm(vector)
+
+
+@every_method
+def test_experts_that_equal_the_base_give_the_base_bit_for_bit(sentence, tmp_path):
+    base = random_model(0)
+    experts = {name: save(tmp_path / name, base) for name in "abc"}
+    assert same_bytes(merged(tmp_path / "out", sentence, save(tmp_path / "base", base), experts), base)
+
+
+@every_method
+def test_nothing_is_modified_and_the_same_again_gives_the_same_bytes(sentence, tmp_path):
+    base, experts = family(tmp_path)
+    before = [digests(folder) for folder in (base, *experts.values())]
+    first, second = (merged(tmp_path / name, sentence, base, experts) for name in ("first", "second"))
+    assert same_bytes(first, second)
+    assert [digests(folder) for folder in (base, *experts.values())] == before
+
+
+@every_method
+def test_order_and_shards_of_experts_change_no_byte(sentence, tmp_path):
+    base, experts = family(tmp_path)
+    backwards = dict(reversed([(e, save(tmp_path / "sharded" / e, tensors_of(f), shards=3)) for e, f in experts.items()]))
+    assert list(backwards) == ["c", "b", "a"]
+    left, right = merged(tmp_path / "left", sentence, base, experts), merged(tmp_path / "right", sentence, base, backwards)
+    assert same_bytes(left, right)
+
+
+@pytest.mark.parametrize("method", [m for m, s in sentences().items() if "drop" not in str(s)])  # blocks seed `drop`
+def test_the_block_size_changes_no_byte(method, tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    whole = merged(tmp_path / "whole", sentences()[method], base, experts)
+    table = bind(sentences()[method]).estimate(measure.norms(base, experts))  # sums of squares round by block: kept
+    monkeypatch.setattr(tensors, "BLOCK", 7)
+    recipe = bind(sentences()[method])
+    cuts = {e: measure.threshold(base, f, recipe.density) for e, f in experts.items()} if recipe.density else {}
+    engine.merge(base, experts, recipe, table, tmp_path / "blocks", thresholds=cuts)
+    assert same_bytes(tensors_of(tmp_path / "blocks"), whole)
+
+
+def test_every_block_is_dropped_by_its_own_stream(tmp_path, monkeypatch):
+    base = save(tmp_path / "base", {"w": np.zeros(100, np.float32)})
+    expert = save(tmp_path / "a", {"w": np.ones(100, np.float32)})
+    monkeypatch.setattr(tensors, "BLOCK", 50)
+    dare = {"preprocess": {"drop": {"rate": 0.5}}, "coefficients": {"constant": {"value": 0.5}}}
+    found = merged(tmp_path / "out", dare, base, {"a": expert}, seed=3)["w"]
+    streams = [tensors.Site("w", block, "a", 3).generator().random(50, dtype=np.float32) for block in (0, 1)]
+    assert found.tolist() == (np.concatenate(streams) >= 0.5).astype(float).tolist()
+
+
+@every_method
+def test_a_single_expert_merges(sentence, tmp_path):
+    base, experts = family(tmp_path, experts=1)
+    update = flat(merged(tmp_path / "out", sentence, base, experts)) - flat(tensors_of(base))
+    assert np.isfinite(update).all()
+    assert update.any()
+
+
+@pytest.mark.parametrize("method", ["weight_averaging", "weight_averaging_nan", "weight_averaging_nan_delta_layer"])
+def test_averages_of_identical_experts_are_that_expert(method, tmp_path):
+    base = random_model(0)
+    expert = moved(base, 1)
+    folders = {name: save(tmp_path / name, expert) for name in "abc"}
+    found = merged(tmp_path / "out", sentences()[method], save(tmp_path / "base", base), folders)
+    assert flat(found) == pytest.approx(flat(expert), rel=1e-6)
+
+
+def test_nan_of_exponent_zero_is_task_arithmetic_byte_for_byte(tmp_path):
+    base, experts = family(tmp_path, experts=4)
+    flattened = {"coefficients": {"nan": {"exponent": 0.0, "mean": 0.3}}}
+    assert same_bytes(merged(tmp_path / "ta", SUM, base, experts), merged(tmp_path / "nan", flattened, base, experts))
+
+
+def test_nan_makes_all_task_vectors_equally_long(tmp_path):
+    base, experts = family(tmp_path)
+    table = bind(NAN).estimate(measure.norms(base, experts))
+    lengths = [c * n for c, n in zip(table.rows["model"], table.norms["model"], strict=True)]
+    harmonic = 3 / sum(1 / n for n in table.norms["model"])
+    assert lengths == pytest.approx([0.3 * harmonic] * 3, rel=1e-12)
+
+
+def test_a_longer_task_vector_turns_task_arithmetic_but_not_nan(tmp_path):
+    base = random_model(0, np.dtype(np.float64))
+    origin = save(tmp_path / "base", base)
+    experts = {name: moved(base, t + 1) for t, name in enumerate("abc")}
+    longer = {n: base[n] + 10 * (experts["b"][n] - base[n]) if n in SHAPES else base[n] for n in base}
+    folders = {name: save(tmp_path / name, model) for name, model in experts.items()}
+    stretched = {**folders, "b": save(tmp_path / "stretched", longer)}
+
+    def update(sentence, name, experts):
+        return flat(merged(tmp_path / name, sentence, origin, experts)) - flat(base)
+
+    straight = direction(update(NAN, "nan", folders)) @ direction(update(NAN, "nan_stretched", stretched))
+    turned = direction(update(SUM, "ta", folders)) @ direction(update(SUM, "ta_stretched", stretched))
+    assert straight == pytest.approx(1, abs=1e-12)
+    assert turned < 0.9
+
+
+def test_ties_of_one_expert_at_full_density_is_the_expert(tmp_path):
+    base, experts = family(tmp_path, experts=1, dtype=np.dtype(np.float64))
+    for combine in ("disjoint_sum", "disjoint_mean"):
+        ties = {"preprocess": {"trim": {"density": 1.0}}, "coefficients": {"constant": {"value": 1.0}}, "combine": combine}
+        assert flat(merged(tmp_path / combine, ties, base, experts)) == pytest.approx(flat(tensors_of(experts["a"])), rel=1e-15)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.9])
+def test_trim_keeps_its_share_of_the_whole_model(density, tmp_path):
+    base, experts = family(tmp_path, experts=1)
+    ties = {"preprocess": {"trim": {"density": density}}, "coefficients": {"constant": {"value": 1.0}}}
+    kept = np.count_nonzero(flat(merged(tmp_path / "out", ties, base, experts)) - flat(tensors_of(base)))
+    size = sum(int(np.prod(shape)) for shape in SHAPES.values())
+    assert kept == int(density * size) + 1, "the entry at the threshold is kept too"
+
+
+def test_buffers_and_excluded_tensors_are_the_base_s(tmp_path):
+    base, experts = family(tmp_path)
+    found, origin = merged(tmp_path / "out", SUM, base, experts, (r"^embeddings\.", "bias$")), tensors_of(base)
+    changed = {name for name in origin if found[name].tobytes() != origin[name].tobytes()}
+    assert changed == set(SHAPES) - {"embeddings.weight", "encoder.layer.0.dense.bias", "unused"}
+    with pytest.raises(UserError, match=r"no tensor is left to merge; correct `merge: exclude:`"):
+        merged(tmp_path / "none", SUM, base, experts, ("",))
+
+
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
+def test_every_float_type_is_computed_wide_and_rounded_once(dtype, tmp_path):
+    base, experts = family(tmp_path, dtype=dtype)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    theta, models = tensors_of(base), [tensors_of(folder) for folder in experts.values()]
+    found = merged(tmp_path / "out", SUM, base, experts)
+    for name in SHAPES:
+        origin = theta[name].astype(wide)
+        update = sum(0.3 * (model[name].astype(wide) - origin) for model in models)
+        assert found[name].dtype == dtype
+        assert found[name].tobytes() == (origin + update).astype(dtype).tobytes()
+
+
+def test_output_has_the_layout_of_the_base(tmp_path):
+    base, experts = family(tmp_path)
+    sharded = save(tmp_path / "sharded", tensors_of(base), shards=3)
+    single, found = merged(tmp_path / "single", SUM, base, experts), merged(tmp_path / "out", SUM, sharded, experts)
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(f.name for f in sharded.iterdir())
+    assert list(found) == list(tensors_of(sharded))
+    assert same_bytes(found, single)
+
+
+def test_a_mismatch_lists_what_does_not_fit(tmp_path):
+    base, experts = family(tmp_path, experts=2)
+    broken = tensors_of(experts["b"])
+    del broken["logit_scale"]
+    broken["embeddings.weight"] = broken["embeddings.weight"][:-1]
+    experts["b"] = save(tmp_path / "broken", broken)
+    recipe = bind(SUM)
+    with pytest.raises(UserError) as error:
+        merged(tmp_path / "out", SUM, base, experts)
+    for part in ("2 tensors do not match", "'b' has no tensor 'logit_scale'", "'embeddings.weight' is [10, 6], expected [11, 6]"):
+        assert part in str(error.value)
+    table = recipe.estimate(measure.norms(base, {"a": experts["a"]}))
+    with pytest.raises(UserError, match=r"coefficients are for the experts \['a'\], the merge has \['a', 'b'\]"):
+        engine.merge(base, experts, recipe, table, tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_names_model_tensor_and_index(value, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "BLOCK", 7)
+    base, experts = family(tmp_path, experts=2)
+    broken = {name: array.copy() for name, array in tensors_of(experts["b"]).items()}
+    broken["encoder.layer.0.dense.weight"][2, 3] = value
+    experts["b"] = save(tmp_path / "broken", broken)
+    with pytest.raises(UserError, match=rf"broken: tensor 'encoder.layer.0.dense.weight' holds {value} at flat index 17"):
+        merged(tmp_path / "out", SUM, base, experts)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 3e4), ("float32", 3e38), ("bfloat16", 3e38)])
+def test_what_leaves_the_range_of_its_type_is_an_error(dtype, size, tmp_path):
+    base = random_model(0, FLOATS[dtype])
+    expert = {**base, "logit_scale": np.array(size, np.float32).astype(FLOATS[dtype])}
+    origin, experts = save(tmp_path / "base", base), {name: save(tmp_path / name, expert) for name in "ab"}
+    table = bind(SUM).estimate({"experts": ["a", "b"], "tensors": {"logit_scale": {"task_vector": [1.0, 1.0]}}})
+    recipe = bind({"coefficients": {"constant": {"value": 1.0}}})
+    doubled = type(table)(table.experts, "model", {"model": [2.0, 2.0]})
+    with pytest.raises(UserError, match=rf"'logit_scale' leaves the range of {dtype} at flat index 0; .*lower the coeff"):
+        engine.merge(origin, experts, recipe, doubled, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    load, calls = tensors.load_block, []
+
+    def fails_late(*place):
+        calls.append(place)
+        if len(calls) > 12:
+            raise RuntimeError("the disk went away")
+        return load(*place)
+
+    recipe, table = bind(SUM), bind(SUM).estimate(measure.norms(base, experts))
+    monkeypatch.setattr(engine, "load_block", fails_late)
+    with pytest.raises(RuntimeError):
+        engine.merge(base, experts, recipe, table, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    shutil.copytree(base, tmp_path / "out")
+    with pytest.raises(RuntimeError):
+        engine.merge(base, experts, recipe, table, tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(base)

@@ -1,0 +1,93 @@
+"""A killed run: what is half done is never taken for whole, and the next run ends with the bytes of one that was not killed."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from project import SNAKEMAKE
+
+EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
+MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted")]
+# as in the Makefile: a kernel lock, which ends with its process
+LOCKED = ["flock", "--exclusive", ".run.lock", *SNAKEMAKE, "--nolock", "--cores", "2"]
+PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
+
+
+def start(project, *targets):
+    """Start a run as the leader of a process group of its own."""
+    with open(project / "killed.log", "w") as log:
+        return subprocess.Popen([*LOCKED, *targets], cwd=project.folder, env=project.environment(), stdout=log,
+                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+
+def wait_for(sign, run, pause):
+    """Wait until `sign()` is true; a run that ends first has not been interrupted."""
+    end = time.monotonic() + 300
+    while not sign():
+        assert run.poll() is None and time.monotonic() < end, "the run ended before it could be interrupted"
+        time.sleep(pause)
+
+
+def finetuning(project):
+    log = project / "results/logs/finetune_checkpoint/tiny/seed0/weather.log"
+    return lambda: log.exists() and "0/4000" in log.read_text()
+
+
+def whole(folder):
+    return {file.name for file in folder.glob("*")} >= {"model.safetensors", "config.json", "tokenizer.json"}
+
+
+def after(project):
+    """Run again as `make` does, and expect success."""
+    done = subprocess.run([*LOCKED, *EXPERTS, *MERGES], cwd=project.folder, env=project.environment(), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert project.jobs(*EXPERTS, *MERGES) == set()
+    assert project.leftovers() == []
+    return project.digests(*PATTERNS)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_is_ended_in_fine_tuning_goes_on_with_the_same_bytes(project, finished, end):
+    """The training is made long for the interrupted run and is short again afterwards."""
+    project.remove("results/checkpoints/tiny/seed0/weather", "results/merged", "results/logs")
+    steps = {"quick": "steps: 40\n", "slow": "steps: 4000\n"}
+    suite = "config/suites/tiny.yaml"
+    (project / suite).write_text((project / suite).read_text().replace(steps["quick"], steps["slow"], 1))
+    run = start(project, "--rerun-triggers", "mtime", "--", *EXPERTS, *MERGES)
+    wait_for(finetuning(project), run, 0.05)
+    os.killpg(run.pid, end)
+    assert run.wait(120) != 0
+    assert not (project / EXPERTS[1]).exists()
+    (project / suite).write_text((project / suite).read_text().replace(steps["slow"], steps["quick"], 1))
+    assert after(project) == finished.digests(*PATTERNS)
+
+
+def test_a_run_that_is_killed_in_a_merge_goes_on_with_the_same_bytes(project, finished):
+    project.remove("results/merged")
+    run = start(project, *MERGES)
+    folders = [(project / folder).parent for folder in MERGES]
+    wait_for(lambda: any(folder.is_dir() and list(folder.glob(".*.part")) for folder in folders), run, 0.0005)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait(120) != 0
+    present = [folder for folder in MERGES if (project / folder).exists()]
+    assert len(present) < len(MERGES)
+    assert all(whole(project / folder) for folder in present)
+    assert after(project) == finished.digests(*PATTERNS)
+
+
+def test_what_a_killed_process_left_is_neither_taken_for_a_result_nor_kept(project, finished):
+    left = project / "results/merged/tiny/ties/.seed0.4242.part"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    project.remove("results/merged/tiny/ties/seed0", "results/merged/tiny/dare/seed0")
+    assert after(project) == finished.digests(*PATTERNS)
+
+
+def test_two_runs_at_once_take_turns(project):
+    project.remove("results/merged/tiny/ties")
+    runs = [start(project, MERGES[0]) for _ in range(2)]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    assert whole(project / MERGES[0])

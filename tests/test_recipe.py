@@ -1,0 +1,69 @@
+"""Every shipped sentence binds; a misspelt one says what was meant."""
+
+import pytest
+from models import sentences, shipped
+
+from merging import recipe
+from merging.recipe import SLOTS, bind, word_of
+from merging.results import UserError
+
+
+@pytest.mark.parametrize("method", sentences())
+def test_every_shipped_method_binds(method):
+    bound = bind(sentences()[method], method)
+    assert bound.density == shipped().density(method)
+
+
+def test_what_a_sentence_leaves_out_is_plain_averaging():
+    bound = bind({})
+    found = bound.estimate({"experts": ["a", "b"], "tensors": {"w": {"task_vector": [1.0, 4.0]}}})
+    assert found.rows == {"model": [0.5, 0.5]}
+    assert bound.combine([1.0, 3.0], [0.5, 0.5], None) == 2.0
+    assert bound.density is None
+
+
+def test_every_default_is_a_word():
+    assert recipe.DEFAULTS.keys() == SLOTS.keys()
+    for slot, word in recipe.DEFAULTS.items():
+        assert word in SLOTS[slot]
+
+
+def test_the_density_of_a_trim_is_known_beforehand():
+    assert bind({"preprocess": "trim"}).density == 0.2
+    assert bind({"preprocess": {"trim": {"density": 0.4}}}).density == 0.4
+    assert bind({"preprocess": {"drop": {"rate": 0.4}}}).density is None
+
+
+def test_words_are_given_by_name_or_with_hyper_parameters():
+    assert word_of("nan", "coefficients") == ("nan", {})
+    assert word_of({"nan": None}, "coefficients") == ("nan", {})
+    assert word_of({"nan": {"scope": "layer"}}, "coefficients") == ("nan", {"scope": "layer"})
+
+
+MISTAKES = {
+    "a slot": ({"combined": "weighted_sum"}, "method 'm': no slot 'combined'; did you mean 'combine'?"),
+    "a foreign slot": ({"zzz": "nan"}, "no slot 'zzz'; known are ['coefficients', 'combine', 'control', 'preprocess']"),
+    "a word": ({"combine": "disjoint_mea"}, "method 'm': combine has no word 'disjoint_mea'; did you mean 'disjoint_mean'?"),
+    "a foreign word": (
+        {"combine": "zzz"},
+        "combine has no word 'zzz'; known are ['disjoint_mean', 'disjoint_sum', 'weighted_sum']",
+    ),
+    "a hyper-parameter": (
+        {"preprocess": {"trim": {"desnity": 0.1}}},
+        "method 'm': preprocess 'trim' takes ['density'], not 'desnity'; did you mean 'density'?",
+    ),
+    "a hyper-parameter of another word": ({"preprocess": {"trim": {"rate": 0.1}}}, "'trim' takes ['density'], not 'rate'"),
+    "a positional argument": ({"preprocess": {"trim": {"tau": 0.1}}}, "'trim' takes ['density'], not 'tau'"),
+    "a norm of nothing": ({"coefficients": {"nan": {"norm": "weights"}}}, "not 'norm'; did you mean 'norm_of'?"),
+    "two words": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one word"),
+    "no word": ({"combine": {}}, "combine takes one word, or one word with its hyper-parameters; found {}"),
+    "a list": ({"combine": ["weighted_sum"]}, "combine takes one word"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_says_what_was_meant(mistake):
+    sentence, message = MISTAKES[mistake]
+    with pytest.raises(UserError) as error:
+        bind(sentence, "m")
+    assert message in str(error.value)

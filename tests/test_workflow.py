@@ -1,0 +1,113 @@
+"""The whole workflow on the tiny suite: what it makes, that it stops when done, and that its bytes are reproducible."""
+
+import csv
+import json
+import re
+
+import tiny
+from project import RESULTS, Project
+
+MERGES = [method for method in tiny.METHODS if method not in ("pretrained", "individual")]
+
+
+def scores(project: Project) -> list[dict[str, str]]:
+    with open(project / "results/scores.tsv", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t"))
+
+
+def averages(project: Project) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for row in scores(project):
+        if row["metric"] == "accuracy":
+            found.setdefault(row["method"], []).append(float(row["value"]))
+    return {method: sum(values) / len(values) for method, values in found.items()}
+
+
+def test_every_target_exists(finished):
+    reports = tiny.read_yaml(finished / "config/tables.yaml")
+    expected = ["scores.tsv", "comparisons.tsv", "report.html", "run_config.yaml"]
+    expected += [f"tables/{table}_tiny.{suffix}" for table in reports["tables"] for suffix in ("csv", "md", "tex")]
+    expected += [f"figures/{figure}_tiny.{suffix}" for figure in reports["figures"] for suffix in ("svg", "png")]
+    expected += [f"merged/tiny/{method}/seed0/model.safetensors" for method in MERGES]
+    missing = [name for name in expected if not (finished / "results" / name).stat().st_size]
+    assert not missing
+
+
+def test_scores_hold_one_row_a_method_and_task_and_nothing_else(finished):
+    rows = {(row["suite"], row["method"], row["task"], row["metric"]) for row in scores(finished)}
+    test = {("tiny", method, task, "accuracy") for method in tiny.METHODS for task in tiny.TASKS}
+    grid = {("tiny", f"task_arithmetic_tuned-{value}", task, "validation_accuracy") for value in tiny.GRID for task in tiny.TASKS}
+    assert rows == test | grid
+    assert len(scores(finished)) == len(rows)
+    assert all(0 <= float(row["value"]) <= 1 and row["n"] in ("80", "60") for row in scores(finished))
+
+
+def test_the_tiny_suite_is_learnable_so_that_its_tables_mean_something(finished):
+    average = averages(finished)
+    assert average["pretrained"] + 0.1 < average["weight_averaging"] < average["individual"] - 0.05
+
+
+def test_the_tuned_method_takes_the_best_candidate_of_validation(finished):
+    chosen = json.loads((finished / "results/coefficients/tiny/task_arithmetic_tuned/seed0.json").read_text())
+    by_value: dict[float, list[float]] = {}
+    for row in scores(finished):
+        if row["metric"] == "validation_accuracy":
+            by_value.setdefault(float(row["method"].split("-")[1]), []).append(float(row["value"]))
+    best = max(sorted(by_value), key=lambda value: sum(by_value[value]))
+    assert chosen["chosen"] == best
+    assert chosen["rows"] == {"model": [best] * 3}
+
+
+def test_candidates_and_premise_checkpoints_are_not_kept(finished):
+    assert not list((finished / "results").glob("candidates/tiny/*/*/model.safetensors"))
+    assert not list((finished / "results").glob("premise/tiny/*/*/model.safetensors"))
+
+
+def test_uniform_matched_is_its_host_when_the_coefficients_are_equal(finished):
+    folder = finished / "results/merged/tiny"
+    models = {m: (folder / m / "seed0/model.safetensors").read_bytes() for m in MERGES}
+    assert models["uniform_matched"] == models["task_arithmetic"]
+    others = [models[m] for m in MERGES if m != "uniform_matched"]
+    assert len(set(others)) == len(others) or models["task_arithmetic_tuned"] == models["task_arithmetic"]
+    assert models["permuted"] != models["task_arithmetic_nan_delta"]
+
+
+def test_no_temporary_file_is_left(finished):
+    assert finished.leftovers() == []
+
+
+def test_the_report_needs_nothing_else(finished):
+    page = (finished / "results/report.html").read_text(encoding="utf-8")
+    loads = re.findall(r"<(?:script|img|iframe|object|embed|source|audio|video|link)\b[^>]*>", page)
+    assert not [tag for tag in loads if re.search(r"""(?:src|href|data|srcset)\s*=\s*["']?(?!data:|#)""", tag)]
+    assert not re.search(r"@import|url\(\s*[\"']?(?!#|data:)", page)
+    assert "Tiny BERT" in page and page.count("<svg") == 4
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.jobs() == set()
+
+
+def test_snakemakes_own_report_is_written_without_a_network(project, isolated):
+    done = project.run("--report", "archive.html", before=isolated("--net"))
+    assert done.code == 0, done.text[-3000:]
+    page = (project / "archive.html").read_text(encoding="utf-8")
+    assert "main_tiny" in page and len(page) > 100_000
+
+
+def test_two_clean_runs_give_the_same_bytes_whatever_the_cores_threads_and_folder(finished, fresh):
+    elsewhere = fresh.run("--cores", "4", OMP_NUM_THREADS="3", MKL_NUM_THREADS="2", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    assert elsewhere.code == 0, elsewhere.text[-6000:]
+    first, second = finished.digests(*RESULTS), fresh.digests(*RESULTS)
+    assert first.keys() == second.keys() and len(first) > 150
+    assert {name for name in first if first[name] != second[name]} == set()
+
+
+def test_one_core_gives_the_same_experts_and_merges(finished, project):
+    project.remove("results/merged", "results/measures", "results/coefficients", "results/checkpoints/tiny/seed0/tools")
+    targets = [f"results/merged/tiny/{method}/seed0" for method in MERGES if method != "task_arithmetic_tuned"]
+    done = project.run("--cores", "1", *targets, OMP_NUM_THREADS="4")
+    assert done.code == 0, done.text[-6000:]
+    patterns = ("checkpoints/**/*", "merged/**/*", "measures/**/*")
+    expected = {k: v for k, v in finished.digests(*patterns).items() if "task_arithmetic_tuned" not in k}
+    assert project.digests(*patterns) == expected

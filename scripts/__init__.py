@@ -1,0 +1,1 @@
+"""The command line of each rule, run as `python -m scripts.<rule>`."""

@@ -26,18 +26,23 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
     parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
-    parser.add_argument("--captions", type=Path, required=True, help="data set in which every picture is a class")
+    parser.add_argument("--captions", type=Path, help="data set in which every picture is a class; without it, the tasks alone")
     parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     encoder, tower = family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
     tasks = [pairs(folder, "alignment", tower, args.text_tower) for folder in args.datasets]
-    captions = pairs(args.captions, "train", tower, args.text_tower)
+    captions = pairs(args.captions, "train", tower, args.text_tower) if args.captions else together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}
     losses = align(encoder, tasks, captions, settings, SEED, steps("align", settings.get("steps", 0)))
     tensors = {name: tensor.contiguous().numpy() for name, tensor in encoder.state_dict().items()}
     write_checkpoint(args.output, tensors, read_json(args.prepared / "config.json"))
     print(f"aligned: loss {np.mean(losses[:10]):.3f} at first, {np.mean(losses[-10:]):.3f} after {len(losses)} steps")
+
+
+def together(tasks: list[Pairs]) -> Pairs:
+    """Put the pairs of all tasks into one."""
+    return Pairs(np.concatenate([task.images for task in tasks]), np.concatenate([task.texts for task in tasks]))
 
 
 def pairs(folder: Path, split: str, tower: text_encoder.Encoder, tower_folder: Path) -> Pairs:

@@ -1,4 +1,4 @@
-"""Score checkpoints on prepared data sets: top-1 accuracy and every prediction (rules evaluate_checkpoint, evaluate_candidate)."""
+"""Score checkpoints on prepared data: top-1 accuracy and every prediction (rules evaluate_checkpoint, evaluate_candidate)."""
 
 import argparse
 import functools

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from merging.results import command_line, read_json, write_table
 
-COLUMNS = "suite task protocol examples steps norm_weights norm_task_vector accuracy seed".split()
+COLUMNS = ["suite", "task", "protocol", "examples", "steps", "norm_weights", "norm_task_vector", "accuracy", "seed"]
 
 
 def main() -> None:

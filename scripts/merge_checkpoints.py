@@ -34,8 +34,15 @@ def main() -> None:
         thresholds=thresholds,
         exclude=args.exclude,
         seed=args.seed,
-        provenance={"sentence": args.sentence, "coefficients": coefficients, "thresholds": thresholds,
-                    "exclude": args.exclude, "seed": args.seed, "device": "cpu", "versions": versions()},  # fmt: skip
+        provenance={
+            "sentence": args.sentence,
+            "coefficients": coefficients,
+            "thresholds": thresholds,
+            "exclude": args.exclude,
+            "seed": args.seed,
+            "device": "cpu",
+            "versions": versions(),
+        },
     )
 
 

@@ -11,6 +11,15 @@ import tiny
 from project import Project
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "demo: the real demo end to end; minutes, and the package index once")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the quick tests first, then the workflow's, and the demo last."""
+    items.sort(key=lambda item: (item.get_closest_marker("demo") is not None, "finished" in getattr(item, "fixturenames", ())))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny project after one complete run; shared, so read it and leave it as it is."""

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -230,8 +231,16 @@ def test_patterns_and_inner_archives_that_match_nothing_are_named(tmp_path):
 
 def test_a_machine_without_the_program_says_so(monkeypatch):
     monkeypatch.setattr(assets.shutil, "which", lambda program: None)
-    assert unavailable(wish(WHEEL)) is None
+    assert unavailable({"wheel": wish(WHEEL)}) == {}
     for kind, program in (("deb", "apt-get"), ("npm", "npm")):
-        assert unavailable({"kind": kind, "package": "toy", "version": "1"}) == (
-            f"{kind} toy 1 needs {program}, which this machine does not have"
-        )
+        assert unavailable({"toy": {"kind": kind, "package": "toy", "version": "1"}}) == {
+            "toy": f"{kind} toy 1 needs {program}, which this machine does not have"
+        }
+
+
+def test_apt_says_which_exact_versions_it_knows(monkeypatch):
+    stanzas = "Package: toy\nVersion: 1\nDescription: a toy: small\n\nPackage: other\nVersion: 7\n"
+    monkeypatch.setattr(assets.shutil, "which", lambda program: program)
+    monkeypatch.setattr(assets.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=stanzas))
+    wishes = {"a": {"kind": "deb", "package": "toy", "version": "1"}, "b": {"kind": "deb", "package": "other", "version": "8"}}
+    assert unavailable(wishes) == {"b": "apt does not know other=8 (another release, or run `apt-get update` first)"}

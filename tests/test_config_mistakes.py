@@ -14,7 +14,7 @@ from merging.results import UserError
 @pytest.fixture(autouse=True)
 def every_asset_can_be_had(monkeypatch):
     """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda wish: None)
+    monkeypatch.setattr(experiment, "unavailable", lambda wishes: {})
 
 
 @pytest.fixture

@@ -6,19 +6,17 @@ import subprocess
 import time
 
 import pytest
-from project import SNAKEMAKE
+from project import make, make_command
 
 EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
 MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted")]
-# as in the Makefile: a kernel lock, which ends with its process
-LOCKED = ["flock", "--exclusive", ".run.lock", *SNAKEMAKE, "--nolock", "--cores", "2"]
 PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
 
 
 def start(project, *targets):
     """Start a run as the leader of a process group of its own."""
     with open(project / "killed.log", "w") as log:
-        return subprocess.Popen([*LOCKED, *targets], cwd=project.folder, env=project.environment(), stdout=log,
+        return subprocess.Popen([*make_command(), *targets], cwd=project.folder, env=project.environment(), stdout=log,
                                 stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
 
@@ -41,9 +39,8 @@ def whole(folder):
 
 def after(project):
     """Run again as `make` does, and expect success."""
-    done = subprocess.run([*LOCKED, *EXPERTS, *MERGES], cwd=project.folder, env=project.environment(), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
+    done = make(project, *EXPERTS, *MERGES)
+    assert done.code == 0, done.text[-6000:]
     assert project.jobs(*EXPERTS, *MERGES) == set()
     assert project.leftovers() == []
     return project.digests(*PATTERNS)

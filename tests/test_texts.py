@@ -26,9 +26,7 @@ def sources(tmp_path):
     head = "Category\tText\nd\tstring\nclass\t\n"
     line = "{}\tw{} w{} w{}\n".format
     train = "".join(line("up" if i % 2 else "down", i % 90, i // 90, 7) for i in range(200))
-    test = "".join(
-        line("up", i % 90, i // 90, 7 + i % 3) for i in range(150, 260)
-    )  # some rows are in train too
+    test = "".join(line("up", i % 90, i // 90, 7 + i % 3) for i in range(150, 260))  # some rows are in train too
     (folder / "train.tab").write_text(head + train + "other\tw1 w2 w3\n")
     (folder / "test.tab").write_text(head + test)
     rows = (f"{i // 4}_{i % 4}\t{(-1) ** i * (i % 5) / 2}\tw{i % 90} w{i // 90} w5\n" for i in range(200))

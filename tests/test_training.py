@@ -49,9 +49,7 @@ def tuned(data, seed=0, **changes):
 
 def test_the_loss_falls_and_progress_sees_every_step(data):
     seen = []
-    losses = training.finetune(
-        Encoder(), *data, SETTINGS, 0, progress=lambda step, loss: seen.append((step, loss))
-    )
+    losses = training.finetune(Encoder(), *data, SETTINGS, 0, progress=lambda step, loss: seen.append((step, loss)))
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
     assert seen == list(enumerate(losses)) and len(losses) == 30
 
@@ -82,9 +80,7 @@ assert t.torch.get_num_threads() == 1
     here = Path(__file__).parent
     code = code.format(tests=str(here), library=str(here.parent / "workflow"))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == tuned(data)[0]["second.weight"].tobytes().hex()
 
 

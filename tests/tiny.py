@@ -30,7 +30,7 @@ WORDS = {
     "weather": {"negative": "storm hail fog gloom", "positive": "sun warm calm bright"},
     "tools": {"hammer": "hammer nail hit iron", "brush": "brush paint hair coat"},
 }
-FILLER = "the a of and with near some that this then very one more day long small".split()
+FILLER = ["the", "a", "of", "and", "with", "near", "some", "that", "this", "then", "very", "one", "more", "day", "long", "small"]
 TASKS = list(WORDS)
 SUITE: dict[str, Any] = {
     "label": "Tiny BERT", "family": "text_encoder", "base": "tiny_bert", "text_tower": "tiny_bert",
@@ -47,12 +47,7 @@ BERT = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": 32, "num_hidd
 
 def build(project: Path) -> Path:
     """Make the project folder with its archives, its config and its lock; nothing is run yet."""
-    for name in CODE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.part"))
-        else:
-            project.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, project / name)
+    copy_code(project)
     _write_archives(project / "archives")
     write_yaml(project / "config/assets.yaml", {
         "tiny_bert": {"kind": "path", "path": "archives/tiny_bert.tar", "licence": "none", "source": "random numbers"},
@@ -70,6 +65,17 @@ def build(project: Path) -> Path:
     })  # fmt: skip
     edit_yaml(project / "config/methods.yaml", _small_grid)
     lock(project)
+    return project
+
+
+def copy_code(project: Path) -> Path:
+    """Copy of the checkout all that a run reads, and nothing that a run made."""
+    project.mkdir(parents=True)
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, project / name)
     return project
 
 

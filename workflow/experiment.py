@@ -128,21 +128,26 @@ class Experiment:
             known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
             wanted = [record["base"], record["text_tower"], *filter(None, [record["input"].get("tokenizer")])]
             known_names(f"{where}: assets", wanted, self.assets)
-            captions = [record["alignment"]["captions"]] if "alignment" in record else []
+            captions = self._captions(suite)
             known_names(f"{where}: alignment: captions", captions, self.tasks)
             for task in [*record["tasks"], *captions]:
                 known_names(f"config/tasks.yaml: {task}: assets", self.tasks[task]["assets"], self.assets)
 
     def _skip(self, suite: str) -> dict[str, str]:
-        """Return the tasks of a suite that cannot be had on this machine, with the reason."""
-        reasons = {}
-        for task in self.suites[suite]["tasks"]:
-            for asset in self.tasks[task]["assets"]:
-                if not Path("results/assets", asset, "asset.json").exists():
-                    reason = unavailable(self.assets[asset])
-                    if reason:
-                        reasons[task] = reason
-        return reasons
+        """Return the tasks of a suite (and its captions) that cannot be had on this machine, with the reason."""
+        tasks = [*self.suites[suite]["tasks"], *self._captions(suite)]
+        wanted = {asset for task in tasks for asset in self.tasks[task]["assets"]}
+        missing = {asset for asset in wanted if not Path("results/assets", asset, "asset.json").exists()}
+        reasons = unavailable({asset: self.assets[asset] for asset in sorted(missing)})
+        return {task: reasons[asset] for task in tasks for asset in self.tasks[task]["assets"] if asset in reasons}
+
+    def _captions(self, suite: str) -> list[str]:
+        alignment = self.suites[suite].get("alignment")
+        return [alignment["captions"]] if alignment else []
+
+    def captions(self, suite: str) -> list[str]:
+        """Return the data set of captioned images of a suite that is aligned, if it can be had."""
+        return [task for task in self._captions(suite) if task not in self.skipped[suite]]
 
     def _tuner(self, method: str) -> str:
         return self.methods[method].get("tune", {}).get("as", method)
@@ -203,7 +208,7 @@ class Experiment:
             {"suite": suite, "method": method, "against": against, "kind": kind}
             for suite in self.suites
             for method, against, kind in pairs
-            if method in run and against in run
+            if against is not None and method in run and against in run
         ]
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:

@@ -100,22 +100,26 @@ def extract(asset: str, wish: Wish, archive: Path, folder: Path) -> list[str]:
     return sorted(names)
 
 
-def unavailable(wish: Wish) -> str | None:
-    """Say why an asset cannot be had on this machine, or None when nothing speaks against it.
+def unavailable(wishes: Mapping[str, Wish]) -> dict[str, str]:
+    """Return the assets that cannot be had on this machine, each with the reason.
 
-    Only kinds that need a program of the machine (`deb`, `npm`) can be unavailable; PyPI is asked at fetch time.
+    Only kinds that need a program of the machine (`deb`, `npm`) can be unavailable; PyPI is asked at fetch time. All
+    Debian packages are looked up in one call, since planning waits for it.
     """
-    program = {"deb": "apt-get", "npm": "npm"}.get(wish["kind"])
-    if program is None:
-        return None
-    if shutil.which(program) is None:
-        return f"{_title(wish)} needs {program}, which this machine does not have"
-    if wish["kind"] == "deb":
-        wanted = f"{wish['package']}={wish['version']}"
-        known = subprocess.run(["apt-cache", "show", wanted], capture_output=True, text=True, check=False)
-        if known.returncode or not known.stdout.strip():
-            return f"{_title(wish)}: apt does not know {wanted} (another release, or run `apt-get update` first)"
-    return None
+    reasons = {}
+    for asset, wish in wishes.items():
+        program = {"deb": "apt-get", "npm": "npm"}.get(wish["kind"])
+        if program and shutil.which(program) is None:
+            reasons[asset] = f"{_title(wish)} needs {program}, which this machine does not have"
+    debs = {a: f"{w['package']}={w['version']}" for a, w in wishes.items() if w["kind"] == "deb" and a not in reasons}
+    if debs:
+        shown = subprocess.run(["apt-cache", "show", *debs.values()], capture_output=True, text=True, check=False).stdout
+        stanzas = [dict(line.split(": ", 1) for line in s.splitlines() if ": " in line) for s in shown.split("\n\n")]
+        known = {f"{s['Package']}={s['Version']}" for s in stanzas if "Package" in s}
+        for asset, wanted in debs.items():
+            if wanted not in known:
+                reasons[asset] = f"apt does not know {wanted} (another release, or run `apt-get update` first)"
+    return reasons
 
 
 def _title(wish: Wish) -> str:

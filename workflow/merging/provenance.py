@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import os
@@ -26,7 +27,8 @@ def publish(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove(part)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):  # by a killed process; a path has one writer
+        _remove(left)
     try:
         yield part
         for file in [part, *part.rglob("*")] if part.is_dir() else [part]:

@@ -32,9 +32,7 @@ def finetune(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     trained = _trained(encoder, settings["frozen"])
-    optimiser = torch.optim.AdamW(
-        trained, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
-    )
+    optimiser = torch.optim.AdamW(trained, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True)
     rows = settings["logit_scale"] * torch.from_numpy(np.asarray(head)).T
     order = _order(len(labels), settings["batch_size"], seed)
     losses = []
@@ -66,9 +64,7 @@ def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Param
     names = [name for name, _ in encoder.named_parameters()]
     for pattern in frozen:
         if not any(re.search(pattern, name) for name in names):
-            raise UserError(
-                f"`finetune: frozen:` pattern {pattern!r} fits no tensor; they are named like {names[0]!r}"
-            )
+            raise UserError(f"`finetune: frozen:` pattern {pattern!r} fits no tensor; they are named like {names[0]!r}")
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(not any(re.search(pattern, name) for pattern in frozen))
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]

@@ -1,5 +1,6 @@
 # What all of the workflow shares: the checked config, and functions from wildcards to paths and config values.
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def scores():
 
 
 def captions(wildcards):
-    return f"results/datasets/{wildcards.suite}/{X.suites[wildcards.suite]['alignment']['captions']}"
+    return [f"results/datasets/{wildcards.suite}/{task}" for task in X.captions(wildcards.suite)]
 
 
 def sources_of(wildcards):
@@ -142,3 +143,10 @@ def thresholds(wildcards):
     return (
         f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
     )
+
+
+onstart:
+    if not os.access("results" if os.path.exists("results") else ".", os.W_OK):
+        raise WorkflowError(
+            "results/ cannot be written (read-only, or another user's); make it writable or choose another folder with --directory"
+        )

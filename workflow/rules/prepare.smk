@@ -64,13 +64,14 @@ rule align_checkpoint:
         "../../envs/encoder.yaml"
     params:
         settings=lambda wildcards: canonical(X.suites[wildcards.suite]["alignment"]),
+        captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
         family=lambda wildcards: X.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),
     message:
         "align_checkpoint: {wildcards.suite}"
     shell:
         "python -m scripts.align_checkpoint --family {params.family} --prepared {input.prepared}"
-        " --text-tower {input.text_tower} --datasets {input.datasets} --captions {input.captions}"
+        " --text-tower {input.text_tower} --datasets {input.datasets} {params.captions}"
         " --settings {params.settings:q} --output {output} 2>&1 | tee {log}"
 
 

@@ -81,7 +81,7 @@ def used_assets():
     names = set()
     for suite, record in X.suites.items():
         names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
-        tasks = [*X.task_ids(suite), *filter(None, [record.get("alignment", {}).get("captions")])]
+        tasks = [*X.task_ids(suite), *X.captions(suite)]
         names |= {name for task in tasks for name in X.tasks[task]["assets"]}
     return sorted(filter(None, names))
 

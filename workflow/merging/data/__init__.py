@@ -30,15 +30,11 @@ class Dataset:
     def _array(self, split: str, part: str) -> np.ndarray:
         if split not in self.record["splits"]:
             known = ", ".join(self.record["splits"])
-            raise UserError(
-                f"{self.folder}: no split {split!r}, only {known}; see `splits:` in config/tasks.yaml"
-            )
+            raise UserError(f"{self.folder}: no split {split!r}, only {known}; see `splits:` in config/tasks.yaml")
         return np.load(self.folder / f"{split}.{part}.npy", mmap_mode="r")
 
 
-def write_dataset(
-    folder: Path | str, record: Mapping[str, Any], splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
+def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Write a prepared data set, whole or not at all; `record["splits"]` is filled with the sizes.
 
     Raises UserError for an empty split, inputs and labels of different length or a label outside the classes.
@@ -50,19 +46,13 @@ def write_dataset(
         for split, (inputs, labels) in splits.items():
             np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
             np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
-        write_json(
-            part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}}
-        )
+        write_json(part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}})
 
 
 def _check(where: str, inputs: np.ndarray, labels: np.ndarray, classes: int) -> None:
     if len(inputs) != len(labels):
-        raise UserError(
-            f"{where}: {len(inputs)} inputs but {len(labels)} labels; the reader must give one label an input"
-        )
+        raise UserError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; the reader must give one label an input")
     if not len(inputs):
         raise UserError(f"{where}: no example is left; check `splits:` and `arguments:` in config/tasks.yaml")
     if np.min(labels) < 0 or np.max(labels) >= classes:
-        raise UserError(
-            f"{where}: labels {np.min(labels)}..{np.max(labels)}, expected 0..{classes - 1} (`classes:`)"
-        )
+        raise UserError(f"{where}: labels {np.min(labels)}..{np.max(labels)}, expected 0..{classes - 1} (`classes:`)")

@@ -36,17 +36,13 @@ def tab(
             for split, name in (("train", train), ("test", test))}  # fmt: skip
 
 
-def comma(
-    sources: list[Path], *, label: str, text: str, file: str, held_out: float = 0.2
-) -> dict[str, Texts]:
+def comma(sources: list[Path], *, label: str, text: str, file: str, held_out: float = 0.2) -> dict[str, Texts]:
     """Read a comma-separated table, one header row, then one text a row; hold out a share for testing."""
     rows = _table(_find(sources, file), label, text, {}, delimiter=",", header_rows=1)
     return _hold_out(rows, [str(i) for i in range(len(rows))], held_out)
 
 
-def rated(
-    sources: list[Path], *, file: str, threshold: float = 0.3, held_out: float = 0.2
-) -> dict[str, Texts]:
+def rated(sources: list[Path], *, file: str, threshold: float = 0.3, held_out: float = 0.2) -> dict[str, Texts]:
     """Read rated texts, `id TAB mean rating in -4..4 TAB text`, as `negative` and `positive`.
 
     Ratings nearer to zero than `threshold` are left out as undecided. Ids `document_sentence` are held out by
@@ -60,9 +56,7 @@ def rated(
             rating = float(cells[1])
             words = cells[2].strip()
         except (IndexError, ValueError):
-            raise UserError(
-                f"{path}, line {number}: expected `id TAB rating TAB text`, found {line[:60]!r}"
-            ) from None
+            raise UserError(f"{path}, line {number}: expected `id TAB rating TAB text`, found {line[:60]!r}") from None
         if abs(rating) >= threshold:
             rows.append((words, "positive" if rating > 0 else "negative"))
             documents.append(cells[0].split("_")[0])
@@ -108,9 +102,7 @@ def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
 
     tokenizer = Tokenizer.from_file(str(vocabulary))
     if tokenizer.get_vocab_size() > 1 << 16:
-        raise UserError(
-            f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; ids are kept in 16 bits, at most 65536"
-        )
+        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; ids are kept in 16 bits, at most 65536")
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_id=0)
     # ASSUME: a word is at least one token, so twice `length` words fill any row; whole posts cost seconds.
@@ -136,9 +128,7 @@ def _table(
         header = next(table, [])
         missing = [column for column in (label, text, *where) if column not in header]
         if missing:
-            raise UserError(
-                f"{path}: no column {missing[0]!r}; it has {', '.join(header)}; mend `arguments:` of the task"
-            )
+            raise UserError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}; mend `arguments:` of the task")
         at = {column: header.index(column) for column in (label, text, *where)}
         body = [row for row in list(table)[header_rows - 1 :] if len(row) > max(at.values())]
     return [(row[at[text]], row[at[label]]) for row in body if all(row[at[c]] == v for c, v in where.items())]
@@ -160,11 +150,7 @@ def _hold_out(rows: list[tuple[str, str]], documents: list[str], share: float) -
 
 def _of_classes(rows: Texts, keys: list[str]) -> tuple[list[str], np.ndarray]:
     index = {key: i for i, key in enumerate(keys)}
-    kept = [
-        (text, index[key])
-        for text, key in zip(*rows, strict=True)
-        if key in index and len(text.strip()) >= SHORTEST
-    ]
+    kept = [(text, index[key]) for text, key in zip(*rows, strict=True) if key in index and len(text.strip()) >= SHORTEST]
     return [text for text, _ in kept], np.array([label for _, label in kept], dtype=np.int64)
 
 

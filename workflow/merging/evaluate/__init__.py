@@ -18,7 +18,5 @@ def family(name: str) -> ModuleType:
     """Import the module of a family; raises UserError with the known ones for any other name."""
     if name not in families():
         known = ", ".join(families())
-        raise UserError(
-            f"unknown family {name!r}; known: {known}; mend `family:` of the suite in config/suites"
-        )
+        raise UserError(f"unknown family {name!r}; known: {known}; mend `family:` of the suite in config/suites")
     return importlib.import_module(f"{__name__}.{name}")

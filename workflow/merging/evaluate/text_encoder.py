@@ -61,9 +61,7 @@ class Encoder(nn.Module):
     def _layer(self, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
         parts = layer["attention"]["self"]
         shape = (*hidden.shape[:2], self.heads, -1)
-        query, key, value = (
-            _linear(parts[name], hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value")
-        )
+        query, key, value = (_linear(parts[name], hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value"))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         hidden = _residual(layer["attention"]["output"], mixed, hidden)
         return _residual(layer["output"], F.gelu(_linear(layer["intermediate"]["dense"], hidden)), hidden)
@@ -133,9 +131,7 @@ def prepare(source: Path | str, output: Path | str) -> None:
     source = Path(source)
     missing = [name for name in FILES if not (source / name).is_file()]
     if missing:
-        raise UserError(
-            f"{source}: no {missing[0]}; family text_encoder needs {', '.join(FILES)}; see config/assets.yaml"
-        )
+        raise UserError(f"{source}: no {missing[0]}; family text_encoder needs {', '.join(FILES)}; see config/assets.yaml")
     with publish(Path(output)) as part:
         part.mkdir(parents=True)
         for name in (*FILES, *EXTRA):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from merging.reporting import norms
-from merging.reporting.formats import count, interval, p_value, percent
+from merging.reporting.formats import count, interval, p_value, percent, spread
 from merging.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
 from merging.reporting.records import Study
 from merging.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
@@ -105,12 +105,12 @@ def weight_norms(study: Study) -> list[Claim]:
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
         spreads[of] = max(norms.relative_spread(column) for column in alpha.T)
         evidence.append(
-            f"Shares from {name}: the largest exceeds the smallest by {100 * spreads[of]:.2g} %"
+            f"Shares from {name}: the largest exceeds the smallest by {spread(spreads[of])} %"
             + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else ".")
         )
     ratio = max(float(row["ratio"].max()) for row in measured.values())
     evidence.append(
-        f"The reason: a task vector is at most {100 * ratio:.2g} % as long as the weights, and norms of weights "
+        f"The reason: a task vector is at most {spread(ratio)} % as long as the weights, and norms of weights "
         "differ by no more than task vectors do."
     )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
@@ -216,7 +216,7 @@ def _line(study: Study, line: norms.Line, name: str) -> str:
     sizes = f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples)"
     return (
         f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over {sizes}; {_TREND[line.trend]}; the "
-        f"largest {name} exceeds the smallest by {100 * norms.relative_spread(line.inverse):.2g} %."
+        f"largest {name} exceeds the smallest by {spread(norms.relative_spread(line.inverse))} %."
     )
 
 

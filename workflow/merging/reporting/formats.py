@@ -28,6 +28,12 @@ def signed_number(value: float, digits: int, signed: bool = True) -> str:
     return f"{sign}{abs(rounded):.{digits}f}"
 
 
+def spread(fraction: float) -> str:
+    """Spell a relative difference in per cent with two significant digits and without an exponent."""
+    value = 100 * fraction
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 else f"{value:.6f}"
+
+
 def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
     """Spell an interval of fractions in per cent."""
     return "" if low is None else f"[{percent(low, digits, signed)}, {percent(high, digits, signed)}]"

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from merging.reporting import norms
 from merging.reporting.drawing import GREY, OKABE_ITO, nothing
+from merging.reporting.formats import spread
 from merging.reporting.records import Study
 
 
@@ -56,7 +57,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
     return figure, (
         "NAN's shares α (inverse norms, whole model, summing to 1). The largest share exceeds the smallest by "
-        f"{100 * spreads['weights']:.2g} % with norms of whole weights and by {100 * spreads['task_vector']:.2g} % "
+        f"{spread(spreads['weights'])} % with norms of whole weights and by {spread(spreads['task_vector'])} % "
         "with norms of task vectors. Dashed: shares in proportion to the training-set size, which NAN's derivation "
         "aims at." + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else "")
     )

@@ -1,0 +1,220 @@
+"""A user's mistake ends with one message that says what is wrong, where, and how to mend it; never with a traceback."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+CONFIG, METHODS, SUITE = "config/config.yaml", "config/methods.yaml", "config/suites/tiny.yaml"
+
+
+def refused(done, *words):
+    """Expect a failure whose message holds all the words, in one piece."""
+    assert done.code != 0, done.text[-3000:]
+    assert "Traceback" not in done.text, done.text[-3000:]
+    missing = [word for word in words if word not in done.text]
+    assert not missing, f"{missing} not in:\n{done.text[-3000:]}"
+
+
+# ---- the config: refused before anything runs ---------------------------------------------------------------------
+
+MISTAKES = {
+    "unknown method": (CONFIG, lambda c: c["methods"].append("tise"), ["methods: unknown 'tise'", "did you mean 'ties'?"]),
+    "unknown suite": (CONFIG, lambda c: c.update(suites=["tinny"]), ["suites: unknown 'tinny'", "did you mean 'tiny'?"]),
+    "unknown key": (CONFIG, lambda c: c.update(method=["ties"]), ["unknown key 'method'", "did you mean 'methods'?"]),
+    "missing key": (CONFIG, lambda c: c.pop("seeds"), ["'seeds' is a required property"]),
+    "method twice": (CONFIG, lambda c: c["methods"].append("ties"), ["methods", "non-unique"]),
+    "seed as text": (CONFIG, lambda c: c.update(seeds=["zero"]), ["seeds.0", "'zero' is not of type 'integer'"]),
+    "unknown table": (CONFIG, lambda c: c["tables"].append("mian"), ["tables: unknown 'mian'", "did you mean 'main'?"]),
+    "unknown word": (METHODS, lambda m: m["ties"].update(combine={"disjoint_sun": {}}),
+                     ["ties.combine", "'disjoint_sun'", "did you mean 'disjoint_sum'?"]),
+    "unknown word alone": (METHODS, lambda m: m["ties"].update(combine="weighted_some"),
+                           ["ties.combine", "'weighted_some'", "did you mean 'weighted_sum'?"]),
+    "unknown hyper-parameter": (METHODS, lambda m: m["ties"]["preprocess"]["trim"].update(densty=0.1),
+                                ["ties.preprocess.trim", "'densty'", "did you mean 'density'?"]),
+    "impossible value": (METHODS, lambda m: m["ties"]["preprocess"]["trim"].update(density=1.5),
+                         ["ties.preprocess.trim.density", "1.5"]),
+    "two scales": (METHODS, lambda m: m["task_arithmetic_nan_delta"]["coefficients"]["nan"].update(total=1.0),
+                   ["task_arithmetic_nan_delta.coefficients.nan", "mean", "total", "keep one"]),
+    "circle": (METHODS, lambda m: m["ties"].update(extends="ties_nan_delta"),
+               ["ties -> ", "ties_nan_delta", "goes round in a circle"]),
+    "extends nothing": (METHODS, lambda m: m["ties_nan_delta"].update(extends="tiess"),
+                        ["ties_nan_delta: extends: unknown 'tiess'", "did you mean"]),
+    "unknown task": (SUITE, lambda s: s["tasks"].append("fruits"), ["tasks: unknown 'fruits'", "did you mean 'fruit'?"]),
+    "unknown asset": (SUITE, lambda s: s.update(base="tiny_bart"), ["assets: unknown 'tiny_bart'", "did you mean 'tiny_bert'?"]),
+    "unknown family": (SUITE, lambda s: s.update(family="text_encodr"), ["family: unknown 'text_encodr'", "did you mean"]),
+    "unknown setting": (SUITE, lambda s: s["finetune"].update(epochs=3), ["finetune: unknown key 'epochs'"]),
+    "group of no task": (SUITE, lambda s: s["groups"]["all"].append("boats"), ["groups", "unknown 'boats'"]),
+    "asset of a task": ("config/tasks.yaml", lambda t: t["fruit"].update(assets=["tiny_text"]),
+                        ["fruit: assets: unknown 'tiny_text'", "did you mean 'tiny_texts'?"]),
+    "unknown kind": ("config/assets.yaml", lambda a: a["tiny_bert"].update(kind="pypy"),
+                     ["tiny_bert.kind: unknown value 'pypy'", "did you mean 'pypi'?"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def experiment(fresh):
+    """Read the config of a fresh tiny project as the Snakefile does, in this process."""
+
+    def read():
+        from experiment import Experiment
+
+        return Experiment(tiny.read_yaml(fresh / CONFIG), fresh.folder)
+
+    return read
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_config_names_file_key_and_way_out(fresh, experiment, mistake):
+    from merging.results import UserError
+
+    file, change, words = MISTAKES[mistake]
+    experiment()  # without the mistake it is accepted
+    fresh.edit(file, change)
+    with pytest.raises(UserError) as found:
+        experiment()
+    assert [word for word in (file, *words) if word not in str(found.value)] == []
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("mistake", ["unknown method", "unknown hyper-parameter", "unknown key", "circle", "unknown asset"])
+def test_snakemake_says_it_before_anything_runs(fresh, mistake):
+    file, change, words = MISTAKES[mistake]
+    fresh.edit(file, change)
+    refused(fresh.run("--dry-run"), file, *words)
+
+
+def test_broken_yaml_names_file_and_line(fresh):
+    (fresh / METHODS).write_text("ties:\n  label: TIES\n combine: weighted_sum\n")
+    refused(fresh.run("--dry-run"), METHODS, "line 3")
+
+
+def test_every_fault_of_the_config_is_found_without_torch_and_in_two_seconds(fresh):
+    program = (
+        "import sys, time, yaml; from pathlib import Path; from experiment import Experiment; root = Path('.')\n"
+        "Experiment(yaml.safe_load((root / 'config/config.yaml').read_text()), root)\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "print(time.process_time(), *heavy)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=fresh.folder, text=True, capture_output=True, check=True,
+                           env={**os.environ, "PYTHONPATH": str(fresh / "workflow")}).stdout.split()  # fmt: skip
+    assert found[1:] == []
+    assert float(found[0]) < 2
+
+
+def test_planning_imports_no_torch(fresh):
+    """An empty folder `torch` on the path that fails on import stands in for the real one."""
+    (fresh / "trap/torch").mkdir(parents=True)
+    (fresh / "trap/torch/__init__.py").write_text("raise SystemExit('planning imported torch')")
+    done = fresh.run("--dry-run", PYTHONPATH=str(fresh / "trap"))
+    assert done.code == 0, done.text[-3000:]
+
+
+# ---- assets -------------------------------------------------------------------------------------------------------
+
+BERT = "results/assets/tiny_bert"
+
+
+def relock(project, change):
+    lock = json.loads((project / "config/assets.lock.json").read_text())
+    change(lock)
+    (project / "config/assets.lock.json").write_text(json.dumps(lock))
+
+
+def test_an_asset_without_a_lock_says_how_to_lock_it(fresh):
+    relock(fresh, lambda lock: lock.pop("tiny_bert"))
+    refused(fresh.run(BERT), "'tiny_bert' is not in config/assets.lock.json", "python -m scripts.update_lock tiny_bert")
+    assert not (fresh / BERT).exists()
+    tiny.lock(fresh.folder, "tiny_bert")
+    assert fresh.run(BERT).code == 0
+
+
+def test_an_archive_that_is_not_the_locked_one_is_refused(fresh):
+    relock(fresh, lambda lock: lock["tiny_bert"].update(sha256="0" * 64))
+    found = hashlib.sha256((fresh / "archives/tiny_bert.tar").read_bytes()).hexdigest()
+    refused(fresh.run(BERT), "sha256 of tiny_bert.tar", "expected " + "0" * 64, f"found {found}", "config/assets.lock.json")
+    assert not (fresh / BERT).exists()
+
+
+def test_a_missing_archive_names_the_path_and_the_key(fresh):
+    fresh.remove("archives/tiny_bert.tar")
+    refused(fresh.run(BERT), "tiny_bert", "no file archives/tiny_bert.tar", "`path:` in config/assets.yaml")
+
+
+def test_without_a_network_the_missing_asset_is_named_and_the_rest_is_kept(fresh):
+    fresh.made("results/assets/tiny_texts")
+    fresh.edit("config/assets.yaml", lambda a: a.update(tiny_bert={
+        "kind": "pypi", "package": "tiny-bert", "version": "1.0", "archive": "tiny_bert-1.0.tar.gz", "licence": "none",
+        "source": "nowhere"}))  # fmt: skip
+    dead = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "",
+            "PIP_CONFIG_FILE": os.devnull, "PIP_TIMEOUT": "2"}  # fmt: skip
+    done = fresh.run(BERT, "results/datasets/tiny/fruit", **dead)
+    refused(done, "tiny_bert", "tiny-bert", "no network", "missing: tiny_bert", "Already fetched and kept: tiny_texts")
+    assert (fresh / "results/assets/tiny_texts/asset.json").exists()
+
+
+# ---- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_a_nan_in_a_checkpoint_names_file_tensor_and_index(project):
+    file = project / "results/checkpoints/tiny/seed0/fruit/model.safetensors"
+    tensors = load_file(file)
+    name = "encoder.layer.1.output.dense.weight"
+    tensors[name].ravel()[77] = np.nan
+    save_file(tensors, file)
+    for target in ("results/measures/tiny/seed0.json", "results/merged/tiny/ties/seed0"):
+        rule = {"measures": "measure_weights", "merged": "merge_checkpoints"}[target.split("/")[1]]
+        done = project.run("--forcerun", rule, "--allowed-rules", rule, "--", target)  # only this rule, with what is there
+        refused(done, "results/checkpoints/tiny/seed0/fruit", name, "nan", "flat index 77")
+
+
+def test_a_cut_checkpoint_names_the_file(project):
+    file = project / "results/checkpoints/tiny/seed0/fruit/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    done = project.run("--forcerun", "measure_weights", "--allowed-rules", "measure_weights", "--",
+                       "results/measures/tiny/seed0.json")  # fmt: skip
+    refused(done, "results/checkpoints/tiny/seed0/fruit/model.safetensors", "broken")
+
+
+# ---- the machine --------------------------------------------------------------------------------------------------
+
+
+def mounted(isolated, mount):
+    """Words that run a command after a mount that only this command sees."""
+    return (*isolated("--mount"), "sh", "-c", f'{mount} && exec "$@"', "sh")
+
+
+FULL = {
+    "assets": ("results", "fetch_asset", BERT),
+    "merges": ("results/merged", "merge_checkpoints", "results/merged/tiny/ties/seed0"),
+}
+
+
+@pytest.mark.parametrize("folder, rule, target", FULL.values(), ids=FULL)
+def test_a_full_disk_is_said_and_nothing_half_written_is_kept(project, isolated, folder, rule, target):
+    before = mounted(isolated, f"mount -t tmpfs -o size=64k none {folder}")
+    show = (
+        "sh",
+        "-c",
+        f'"$@"; code=$?; echo kept: $(find {target} "$(dirname {target})" -name "*.safetensors*"); exit $code',
+        "sh",
+    )
+    done = project.run("--allowed-rules", rule, "--", target, before=(*before, *show))
+    refused(done, "No space left on device", "free some space and run again")
+    assert "kept:\n" in done.text, done.text[-3000:]
+
+
+@pytest.mark.parametrize("folder", ["results", "results/merged"])
+def test_a_results_folder_that_cannot_be_written_is_named(project, isolated, folder):
+    project.remove("results/merged/tiny/ties")
+    before = mounted(isolated, f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}")
+    done = project.run("results/merged/tiny/ties/seed0", before=before)
+    refused(
+        done, "Read-only file system" if "/" in folder else "results/ cannot be written", "choose another folder with --directory"
+    )

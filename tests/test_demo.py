@@ -1,0 +1,83 @@
+"""The demo as a user types it: the real config, from nothing to the report, with the separation that makes it worth reading.
+
+Assets come from the package index, or from `results/assets` of the checkout where an earlier run has verified them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+from project import Project, make
+
+pytestmark = pytest.mark.demo
+MINUTES = 12  # far more than two free cores need
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh copy of the checkout after `make demo`."""
+    project = Project(tiny.copy_code(tmp_path_factory.mktemp("demo") / "checkout"))
+    lock = json.loads((project / "config/assets.lock.json").read_text())
+    for folder in sorted((tiny.ROOT / "results/assets").glob("*")):
+        if is_locked(folder, lock):
+            shutil.copytree(folder, project / f"results/assets/{folder.name}")
+    done = make(project, timeout=60 * MINUTES)
+    assert done.code == 0, done.text[-6000:]
+    return project
+
+
+def is_locked(folder: Path, lock: dict) -> bool:
+    """Say whether a fetched asset is the locked one: the same archive, every member there in its size."""
+    if not (folder / "asset.json").exists():
+        return False
+    record = json.loads((folder / "asset.json").read_text())
+    whole = all((folder / name).stat().st_size == file["size"] for name, file in record["files"].items())
+    return whole and record["archive"] == lock.get(folder.name)
+
+
+@pytest.fixture(scope="module")
+def averages(demo) -> dict[str, float]:
+    with open(demo / "results/scores.tsv", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["metric"] == "accuracy"]
+    config = tiny.read_yaml(demo / "config/config.yaml")
+    tasks = {task for suite in config["suites"] for task in tiny.read_yaml(demo / f"config/suites/{suite}.yaml")["tasks"]}
+    assert {row["task"] for row in rows} == tasks
+    assert {row["method"] for row in rows} == set(config["methods"])
+    assert len(rows) == len(tasks) * len(config["methods"]) * len(config["seeds"])
+    methods = config["methods"]
+    return {m: sum(float(row["value"]) for row in rows if row["method"] == m) * len(methods) / len(rows) for m in methods}
+
+
+def test_merging_gains_over_the_base_and_stays_below_the_experts(averages):
+    merges = {m: value for m, value in averages.items() if m not in ("pretrained", "individual", "weight_averaging")}
+    best = max(merges.values())
+    order = [averages["pretrained"], averages["weight_averaging"], best, averages["individual"]]
+    assert order == sorted(order), order
+    assert min(b - a for a, b in zip(order, order[1:], strict=False)) > 0.01, order
+
+
+def test_nan_and_its_controls_are_all_compared(demo):
+    with open(demo / "results/comparisons.tsv", newline="") as lines:
+        kinds = {row["kind"] for row in csv.DictReader(lines, delimiter="\t")}
+    assert kinds >= {"host", "control"}
+
+
+def test_the_report_shows_every_table_and_figure(demo):
+    config = tiny.read_yaml(demo / "config/config.yaml")
+    page = (demo / "results/report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == len(config["figures"]) * len(config["suites"])
+    for suite in config["suites"]:
+        for table in config["tables"]:
+            assert (demo / f"results/tables/{table}_{suite}.md").stat().st_size
+            assert f"{table}_{suite}.csv" in page
+
+
+def test_made_again_it_has_nothing_to_do(demo):
+    assert demo.jobs() == set()
+    done = make(demo, timeout=120)
+    assert done.code == 0 and demo.leftovers() == []

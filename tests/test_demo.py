@@ -6,6 +6,7 @@ Assets come from the package index, or from `results/assets` of the checkout whe
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_merging_gains_over_the_base_and_stays_below_the_experts(averages):
     best = max(merges.values())
     order = [averages["pretrained"], averages["weight_averaging"], best, averages["individual"]]
     assert order == sorted(order), order
-    assert min(b - a for a, b in zip(order, order[1:], strict=False)) > 0.01, order
+    assert min(b - a for a, b in itertools.pairwise(order)) > 0.01, order
 
 
 def test_nan_and_its_controls_are_all_compared(demo):

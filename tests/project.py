@@ -109,7 +109,7 @@ def make_command() -> list[str]:
 
 def make(project: Project, *targets: str, timeout: int = 600) -> Done:
     """Run what `make demo` runs and wait for it."""
-    done = subprocess.run([*make_command(), *targets], cwd=project.folder, env=project.environment(), text=True,
+    done = subprocess.run([*make_command(), "--", *targets], cwd=project.folder, env=project.environment(), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)  # fmt: skip
     return Done(done.returncode, done.stdout)
 

@@ -37,7 +37,8 @@ def is_locked(folder: Path, lock: dict) -> bool:
     if not (folder / "asset.json").exists():
         return False
     record = json.loads((folder / "asset.json").read_text())
-    whole = all((folder / name).stat().st_size == file["size"] for name, file in record["files"].items())
+    members = {name: folder / name for name in record["files"]}
+    whole = all(p.is_file() and p.stat().st_size == record["files"][n]["size"] for n, p in members.items())
     return whole and record["archive"] == lock.get(folder.name)
 
 

@@ -13,11 +13,11 @@ MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "
 PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
 
 
-def start(project, *targets):
+def start(project, *targets, options=()):
     """Start a run as the leader of a process group of its own."""
     with open(project / "killed.log", "w") as log:
-        return subprocess.Popen([*make_command(), *targets], cwd=project.folder, env=project.environment(), stdout=log,
-                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        return subprocess.Popen([*make_command(), *options, "--", *targets], cwd=project.folder, env=project.environment(),
+                                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
 
 def wait_for(sign, run, pause):
@@ -53,7 +53,7 @@ def test_a_run_that_is_ended_in_fine_tuning_goes_on_with_the_same_bytes(project,
     steps = {"quick": "steps: 40\n", "slow": "steps: 4000\n"}
     suite = "config/suites/tiny.yaml"
     (project / suite).write_text((project / suite).read_text().replace(steps["quick"], steps["slow"], 1))
-    run = start(project, "--rerun-triggers", "mtime", "--", *EXPERTS, *MERGES)
+    run = start(project, *EXPERTS, *MERGES, options=("--rerun-triggers", "mtime"))
     wait_for(finetuning(project), run, 0.05)
     os.killpg(run.pid, end)
     assert run.wait(120) != 0

@@ -101,8 +101,7 @@ def load(folder: Path | str) -> Encoder:
             f"{folder}/config.json: model_type is {config.get('model_type')!r}, family image_encoder expects"
             f" {CONFIG['model_type']!r}; choose another `family:` or base in the suite"
         )
-    with torch.device("meta"):  # no time spent on initial values that the file replaces
-        encoder = Encoder(config)
+    encoder = Encoder(config)
     try:
         encoder.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     except RuntimeError as error:

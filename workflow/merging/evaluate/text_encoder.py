@@ -103,8 +103,7 @@ def load(folder: Path | str) -> Encoder:
     config = read_json(folder / "config.json")
     _check(folder / "config.json", config)
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
-    with torch.device("meta"):  # no time spent on initial values that the file replaces
-        encoder = Encoder(config, set(tensors))
+    encoder = Encoder(config, set(tensors))
     try:
         encoder.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

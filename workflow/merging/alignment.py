@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from merging.results import UserError
-from merging.training import CLIP, schedule
+from merging.training import check, optimise
 
 KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "ridge")
 SAME = 0.999  # cosine above which two texts are one
@@ -39,7 +38,7 @@ def align(
     Half of a batch comes from the tasks, each task as often as any other, half from the captions. Texts are taken
     relative to the tasks' mean text. The same seed gives the same bytes on any number of cores.
     """
-    check(settings)
+    check(settings, KEYS, "alignment")
     torch.set_num_threads(1)
     images = np.concatenate([task.images for task in tasks])
     raw = torch.from_numpy(np.concatenate([task.texts for task in tasks]))
@@ -47,33 +46,15 @@ def align(
     others = F.normalize(torch.from_numpy(captions.texts) - raw.mean(0), dim=1)
     _project(encoder, images, raw, settings["ridge"])
 
-    parameters = list(encoder.parameters())
-    optimiser = torch.optim.AdamW(parameters, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True)
     draw = np.random.default_rng(seed)
-    losses = []
-    for step in range(settings["steps"]):
-        rows, more = _batch(draw, [len(task.images) for task in tasks], len(captions.images), settings["batch_size"])
-        for group in optimiser.param_groups:
-            group["lr"] = settings["learning_rate"] * schedule(step, settings["steps"])
+    sizes = [len(task.images) for task in tasks]
+
+    def loss() -> Tensor:
+        rows, more = _batch(draw, sizes, len(captions.images), settings["batch_size"])
         seen = encoder(np.concatenate([images[rows], captions.images[more]]))
-        loss = contrast(seen, torch.cat([texts[rows], others[more]]), settings["logit_scale"])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimiser.step()
-        losses.append(loss.item())
-        if progress:
-            progress(step, losses[-1])
-    return losses
+        return contrast(seen, torch.cat([texts[rows], others[more]]), settings["logit_scale"])
 
-
-def check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings with a missing or unknown key."""
-    missing, unknown = set(KEYS) - set(settings), set(settings) - set(KEYS)
-    if missing or unknown:
-        raise UserError(
-            f"`alignment:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; expected exactly {', '.join(KEYS)}"
-        )
+    return optimise(list(encoder.parameters()), loss, settings, progress)
 
 
 def contrast(images: Tensor, texts: Tensor, scale: float) -> Tensor:

@@ -15,11 +15,12 @@ import subprocess
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.request import urlopen
 
+from merging.progress import bar
 from merging.provenance import publish, sha256
 from merging.results import UserError, write_json
 
@@ -186,10 +187,7 @@ def _pypi(wish: Wish, folder: Path) -> Path:
         raise UserError(f"the package index does not offer {wish['archive']}; found {found}")
     reply = session.get(links[wish["archive"]].url_without_fragment, stream=True)
     reply.raise_for_status()
-    with open(folder / wish["archive"], "wb") as file:
-        for block in reply.iter_content(1 << 20):
-            file.write(block)
-    return folder / wish["archive"]
+    return _save(reply.iter_content(1 << 20), reply.headers.get("content-length"), folder / wish["archive"])
 
 
 def _deb(wish: Wish, folder: Path) -> Path:
@@ -210,9 +208,16 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _url(wish: Wish, folder: Path) -> Path:
-    target = folder / PurePosixPath(wish["url"]).name
-    with urlopen(wish["url"], timeout=60) as reply, open(target, "wb") as file:
-        shutil.copyfileobj(reply, file)
+    with urlopen(wish["url"], timeout=60) as reply:
+        blocks = iter(lambda: reply.read(1 << 20), b"")
+        return _save(blocks, reply.headers.get("content-length"), folder / PurePosixPath(wish["url"]).name)
+
+
+def _save(blocks: Iterable[bytes], size: str | None, target: Path) -> Path:
+    with open(target, "wb") as file, bar(target.name, int(size or 0), "B") as shown:
+        for block in blocks:
+            file.write(block)
+            shown.update(len(block))
     return target
 
 

@@ -21,14 +21,20 @@ class _Lines:
         sys.stderr.flush()
 
 
+def bar(what: str, total: int, unit: str = "it") -> tqdm:
+    """Return a progress bar that prints a line with rate and time left every few seconds."""
+    scale = unit == "B"
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=scale, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
+
+
 def steps(what: str, total: int) -> Callable[[int, float], None]:
-    """Return a callback for (step, loss) that prints a line with rate and time left every few seconds."""
-    bar = tqdm(total=total, desc=what, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True, leave=True)
+    """Return a callback for (step, loss) of a training that moves a bar."""
+    shown = bar(what, total)
 
     def advance(step: int, loss: float) -> None:
-        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        bar.update(1)
+        shown.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        shown.update(1)
         if step + 1 == total:
-            bar.close()
+            shown.close()
 
     return advance

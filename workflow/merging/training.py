@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from merging.results import UserError
 
@@ -28,35 +29,48 @@ def finetune(
     regular expressions of tensor names that stay as they are; the head is never trained. After each step
     `progress(step, loss)` is called. The same seed gives the same bytes on any number of cores.
     """
-    check(settings)
+    check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    trained = _trained(encoder, settings["frozen"])
-    optimiser = torch.optim.AdamW(trained, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True)
     rows = settings["logit_scale"] * torch.from_numpy(np.asarray(head)).T
     order = _order(len(labels), settings["batch_size"], seed)
+
+    def loss() -> Tensor:
+        batch = next(order)
+        return F.cross_entropy(encoder(np.asarray(inputs[batch])) @ rows, torch.from_numpy(labels[batch]))
+
+    return optimise(_trained(encoder, settings["frozen"]), loss, settings, progress)
+
+
+def optimise(
+    parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], settings: Mapping[str, Any],
+    progress: Callable[[int, float], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Take `settings["steps"]` steps of AdamW on `loss()`, which draws its own batch; return every step's loss."""
+    rate = settings["learning_rate"]
+    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=settings["weight_decay"], fused=True)
     losses = []
     for step in range(settings["steps"]):
-        batch = next(order)
         for group in optimiser.param_groups:
-            group["lr"] = settings["learning_rate"] * schedule(step, settings["steps"])
-        loss = F.cross_entropy(encoder(np.asarray(inputs[batch])) @ rows, torch.from_numpy(labels[batch]))
+            group["lr"] = rate * schedule(step, settings["steps"])
+        now = loss()
         optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        now.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(now.item())
         if progress:
             progress(step, losses[-1])
     return losses
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings with a missing or unknown key."""
-    missing, unknown = set(KEYS) - set(settings), set(settings) - set(KEYS)
+def check(settings: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Refuse settings with a missing or unknown key; `where` is their key in the suite."""
+    missing, unknown = set(keys) - set(settings), set(settings) - set(keys)
     if missing or unknown:
-        raise UserError(f"`finetune:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; "
-                        f"expected exactly {', '.join(KEYS)}")  # fmt: skip
+        raise UserError(
+            f"`{where}:` of the suite: missing {sorted(missing)}, unknown {sorted(unknown)}; expected exactly {', '.join(keys)}"
+        )
 
 
 def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Parameter]:

@@ -6,7 +6,6 @@ rule fetch_asset:
         directory("results/assets/{asset}"),
     log:
         "results/logs/fetch_asset/{asset}.log",
-    retries: 1
     localrule: True
     conda:
         "../../envs/workflow.yaml"

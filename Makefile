@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 # A kernel lock instead of Snakemake's lock files: it ends with its process, so a killed run needs no unlocking.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --nolock --cores all --logger rich
 
+SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
+
 .PHONY: demo demo-vision test lint format
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
+	$(SAY)
 	$(RUN)
 	@echo "open results/report.html, or read results/tables/main_text.md"
 
 demo-vision: $(BIN)/.installed  ## the image suite
+	$(SAY)
 	$(RUN) --configfile config/vision.yaml
 	@echo "open results/report.html, or read results/tables/main_vision.md"
 

@@ -24,6 +24,8 @@ def suite_json(suite):
     return {
         "id": suite,
         "label": record["label"],
+        "notes": record.get("notes", []),
+        "finetune": {key: record["finetune"][key] for key in ("steps", "batch_size")},
         "tasks": [{"id": task, "label": X.tasks[task]["label"]} for task in X.task_ids(suite)],
         "seeds": X.config["seeds"],
         "skipped": [{"task": X.tasks[task]["label"], "reason": reason} for task, reason in X.skipped[suite].items()],

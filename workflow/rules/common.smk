@@ -15,7 +15,7 @@ from merging.provenance import code_digest, versions  # noqa: E402
 from merging.results import UserError  # noqa: E402
 
 try:
-    X = Experiment(config, ROOT)
+    plan = Experiment(config, ROOT)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -25,7 +25,7 @@ shell.prefix(
     " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
 )
 
-ALIGNED = [suite for suite, record in X.suites.items() if "alignment" in record]
+ALIGNED = [suite for suite, record in plan.suites.items() if "alignment" in record]
 
 
 def any_of(names):
@@ -34,16 +34,16 @@ def any_of(names):
 
 
 wildcard_constraints:
-    suite=any_of(X.suites),
-    task=any_of(X.tasks),
-    asset=any_of(X.assets),
-    method=any_of([*X.config["methods"], *X.candidates]),
+    suite=any_of(plan.suites),
+    task=any_of(plan.tasks),
+    asset=any_of(plan.assets),
+    method=any_of([*plan.config["methods"], *plan.candidates]),
     seed="[0-9]+",
     density="[0-9.]+",
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
-    table=any_of(X.reports["tables"]),
-    figure=any_of(X.reports["figures"]),
+    table=any_of(plan.reports["tables"]),
+    figure=any_of(plan.reports["figures"]),
 
 
 def code(*modules):
@@ -59,11 +59,11 @@ def pretrained(suite):
 
 
 def experts(suite, seed):
-    return {task: f"results/checkpoints/{suite}/seed{seed}/{task}" for task in X.task_ids(suite)}
+    return {task: f"results/checkpoints/{suite}/seed{seed}/{task}" for task in plan.task_ids(suite)}
 
 
 def exclude(wildcards):
-    return canonical(X.suites[wildcards.suite]["merge"].get("exclude", []))
+    return canonical(plan.suites[wildcards.suite]["merge"].get("exclude", []))
 
 
 def checkpoints_of(wildcards):
@@ -72,12 +72,12 @@ def checkpoints_of(wildcards):
         return pretrained(wildcards.suite)
     if wildcards.method == "individual":
         return [experts(wildcards.suite, wildcards.seed)[task] for task in tasks_of(wildcards)]
-    folder = "candidates" if wildcards.method in X.candidates else "merged"
+    folder = "candidates" if wildcards.method in plan.candidates else "merged"
     return f"results/{folder}/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}"
 
 
 def tasks_of(wildcards):
-    return X.groups(wildcards.suite)[wildcards.group]
+    return plan.groups(wildcards.suite)[wildcards.group]
 
 
 def datasets_of(wildcards):
@@ -92,8 +92,8 @@ def of_each_group(pattern, suite, methods):
     return [
         pattern.format(suite=suite, method=method, seed=seed, group=group)
         for method in methods
-        for seed in X.config["seeds"]
-        for group in X.groups(suite)
+        for seed in plan.config["seeds"]
+        for group in plan.groups(suite)
     ]
 
 
@@ -101,32 +101,34 @@ def scores():
     """Every score file of the run: test scores of the methods, validation scores of the candidates."""
     return [
         file
-        for suite in X.suites
-        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, X.config["methods"])
-        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, X.candidates)
+        for suite in plan.suites
+        for file in of_each_group(
+            "results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, plan.config["methods"]
+        )
+        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, plan.candidates)
     ]
 
 
 def captions(wildcards):
-    return [f"results/datasets/{wildcards.suite}/{task}" for task in X.captions(wildcards.suite)]
+    return [f"results/datasets/{wildcards.suite}/{task}" for task in plan.captions(wildcards.suite)]
 
 
 def sources_of(wildcards):
     """The assets of a data set: its own, and the suite's tokenizer."""
-    tokenizer = X.suites[wildcards.suite]["input"].get("tokenizer")
-    return [*X.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
+    tokenizer = plan.suites[wildcards.suite]["input"].get("tokenizer")
+    return [*plan.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
 
 
 def reader_of(wildcards):
-    return f"merging.data.{X.tasks[wildcards.task]['reader'].split('.')[0]}"
+    return f"merging.data.{plan.tasks[wildcards.task]['reader'].split('.')[0]}"
 
 
 def family_of(wildcards):
-    return f"merging.evaluate.{X.suites[wildcards.suite]['family']}"
+    return f"merging.evaluate.{plan.suites[wildcards.suite]['family']}"
 
 
 def premise_of(wildcards):
-    return X.premise_runs(wildcards.suite)[wildcards.run]
+    return plan.premise_runs(wildcards.suite)[wildcards.run]
 
 
 def subset_of(wildcards):
@@ -134,12 +136,12 @@ def subset_of(wildcards):
 
 
 def selected(wildcards):
-    tuner = X.tuner(wildcards.method)
+    tuner = plan.tuner(wildcards.method)
     return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
 
 
 def thresholds(wildcards):
-    density = X.density(wildcards.method)
+    density = plan.density(wildcards.method)
     return (
         f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
     )

@@ -17,7 +17,7 @@ rule evaluate_checkpoint:
         "../../envs/encoder.yaml"
     params:
         split="test",
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
@@ -38,7 +38,7 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         "results/benchmarks/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.tsv"
     params:
         split="validation",
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
     message:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"

@@ -10,8 +10,8 @@ rule fetch_asset:
     conda:
         "../../envs/workflow.yaml"
     params:
-        wish=lambda wildcards: canonical(X.assets[wildcards.asset]),
-        lock=lambda wildcards: canonical({k: v for k, v in X.lock.items() if k == wildcards.asset}),
+        wish=lambda wildcards: canonical(plan.assets[wildcards.asset]),
+        lock=lambda wildcards: canonical({k: v for k, v in plan.lock.items() if k == wildcards.asset}),
     message:
         "fetch_asset: {wildcards.asset}"
     shell:

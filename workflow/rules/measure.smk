@@ -52,7 +52,7 @@ rule estimate_coefficients:
     conda:
         "../../envs/merge.yaml"
     params:
-        sentence=lambda wildcards: X.sentence(wildcards.method, "coefficients", "control", "tune"),
+        sentence=lambda wildcards: plan.sentence(wildcards.method, "coefficients", "control", "tune"),
         selected=lambda wildcards, input: f"--selected {input.selected}" if input.selected else "",
         code=code("scripts.estimate_coefficients"),
     message:
@@ -66,8 +66,8 @@ rule select_coefficients:
     input:
         lambda wildcards: [
             f"results/validation/{wildcards.suite}/{candidate}/seed{wildcards.seed}/{group}.json"
-            for candidate in X.candidates_of(wildcards.method)
-            for group in X.groups(wildcards.suite)
+            for candidate in plan.candidates_of(wildcards.method)
+            for group in plan.groups(wildcards.suite)
         ],
     output:
         "results/selected/{suite}/{method}/seed{seed}.json",
@@ -96,8 +96,8 @@ use rule finetune_checkpoint as finetune_premise with:
     benchmark:
         "results/benchmarks/finetune_premise/{suite}/seed{seed}/{run}.tsv"
     params:
-        settings=lambda wildcards: canonical({**X.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        settings=lambda wildcards: canonical({**plan.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:
         "finetune_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
@@ -119,7 +119,7 @@ rule measure_premise:
         run=lambda wildcards: canonical(
             {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}
         ),
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         exclude=exclude,
         code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),
     message:
@@ -134,8 +134,8 @@ rule gather_premise:
     input:
         lambda wildcards: [
             f"results/premise/{wildcards.suite}/seed{seed}/{run}.json"
-            for seed in X.config["seeds"]
-            for run in X.premise_runs(wildcards.suite)
+            for seed in plan.config["seeds"]
+            for run in plan.premise_runs(wildcards.suite)
         ],
     output:
         "results/premise/{suite}.tsv",

@@ -16,7 +16,7 @@ rule merge_checkpoints:
     conda:
         "../../envs/merge.yaml"
     params:
-        sentence=lambda wildcards: X.sentence(wildcards.method, "preprocess", "combine"),
+        sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine"),
         exclude=exclude,
         thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
         code=code("scripts.merge_checkpoints"),

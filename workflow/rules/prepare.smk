@@ -11,8 +11,8 @@ rule prepare_dataset:
     conda:
         "../../envs/encoder.yaml"
     params:
-        task=lambda wildcards: canonical({"id": wildcards.task, **X.tasks[wildcards.task]}),
-        form=lambda wildcards: canonical(X.suites[wildcards.suite]["input"]),
+        task=lambda wildcards: canonical({"id": wildcards.task, **plan.tasks[wildcards.task]}),
+        form=lambda wildcards: canonical(plan.suites[wildcards.suite]["input"]),
         code=lambda wildcards: code("scripts.prepare_dataset", reader_of(wildcards)),
     message:
         "prepare_dataset: {wildcards.suite}, {wildcards.task}"
@@ -23,7 +23,7 @@ rule prepare_dataset:
 
 rule prepare_checkpoint:
     input:
-        lambda wildcards: asset(X.suites[wildcards.suite]["base"]),
+        lambda wildcards: asset(plan.suites[wildcards.suite]["base"]),
     output:
         directory("results/checkpoints/{suite}/{stage}"),
     log:
@@ -33,7 +33,7 @@ rule prepare_checkpoint:
     conda:
         "../../envs/encoder.yaml"
     params:
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
     message:
         "prepare_checkpoint: {wildcards.suite}"
@@ -47,10 +47,10 @@ ruleorder: align_checkpoint > prepare_checkpoint
 rule align_checkpoint:
     input:
         prepared="results/checkpoints/{suite}/prepared",
-        text_tower=lambda wildcards: asset(X.suites[wildcards.suite]["text_tower"]),
+        text_tower=lambda wildcards: asset(plan.suites[wildcards.suite]["text_tower"]),
         captions=lambda wildcards: captions(wildcards),
         datasets=lambda wildcards: [
-            f"results/datasets/{wildcards.suite}/{task}" for task in X.task_ids(wildcards.suite)
+            f"results/datasets/{wildcards.suite}/{task}" for task in plan.task_ids(wildcards.suite)
         ],
     output:
         directory("results/checkpoints/{suite}/pretrained"),
@@ -63,9 +63,9 @@ rule align_checkpoint:
     conda:
         "../../envs/encoder.yaml"
     params:
-        settings=lambda wildcards: canonical(X.suites[wildcards.suite]["alignment"]),
+        settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["alignment"]),
         captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),
     message:
         "align_checkpoint: {wildcards.suite}"
@@ -78,7 +78,7 @@ rule align_checkpoint:
 rule build_head:
     input:
         dataset="results/datasets/{suite}/{task}",
-        text_tower=lambda wildcards: asset(X.suites[wildcards.suite]["text_tower"]),
+        text_tower=lambda wildcards: asset(plan.suites[wildcards.suite]["text_tower"]),
     output:
         "results/heads/{suite}/{task}.safetensors",
     log:
@@ -108,8 +108,8 @@ rule finetune_checkpoint:
     conda:
         "../../envs/encoder.yaml"
     params:
-        settings=lambda wildcards: canonical(X.suites[wildcards.suite]["finetune"]),
-        family=lambda wildcards: X.suites[wildcards.suite]["family"],
+        settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:
         "finetune_checkpoint: {wildcards.suite}, {wildcards.task}, seed {wildcards.seed}"

@@ -22,7 +22,7 @@ rule gather_scores:
 rule compare_methods:
     input:
         scores=scores(),
-        datasets=[file for suite in X.suites for file in MATERIAL["datasets"](suite)],
+        datasets=[file for suite in plan.suites for file in MATERIAL["datasets"](suite)],
     output:
         "results/comparisons.tsv",
     log:
@@ -31,8 +31,8 @@ rule compare_methods:
     conda:
         "../../envs/report.yaml"
     params:
-        pairs=canonical(X.pairs()),
-        flags=flags(["datasets"], X.suites),
+        pairs=canonical(plan.pairs()),
+        flags=flags(["datasets"], plan.suites),
         code=code("scripts.compare_methods"),
     message:
         "compare_methods"
@@ -109,7 +109,7 @@ rule write_report:
         scores="results/scores.tsv",
         tables=tables(),
         figures=figures(),
-        material=[file for suite in X.suites for name in MATERIAL for file in MATERIAL[name](suite)],
+        material=[file for suite in plan.suites for name in MATERIAL for file in MATERIAL[name](suite)],
     output:
         report(
             "results/report.html",
@@ -123,9 +123,9 @@ rule write_report:
     conda:
         "../../envs/report.yaml"
     params:
-        suites=canonical([suite_json(suite) for suite in X.suites]),
+        suites=canonical([suite_json(suite) for suite in plan.suites]),
         methods=canonical(methods_json()),
-        flags=flags(MATERIAL, X.suites),
+        flags=flags(MATERIAL, plan.suites),
         provenance=canonical(provenance()),
         code=code("scripts.write_report"),
     message:

@@ -1,6 +1,6 @@
 # Thin on purpose: each target is a line that a person could type.
 SHELL := bash
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # A kernel lock instead of Snakemake's lock files: it ends with its process, so a killed run needs no unlocking.

@@ -125,7 +125,13 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
     diamonds = {row.method.get("group") or "" for row in rows if row.method.get("host")}
     handles = [
         Line2D(
-            [], [], color=colour, marker="D" if group in diamonds else "o", linewidth=1.4, markersize=5, label=group or "methods"
+            [],
+            [],
+            color=colour,
+            marker="D" if group in diamonds else "o",
+            linewidth=1.4,
+            markersize=5,
+            label={"nan": "NAN"}.get(group, group or "methods"),
         )
         for group, colour in palette.items()
     ]

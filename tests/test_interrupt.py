@@ -14,10 +14,11 @@ PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for
 
 
 def start(project, *targets, options=()):
-    """Start a run as the leader of a process group of its own."""
+    """Start a run as a terminal does: leader of its own process group, Ctrl-C not ignored (as in a shell's background)."""
     with open(project / "killed.log", "w") as log:
         return subprocess.Popen([*make_command(), *options, "--", *targets], cwd=project.folder, env=project.environment(),
-                                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+                                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def wait_for(sign, run, pause):

@@ -8,14 +8,12 @@ import numpy as np
 
 from merging.alignment import Pairs, align
 from merging.checkpoints import write_checkpoint
-from merging.classification import embed
 from merging.data import Dataset
-from merging.data.texts import tokenise
 from merging.evaluate import family, text_encoder
 from merging.progress import steps
+from merging.prompts import embed_prompts
 from merging.results import command_line, read_json
 
-LENGTH = 64  # tokens; longer than any prompt
 SEED = 0  # all experts of all seeds start from one base
 
 
@@ -48,8 +46,7 @@ def together(tasks: list[Pairs]) -> Pairs:
 def pairs(folder: Path, split: str, tower: text_encoder.Encoder, tower_folder: Path) -> Pairs:
     """Pair the images of a split with the embeddings of their classes' prompts."""
     data = Dataset(folder)
-    tokens = tokenise(data.record["prompts"], tower_folder / "tokenizer.json", LENGTH)
-    texts = embed(tower, tokens, text_encoder.batches(tokens, 64))
+    texts = embed_prompts(data.record["prompts"], tower, tower_folder)
     return Pairs(np.asarray(data.inputs(split)), texts[data.labels(split)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import functools
 import glob
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PACKAGES = ("numpy", "scipy", "torch", "tokenizers", "safetensors", "snakemake")
+PACKAGES = ("numpy", "numba", "scipy", "torch", "tokenizers", "safetensors", "snakemake")
 
 
 @contextmanager
@@ -35,11 +36,21 @@ def publish(path: Path) -> Iterator[Path]:
             if not file.is_symlink():
                 _flush(file)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        part.replace(path)
+            _exchange(part, path)  # what was there is removed below, under the temporary name
+        else:
+            part.replace(path)
         _flush(path.parent)
     finally:
         _remove(part)
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two names in one step (renameat2, Linux); where that cannot be had, remove `right` and rename."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None or call(here, os.fsencode(left), here, os.fsencode(right), swap) != 0:
+        shutil.rmtree(right)
+        left.replace(right)
 
 
 def _flush(path: Path) -> None:

@@ -22,9 +22,4 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/scores.tsv",
-        "results/comparisons.tsv",
-        "results/report.html",
-        "results/run_config.yaml",
-        tables(),
-        figures(),
+        wanted(),

@@ -9,6 +9,7 @@ from merging.checkpoints import Checkpoint
 from merging.classification import embed, predict
 from merging.data import Dataset
 from merging.evaluate import family
+from merging.layouts import align
 from merging.measure import norms
 from merging.results import command_line, write_json
 
@@ -19,10 +20,11 @@ def main() -> None:
     for name in ("base", "checkpoint", "dataset", "head", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--family", required=True)
-    parser.add_argument("--exclude", type=json.loads, default=[], help="regular expressions as a JSON list")
+    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--run", type=json.loads, required=True, help="suite, task, protocol, examples, steps, seed")
     args = parser.parse_args()
-    tensors = norms(args.base, {args.checkpoint.name: args.checkpoint}, args.exclude)["tensors"].values()
+    models = align(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
+    tensors = norms(models)["tensors"].values()
     squares = {key: math.fsum(tensor[key][0] for tensor in tensors) for key in ("weights", "task_vector")}
     data, module = Dataset(args.dataset), family(args.family)
     inputs, labels = data.inputs("validation"), data.labels("validation")

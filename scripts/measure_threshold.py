@@ -4,21 +4,25 @@ import argparse
 import json
 from pathlib import Path
 
-from merging.measure import threshold
-from merging.results import command_line, write_json
+from merging.layouts import align
+from merging.measure import thresholds
+from merging.results import command_line, named_folders, write_json
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--experts", type=Path, nargs="+", required=True, help="folders, named like the experts")
-    parser.add_argument("--exclude", type=json.loads, default=[], help="regular expressions as a JSON list")
+    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--density", type=float, required=True)
+    parser.add_argument("--scope", choices=["model", "tensor"], default="model", help="over what the share is kept")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    found = {e.name: threshold(args.base, e, args.density, args.exclude) for e in sorted(args.experts)}
-    write_json(args.output, {"density": args.density, "thresholds": found})
+    models = align(args.base, named_folders(args.experts), **args.layout)
+    found = thresholds(models, args.density, scope=args.scope, threads=args.threads)
+    write_json(args.output, {"density": args.density, "scope": args.scope, "thresholds": found})
 
 
 if __name__ == "__main__":

@@ -4,19 +4,22 @@ import argparse
 import json
 from pathlib import Path
 
+from merging.layouts import align
 from merging.measure import norms
-from merging.results import command_line, write_json
+from merging.results import command_line, named_folders, write_json
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--experts", type=Path, nargs="+", required=True, help="folders, named like the experts")
-    parser.add_argument("--exclude", type=json.loads, default=[], help="regular expressions as a JSON list")
+    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    write_json(args.output, norms(args.base, {folder.name: folder for folder in args.experts}, args.exclude))
+    models = align(args.base, named_folders(args.experts), **args.layout)
+    write_json(args.output, norms(models, threads=args.threads))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from experiment import REFERENCES, Experiment, read_yaml
 from merging import engine, measure
 from merging.checkpoints import Checkpoint, write_tensors
+from merging.layouts import align
 from merging.recipe import bind
 
 ROOT = Path(__file__).parents[1]
@@ -65,22 +66,24 @@ def family(folder: Path, experts: int = 3, dtype: np.dtype = FLOAT32, sizes: tup
 
 
 def merged(
-    output: Path, sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = (), seed: int = 0
+    output: Path, sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = (), seed: int = 0, **how
 ):
     """Measure, estimate and merge as the rules do, and return the tensors by name."""
-    recipe = bind(sentence)
-    table = recipe.estimate(measure.norms(base, experts, exclude))
-    density = recipe.density
-    cuts = {} if density is None else {e: measure.threshold(base, folder, density, exclude) for e, folder in experts.items()}
-    engine.merge(base, experts, recipe, table, output, thresholds=cuts, exclude=exclude, seed=seed)
+    engine.merge(*measures(sentence, base, experts, exclude), output, seed=seed, **how)
     return tensors_of(output)
+
+
+def measures(sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
+    """Return what a merge takes, measured: models, recipe, coefficients, thresholds."""
+    recipe, models = bind(sentence), align(base, experts, exclude)
+    cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
+    return models, recipe, recipe.estimate(measure.norms(models)), cuts
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
     """Read all tensors of a checkpoint folder."""
     checkpoint = Checkpoint(folder)
     tensors = {name: checkpoint.read(name) for name in checkpoint.names}
-    checkpoint.close()
     return tensors
 
 

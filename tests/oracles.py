@@ -4,7 +4,7 @@ Nothing here imports the library, so that a mistake of the library is not repeat
 belong to which layer and tensor.
 """
 
-import zlib
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,14 +64,30 @@ def ties_mean(model, c):
     return kept.sum(axis=0) / np.maximum((kept != 0).sum(axis=0), 1)
 
 
-def dare(model, c, rate=0.9, seed=0):
+def splitmix64(state, count):
+    for i in range(count):
+        z = (state + i * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        yield z ^ z >> 31
+
+
+def kept_at_random(model, rate=0.9, seed=0):
     dropped = model.tau.copy()
     for row, expert in enumerate(model.experts):
         for name, span in model.spans.items():
-            words = (seed, zlib.crc32(expert.encode()), zlib.crc32(name.encode()), 0)
-            stream = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
-            dropped[row, span] *= stream.random(span.stop - span.start, dtype=np.float32) >= np.float32(rate)
-    return (c * dropped / (1 - rate)).sum(axis=0)
+            key = hashlib.blake2b(f"{seed}\0{expert}\0{name}".encode(), digest_size=8).digest()
+            stream = splitmix64(int.from_bytes(key, "little"), span.stop - span.start)
+            dropped[row, span] *= [z >> 40 >= rate * 2**24 for z in stream]
+    return dropped / (1 - rate)
+
+
+def dare(model, c):
+    return (c * kept_at_random(model)).sum(axis=0)
+
+
+def dare_ties(model, c):
+    return agreeing(c * kept_at_random(model)).sum(axis=0)
 
 
 # The two draws of the permuted controls over four experts: expert t gets the coefficient of expert FIRST[t].
@@ -84,6 +100,7 @@ ORACLES = {
     "ties": lambda m: ties(m, alike(m, 0.3)),
     "ties_mean": lambda m: ties_mean(m, alike(m, 1.0)),
     "dare": lambda m: dare(m, alike(m, 0.3)),
+    "dare_ties": lambda m: dare_ties(m, alike(m, 0.3)),
     "weight_averaging_nan": lambda m: added(m, nan(m, "weights", total=1)),
     "weight_averaging_nan_delta": lambda m: added(m, nan(m, total=1)),
     "weight_averaging_nan_delta_layer": lambda m: added(m, nan(m, scope="layer", total=1)),

@@ -4,9 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from models import BFLOAT16, SHAPES, family, flat, merged, moved, random_model, same_bytes, save, sentences, tensors_of
+from models import BFLOAT16, SHAPES, family, flat, measures, merged, moved, random_model, same_bytes, save, sentences, tensors_of
 
-from merging import engine, measure, tensors
+from merging import engine, layouts, measure, storage
+from merging.devices import Device
 from merging.provenance import sha256
 from merging.recipe import bind
 from merging.results import UserError
@@ -14,6 +15,7 @@ from merging.results import UserError
 every_method = pytest.mark.parametrize("sentence", sentences().values(), ids=sentences())
 SUM = {"coefficients": {"constant": {"value": 0.3}}}
 NAN = {"coefficients": {"nan": {"norm_of": "task_vector", "mean": 0.3}}}
+LARGE = (0.1, 0.2, 0.05)  # no task vector vanishes in bfloat16
 FLOATS = {"float64": np.dtype("f8"), "float32": np.dtype("f4"), "float16": np.dtype("f2"), "bfloat16": BFLOAT16}
 
 
@@ -50,26 +52,23 @@ def test_order_and_shards_of_experts_change_no_byte(sentence, tmp_path):
     assert same_bytes(left, right)
 
 
-@pytest.mark.parametrize("method", [m for m, s in sentences().items() if "drop" not in str(s)])  # blocks seed `drop`
-def test_the_block_size_changes_no_byte(method, tmp_path, monkeypatch):
-    base, experts = family(tmp_path)
-    whole = merged(tmp_path / "whole", sentences()[method], base, experts)
-    table = bind(sentences()[method]).estimate(measure.norms(base, experts))  # sums of squares round by block: kept
-    monkeypatch.setattr(tensors, "BLOCK", 7)
-    recipe = bind(sentences()[method])
-    cuts = {e: measure.threshold(base, f, recipe.density) for e, f in experts.items()} if recipe.density else {}
-    engine.merge(base, experts, recipe, table, tmp_path / "blocks", thresholds=cuts)
-    assert same_bytes(tensors_of(tmp_path / "blocks"), whole)
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
+@every_method
+def test_threads_and_block_sizes_change_no_byte(sentence, dtype, tmp_path, monkeypatch):
+    models, recipe, *measured = measures(sentence, *family(tmp_path, dtype=dtype, sizes=LARGE))
+    engine.merge(models, recipe, *measured, tmp_path / "whole")
+    monkeypatch.setattr(layouts, "CHUNK", 21)
+    for threads, step in ((1, 7), (2, 21), (5, 3)):
+        engine.merge(models, recipe, *measured, tmp_path / "out", threads=threads, device=Device(step=step))
+        assert same_bytes(tensors_of(tmp_path / "out"), tensors_of(tmp_path / "whole"))
 
 
-def test_every_block_is_dropped_by_its_own_stream(tmp_path, monkeypatch):
-    base = save(tmp_path / "base", {"w": np.zeros(100, np.float32)})
-    expert = save(tmp_path / "a", {"w": np.ones(100, np.float32)})
-    monkeypatch.setattr(tensors, "BLOCK", 50)
-    dare = {"preprocess": {"drop": {"rate": 0.5}}, "coefficients": {"constant": {"value": 0.5}}}
-    found = merged(tmp_path / "out", dare, base, {"a": expert}, seed=3)["w"]
-    streams = [tensors.Site("w", block, "a", 3).generator().random(50, dtype=np.float32) for block in (0, 1)]
-    assert found.tolist() == (np.concatenate(streams) >= 0.5).astype(float).tolist()
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
+@every_method
+def test_kernels_change_no_byte(sentence, dtype, tmp_path):
+    base, experts = family(tmp_path, dtype=dtype, sizes=LARGE)
+    fused, plain = (merged(tmp_path / str(f), sentence, base, experts, device=Device(fused=f)) for f in (True, False))
+    assert same_bytes(fused, plain)
 
 
 @every_method
@@ -97,7 +96,7 @@ def test_nan_of_exponent_zero_is_task_arithmetic_byte_for_byte(tmp_path):
 
 def test_nan_makes_all_task_vectors_equally_long(tmp_path):
     base, experts = family(tmp_path)
-    table = bind(NAN).estimate(measure.norms(base, experts))
+    table = bind(NAN).estimate(measure.norms(layouts.align(base, experts)))
     lengths = [c * n for c, n in zip(table.rows["model"], table.norms["model"], strict=True)]
     harmonic = 3 / sum(1 / n for n in table.norms["model"])
     assert lengths == pytest.approx([0.3 * harmonic] * 3, rel=1e-12)
@@ -148,7 +147,7 @@ def test_buffers_and_excluded_tensors_are_the_base_s(tmp_path):
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_every_float_type_is_computed_wide_and_rounded_once(dtype, tmp_path):
     base, experts = family(tmp_path, dtype=dtype)
-    wide = np.float64 if dtype == np.float64 else np.float32
+    wide = np.float64 if dtype.itemsize > 2 else np.float32
     theta, models = tensors_of(base), [tensors_of(folder) for folder in experts.values()]
     found = merged(tmp_path / "out", SUM, base, experts)
     for name in SHAPES:
@@ -178,14 +177,14 @@ def test_a_mismatch_lists_what_does_not_fit(tmp_path):
         merged(tmp_path / "out", SUM, base, experts)
     for part in ("2 tensors do not match", "'b' has no tensor 'logit_scale'", "'embeddings.weight' is [10, 6], expected [11, 6]"):
         assert part in str(error.value)
-    table = recipe.estimate(measure.norms(base, {"a": experts["a"]}))
+    table = recipe.estimate(measure.norms(layouts.align(base, {"a": experts["a"]})))
     with pytest.raises(UserError, match=r"coefficients are for the experts \['a'\], the merge has \['a', 'b'\]"):
-        engine.merge(base, experts, recipe, table, tmp_path / "out")
+        engine.merge(layouts.align(base, family(tmp_path / "two", 2)[1]), recipe, table, {}, tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_none_names_model_tensor_and_index(value, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensors, "BLOCK", 7)
+    monkeypatch.setattr(layouts, "CHUNK", 7)
     base, experts = family(tmp_path, experts=2)
     broken = {name: array.copy() for name, array in tensors_of(experts["b"]).items()}
     broken["encoder.layer.0.dense.weight"][2, 3] = value
@@ -203,27 +202,29 @@ def test_what_leaves_the_range_of_its_type_is_an_error(dtype, size, tmp_path):
     recipe = bind({"coefficients": {"constant": {"value": 1.0}}})
     doubled = type(table)(table.experts, "model", {"model": [2.0, 2.0]})
     with pytest.raises(UserError, match=rf"'logit_scale' leaves the range of {dtype} at flat index 0; .*lower the coeff"):
-        engine.merge(origin, experts, recipe, doubled, tmp_path / "out")
+        engine.merge(layouts.align(origin, experts), recipe, doubled, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monkeypatch):
     base, experts = family(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    load, calls = tensors.load_block, []
+    read, calls = storage.Stored.block, []
 
     def fails_late(*place):
         calls.append(place)
         if len(calls) > 12:
             raise RuntimeError("the disk went away")
-        return load(*place)
+        return read(*place)
 
-    recipe, table = bind(SUM), bind(SUM).estimate(measure.norms(base, experts))
-    monkeypatch.setattr(engine, "load_block", fails_late)
-    with pytest.raises(RuntimeError):
-        engine.merge(base, experts, recipe, table, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    models = layouts.align(base, experts)
+    recipe, table = bind(SUM), bind(SUM).estimate(measure.norms(models))
+    monkeypatch.setattr(storage.Stored, "block", fails_late)
+    for threads in (1, 3):
+        with pytest.raises(RuntimeError):
+            engine.merge(models, recipe, table, {}, tmp_path / "out", threads=threads)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
     shutil.copytree(base, tmp_path / "out")
     with pytest.raises(RuntimeError):
-        engine.merge(base, experts, recipe, table, tmp_path / "out")
+        engine.merge(models, recipe, table, {}, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(base)

@@ -13,7 +13,7 @@ from merging.preprocess import PREPROCESS, drop, identity, trim
 from merging.results import UserError
 from merging.tensors import Site
 
-SITE = Site("layer.0.weight", block=2, expert="a", seed=1, threshold=0.5)
+SITE = Site("layer.0.weight", start=2, expert="a", seed=1, threshold=0.5)
 ALPHA = [0.5, 0.2, 0.1]
 NORMS = np.array([1.0, 2.0, 4.0, 0.5])
 every_preprocess = pytest.mark.parametrize("word", PREPROCESS.values(), ids=PREPROCESS)
@@ -62,11 +62,25 @@ def test_drop_is_unbiased():
     assert (abs(mean - tau) <= 5 * math.sqrt(rate / (1 - rate) / seeds) * abs(tau)).all()
 
 
-@pytest.mark.parametrize("other", [{"seed": 2}, {"expert": "b"}, {"tensor": "v"}, {"block": 1}], ids=str)
-def test_drop_is_seeded_by_seed_expert_tensor_and_block(other):
+@pytest.mark.parametrize("other", [{"seed": 2}, {"expert": "b"}, {"tensor": "v"}, {"start": 1}], ids=str)
+def test_drop_is_seeded_by_seed_expert_tensor_and_element(other):
     (tau,) = vectors(count=1)
-    site = {"tensor": "w", "block": 0, "expert": "a", "seed": 1}
+    site = {"tensor": "w", "start": 0, "expert": "a", "seed": 1}
     assert not np.array_equal(drop(tau, Site(**site)), drop(tau, Site(**{**site, **other})))
+
+
+def test_drop_does_not_see_where_blocks_end():
+    (tau,) = vectors(count=1)
+    parts = [drop(tau[a:b], Site("w", a, "a", 1)) for a, b in ((0, 7), (7, 1000), (1000, 4000))]
+    assert np.array_equal(np.concatenate(parts), drop(tau, Site("w", 0, "a", 1)))
+
+
+def test_draws_are_those_of_splitmix64():
+    """The first outputs of the published generator for the seed 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    site = Site("w", start=1)
+    known = type("Known", (Site,), {"key": 1234567})(**vars(site))
+    assert known.draws(np.zeros(5, np.float32)).tolist() == [number >> 40 for number in published]
 
 
 def test_drop_of_nothing_is_the_identity():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from models import BFLOAT16, SHAPES, family, flat, random_model, save, tensors_of
 
-from merging import tensors
+from merging import cells, layouts, measure
 from merging.coefficients import CoefficientTable, estimate, nan, permuted, row_of, uniform_matched
-from merging.measure import norms, threshold
+from merging.layouts import align
 from merging.results import UserError
 
 
@@ -17,6 +17,14 @@ def partitioned(base, expert, density):
     size = abs(expert.astype(np.float32) - base.astype(np.float32))
     rank = len(size) - int(density * len(size))
     return 0.0 if rank == 0 else float(np.partition(size, rank - 1)[rank - 1])
+
+
+def norms(base, experts, exclude=(), **how):
+    return measure.norms(align(base, experts, exclude), **how)
+
+
+def threshold(base, expert, density, **how):
+    return measure.thresholds(align(base, {"a": expert}), density, **how)["a"]["model"]
 
 
 def pair(folder, base, expert):
@@ -45,11 +53,13 @@ def test_norms_do_not_depend_on_blocks_shards_or_order(tmp_path, monkeypatch):
     whole = norms(base, experts)
     sharded = {e: save(tmp_path / "sharded" / e, tensors_of(folder), shards=3) for e, folder in reversed(experts.items())}
     assert norms(base, sharded) == whole
-    monkeypatch.setattr(tensors, "BLOCK", 7)
-    blocks = norms(base, experts)
+    monkeypatch.setattr(cells, "CELL", 7)
+    fine = norms(base, experts)
+    for threads, step in ((1, 7), (3, 21), (2, 700)):
+        assert norms(base, experts, threads=threads, step=step) == fine
     for name, squares in whole["tensors"].items():
         for key in ("weights", "task_vector"):
-            assert blocks["tensors"][name][key] == pytest.approx(squares[key], rel=1e-14)
+            assert fine["tensors"][name][key] == pytest.approx(squares[key], rel=1e-14)
 
 
 def test_excluded_tensors_are_not_measured(tmp_path):
@@ -62,8 +72,22 @@ def test_the_threshold_is_the_one_of_the_whole_vector(density, tmp_path, monkeyp
     base, experts = family(tmp_path)
     expected = partitioned(flat(tensors_of(base)), flat(tensors_of(experts["a"])), density)
     assert threshold(base, experts["a"], density) == expected
-    monkeypatch.setattr(tensors, "BLOCK", 7)
-    assert threshold(base, experts["a"], density) == expected
+    monkeypatch.setattr(layouts, "CHUNK", 21)
+    for threads, step in ((1, 7), (3, 5)):
+        assert threshold(base, experts["a"], density, threads=threads, step=step) == expected
+
+
+def test_many_experts_are_counted_in_groups(tmp_path):
+    base, experts = family(tmp_path, experts=9)
+    found = measure.thresholds(align(base, experts), 0.2)
+    assert found == {name: {"model": threshold(base, folder, 0.2)} for name, folder in experts.items()}
+
+
+def test_each_tensor_has_its_own_threshold_on_request(tmp_path):
+    base, experts = family(tmp_path)
+    theta, model = tensors_of(base), tensors_of(experts["b"])
+    found = measure.thresholds(align(base, experts), 0.3, scope="tensor")["b"]
+    assert found == {name: partitioned(theta[name].ravel(), model[name].ravel(), 0.3) for name in SHAPES}
 
 
 @pytest.mark.parametrize("density", [0.1, 0.2, 0.25, 0.7, 1.0])
@@ -101,7 +125,7 @@ def test_a_mismatch_and_a_nan_are_errors(tmp_path):
     with pytest.raises(UserError, match="tensor 'logit_scale' holds nan at flat index 0"):
         threshold(base, folder, 0.2)
     del broken["logit_scale"]
-    with pytest.raises(UserError, match="expert 'short' has no tensor 'logit_scale'"):
+    with pytest.raises(UserError, match="expert 'a' has no tensor 'logit_scale'"):
         threshold(base, save(tmp_path / "short", broken), 0.2)
 
 
@@ -152,4 +176,4 @@ def test_controls_act_on_every_row_alike(tmp_path):
 def test_a_model_without_floats_has_nothing_to_merge(tmp_path):
     base = save(tmp_path / "base", {"ids": random_model(0)["position_ids"]})
     with pytest.raises(UserError, match="no tensor is left to merge"):
-        norms(base, {})
+        norms(base, {"a": base})

@@ -1,9 +1,7 @@
-"""Every shipped method gives what its few naive float64 lines give, to the rounding of float32.
+"""Every shipped method gives what its few naive float64 lines give, rounded once.
 
-The bound, entry by entry, with u = 2^-24 (half a unit in the last place of 1): the sum theta + update is rounded once,
-at most u |merged|. The update itself is at most T + 4 roundings of numbers no larger than S, the sum of the |c_t tau_t|
-that go in: the difference tau, the coefficient, a division (drop, mean), the product, and T - 1 additions. So
-|error| <= u (|merged| + (T + 4) S): about half a unit in the last place of the weight, since task vectors are small.
+float32 is computed in float64, so with u = 2^-24, half a unit in the last place of 1, the error of an entry is at most
+u |merged|, and a little of float64 (1e-14) of the sizes of the |c_t tau_t| that go in.
 """
 
 import numpy as np
@@ -38,8 +36,7 @@ def test_every_method_that_merges_has_an_oracle():
 def test_method_equals_its_oracle(method, experts, model, tmp_path):
     update = ORACLES[method](model)
     found = merged(tmp_path / method, sentences()[method], *experts)
-    weight = 10 * 0.3 if method == "dare" else 1.0  # the largest factor on any task vector
-    bound = UNIT * (abs(model.base + update) + (len(model.tau) + 4) * weight * abs(model.tau).sum(axis=0))
+    bound = UNIT * abs(model.base + update) + 1e-14 * (1 + abs(model.tau).sum(axis=0))
     assert all(found[name].dtype == np.float32 for name in SHAPES)
     assert (abs(flat(found) - (model.base + update)) <= bound).all()
     assert abs(update).max() > 1e-3, "a test of no update would prove nothing"

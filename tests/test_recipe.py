@@ -11,7 +11,7 @@ from merging.results import UserError
 @pytest.mark.parametrize("method", sentences())
 def test_every_shipped_method_binds(method):
     bound = bind(sentences()[method], method)
-    assert bound.density == shipped().density(method)
+    assert (bound.trim and (bound.trim["density"], bound.trim["scope"])) == shipped().trim(method)
 
 
 def test_what_a_sentence_leaves_out_is_plain_averaging():
@@ -19,7 +19,7 @@ def test_what_a_sentence_leaves_out_is_plain_averaging():
     found = bound.estimate({"experts": ["a", "b"], "tensors": {"w": {"task_vector": [1.0, 4.0]}}})
     assert found.rows == {"model": [0.5, 0.5]}
     assert bound.combine([1.0, 3.0], [0.5, 0.5], None) == 2.0
-    assert bound.density is None
+    assert bound.trim is None
 
 
 def test_every_default_is_a_word():
@@ -28,10 +28,10 @@ def test_every_default_is_a_word():
         assert word in SLOTS[slot]
 
 
-def test_the_density_of_a_trim_is_known_beforehand():
-    assert bind({"preprocess": "trim"}).density == 0.2
-    assert bind({"preprocess": {"trim": {"density": 0.4}}}).density == 0.4
-    assert bind({"preprocess": {"drop": {"rate": 0.4}}}).density is None
+def test_what_a_trim_asks_for_is_known_beforehand():
+    assert bind({"preprocess": "trim"}).trim == {"density": 0.2, "scope": "model"}
+    assert bind({"preprocess": {"trim": {"density": 0.4, "scope": "tensor"}}}).trim == {"density": 0.4, "scope": "tensor"}
+    assert bind({"preprocess": {"drop": {"rate": 0.4}}}).trim is None
 
 
 def test_words_are_given_by_name_or_with_hyper_parameters():
@@ -50,10 +50,10 @@ MISTAKES = {
     ),
     "a hyper-parameter": (
         {"preprocess": {"trim": {"desnity": 0.1}}},
-        "method 'm': preprocess 'trim' takes ['density'], not 'desnity'; did you mean 'density'?",
+        "method 'm': preprocess 'trim' takes ['density', 'scope'], not 'desnity'; did you mean 'density'?",
     ),
-    "a hyper-parameter of another word": ({"preprocess": {"trim": {"rate": 0.1}}}, "'trim' takes ['density'], not 'rate'"),
-    "a positional argument": ({"preprocess": {"trim": {"tau": 0.1}}}, "'trim' takes ['density'], not 'tau'"),
+    "a hyper-parameter of another word": ({"preprocess": {"trim": {"rate": 0.1}}}, "['density', 'scope'], not 'rate'"),
+    "a positional argument": ({"preprocess": {"trim": {"tau": 0.1}}}, "'trim' takes ['density', 'scope'], not 'tau'"),
     "a norm of nothing": ({"coefficients": {"nan": {"norm": "weights"}}}, "not 'norm'; did you mean 'norm_of'?"),
     "two words": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one word"),
     "no word": ({"combine": {}}, "combine takes one word, or one word with its hyper-parameters; found {}"),

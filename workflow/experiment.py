@@ -18,6 +18,7 @@ from merging.results import UserError, canonical, read_json
 
 SLOTS = ("preprocess", "coefficients", "control", "combine")
 REFERENCES = ("pretrained", "individual")  # rows without a merge
+METHODS_SCHEMA = "workflow/schemas/methods.schema.yaml"
 AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
 
 
@@ -87,11 +88,12 @@ class Experiment:
         self.assets = read("assets.yaml", "assets")
         self.lock = read_json(folder / "assets.lock.json")
         self.tasks = read("tasks.yaml", "tasks")
-        self.methods = _extended(read("methods.yaml", "methods"))
+        self.methods = methods(root)
         self.reports = read("tables.yaml", "tables")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
         known_names("config/config.yaml: suites", self.config["suites"], known)
         self.suites = {s: read(f"suites/{s}.yaml", "suite") for s in self.config["suites"]}
+        self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
         self._cross_check(root)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}
         self.candidates = {
@@ -116,8 +118,13 @@ class Experiment:
             tuned, coefficients = record.get("tune", {}).get("hyper_parameter"), record.get("coefficients")
             if tuned and not (isinstance(coefficients, dict) and tuned in next(iter(coefficients.values()))):
                 raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{word: {{{tuned}: 1.0}}}}")
+            if self.models and tuned and method in self.config["methods"]:
+                raise UserError(f"config/config.yaml: methods: '{method}' needs scores to choose '{tuned}'; `models` have none")
             if method in self.config["methods"] and tuner not in self.config["methods"]:
                 raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tuner}'; list that one too")
+        for suite in self.models:
+            if suite in self.suites or "base" in self.models[suite]["experts"]:
+                raise UserError(f"config/config.yaml: models: {suite}: a suite or the base has that name; choose another")
         for suite, record in self.suites.items():
             where = f"config/suites/{suite}.yaml"
             families = sorted(p.stem for p in (root / "workflow/merging/evaluate").glob("[a-z]*.py"))
@@ -132,6 +139,10 @@ class Experiment:
             known_names(f"{where}: alignment: captions", captions, self.tasks)
             for task in [*record["tasks"], *captions]:
                 known_names(f"config/tasks.yaml: {task}: assets", self.tasks[task]["assets"], self.assets)
+
+    def own_models(self, suite: str) -> dict[str, str]:
+        """Return the folder or hub id of the base and of every expert of an entry of `models`."""
+        return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}
 
     def _skip(self, suite: str) -> dict[str, str]:
         """Return the tasks of a suite (and its captions) that cannot be had on this machine, with the reason."""
@@ -177,12 +188,14 @@ class Experiment:
             record["coefficients"] = {word: {**given, hyper_parameter: value}}
         return canonical({slot: record[slot] for slot in slots if slot in record})
 
-    def density(self, method: str) -> float | None:
-        """Return the density that a method trims to, or None when it does not trim."""
+    def trim(self, method: str) -> tuple[float, str] | None:
+        """Return the density and the scope that a method trims with, or None when it does not trim."""
         preprocess = self.methods[self.candidates.get(method, (method,))[0]].get("preprocess", {})
         if preprocess == "trim":
-            return 0.2
-        return preprocess["trim"].get("density", 0.2) if "trim" in preprocess else None
+            preprocess = {"trim": {}}
+        return (
+            (preprocess["trim"].get("density", 0.2), preprocess["trim"].get("scope", "model")) if "trim" in preprocess else None
+        )
 
     def tuner(self, method: str) -> str | None:
         """Return the method whose validation choice `method` takes (itself, if it has a grid), or None."""
@@ -222,6 +235,18 @@ class Experiment:
             for protocol, steps in (("steps", premise["steps"]), ("epochs", max(1, round(premise["epochs"] * per_epoch)))):
                 runs[f"{protocol}-{size}"] = {"task": premise["task"], "protocol": protocol, "examples": size, "steps": steps}
         return runs
+
+
+def methods(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of config/methods.yaml below `root`, checked and with `extends` resolved."""
+    records = read_yaml(root / "config/methods.yaml")
+    check_schema(records, root / METHODS_SCHEMA, "config/methods.yaml")
+    return _extended(records)
+
+
+def check_sentence(sentence: Mapping[str, Any], root: Path, where: str) -> None:
+    """Check the slots of one method against the schema; the first fault is a UserError that begins with `where`."""
+    check_schema({"method": {"label": "", "summary": "", **sentence}}, root / METHODS_SCHEMA, where)
 
 
 def _extended(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -75,7 +75,22 @@ def nan(
     return _scaled(norm_law(norms, exponent=exponent, normaliser=normaliser, zero_norm=zero_norm), mean, total)
 
 
-COEFFICIENTS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (constant, uniform, nan)}
+def given(norms: np.ndarray, *, values: float | Sequence[float]) -> np.ndarray:
+    """Give every expert the coefficient written down for it: one an expert in the order of their names, or one for all.
+
+    Raises UserError for a list of another length than there are experts.
+    """
+    numbers = np.asarray(values, np.float64)
+    if numbers.ndim and numbers.shape != np.shape(norms):
+        raise UserError(
+            f"coefficients: given: values: {numbers.size} numbers for {len(norms)} experts; expected one an expert, in the"
+            " order of their names"
+        )
+    return np.full(len(norms), numbers)
+
+
+COEFFICIENTS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (constant, uniform, nan, given)}
+WITHOUT_NORMS = frozenset({"constant", "uniform", "given"})  # words that never look at a norm: nothing needs measuring
 
 
 def kept(row: np.ndarray) -> np.ndarray:

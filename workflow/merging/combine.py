@@ -7,11 +7,8 @@ bytes do not depend on threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from merging.tensors import Site
-
-Array = Any  # a NumPy array or a torch tensor
+from merging.tensors import Array, Site
 
 
 def _sum(terms: Sequence[Array]) -> Array:

@@ -1,103 +1,158 @@
-"""Merge checkpoints: the only loop over tensors. Shards in, shards out, block by block, in constant memory. No torch."""
+"""Merge checkpoints: the only loop over tensors. Blocks in, blocks out, in constant memory, at any number of threads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
-from merging.checkpoints import DTYPES, INDEX, Checkpoint, copy_companions, header_bytes
-from merging.coefficients import CoefficientTable
+from merging.cells import Reader, add, first_not_finite, subtract, widen
+from merging.checkpoints import copy_companions
+from merging.coefficients import MODEL, CoefficientTable
+from merging.devices import CPU, Device
+from merging.layouts import Chunk, Models
 from merging.provenance import publish
 from merging.recipe import Recipe
-from merging.results import UserError, write_json
-from merging.tensors import Site, blocks, check_alignment, load_block, merged_names
+from merging.results import UserError, read_json
+from merging.storage import DTYPES, NAMES
+from merging.tensors import Progress, Site, compute_type, silent
+from merging.workers import share
+from merging.writer import Writer
 
 
 def merge(
-    base: Path,
-    experts: Mapping[str, Path],
+    models: Models,
     recipe: Recipe,
     table: CoefficientTable,
+    thresholds: Mapping[str, Mapping[str, float]],
     output: Path,
     *,
-    thresholds: Mapping[str, float] | None = None,
-    exclude: Sequence[str] = (),
     seed: int = 0,
-    provenance: Mapping[str, object] | None = None,
+    dtype: np.dtype | None = None,
+    threads: int = 1,
+    device: Device = CPU,
+    progress: Progress = silent,
+    finish: Callable[[Path, dict[str, str]], object] = lambda folder, inputs: None,
 ) -> None:
     """Write the merged model theta_0 + combine(preprocess(tau_t), c_t) into the folder `output`, whole or not at all.
 
-    The output has the base's files, names, types and order. Arithmetic is in float32 (float64 for float64 tensors)
-    and rounded once. Tensors that are not merged are copied from the base. Experts are visited in the order of
-    their names, so the bytes do not depend on the order they are given in.
+    The output has the base's files, names, types (or `dtype` for all floats) and order. Arithmetic is in float32
+    (float64 for float64 tensors) and rounded once. Tensors that are not merged are copied from the base. The bytes
+    do not depend on threads, shards or the order of the experts; on another `device` they
+    may differ by rounding. `finish` adds documents to the folder before
+    it appears; it is given the identity of every model: the digest of the tensors that entered.
     """
-    origin = Checkpoint(base)
-    models = {name: Checkpoint(experts[name]) for name in sorted(experts)}
-    if list(models) != list(table.experts):
-        raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models)}")
-    names = set(merged_names(origin, exclude))
-    check_alignment(origin, models, sorted(names))
-    merger = _Merger(origin, models, recipe, table, dict(thresholds or {}), seed)
+    if list(models.experts) != list(table.experts):
+        raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models.experts)}")
+    words = recipe.fused() if device.fused else (recipe.preprocess, recipe.combine)
+    merged, chunks = set(models.merged), models.chunks(models.base.names)
     with publish(output) as part:
         part.mkdir()
-        copy_companions(base, part)
-        if (base / INDEX).exists():
-            (part / INDEX).write_bytes((base / INDEX).read_bytes())
-        for file, members in origin.shards.items():
-            with open(part / file, "wb") as stream:
-                stream.write(header_bytes({n: (origin.entries[n].dtype, origin.shape(n)) for n in members}))
-                for name in members:
-                    merger.write(name, stream) if name in names else _copy(origin, name, stream)
-        if provenance is not None:
-            write_json(part / "provenance.json", provenance)
-    for checkpoint in (origin, *models.values()):
-        checkpoint.close()
+        copy_companions(models.base.folder, part)
+        _write_config(part / "config.json", models, dtype)
+        types = {n: NAMES[dtype] if dtype is not None and e.is_float else e.dtype for n, e in models.base.entries.items()}
+        writer = Writer(part, models.base.shards, {n: (types[n], e.shape) for n, e in models.base.entries.items()})
+
+        def worker() -> Callable[[Chunk], list[bytes]]:
+            merger = _Merger(models, words, table, thresholds, seed, device, types, progress)
+
+            def work(chunk: Chunk) -> list[bytes]:
+                digests = [blake3() for _ in models.all]
+                blocks = merger.blocks if chunk[0] in merged else merger.copies
+                for first, stored in blocks(*chunk, digests):
+                    writer.write(chunk[0], first, stored)
+                    progress(stored.nbytes)
+                return [digest.digest() for digest in digests]
+
+            return work
+
+        try:
+            digests = share(chunks, worker, threads)
+        finally:
+            writer.close()
+        finish(part, _identities(models, chunks, digests))
 
 
 class _Merger:
-    """One recipe over one set of models."""
+    """One recipe over one set of models, in the buffers of one thread."""
 
     def __init__(
         self,
-        origin: Checkpoint,
-        models: dict[str, Checkpoint],
-        recipe: Recipe,
+        models: Models,
+        words: tuple[Callable[..., Any], Callable[..., Any]],
         table: CoefficientTable,
-        thresholds: dict[str, float],
+        thresholds: Mapping[str, Mapping[str, float]],
         seed: int,
+        device: Device,
+        types: Mapping[str, str],
+        progress: Progress,
     ) -> None:
-        self.origin, self.models, self.recipe, self.table = origin, models, recipe, table
-        self.thresholds, self.seed = thresholds, seed
+        self.models, self.table, self.thresholds, self.seed, self.device = models, table, thresholds, seed, device
+        (self.preprocess, self.combine), self.types = words, types
+        self.reader, self.base_reader = (Reader(each, progress, device.step) for each in (models.all, [models.base]))
+        self.wide: dict[np.dtype, np.ndarray] = {}
+        self.out = np.empty(8 * max(self.reader.step, self.base_reader.step), np.uint8)
 
-    @np.errstate(over="ignore", invalid="ignore")  # what overflows is an error of _check
-    def write(self, name: str, stream: BinaryIO) -> None:
-        """Merge one tensor, block after block, and append it to the stream in the base's type."""
+    def blocks(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first element, merged values as stored) of a merged chunk; `digests` see what was read."""
         alpha = self.table.at(name)
-        dtype = DTYPES[self.origin.entries[name].dtype]
-        for block, start, stop in blocks(self.origin.entries[name].size):
-            theta = load_block(self.origin, name, start, stop)
-            taus = []
-            for expert, model in self.models.items():
-                site = Site(name, block, expert, self.seed, self.thresholds.get(expert, 0.0))
-                taus.append(self.recipe.preprocess(load_block(model, name, start, stop) - theta, site))
-            merged = (theta + self.recipe.combine(taus, alpha, Site(name, block, seed=self.seed))).astype(dtype)
-            self._check(merged, name, start)
-            stream.write(merged.tobytes())
+        cuts = [self._cut(expert, name) for expert in self.models.experts]
+        dtype = DTYPES[self.types[name]]
+        for first, stored in self.reader.pieces(name, start, stop, digests):
+            theta, taus = self._task_vectors(name, first, stored)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is the error below
+                for t, (expert, cut) in enumerate(zip(self.models.experts, cuts, strict=True)):
+                    taus[t] = self.preprocess(taus[t], Site(name, first, expert, self.seed, cut))
+                merged = self.combine(taus, alpha, Site(name, first, seed=self.seed))
+                out = self.out[: len(theta) * dtype.itemsize].view(dtype)
+                if not add(theta, self.device.down(merged), out):
+                    index = first + (first_not_finite(out) or 0)
+                    raise UserError(
+                        f"the merge of tensor '{name}' leaves the range of {dtype.name} at flat index {index}; expected finite"
+                        " numbers; lower the coefficients of the method"
+                    )
+            yield first, out
 
-    def _check(self, merged: np.ndarray, name: str, start: int) -> None:
-        dtype = merged.dtype
-        finite = np.isfinite(merged.astype(np.float32 if dtype.itemsize < 4 else dtype))
-        if not finite.all():
-            index = start + int(np.argmin(finite))
-            raise UserError(
-                f"the merge of tensor '{name}' leaves the range of {dtype.name} at flat index {index}; expected finite"
-                " numbers; lower the coefficients of the method"
-            )
+    def _cut(self, expert: str, name: str) -> float:
+        rows = self.thresholds.get(expert, {})
+        return rows.get(name, rows.get(MODEL, 0.0))
+
+    def _task_vectors(self, name: str, first: int, stored: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
+        """Return theta_0 (n,) on the host and the task vectors (T, n) on the device."""
+        dtype, count, size = compute_type(self.models.base.entries[name].dtype), len(stored), len(stored[0])
+        if dtype not in self.wide:
+            self.wide[dtype] = np.empty(count * self.reader.step, dtype)
+        wide = self.wide[dtype][: count * size].reshape(count, size)
+        finite = [widen(stored[0], wide[0]), *(subtract(stored[t], wide[0], wide[t]) for t in range(1, count))]
+        if not all(finite):
+            raise self.reader.blame(name, first, stored)
+        return wide[0], self.device.up(wide[1:])
+
+    def copies(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first element, stored values) of a chunk that is left at the base."""
+        entry, dtype = self.models.base.entries[name], DTYPES[self.types[name]]
+        for first, (stored,) in self.base_reader.pieces(name, start, stop, digests[:1]):
+            yield first, stored if stored.dtype == dtype else stored.astype(compute_type(entry.dtype)).astype(dtype)
 
 
-def _copy(origin: Checkpoint, name: str, stream: BinaryIO) -> None:
-    for _, start, stop in blocks(origin.entries[name].size):
-        stream.write(origin.block(name, start, stop).tobytes())
+def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
+    """Write what the layout or another type changes into the config that was copied from the base."""
+    changes = {**models.config, **({"dtype": dtype.name, "torch_dtype": dtype.name} if dtype is not None else {})}
+    if file.exists() and changes:
+        file.write_text(json.dumps({**read_json(file), **changes}, indent=2) + "\n", encoding="utf-8")
+
+
+def _identities(models: Models, chunks: Sequence[Chunk], digests: Sequence[Sequence[bytes]]) -> dict[str, str]:
+    """Return by model the BLAKE3 of (name, type, shape, digests of its chunks) of every tensor that was read of it."""
+    whole = [blake3() for _ in models.all]
+    order = sorted(zip(chunks, digests, strict=True), key=lambda each: each[0])
+    for (name, start, _), parts in order:
+        for checkpoint, digest, part in zip(models.all, whole, parts, strict=True):
+            if name in checkpoint.entries:
+                entry = checkpoint.entries[name]
+                digest.update(f"{name}\0{entry.dtype}\0{entry.shape}\0{start}\0".encode() + part)
+    return {name: digest.hexdigest() for name, digest in zip(("base", *models.experts), whole, strict=True)}

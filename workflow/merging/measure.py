@@ -1,73 +1,140 @@
-"""Measure checkpoints in one streaming pass: norms of weights and task vectors, exact trim thresholds. No torch."""
+"""Measure checkpoints in streaming passes: norms of weights and task vectors, exact trim thresholds. No torch."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from merging import kernels
+from merging.cells import Reader, subtract, sums_of_squares, widen
 from merging.checkpoints import Checkpoint
-from merging.tensors import blocks, check_alignment, load_block, merged_names
+from merging.coefficients import MODEL
+from merging.layouts import Chunk, Models
+from merging.tensors import Progress, compute_type, silent
+from merging.workers import share
 
-BUCKETS = 1 << 16
 
-
-def norms(base: Path, experts: Mapping[str, Path], exclude: Sequence[str] = ()) -> dict[str, Any]:
+def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = silent) -> dict[str, Any]:
     """Return the squared Frobenius norm of every merged tensor of every expert, of weights and of task vectors.
 
-    Sums run in float64 block by block and are added exactly, so they do not depend on the block order. Raises
-    UserError for tensors that do not match the base and for NaN or infinity.
+    A cell is summed in float64 in a fixed order and the cells are added exactly (fsum), so the sums depend neither
+    on threads nor on shards. Raises UserError for NaN and infinity.
     """
-    origin, models = Checkpoint(base), {name: Checkpoint(experts[name]) for name in sorted(experts)}
-    names = merged_names(origin, exclude)
-    check_alignment(origin, models, names)
-    tensors = {}
-    for name in names:
-        size = origin.entries[name].size
-        sums: dict[str, list[list[float]]] = {"weights": [[] for _ in models], "task_vector": [[] for _ in models]}
-        for _, start, stop in blocks(size):
-            zero = load_block(origin, name, start, stop).astype(np.float64)
-            for t, model in enumerate(models.values()):
-                weights = load_block(model, name, start, stop).astype(np.float64)
-                sums["weights"][t].append(float(np.sum(weights * weights)))
-                sums["task_vector"][t].append(float(np.sum((weights - zero) ** 2)))
-        tensors[name] = {"numel": size, **{key: [math.fsum(part) for part in parts] for key, parts in sums.items()}}
-    return {"experts": list(models), "tensors": tensors}
+    chunks = models.chunks(models.merged)
+
+    def worker() -> Callable[[Chunk], np.ndarray]:
+        reader = Reader(models.all, progress, step)
+
+        def work(chunk: Chunk) -> np.ndarray:
+            cells = np.concatenate([_squares(reader, chunk[0], *piece) for piece in reader.pieces(*chunk)], axis=1)
+            return np.array([[math.fsum(cells[t, :, k]) for k in (0, 1)] for t in range(len(cells))])
+
+        return work
+
+    sums = share(chunks, worker, threads)
+    of: dict[str, list[np.ndarray]] = {name: [] for name in models.merged}
+    for (name, _, _), part in zip(chunks, sums, strict=True):
+        of[name].append(part)
+    every = range(len(models.experts))
+    tensors = {
+        name: {
+            "numel": models.base.entries[name].size,
+            **{key: [math.fsum(p[t][k] for p in parts) for t in every] for k, key in enumerate(("weights", "task_vector"))},
+        }
+        for name, parts in of.items()
+    }
+    return {"experts": list(models.experts), "tensors": tensors}
 
 
-def threshold(base: Path, expert: Path, density: float, exclude: Sequence[str] = ()) -> float:
-    """Return the exact magnitude at which `trim` cuts one expert's task vector, over all merged tensors.
+def _squares(reader: Reader, name: str, first: int, stored: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sums of squares of every cell of a piece: (T, cells, 2)."""
+    theta = np.empty(len(stored[0]), compute_type(reader.checkpoints[0].entries[name].dtype))
+    finite = widen(stored[0], theta)
+    sums = np.array([sums_of_squares(block, theta) for block in stored[1:]])
+    if not finite or not np.isfinite(sums).all():
+        raise reader.blame(name, first, stored)
+    return sums
 
-    It is the (d - floor(density d))-th smallest |tau| (TIES, arXiv 2306.01708), found without sorting: the bits of
-    non-negative float32 order like integers, so two streaming counts (upper, then lower 16 bits) hold it. Density 1
-    keeps all: 0. float64 checkpoints are compared in float32.
+
+def thresholds(models: Models, density: float, *, scope: str = MODEL, **how: Any) -> dict[str, dict[str, float]]:
+    """Return the exact magnitudes at which `trim` cuts each expert's task vector: {expert: {row: threshold}}.
+
+    The row is `model`, or with `scope: tensor` each tensor. A threshold is the (d - floor(density d))-th smallest
+    |tau| (TIES, arXiv 2306.01708), found without sorting: the bits of non-negative floats order like integers, so
+    streaming counts of 16 bits after 16 bits hold it (2 where tau is computed in float32, 4 in float64). Density 1
+    keeps all: 0. `how` are `threads`, `step` and `progress` as in `norms`.
     """
-    origin, model = Checkpoint(base), Checkpoint(expert)
-    names = merged_names(origin, exclude)
-    check_alignment(origin, {expert.name: model}, names)
-    size = sum(origin.entries[name].size for name in names)
+    rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
+    found: dict[str, dict[str, float]] = {}
+    for few in _groups(models.experts, 4):  # the counts of more experts would take more memory
+        part = dataclasses.replace(models, experts=few)
+        cuts = {row: _cuts(part, names, density, **how) for row, names in rows.items()}
+        found |= {expert: {row: cuts[row][expert] for row in rows} for expert in few}
+    return found
+
+
+def _groups(experts: Mapping[str, Checkpoint], size: int) -> Iterator[dict[str, Checkpoint]]:
+    waiting = iter(experts.items())
+    while few := dict(itertools.islice(waiting, size)):
+        yield few
+
+
+def _cuts(models: Models, names: Sequence[str], density: float, **how: Any) -> dict[str, float]:
+    """Return the threshold of each expert over the given tensors."""
+    size = sum(models.base.entries[name].size for name in names)
     rank = size - math.floor(density * size)
     if rank <= 0:
-        return 0.0
-    bits = 0
-    for shift in (16, 0):
-        counts = np.zeros(BUCKETS, np.int64)
-        for name in names:
-            for _, start, stop in blocks(origin.entries[name].size):
-                magnitude = _magnitude_bits(origin, model, name, start, stop)
-                if shift == 0:
-                    magnitude = magnitude[magnitude >> 16 == bits >> 16]
-                counts += np.bincount((magnitude >> shift) & 0xFFFF, minlength=BUCKETS)
-        below = np.cumsum(counts)
-        bucket = int(np.searchsorted(below, rank))
-        rank -= int(below[bucket - 1]) if bucket else 0
-        bits |= bucket << shift
-    return float(np.array(bits, np.uint32).view(np.float32))
+        return dict.fromkeys(models.experts, 0.0)
+    wide = np.result_type(*(compute_type(models.base.entries[name].dtype) for name in names))  # of all, if they differ
+    bits = np.zeros(len(models.experts), np.uint32 if wide == np.float32 else np.uint64)
+    ranks = np.full(len(models.experts), rank)
+    for shift in range(8 * wide.itemsize - 16, -1, -16):
+        for t, below in enumerate(np.cumsum(_counts(models, names, shift, bits, **how), axis=1)):
+            bucket = int(np.searchsorted(below, ranks[t]))
+            ranks[t] -= int(below[bucket - 1]) if bucket else 0
+            bits[t] = bits[t] << bits.dtype.type(16) | bits.dtype.type(bucket)
+    return {expert: float(cut) for expert, cut in zip(models.experts, bits.view(wide), strict=True)}
 
 
-def _magnitude_bits(origin: Checkpoint, model: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
-    tau = load_block(model, name, start, stop) - load_block(origin, name, start, stop)
-    return np.abs(tau.astype(np.float32)).view(np.uint32)
+def _counts(
+    models: Models,
+    names: Sequence[str],
+    shift: int,
+    above: np.ndarray,
+    *,
+    threads: int = 1,
+    step: int | None = None,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Count 16 bits of the magnitudes of each task vector that have the bits `above` (T,) them: (T, 65536)."""
+    kind, wide = above.dtype, np.dtype(f"f{above.dtype.itemsize}")
+    totals, lock = np.zeros((len(models.experts), 1 << 16), np.int64), threading.Lock()
+
+    def worker() -> Callable[[Chunk], None]:
+        reader = Reader(models.all, progress, step)
+        counts = np.zeros((len(models.experts), 1 << 16), np.uint32)
+
+        def work(chunk: Chunk) -> None:
+            for first, stored in reader.pieces(*chunk):
+                theta, tau = np.empty((2, len(stored[0])), compute_type(models.base.entries[chunk[0]].dtype))
+                finite = [widen(stored[0], theta)]
+                for t, block in enumerate(stored[1:]):
+                    finite.append(subtract(block, theta, tau))
+                    magnitudes = np.abs(tau, dtype=wide).view(kind)
+                    kernels.count(magnitudes, kind.type(shift), above[t], counts[t])
+                if not all(finite):
+                    raise reader.blame(chunk[0], first, stored)
+            with lock:
+                np.add(totals, counts, out=totals)
+            counts[:] = 0
+
+        return work
+
+    share(models.chunks(names), worker, threads)
+    return totals

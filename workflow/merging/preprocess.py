@@ -5,11 +5,9 @@ Written in operators that NumPy and torch share. Hyper-parameters are keyword-on
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
-from merging.tensors import Site
-
-Array = Any  # a NumPy array or a torch tensor
+from merging.tensors import DRAWS, Array, Site
 
 
 def identity(tau: Array, site: Site) -> Array:
@@ -17,18 +15,19 @@ def identity(tau: Array, site: Site) -> Array:
     return tau
 
 
-def trim(tau: Array, site: Site, *, density: float = 0.2) -> Array:
+def trim(tau: Array, site: Site, *, density: float = 0.2, scope: str = "model") -> Array:
     """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
 
-    The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert; entries
-    at the threshold are kept. It is measured beforehand and comes with the site.
+    The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert, or with
+    `scope: tensor` over each tensor by itself; entries at the threshold are kept. It is measured beforehand and
+    comes with the site.
     """
     return tau * (abs(tau) >= site.threshold)
 
 
 def drop(tau: Array, site: Site, *, rate: float = 0.9) -> Array:
     """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
-    keep = site.generator().random(tau.shape, dtype="float32") >= rate
+    keep = site.draws(tau) >= math.ceil(rate * DRAWS)
     return tau * keep / (1 - rate)
 
 

@@ -26,12 +26,21 @@ OF_THE_TABLE = {"norm_of", "scope"}  # of every coefficient word: which norms, o
 
 @dataclass(frozen=True)
 class Recipe:
-    """The bound functions of one method; `density` is set when `preprocess` asks for a trim threshold."""
+    """The bound functions of one method; `trim` holds the arguments of `measure.thresholds`, for a method that trims."""
 
-    preprocess: Callable[..., Any]
-    estimate: Callable[..., Any]
-    combine: Callable[..., Any]
-    density: float | None
+    preprocess: functools.partial[Any]
+    estimate: functools.partial[Any]
+    combine: functools.partial[Any]
+    trim: dict[str, Any] | None
+
+    def fused(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Return `preprocess` and `combine` as kernels where there are any: same bytes, on arrays that may be overwritten."""
+        from merging.fused import STAND_INS  # loads numba
+
+        preprocess, combine = (
+            functools.partial(STAND_INS.get(word.func, word.func), **word.keywords) for word in (self.preprocess, self.combine)
+        )
+        return preprocess, combine
 
 
 def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
@@ -40,16 +49,13 @@ def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
         if slot not in SLOTS:
             raise UserError(f"method '{method}': no slot {slot!r}{_nearest(slot, SLOTS)}")
     parts = {slot: word_of(sentence.get(slot, DEFAULTS[slot]), slot, method) for slot in SLOTS}
-    table = {k: v for k, v in parts["coefficients"][1].items() if k in OF_THE_TABLE}
-    bound = {
-        slot: functools.partial(SLOTS[slot][name], **{k: v for k, v in given.items() if k not in OF_THE_TABLE})
-        for slot, (name, given) in parts.items()
-    }
+    table = {k: parts["coefficients"][1].pop(k) for k in OF_THE_TABLE & parts["coefficients"][1].keys()}
+    bound = {slot: functools.partial(SLOTS[slot][name], **given) for slot, (name, given) in parts.items()}
     name, given = parts["preprocess"]
-    defaults = inspect.signature(PREPROCESS[name]).parameters
-    density = given.get("density", defaults["density"].default) if "density" in defaults else None
+    takes = inspect.signature(PREPROCESS[name]).parameters
+    trim = {k: given.get(k, takes[k].default) for k in ("density", "scope")} if "density" in takes else None
     coefficients = functools.partial(estimate, word=bound["coefficients"], control=bound["control"], **table)
-    return Recipe(bound["preprocess"], coefficients, bound["combine"], density)
+    return Recipe(bound["preprocess"], coefficients, bound["combine"], trim)
 
 
 def word_of(entry: Any, slot: str, method: str = "method") -> tuple[str, dict[str, Any]]:

@@ -68,6 +68,11 @@ def _cell(value: Any, path: Path | str, column: str) -> Any:
     return "" if value is None else value
 
 
+def named_folders(words: Iterable[str]) -> dict[str, Path]:
+    """Read `NAME=FOLDER` of every expert: {name: folder}."""
+    return {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
+
+
 def command_line(main: Any) -> None:
     """Run a script's `main`; a user's mistake ends it with one message and exit code 1, not with a traceback."""
     try:

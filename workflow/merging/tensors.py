@@ -1,79 +1,81 @@
-"""What every stage agrees on about tensors: blocks, seeds, alignment of models, finite numbers. No torch."""
+"""What every stage agrees on about tensors: cells and chunks, seeds, types. No torch."""
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Iterator, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from merging.checkpoints import Checkpoint
-from merging.results import UserError
+CELL = 1 << 15  # elements whose squares are summed together
+CHUNK = 1 << 21  # elements that a thread takes at once, whole cells; the unit of the digests of inputs
+HELD = 1 << 20  # elements that a thread computes at once, over all models: more experts need no more memory
+DRAWS = 1 << 24  # the number of different values of a random draw
+_GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+Array = Any  # a NumPy array or a torch tensor
+Progress = Callable[[int], object]  # called with a number of bytes that were read or written
 
-BLOCK = 1 << 20  # elements; part of the random stream of `drop`, so a constant of the project
+
+def silent(count: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a word is applied: the one object that a word may ask, so that with the same site it is pure."""
+    """Where a word is applied: the one object that a word may ask, so that with the same site it is pure.
+
+    `start` is the flat index in its tensor of the first element that the word sees.
+    """
 
     tensor: str
-    block: int = 0
+    start: int = 0
     expert: str = ""
     seed: int = 0
     threshold: float = 0.0
 
-    def generator(self) -> np.random.Generator:
-        """Return the random generator of (seed, expert, tensor, block), independent of visiting order."""
-        words = (self.seed, zlib.crc32(self.expert.encode()), zlib.crc32(self.tensor.encode()), self.block)
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    @property
+    def key(self) -> int:
+        """The random stream of (seed, expert, tensor), a signed 64-bit number."""
+        return _key(self.seed, self.expert, self.tensor)
+
+    def draws(self, like: Array) -> Array:
+        """Draw one number from 0 to 2^24 - 1 for every element of `like`: int64 of its shape, on its device.
+
+        Draw i is the upper 24 bits of output number `start` + i of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)
+        seeded by `key`, so it depends on seed, expert, tensor and element, and on nothing else.
+        """
+        ones = (abs(like) >= 0).reshape(-1)  # counted up in operators that NumPy and torch share
+        z = (ones.cumsum(0) + (self.start - 1)) * _GAMMA + self.key
+        z = (z ^ _shift(z, 30)) * _MIX_1
+        z = (z ^ _shift(z, 27)) * _MIX_2
+        return _shift(z ^ _shift(z, 31), 40).reshape(like.shape)
 
 
-def blocks(size: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (number, start, stop) of the fixed blocks of a flattened tensor of `size` elements."""
-    for number, start in enumerate(range(0, size, BLOCK)):
-        yield number, start, min(start + BLOCK, size)
+@functools.lru_cache(maxsize=4096)
+def _key(*words: object) -> int:
+    text = "\0".join(map(str, words))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def merged_names(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
-    """Return the names that are merged: floating-point tensors that match none of the regular expressions."""
-    patterns = [re.compile(pattern) for pattern in exclude]
-    names = [n for n in base.names if base.is_float(n) and not any(p.search(n) for p in patterns)]
-    if not names:
-        raise UserError(f"{base.folder}: no tensor is left to merge; correct `merge: exclude:` of the suite ({list(exclude)})")
-    return names
+def _shift(z: Array, bits: int) -> Array:
+    """Shift int64 to the right as if it had no sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def check_alignment(base: Checkpoint, experts: dict[str, Checkpoint], names: Sequence[str]) -> None:
-    """Raise a UserError that lists every tensor of `names` that an expert lacks or holds in another shape."""
-    faults = []
-    for expert, checkpoint in experts.items():
-        for name in names:
-            if name not in checkpoint.entries:
-                faults.append(f"expert '{expert}' has no tensor '{name}'")
-            elif checkpoint.shape(name) != base.shape(name):
-                faults.append(
-                    f"expert '{expert}': tensor '{name}' is {list(checkpoint.shape(name))}, expected {list(base.shape(name))}"
-                )
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise UserError(
-            f"{len(faults)} tensors do not match the base {base.folder}: {shown}. Use experts of this base, or leave"
-            " these tensors at the base with `merge: exclude:` in the suite"
-        )
+def spans(size: int, step: int, origin: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the steps of `size` elements that start at `origin`."""
+    for start in range(origin, origin + size, step):
+        yield start, min(start + step, origin + size)
 
 
-def load_block(checkpoint: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
-    """Read one block as float32 (float64 stays float64): (stop - start,); NaN and infinities are a UserError."""
-    stored = checkpoint.block(name, start, stop)
-    block = stored if stored.dtype == np.float64 else stored.astype(np.float32)
-    finite = np.isfinite(block)
-    if not finite.all():
-        index = start + int(np.argmin(finite))
-        raise UserError(
-            f"{checkpoint.folder}: tensor '{name}' holds {block[index - start]} at flat index {index}; a merge of it"
-            " would be NaN everywhere it reaches. Train or fetch this checkpoint again"
-        )
-    return block
+def step_for(models: int) -> int:
+    """Return how many elements of each of several models are computed at once: whole cells."""
+    return max(1, HELD // models // CELL) * CELL
+
+
+def compute_type(stored: str) -> np.dtype:
+    """Return the type that a stored type is computed in: float32 for 16 bits and fewer, float64 for more."""
+    return np.dtype(np.float64 if stored in ("F64", "F32") else np.float32)

@@ -34,12 +34,14 @@ def any_of(names):
 
 
 wildcard_constraints:
-    suite=any_of(plan.suites),
+    suite=any_of([*plan.suites, *plan.models]),
+    model="[A-Za-z0-9][A-Za-z0-9_.-]*",
     task=any_of(plan.tasks),
     asset=any_of(plan.assets),
     method=any_of([*plan.config["methods"], *plan.candidates]),
     seed="[0-9]+",
     density="[0-9.]+",
+    scope="model|tensor",
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
     table=any_of(plan.reports["tables"]),
@@ -54,16 +56,28 @@ def asset(name):
     return f"results/assets/{name}"
 
 
+def own_model(suite, name):
+    """The folder of a model of the user: a local one as it is, one of the hub where fetch_model puts it."""
+    place = plan.own_models(suite)[name]
+    return place if os.path.isdir(place) else f"results/models/{suite}/{name}"
+
+
 def pretrained(suite):
-    return f"results/checkpoints/{suite}/pretrained"
+    return own_model(suite, "base") if suite in plan.models else f"results/checkpoints/{suite}/pretrained"
 
 
 def experts(suite, seed):
+    if suite in plan.models:
+        return {name: own_model(suite, name) for name in plan.models[suite]["experts"]}
     return {task: f"results/checkpoints/{suite}/seed{seed}/{task}" for task in plan.task_ids(suite)}
 
 
-def exclude(wildcards):
-    return canonical(plan.suites[wildcards.suite]["merge"].get("exclude", []))
+def named_experts(wildcards):
+    return [f"{name}={folder}" for name, folder in experts(wildcards.suite, wildcards.seed).items()]
+
+
+def layout(wildcards):
+    return canonical((plan.models if wildcards.suite in plan.models else plan.suites)[wildcards.suite].get("merge", {}))
 
 
 def checkpoints_of(wildcards):
@@ -141,10 +155,10 @@ def selected(wildcards):
 
 
 def thresholds(wildcards):
-    density = plan.density(wildcards.method)
-    return (
-        f"results/measures/{wildcards.suite}/seed{wildcards.seed}_density{density}.json" if density is not None else []
-    )
+    if plan.trim(wildcards.method) is None:
+        return []
+    density, scope = plan.trim(wildcards.method)
+    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{scope}_density{density}.json"
 
 
 onstart:

@@ -1,4 +1,4 @@
-# Needs config/assets.yaml and its lock. Makes results/assets/<asset>/: the only rule that touches the network.
+# Needs config/assets.yaml and its lock. Makes results/assets and results/models: the only rules that touch the network.
 
 
 rule fetch_asset:
@@ -17,3 +17,22 @@ rule fetch_asset:
     shell:
         "python -m scripts.fetch_asset --asset {wildcards.asset} --wish {params.wish:q} --lock {params.lock:q}"
         " --output {output} 2>&1 | tee {log}"
+
+
+rule fetch_model:
+    output:
+        directory("results/models/{suite}/{model}"),
+    log:
+        "results/logs/fetch_model/{suite}/{model}.log",
+    wildcard_constraints:
+        suite=any_of(plan.models),
+    localrule: True
+    conda:
+        "../../envs/merge.yaml"
+    params:
+        model=lambda wildcards: plan.own_models(wildcards.suite)[wildcards.model],
+        code=code("scripts.fetch_model"),
+    message:
+        "fetch_model: {params.model}"
+    shell:
+        "HF_HUB_OFFLINE=0 python -m scripts.fetch_model --model {params.model:q} --output {output} 2>&1 | tee {log}"

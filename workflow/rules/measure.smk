@@ -12,13 +12,14 @@ rule measure_weights:
     conda:
         "../../envs/merge.yaml"
     params:
-        exclude=exclude,
+        experts=named_experts,
+        layout=layout,
         code=code("scripts.measure_weights"),
     message:
         "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_weights --base {input.base} --experts {input.experts} --exclude {params.exclude:q}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.measure_weights --base {input.base} --experts {params.experts:q} --layout {params.layout:q}"
+        " --threads {threads} --output {output} 2>&1 | tee {log}"
 
 
 rule measure_threshold:
@@ -26,19 +27,20 @@ rule measure_threshold:
         base=lambda wildcards: pretrained(wildcards.suite),
         experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
     output:
-        "results/measures/{suite}/seed{seed}_density{density}.json",
+        "results/measures/{suite}/seed{seed}_{scope}_density{density}.json",
     log:
-        "results/logs/measure_threshold/{suite}/seed{seed}_density{density}.log",
+        "results/logs/measure_threshold/{suite}/seed{seed}_{scope}_density{density}.log",
     conda:
         "../../envs/merge.yaml"
     params:
-        exclude=exclude,
+        experts=named_experts,
+        layout=layout,
         code=code("scripts.measure_threshold"),
     message:
-        "measure_threshold: {wildcards.suite}, density {wildcards.density}, seed {wildcards.seed}"
+        "measure_threshold: {wildcards.suite}, density {wildcards.density} of the {wildcards.scope}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_threshold --base {input.base} --experts {input.experts} --exclude {params.exclude:q}"
-        " --density {wildcards.density} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.measure_threshold --base {input.base} --experts {params.experts:q} --layout {params.layout:q}"
+        " --density {wildcards.density} --scope {wildcards.scope} --threads {threads} --output {output} 2>&1 | tee {log}"
 
 
 rule estimate_coefficients:
@@ -120,13 +122,13 @@ rule measure_premise:
             {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}
         ),
         family=lambda wildcards: plan.suites[wildcards.suite]["family"],
-        exclude=exclude,
+        layout=layout,
         code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),
     message:
         "measure_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
     shell:
         "python -m scripts.measure_premise --family {params.family} --base {input.base} --checkpoint {input.checkpoint}"
-        " --dataset {input.dataset} --head {input.head} --exclude {params.exclude:q} --run {params.run:q}"
+        " --dataset {input.dataset} --head {input.head} --layout {params.layout:q} --run {params.run:q}"
         " --output {output} 2>&1 | tee {log}"
 
 

@@ -17,15 +17,17 @@ rule merge_checkpoints:
         "../../envs/merge.yaml"
     params:
         sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine"),
-        exclude=exclude,
+        experts=named_experts,
+        layout=layout,
+        device=plan.config.get("device", "cpu"),
         thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
         code=code("scripts.merge_checkpoints"),
     message:
         "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.merge_checkpoints --base {input.base} --experts {input.experts} --sentence {params.sentence:q}"
-        " --coefficients {input.coefficients} {params.thresholds} --exclude {params.exclude:q} --seed {wildcards.seed}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q} --sentence {params.sentence:q}"
+        " --coefficients {input.coefficients} {params.thresholds} --layout {params.layout:q} --seed {wildcards.seed}"
+        " --threads {threads} --device {params.device} --output {output} 2>&1 | tee {log}"
 
 
 use rule merge_checkpoints as merge_candidate with:

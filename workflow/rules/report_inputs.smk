@@ -19,6 +19,16 @@ def figures():
     return of_each_suite("figures", "results/figures/{name}_{suite}.svg")
 
 
+def wanted():
+    """What a run makes: of suites scores, tables, figures and the report; of the user's own models the merges."""
+    files = ["results/run_config.yaml"]
+    if plan.suites:
+        files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
+    for suite in plan.models:
+        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in plan.merges() for seed in plan.config["seeds"]]
+    return files
+
+
 def suite_json(suite):
     record = plan.suites[suite]
     return {

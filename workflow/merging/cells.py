@@ -1,0 +1,101 @@
+"""Read models piece by piece, and move between the numbers that are stored and the numbers that are computed. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from merging import kernels
+from merging.checkpoints import Checkpoint
+from merging.results import UserError
+from merging.tensors import CELL, Progress, silent, spans, step_for
+
+BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Reader:
+    """Read the same piece of several models of one layout together, into buffers of one thread."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent, step: int | None = None) -> None:
+        self.checkpoints, self.progress, self.step = checkpoints, progress, step or step_for(len(checkpoints))
+        self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # pages that are not used cost nothing
+
+    def pieces(self, name: str, start: int, stop: int, digests: Sequence[Any] = ()) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yield (first element, numbers (n,) of every model as stored) of one piece of a tensor after the other.
+
+        Each piece overwrites the one before. `digests`, one a model, are updated with the bytes that were read.
+        """
+        tensors = [checkpoint.entries[name] for checkpoint in self.checkpoints]
+        for first, last in spans(stop - start, self.step, start):
+            stored = [tensor.block(first, last, buffer) for tensor, buffer in zip(tensors, self.buffers, strict=True)]
+            for digest, block in zip(digests, stored, strict=False):
+                digest.update(block.view(np.uint8))
+            self.progress(sum(block.nbytes for block in stored))
+            yield first, stored
+
+    def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:
+        """Return the error that names model, tensor and index of the first number of a piece that is NaN or infinite."""
+        for checkpoint, block in zip(self.checkpoints, stored, strict=True):
+            index = first_not_finite(block)
+            if index is not None:
+                return UserError(
+                    f"{checkpoint.folder}: tensor '{name}' holds {block[index]} at flat index {first + index}; a merge of it"
+                    " would be NaN everywhere it reaches. Train or fetch this checkpoint again"
+                )
+        raise AssertionError(f"all numbers of '{name}' from {first} on are finite")
+
+
+def widen(stored: np.ndarray, out: np.ndarray) -> bool:
+    """Write stored numbers (n,) of any type into `out` (n,), float32 or float64; say whether all are finite."""
+    if stored.dtype == BFLOAT16 and out.dtype == FLOAT32:
+        return kernels.widen_bfloat16(stored.view(np.uint16), out)
+    if stored.dtype == FLOAT32 and out.dtype == FLOAT64:
+        return kernels.widen_float32(stored, out)
+    out[:] = stored
+    return bool(np.isfinite(out).all())
+
+
+def subtract(stored: np.ndarray, theta: np.ndarray, out: np.ndarray) -> bool:
+    """Write stored - theta (n,) into `out` (n,), of theta's type; say whether all that is stored is finite."""
+    if theta.dtype == FLOAT32 and stored.dtype == BFLOAT16:
+        return kernels.subtract_bfloat16(stored.view(np.uint16), theta, out)
+    if theta.dtype == FLOAT64 and stored.dtype == FLOAT32:
+        return kernels.subtract_float32(stored, theta, out)
+    finite = widen(stored, out)
+    out -= theta
+    return finite
+
+
+def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
+    """Write theta + tau (n,) into `out` (n,), rounded once to its type, to nearest even; say whether all are finite."""
+    if theta.dtype == FLOAT32 and out.dtype == BFLOAT16:
+        return kernels.add_to_bfloat16(theta, tau, out.view(np.uint16))
+    if theta.dtype == FLOAT64 and out.dtype == FLOAT32:
+        return kernels.add_to_float32(theta, tau, out)
+    out[:] = theta + tau
+    return first_not_finite(out) is None
+
+
+def sums_of_squares(stored: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of the stored weights and of weights - theta, (n,) each, in float64: (cells, 2)."""
+    sums = np.empty((-(-len(stored) // CELL), 2))
+    if stored.dtype in (FLOAT32, BFLOAT16):
+        bfloat16 = stored.dtype == BFLOAT16
+        kernels.squares(stored.view(np.uint16) if bfloat16 else stored, bfloat16, theta, CELL, sums)
+    else:
+        for number, (start, stop) in enumerate(spans(len(stored), CELL)):
+            wide = stored[start:stop].astype(np.float64)
+            sums[number] = np.sum(wide * wide), np.sum((wide - theta[start:stop]) ** 2)
+    return sums
+
+
+def first_not_finite(stored: np.ndarray) -> int | None:
+    """Return the index of the first NaN or infinity among stored numbers (n,), or None."""
+    if stored.dtype == BFLOAT16:
+        bad = (stored.view(np.uint16) & 0x7F80) == 0x7F80
+    else:
+        bad = ~np.isfinite(stored if stored.dtype.kind == "f" else stored.astype(np.float32))
+    return int(np.argmax(bad)) if bad.any() else None

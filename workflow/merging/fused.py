@@ -1,0 +1,63 @@
+"""Kernels in the place of words: same arguments, same bytes, on arrays of the host, which are overwritten.
+
+A word without a kernel here runs as it is, and so does every word on other devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from merging import combine, kernels, preprocess
+from merging.tensors import DRAWS, Site
+
+
+def trim(tau: np.ndarray, site: Site, **given: Any) -> np.ndarray:
+    """See `preprocess.trim`."""
+    kernels.trim(tau, tau.dtype.type(site.threshold))
+    return tau
+
+
+def drop(tau: np.ndarray, site: Site, *, rate: float = 0.9) -> np.ndarray:
+    """See `preprocess.drop`."""
+    key = np.uint64(site.key & (1 << 64) - 1)
+    kernels.drop(tau, np.uint64(site.start), key, np.uint64(math.ceil(rate * DRAWS)), tau.dtype.type(1 - rate))
+    return tau
+
+
+def weighted_sum(taus: np.ndarray, alpha: Sequence[float], site: Site) -> np.ndarray:
+    """See `combine.weighted_sum`."""
+    kernels.weighted_sum(taus, np.asarray(alpha, taus.dtype))
+    return taus[0]
+
+
+def _disjoint(taus: np.ndarray, alpha: Sequence[float], elect: str, weights: Sequence[float] | None) -> np.ndarray:
+    ones = np.ones(len(taus), taus.dtype)
+    election = np.asarray(alpha, taus.dtype) if elect == "weighted" else ones
+    shares = ones if weights is None else np.abs(np.asarray(weights, taus.dtype))
+    kernels.disjoint(taus, np.asarray(alpha, taus.dtype), election, shares, weights is not None)
+    return taus[0]
+
+
+def disjoint_sum(taus: np.ndarray, alpha: Sequence[float], site: Site, *, elect: str = "weighted") -> np.ndarray:
+    """See `combine.disjoint_sum`."""
+    return _disjoint(taus, alpha, elect, None)
+
+
+def disjoint_mean(
+    taus: np.ndarray, alpha: Sequence[float], site: Site, *, elect: str = "weighted", divide_by: str = "count"
+) -> np.ndarray:
+    """See `combine.disjoint_mean`."""
+    return _disjoint(taus, alpha, elect, alpha if divide_by == "coefficients" else [1.0] * len(taus))
+
+
+STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
+    preprocess.trim: trim,
+    preprocess.drop: drop,
+    combine.weighted_sum: weighted_sum,
+    combine.disjoint_sum: disjoint_sum,
+    combine.disjoint_mean: disjoint_mean,
+}

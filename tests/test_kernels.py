@@ -135,3 +135,15 @@ def test_a_stand_in_gives_the_bytes_of_its_word(word, computed, size):
             expected, found = word(list(taus), alpha, site, **given), fused.STAND_INS[word](taus.copy(), alpha, site, **given)
         assert found.dtype == computed
         assert found.tobytes() == expected.tobytes(), given
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 8, 5), (2, 16, 3000)])
+def test_a_product_is_summed_in_order(shape):
+    rows, rank, columns = shape
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((rows, rank)), rng.standard_normal((rank, columns))
+    expected, found = np.zeros((rows, columns)), np.empty((rows, columns))
+    for k in range(rank):
+        expected += left[:, k, None] * right[k]
+    kernels.product(left, right, found)
+    assert found.tobytes() == expected.tobytes()

@@ -186,3 +186,18 @@ def disjoint(taus: Any, alpha: Any, election: Any, weights: Any, mean: Any) -> N
         row = taus[0, start : start + block]
         for i in range(row.size):
             row[i] = total[i] / (divisor[i] if divisor[i] != 0 else one) if mean else total[i]
+
+
+@kernel
+def product(left: Any, right: Any, out: Any) -> None:
+    """Write left (rows, r) times right (r, columns) into `out` (rows, columns); every number is summed over r in order."""
+    block = 1024
+    for start in range(0, out.shape[1], block):
+        for i in range(out.shape[0]):
+            total = out[i, start : start + block]
+            for j in range(total.size):
+                total[j] = 0.0
+            for k in range(right.shape[0]):
+                row, c = right[k, start : start + block], left[i, k]
+                for j in range(row.size):
+                    total[j] += c * row[j]

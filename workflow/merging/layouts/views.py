@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from merging import kernels
 from merging.checkpoints import Checkpoint
 from merging.storage import DTYPES, Tensor
 from merging.tensors import CELL, spans
@@ -107,7 +108,9 @@ class LowRank(Tensor):
         origin = first * columns
         if last - first == 1:  # inside one row
             right, origin = right[:, start - origin : stop - origin], start
-        update = _product(self._left(first, last), right).reshape(-1)[start - origin : stop - origin]
+        update = np.empty((last - first, right.shape[1]))
+        kernels.product(self._left(first, last), right, update)  # BLAS sums in an order that depends on the shapes
+        update = update.reshape(-1)[start - origin : stop - origin]
         update *= self.scale
         update += self.base.block(start, stop)
         return update
@@ -125,16 +128,6 @@ class LowRank(Tensor):
         whole, rank = self.b if self.turned else self.a, self.b.shape[1]
         values = whole.block(0, whole.size).astype(np.float64)
         return np.ascontiguousarray(values.reshape(-1, rank).T) if self.turned else values.reshape(rank, -1)
-
-
-def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Multiply (rows, r) by (r, columns), summing in order: BLAS sums in an order that depends on the shapes."""
-    total = np.zeros((len(left), right.shape[1]))
-    term = np.empty_like(total)
-    for k, row in enumerate(right):
-        np.multiply(left[:, k, None], row, out=term)
-        total += term
-    return total
 
 
 def _space(count: int, dtype: str, buffer: np.ndarray | None) -> np.ndarray:

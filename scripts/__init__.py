@@ -1,1 +1,8 @@
-"""The command line of each rule, run as `python -m scripts.<rule>`."""
+"""Thin command lines, one a rule and those for people; run as `python -m scripts.<name>` from the checkout."""
+
+import sys
+from pathlib import Path
+
+WORKFLOW = str(Path(__file__).resolve().parents[1] / "workflow")
+if WORKFLOW not in sys.path:  # the library lies there; rules have it on the path already
+    sys.path.insert(0, WORKFLOW)

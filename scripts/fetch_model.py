@@ -5,7 +5,7 @@ from pathlib import Path
 
 from merging.hub import find
 from merging.provenance import publish
-from merging.results import command_line
+from merging.results import command_line, write_json
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
         part.mkdir()
         for file in sorted(source.folder.iterdir()):
             (part / file.name).symlink_to(file.resolve())
+        write_json(part / "source.json", {"given": source.given, "repo": source.repo, "commit": source.commit})
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
         "notes": models.notes,
         "versions": versions(),
     }
-    sources = {name: Source(str(folder), folder) for name, folder in {"base": args.base, **named_folders(args.experts)}.items()}
+    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **named_folders(args.experts)}.items()}
 
     def finish(folder: Path, inputs: dict[str, str]) -> None:
         document(folder, {**record, "inputs": {name: origin(source, inputs[name]) for name, source in sources.items()}})

@@ -16,6 +16,9 @@ from merging.results import UserError, read_json
 from merging.storage import NAMES, Tensor, header_bytes, stored_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
+LICENCES = ("LICENSE", "NOTICE", "USE_POLICY")
+MADE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")  # say how a model was made
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
 
 
@@ -115,8 +118,9 @@ def write_checkpoint(
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy what makes tensors a usable model: config, tokenizer, processor; no weights and no provenance."""
+    """Copy what makes tensors a usable model: config, tokenizer, processor, licence; no weights and no provenance."""
     for file in sorted(source.iterdir()):
-        companion = file.suffix in (".json", ".txt", ".model") and not file.name.startswith(".")
-        if file.is_file() and companion and file.name not in ("asset.json", "provenance.json", INDEX, PICKLE_INDEX):
+        wanted = file.suffix in COMPANIONS or file.name.startswith(LICENCES)
+        made = file.name in MADE or file.name.startswith(".") or file.name.endswith(".index.json")
+        if file.is_file() and wanted and not made:
             shutil.copyfile(file, target / file.name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merging.checkpoints import COMPANIONS
 from merging.provenance import sha256
 from merging.results import UserError, read_json
 
@@ -25,7 +26,6 @@ WEIGHTS = (  # the first of these that a model has holds its weights; an index n
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
-COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
 MARGIN = 1 << 24  # bytes that stay free on a disk
 
@@ -38,6 +38,13 @@ class Source:
     folder: Path
     repo: str | None = None
     commit: str | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> Source:
+        """Return the source of a folder that may have been fetched from the hub (it then holds source.json)."""
+        if (folder / "source.json").is_file():
+            return cls(**read_json(folder / "source.json"), folder=folder)
+        return cls(str(folder), folder)
 
     @property
     def pinned(self) -> str:

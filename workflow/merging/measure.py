@@ -65,16 +65,18 @@ def _squares(reader: Reader, name: str, first: int, stored: Sequence[np.ndarray]
 def thresholds(models: Models, density: float, *, scope: str = MODEL, **how: Any) -> dict[str, dict[str, float]]:
     """Return the exact magnitudes at which `trim` cuts each expert's task vector: {expert: {row: threshold}}.
 
-    The row is `model`, or with `scope: tensor` each tensor. A threshold is the (d - floor(density d))-th smallest
-    |tau| (TIES, arXiv 2306.01708), found without sorting: the bits of non-negative floats order like integers, so
-    streaming counts of 16 bits after 16 bits hold it (2 where tau is computed in float32, 4 in float64). Density 1
-    keeps all: 0. `how` are `threads`, `step` and `progress` as in `norms`.
+    The row is `model`, or with `scope: tensor` each tensor. Over the model a threshold is the (d - floor(density d))-th
+    smallest |tau| (TIES, arXiv 2306.01708), so one entry more than the share is kept; over a tensor the share is kept
+    exactly, at least one entry, as mergekit does (entries that tie with the last one stay too). It is found without
+    sorting: the bits of non-negative floats order like integers, so streaming counts of 16 bits after 16 bits hold it
+    (2 where tau is computed in float32, 4 in float64). Density 1 keeps all: 0. `how` are `threads`, `step` and
+    `progress` as in `norms`.
     """
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     found: dict[str, dict[str, float]] = {}
     for few in _groups(models.experts, 4):  # the counts of more experts would take more memory
         part = dataclasses.replace(models, experts=few)
-        cuts = {row: _cuts(part, names, density, **how) for row, names in rows.items()}
+        cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **how) for row, names in rows.items()}
         found |= {expert: {row: cuts[row][expert] for row in rows} for expert in few}
     return found
 
@@ -85,11 +87,12 @@ def _groups(experts: Mapping[str, Checkpoint], size: int) -> Iterator[dict[str, 
         yield few
 
 
-def _cuts(models: Models, names: Sequence[str], density: float, **how: Any) -> dict[str, float]:
+def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, **how: Any) -> dict[str, float]:
     """Return the threshold of each expert over the given tensors."""
     size = sum(models.base.entries[name].size for name in names)
-    rank = size - math.floor(density * size)
-    if rank <= 0:
+    kept = math.floor(density * size)
+    rank = size - max(1, kept) + 1 if exactly else size - kept
+    if kept == size:
         return dict.fromkeys(models.experts, 0.0)
     wide = np.result_type(*(compute_type(models.base.entries[name].dtype) for name in names))  # of all, if they differ
     bits = np.zeros(len(models.experts), np.uint32 if wide == np.float32 else np.uint64)

@@ -19,8 +19,8 @@ def trim(tau: Array, site: Site, *, density: float = 0.2, scope: str = "model") 
     """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
 
     The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert, or with
-    `scope: tensor` over each tensor by itself; entries at the threshold are kept. It is measured beforehand and
-    comes with the site.
+    `scope: tensor` the smallest of the floor(density d) largest of each tensor; entries at the threshold are kept. It
+    is measured beforehand (`measure.thresholds`) and comes with the site.
     """
     return tau * (abs(tau) >= site.threshold)
 

@@ -1,0 +1,75 @@
+"""Read a mergekit config of a method that both have: print the merge_models command and the method; with --output, merge.
+
+Supported are linear, task_arithmetic, ties, dare_linear and dare_ties over whole models. What follows FILE goes to
+merge_models as it is (--output, --threads, --device, ...).
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiment import read_yaml
+from merging.mergekit import Request, translate
+from merging.recipe import DEFAULTS, word_of
+from merging.results import command_line
+from scripts import merge_models
+
+
+def main(words: list[str] | None = None) -> None:
+    """Parse the command line, print the translation, and merge if there is an output."""
+    parser = argparse.ArgumentParser("import_mergekit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="mergekit config")
+    args, rest = parser.parse_known_args(words)
+    request = translate(read_yaml(args.file), str(args.file))
+    for note in request.notes:
+        print(f"note: {note}", file=sys.stderr)
+    command = merge_words(request)
+    print(f"python -m scripts.merge_models {shlex.join([*command, *(rest or ['--output', 'OUTPUT'])])}\n")
+    print("# the same as an entry of config/methods.yaml")
+    print(yaml.safe_dump(entry(request, args.file), sort_keys=False, allow_unicode=True), end="")
+    if rest:
+        merge_models.main([*command, *rest])
+
+
+def merge_words(request: Request) -> list[str]:
+    """Return the words of merge_models that say what a request says."""
+    words = ["--base", request.base]
+    words += [word for name, model in request.experts.items() for word in ("--expert", f"{name}={model}")]
+    words += ["--method", request.host]
+    words += [word for each in assignments(merge_models.method(request.host), request.sentence) for word in ("--set", each)]
+    return [*words, *(["--dtype", request.dtype] if request.dtype else [])]
+
+
+def assignments(host: Mapping[str, Any], sentence: Mapping[str, Any]) -> list[str]:
+    """Return the values of --set that turn the sentence of a host into another."""
+    found = []
+    for slot, default in DEFAULTS.items():
+        (there, had), (word, given) = (word_of(record.get(slot, default), slot) for record in (host, sentence))
+        if (there, had) == (word, given):
+            continue
+        if given and (word != there or had.keys() <= given.keys()):
+            found += [f"{slot}.{word}.{key}={_flow(value)}" for key, value in given.items()]
+        else:
+            found.append(f"{slot}={_flow({word: given}) if given else word}")
+    return found
+
+
+def entry(request: Request, file: Path) -> dict[str, Any]:
+    """Return the request as an entry of config/methods.yaml."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in file.stem.lower()).strip("_")
+    return {f"mergekit_{name}": {"label": f"mergekit {file.stem}", "summary": f"{file.name}, translated", **request.sentence}}
+
+
+def _flow(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+    )
+
+
+if __name__ == "__main__":
+    command_line(main)

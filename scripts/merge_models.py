@@ -1,0 +1,142 @@
+"""Merge models that you have, without a suite: folders or hub ids, by any method of config/methods.yaml.
+
+The base is the model that the experts were fine-tuned from. Its files, types and tokenizer are those of the output.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiment import REFERENCES, SLOTS, check_sentence, known_names, methods
+from merging.hub import short_names
+from merging.oneshot import TYPES, Job, run
+from merging.recipe import DEFAULTS, bind, word_of
+from merging.results import UserError, command_line
+from merging.workers import available
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the command line and merge."""
+    args = arguments().parse_args(words)
+    record = method(args.method)
+    sentence = {slot: record[slot] for slot in SLOTS if slot in record}
+    for assignment in args.set:
+        sentence = override(sentence, assignment, args.method)
+    bind(sentence, args.method)  # names first: its messages name the nearest
+    check_sentence(sentence, ROOT, "--set")
+    for pattern in args.exclude:
+        check_pattern(pattern)
+    keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")
+    given = {key: getattr(args, key) for key in keys}
+    how = {"sentence": sentence, "about": record, "export": args.export_mergekit, "options": options(args)}
+    run(Job(experts=named(args.expert), **given, **how))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("merge_models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--base", required=True, help="folder, or hub id as owner/name[@revision]")
+    add("--expert", required=True, action="append", help="[NAME=]folder or hub id of a fine-tuned model or LoRA adapter; repeat")
+    add("--method", required=True, help="an entry of config/methods.yaml")
+    add("--set", action="append", default=[], metavar="SLOT.WORD.NAME=VALUE", help="preprocess.trim.density=0.1; repeat")
+    add("--output", type=Path, required=True, help="folder of the merged model")
+    add("--overwrite", action="store_true", help="replace the merged model that is there")
+    add("--exclude", nargs="+", action="extend", default=[], metavar="REGEX", help="tensors that stay at the base")
+    add("--vocabulary", choices=["truncate", "pad_mean"], default="truncate", help="what to do with rows that differ in number")
+    add("--missing", choices=["error", "base"], default="error", help="what to do with a tensor that an expert lacks")
+    add("--dtype", choices=TYPES, help="type of all floats of the output (default: as in the base)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--threads", type=positive, default=available() + 1, help="default: %(default)s, one more than processors")
+    add("--seed", type=int, default=0, help="of what is drawn at random")
+    add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
+    return parser
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return int(text)
+
+
+def method(name: str) -> dict[str, Any]:
+    """Return one entry of config/methods.yaml; one that cannot be merged by itself is a UserError."""
+    records = methods(ROOT)
+    known_names("--method", [name], records)
+    record = records[name]
+    if name in REFERENCES:
+        raise UserError(f"--method {name}: merges nothing ({record['summary']}); choose task_arithmetic, ties or ties_nan")
+    if "tune" in record:
+        key, host = record["tune"]["hyper_parameter"], record.get("extends")
+        while host is not None and "tune" in records[host]:
+            host = records[host].get("extends")
+        word = word_of(record["coefficients"], "coefficients")[0]
+        raise UserError(
+            f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
+            f" --method {host or 'task_arithmetic'} --set coefficients.{word}.{key}=<number>"
+        )
+    return record
+
+
+def override(sentence: Mapping[str, Any], assignment: str, name: str) -> dict[str, Any]:
+    """Return the sentence with `slot.word.hyper_parameter=value`, or `slot=word`, put in; another word replaces the slot's."""
+    path, equals, text = assignment.partition("=")
+    parts = path.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        parts = []
+    if not equals or len(parts) not in (1, 3):
+        raise UserError(f"--set {assignment}: expected slot.word.hyper_parameter=value, such as preprocess.trim.density=0.1")
+    if len(parts) == 1:
+        return {**sentence, path: value}
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 takes 1e-3 for a word
+        value = float(value)
+    slot, word, key = parts
+    there, given = word_of(sentence.get(slot, DEFAULTS[slot]), slot, name) if slot in SLOTS else ("", {})
+    return {**sentence, slot: {word: {**(given if word == there else {}), key: value}}}
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise a UserError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--exclude {pattern}: no regular expression: {error}") from None
+
+
+def named(experts: Iterable[str]) -> dict[str, str]:
+    """Read `NAME=model` or `model` of every expert: {name: folder or hub id}, with names of their own for the rest."""
+    found: dict[str, str] = {}
+    rest = []
+    for text in experts:
+        match = None if Path(text).expanduser().exists() else re.fullmatch(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
+        if match is None:
+            rest.append(text)
+        elif match[1] in ("base", *found):
+            raise UserError(f"--expert {text}: the name '{match[1]}' is taken; choose another")
+        else:
+            found[match[1]] = match[2]
+    return {**found, **dict(zip(short_names(rest, found), rest, strict=True))}
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """Return the words of the command line that, besides the models, decide what comes out."""
+    words = ["--method", args.method]
+    for key in ("set", "exclude"):
+        words += [word for value in getattr(args, key) for word in (f"--{key}", value)]
+    for key in ("vocabulary", "missing", "dtype", "device", "seed"):
+        if getattr(args, key) != arguments().get_default(key):
+            words += [f"--{key}", str(getattr(args, key))]
+    return words
+
+
+if __name__ == "__main__":
+    command_line(main)

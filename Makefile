@@ -8,7 +8,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
-.PHONY: demo demo-vision test lint format
+.PHONY: demo demo-vision bench test lint format
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
@@ -20,6 +20,14 @@ demo-vision: $(BIN)/.installed  ## the image suite
 	$(SAY)
 	$(RUN) --configfile config/vision.yaml
 	@echo "open results/report.html, or read results/tables/main_vision.md"
+
+bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
+	$(BIN)/python -m benchmarks.norms
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.merge --peer-rounds 3 ties=1 dare_ties=1 --mergekit .bench/mergekit/bin/python
+	$(BIN)/python -m benchmarks.merge --name vision --size ViT-B-32 --experts 8 --methods task_arithmetic nan ties \
+	  --peer-rounds 3 ties=1 --fusionbench .bench/fusion-bench/bin/python
+	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
 test: $(BIN)/.installed  ## everything, with the demo end to end
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
@@ -39,4 +47,12 @@ format: $(BIN)/.installed
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt
+	touch $@
+
+# The programs that are compared live in environments of their own, with our versions of what they share with us.
+.bench/mergekit/.installed: PEER := mergekit==0.1.5
+.bench/fusion-bench/.installed: PEER := fusion-bench==0.2.33
+.bench/%/.installed: requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet -c requirements.txt $(PEER)
 	touch $@

@@ -1,0 +1,140 @@
+"""Write what was measured: every raw number as JSON, medians and ratios as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.programs import SAME_AS
+from merging.provenance import publish
+from merging.results import write_json
+
+Run = Mapping[str, Any]
+PEERS = ("mergekit", "fusion-bench")
+
+
+def save(path: Path, results: Mapping[str, Any], table: str) -> None:
+    """Write `path`.json and `path`.md, and print the latter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path.with_name(f"{path.name}.json"), results)
+    with publish(path.with_name(f"{path.name}.md")) as part:
+        part.write_text(table, encoding="utf-8")
+    print(table)
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """Return the lines of a Markdown table whose first `words` columns are words and the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+
+
+def machine(facts: Mapping[str, Any]) -> str:
+    """Return one sentence on where and when it was measured."""
+    versions = [f"{name} {number}" for name, number in facts["versions"].items()]
+    versions += [f"{name} {of[name]} (torch {of['torch']})" for name, of in facts["peers"].items()]
+    return (
+        f"Measured {facts['date']} on {facts['processors']} × {facts['processor']}, {facts['memory_bytes'] / 2**30:.0f} GiB of"
+        f" memory, {facts['file_system']}, {facts['system']}, load {facts['load']:.1f} at the start; {', '.join(versions)}."
+    )
+
+
+def describe(case: Mapping[str, Any]) -> str:
+    """Return a case in words: what models, how many, how large."""
+    layers = f"{case['layers']} layers" if case["layers"] == case["layers_of_size"] else cut_to(case)
+    return (
+        f"{case['experts']} × {case['size']} ({case['family']} shape, {layers}, {case['parameters'] / 1e9:.2f} B parameters,"
+        f" {case['type']}, {case['bytes'] / 1e9:.2f} GB a model)"
+    )
+
+
+def cut_to(case: Mapping[str, Any]) -> str:
+    """Say how many of its layers a model that the disk does not hold was cut to."""
+    return f"cut to {case['layers']} of its {case['layers_of_size']} layers"
+
+
+def merge_table(results: Mapping[str, Any]) -> str:
+    """Return the tables of `benchmarks.merge`: one for each case, and the throughputs of several cases."""
+    lines = ["# Merges, from the command to durable files", "", machine(results["facts"]), ""]
+    for case in results["cases"]:
+        inputs = "dropped from the page cache before every run" if case["cold"] else "in the page cache as far as it goes"
+        lines += [f"## {describe(case)}", "", f"Inputs {inputs}. Median (smallest – largest) of the runs.", ""]
+        head = ["method", "program", "runs", "wall s", "CPU s", "anonymous MB", "resident MB", "× peer", "× floor", "GB/s"]
+        lines += [*grid(head, [_row(case, *key) for key in _keys(case["runs"])], 2), ""]
+    if len(results["cases"]) > 1:
+        lines += _throughputs(results["cases"])
+    return "\n".join(lines)
+
+
+def _keys(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return (method, program) of every row: the floor, then method by method."""
+    found = list(dict.fromkeys((run["method"], run["program"]) for run in runs))
+    methods = ["", *dict.fromkeys(run["method"] for run in runs if run["program"] == "ours")]
+    return sorted(found, key=lambda key: (methods.index(key[0]) if key[0] in methods else len(methods), key[1] != "ours"))
+
+
+def _row(case: Mapping[str, Any], method: str, program: str) -> list[str]:
+    every = select(case["runs"], program, method)
+    runs = [run for run in every if run["outcome"] == "ok"]
+    names = [method or "read and write", program]
+    if not runs:
+        words = f"{every[0]['outcome']} after {every[0]['seconds']:.0f} s"
+        memory = [_megabytes(every, key) for key in ("anonymous", "resident")]
+        return [*names, f"0 of {len(every)}", words, "", *memory, "", "", ""]
+    seconds = median(run["seconds"] for run in runs)
+    peer = next((found for name in PEERS if (found := wall(case, name, SAME_AS.get(method, method)))), None)
+    floor = wall(case, "floor", "")
+    return [
+        *names,
+        str(len(runs)) if len(runs) == len(every) else f"{len(runs)} of {len(every)}",
+        spread([run["seconds"] for run in runs]),
+        f"{median(run['processor_seconds'] for run in runs):.2f}",
+        *(_megabytes(runs, key) for key in ("anonymous", "resident")),
+        f"{seconds / peer:.3f}" if peer and program == "ours" else "",
+        f"{seconds / floor:.2f}" if floor else "",
+        f"{case['traffic'] / seconds / 1e9:.2f}",
+    ]
+
+
+def select(runs: Sequence[Run], program: str, method: str) -> list[Run]:
+    """Return the runs of one program and method."""
+    return [run for run in runs if (run["program"], run["method"]) == (program, method)]
+
+
+def wall(case: Mapping[str, Any], program: str, method: str) -> float | None:
+    """Return the median wall time in seconds of the runs that ended well; None without one."""
+    seconds = [run["seconds"] for run in select(case["runs"], program, method) if run["outcome"] == "ok"]
+    return median(seconds) if seconds else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write median, smallest and largest."""
+    middle = f"{median(values):.2f}"
+    return f"{middle} ({min(values):.2f} – {max(values):.2f})" if len(values) > 1 else middle
+
+
+def _megabytes(runs: Sequence[Run], key: str) -> str:
+    return f"{max(run[key] for run in runs) / 1e6:,.0f}"
+
+
+def _throughputs(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Compare the throughput of the cases with that of the first, and say what a model that was cut would take."""
+    rows, notes = [], []
+    for method, program in _keys(cases[0]["runs"]):
+        walls = [wall(case, program, method) for case in cases]
+        if any(seconds is None for seconds in walls):
+            continue
+        rates = [case["traffic"] / seconds / 1e9 for case, seconds in zip(cases, walls, strict=True)]
+        cells = [f"{rate:.2f} ({rate / rates[0]:.2f} ×)" for rate in rates[1:]]
+        rows.append([method or "read and write", program, f"{rates[0]:.2f}", *cells])
+        for case, rate in zip(cases, rates, strict=True):
+            if program == "ours" and case["layers"] < case["layers_of_size"]:
+                bytes_ = (case["experts"] + 2) * case["bytes_of_size"]
+                notes.append(
+                    f"{case['size']} was {cut_to(case)}, the most that the disk held. At this throughput {method} of"
+                    f" {case['experts']} × {case['bytes_of_size'] / 1e9:.1f} GB takes {bytes_ / rate / 1e9:.0f} s (extrapolated)."
+                )
+    head = ["method", "program", *(f"{case['size']} GB/s" for case in cases)]
+    about = "Bytes of all inputs and of the output, each counted once, by the median wall time; × the first size."
+    return ["## Throughput by size", "", about, "", *grid(head, rows, 2), "", *(line for note in notes for line in (note, ""))]

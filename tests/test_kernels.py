@@ -51,8 +51,9 @@ def test_what_is_not_finite_is_seen(dtype, value):
         assert not cells.widen(stored, out)
         assert not cells.subtract(stored, theta.astype(out.dtype), out)
         assert cells.first_not_finite(stored) == place
-        sums = cells.sums_of_squares(stored, theta.astype(out.dtype))
-        assert not np.isfinite(sums).all()
+        fine = np.ones(300, dtype)
+        for models in ((fine, stored), (stored, fine), (fine, fine, stored)):
+            assert not np.isfinite(cells.sums_of_squares(models)).all()
 
 
 @every_size
@@ -81,22 +82,24 @@ def test_a_sum_that_leaves_bfloat16_is_seen():
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.float32, np.float16, np.float64])
 def test_squares_are_summed_in_float64(dtype, size):
     rng = np.random.default_rng(0)
-    stored = rng.standard_normal(size).astype(dtype)
-    theta = rng.standard_normal(size).astype(compute_type(NAMES[np.dtype(dtype)]))
-    wide = stored.astype(np.float64)
-    expected = [np.sum(wide**2), np.sum((wide - theta) ** 2)]
-    assert cells.sums_of_squares(stored, theta).sum(axis=0) == pytest.approx(expected, rel=1e-13)
+    base, *experts = rng.standard_normal((4, size)).astype(dtype)
+    found = cells.sums_of_squares([base, *experts])
+    assert found.shape == (3, min(size, 1), 2)
+    for t, expert in enumerate(experts):
+        wide = expert.astype(np.float64)
+        expected = [np.sum(wide**2), np.sum((wide - base.astype(np.float64)) ** 2)]
+        assert found[t].sum(axis=0) == pytest.approx(expected, rel=1e-13)
 
 
 @every_size
 def test_squares_are_summed_in_an_order_of_their_own(size):
-    """128 partial sums, each in order of index, added up in order: whatever the vectors of the processor."""
-    stored, theta = awkward(size) / np.float32(1e10), awkward(size, 1) / np.float32(1e10)
+    """256 partial sums, each in order of index, added up in order: whatever the vectors of the processor."""
+    stored, base = awkward(size) / np.float32(1e10), awkward(size, 1) / np.float32(1e10)
     wide, lanes = stored.astype(np.float64), np.zeros((2, kernels.LANES))
     for i in range(size):
         lanes[0, i % kernels.LANES] += wide[i] ** 2
-        lanes[1, i % kernels.LANES] += (wide[i] - theta[i]) ** 2
-    assert cells.sums_of_squares(stored, theta).tolist() == [[sum(lane.tolist()) for lane in lanes]][: min(size, 1)]
+        lanes[1, i % kernels.LANES] += (wide[i] - base[i].astype(np.float64)) ** 2
+    assert cells.sums_of_squares([base, stored]).tolist() == [[[sum(lane.tolist()) for lane in lanes]][: min(size, 1)]]
 
 
 @pytest.mark.parametrize(("computed", "kind"), [(np.float32, np.uint32), (np.float64, np.uint64)])

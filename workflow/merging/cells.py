@@ -79,16 +79,20 @@ def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
     return first_not_finite(out) is None
 
 
-def sums_of_squares(stored: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of the stored weights and of weights - theta, (n,) each, in float64: (cells, 2)."""
-    sums = np.empty((-(-len(stored) // CELL), 2))
-    if stored.dtype in (FLOAT32, BFLOAT16):
-        bfloat16 = stored.dtype == BFLOAT16
-        kernels.squares(stored.view(np.uint16) if bfloat16 else stored, bfloat16, theta, CELL, sums)
-    else:
-        for number, (start, stop) in enumerate(spans(len(stored), CELL)):
-            wide = stored[start:stop].astype(np.float64)
-            sums[number] = np.sum(wide * wide), np.sum((wide - theta[start:stop]) ** 2)
+def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sums of squares of weights and of weights - base of every cell, in float64: (T, cells, 2).
+
+    `stored` are the numbers (n,) of the base and of T experts. What is not finite leads to a sum that is not.
+    """
+    sums = np.empty((len(stored) - 1, -(-len(stored[0]) // CELL), 2))
+    types = {block.dtype for block in stored}
+    if types in ({BFLOAT16}, {FLOAT32}):
+        bfloat16 = types == {BFLOAT16}
+        kernels.squares(tuple(block.view(np.uint16) if bfloat16 else block for block in stored), bfloat16, CELL, sums)
+        return sums
+    for number, (start, stop) in enumerate(spans(len(stored[0]), CELL)):
+        theta, *experts = (block[start:stop].astype(np.float64) for block in stored)
+        sums[:, number] = [(np.sum(weights * weights), np.sum((weights - theta) ** 2)) for weights in experts]
     return sums
 
 

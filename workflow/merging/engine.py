@@ -40,11 +40,11 @@ def merge(
 ) -> None:
     """Write the merged model theta_0 + combine(preprocess(tau_t), c_t) into the folder `output`, whole or not at all.
 
-    The output has the base's files, names, types (or `dtype` for all floats) and order. Arithmetic is in float32
-    (float64 for float64 tensors) and rounded once. Tensors that are not merged are copied from the base. The bytes
-    do not depend on threads, shards or the order of the experts; on another `device` they
-    may differ by rounding. `finish` adds documents to the folder before
-    it appears; it is given the identity of every model: the digest of the tensors that entered.
+    The output has the base's files, names, types (or `dtype` for all floats) and order. Tensors stored in 16 bits or
+    fewer are computed in float32, wider ones in float64, and rounded once. Tensors that are not merged are copied from
+    the base. The bytes do not depend on threads, shards or the order of the experts; on another `device` they may
+    differ by rounding. `finish` adds documents to the folder before it appears; it is given the identity of every
+    model: the BLAKE3 digest of the tensors that entered.
     """
     if list(models.experts) != list(table.experts):
         raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models.experts)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-LANES = 128  # partial sums of `squares`: a constant, so that sums do not depend on the width of a processor's vectors
+LANES = 256  # partial sums of `squares`: a constant, so that sums do not depend on the width of a processor's vectors
 GAMMA, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 INFINITE_16, INFINITE_32 = np.uint16(0x7F80), np.uint32(0x7F800000)
 kernel = njit(nogil=True, cache=True, error_model="numpy")
@@ -85,33 +85,35 @@ def add_to_bfloat16(theta: Any, tau: Any, out: Any) -> Any:
 
 
 @kernel
-def squares(weights: Any, bfloat16: Any, theta: Any, cell: Any, sums: Any) -> None:
-    """Write the sums of squares of weights and of weights - theta of every `cell` elements into `sums` (cells, 2).
+def squares(models: Any, bfloat16: Any, cell: Any, sums: Any) -> None:
+    """Write the sums of squares of weights and of weights - base of every `cell` elements into `sums` (T, cells, 2).
 
-    `theta` is float32 or float64 (n,), `weights` is float32 or, if `bfloat16`, its bits (n,); sums are in float64.
+    `models` is a tuple of arrays (n,), the base first: float32 or, if `bfloat16`, its bits. Sums are in float64.
     """
-    for number in range(sums.shape[0]):
-        part = slice(number * cell, (number + 1) * cell)
-        _squares(weights[part], bfloat16, theta[part], sums[number])
+    for number in range(sums.shape[1]):
+        start = number * cell
+        for t in range(sums.shape[0]):
+            weights, base = models[t + 1][start : start + cell], models[0][start : start + cell]
+            _squares(weights, base, bfloat16, sums[t, number])
 
 
 @kernel
-def _squares(weights: Any, bfloat16: Any, theta: Any, sums: Any) -> None:
-    of_weights, of_task_vector, wide = np.zeros(LANES), np.zeros(LANES), np.empty(LANES, np.float32)
-    bits = wide.view(np.uint32)
+def _squares(weights: Any, base: Any, bfloat16: Any, sums: Any) -> None:
+    of_weights, of_task_vector = np.zeros(LANES), np.zeros(LANES)
     for start in range(0, weights.size, LANES):
-        stored, zero = weights[start : start + LANES], theta[start : start + LANES]
+        stored, zero = weights[start : start + LANES], base[start : start + LANES]
         if bfloat16:
             for i in range(stored.size):
-                bits[i] = np.uint32(stored[i]) << np.uint32(16)
+                w = np.float64(np.uint32(np.uint32(stored[i]) << np.uint32(16)).view(np.float32))
+                d = w - np.float64(np.uint32(np.uint32(zero[i]) << np.uint32(16)).view(np.float32))
+                of_weights[i] += w * w
+                of_task_vector[i] += d * d
         else:
             for i in range(stored.size):
-                wide[i] = stored[i]
-        for i in range(stored.size):
-            w = np.float64(wide[i])
-            d = w - np.float64(zero[i])
-            of_weights[i] += w * w
-            of_task_vector[i] += d * d
+                w = np.float64(stored[i])
+                d = w - np.float64(zero[i])
+                of_weights[i] += w * w
+                of_task_vector[i] += d * d
     sums[0] = sums[1] = 0.0
     for i in range(LANES):
         sums[0] += of_weights[i]

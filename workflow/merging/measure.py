@@ -32,7 +32,12 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
         reader = Reader(models.all, progress, step)
 
         def work(chunk: Chunk) -> np.ndarray:
-            cells = np.concatenate([_squares(reader, chunk[0], *piece) for piece in reader.pieces(*chunk)], axis=1)
+            sums = []
+            for first, stored in reader.pieces(*chunk):
+                sums.append(sums_of_squares(stored))
+                if not np.isfinite(sums[-1]).all():
+                    raise reader.blame(chunk[0], first, stored)
+            cells = np.concatenate(sums, axis=1)
             return np.array([[math.fsum(cells[t, :, k]) for k in (0, 1)] for t in range(len(cells))])
 
         return work
@@ -50,16 +55,6 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
         for name, parts in of.items()
     }
     return {"experts": list(models.experts), "tensors": tensors}
-
-
-def _squares(reader: Reader, name: str, first: int, stored: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the sums of squares of every cell of a piece: (T, cells, 2)."""
-    theta = np.empty(len(stored[0]), compute_type(reader.checkpoints[0].entries[name].dtype))
-    finite = widen(stored[0], theta)
-    sums = np.array([sums_of_squares(block, theta) for block in stored[1:]])
-    if not finite or not np.isfinite(sums).all():
-        raise reader.blame(name, first, stored)
-    return sums
 
 
 def thresholds(models: Models, density: float, *, scope: str = MODEL, **how: Any) -> dict[str, dict[str, float]]:

@@ -132,7 +132,7 @@ def facts(folder: Path, peers: Mapping[str, Path] | None = None) -> dict[str, An
     processor = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     kernel = re.match(r"[\d.]*\d", platform.release())
-    versions = {package: importlib.metadata.version(package) for package in ("numpy", "numba", "ml_dtypes", "blake3")}
+    versions = {package: importlib.metadata.version(package) for package in ("numpy", "numba", "ml_dtypes", "xxhash")}
     return {
         "date": date.today().isoformat(),
         "processor": processor[1] if processor else platform.machine(),

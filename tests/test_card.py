@@ -16,7 +16,7 @@ def model(title, **more):
     return {
         "title": title,
         "path": f"/models/{title}",
-        "blake3": "0" * 64,
+        "xxh3_128": "0" * 64,
         "files": {"model.safetensors": {"size": 1234}},
         **more,
     }
@@ -134,7 +134,7 @@ def test_an_input_is_described_by_its_folder(tmp_path):
         "title": "o/m",
         "hub": "o/m",
         "commit": "c" * 40,
-        "blake3": "digest",
+        "xxh3_128": "digest",
         "files": {"model.safetensors": {"size": 5, "sha256": "f" * 64}, "config.json": {"size": 20}},
         "license": "gemma",
     }

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_CONDA = {"pytorch": "torch"}  # packages that have another name on conda-forge
+ON_CONDA = {"pytorch": "torch", "python-xxhash": "xxhash"}  # packages that have another name on conda-forge
 
 
 def pinned() -> dict[str, str]:

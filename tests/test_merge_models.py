@@ -108,7 +108,7 @@ def test_the_output_says_where_it_comes_from(tmp_path):
     assert record["coefficients"]["experts"] == ["a", "b"]
     assert sum(record["coefficients"]["rows"]["model"]) == pytest.approx(0.6)
     assert record["inputs"]["a"]["files"]["model.safetensors"]["size"] == (tmp_path / "a/model.safetensors").stat().st_size
-    assert len({model["blake3"] for model in record["inputs"].values()}) == 3
+    assert len({model["xxh3_128"] for model in record["inputs"].values()}) == 3
     shutil.move(tmp_path / "out", tmp_path / "first")
     again = record["command"].replace("\\\n", "").split()
     assert again[:3] == ["python", "-m", "scripts.merge_models"]

@@ -45,7 +45,7 @@ def test_a_small_config_file_merges_own_models(own, tmp_path):
         assert same_bytes(tensors_of(project / merged(method)), tensors_of(output))
         alone, through = (json.loads((folder / "provenance.json").read_text()) for folder in (output, project / merged(method)))
         for name in ("base", *experts):
-            assert alone["inputs"][name]["blake3"] == through["inputs"][name]["blake3"]
+            assert alone["inputs"][name]["xxh3_128"] == through["inputs"][name]["xxh3_128"]
         assert "tags:\n- merge\n- nan-merge" in (project / merged(method) / "README.md").read_text()
     again = project.run("--configfile", "own.yaml")
     assert "Nothing to be done" in again.text

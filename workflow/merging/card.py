@@ -32,9 +32,9 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def origin(source: Source, digest: str) -> dict[str, Any]:
-    """Describe one input: where it came from, its files, the BLAKE3 digest of what entered, its licence."""
+    """Describe one input: where it came from, its files, the XXH3-128 digest of what entered, its licence."""
     place = {"hub": source.repo, "commit": source.commit} if source.repo else {"path": source.given}
-    return {"title": source.title, **place, "blake3": digest, "files": files(source.folder), **_about(source.folder)}
+    return {"title": source.title, **place, "xxh3_128": digest, "files": files(source.folder), **_about(source.folder)}
 
 
 def _about(folder: Path) -> dict[str, str]:
@@ -140,13 +140,13 @@ def _reproduce(record: Mapping[str, Any]) -> str:
 
 
 def _hashes(inputs: Mapping[str, Mapping[str, Any]]) -> str:
-    models = [[name, model.get("commit") or "", f"`{model['blake3']}`"] for name, model in inputs.items()]
+    models = [[name, model.get("commit") or "", f"`{model['xxh3_128']}`"] for name, model in inputs.items()]
     known = [
         [name, file, f"{about['size']:,}", f"`{about['sha256']}`" if "sha256" in about else ""]
         for name, model in inputs.items()
         for file, about in model["files"].items()
     ]
-    tensors = _table(["name", "commit", "BLAKE3 of the tensors that entered"], models)
+    tensors = _table(["name", "commit", "XXH3-128 of the tensors that entered"], models)
     return f"{tensors}\n\n{_table(['name', 'file', 'bytes', 'SHA-256'], known, numeric=[2])}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
+from xxhash import xxh3_128
 
 from merging.cells import Reader, add, first_not_finite, subtract, widen
 from merging.checkpoints import copy_companions
@@ -44,7 +44,7 @@ def merge(
     fewer are computed in float32, wider ones in float64, and rounded once. Tensors that are not merged are copied from
     the base. The bytes do not depend on threads, shards or the order of the experts; on another `device` they may
     differ by rounding. `finish` adds documents to the folder before it appears; it is given the identity of every
-    model: the BLAKE3 digest of the tensors that entered.
+    model: the XXH3-128 digest of the tensors that entered.
     """
     if list(models.experts) != list(table.experts):
         raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models.experts)}")
@@ -61,7 +61,7 @@ def merge(
             merger = _Merger(models, words, table, thresholds, seed, device, types, progress)
 
             def work(chunk: Chunk) -> list[bytes]:
-                digests = [blake3() for _ in models.all]
+                digests = [xxh3_128() for _ in models.all]
                 blocks = merger.blocks if chunk[0] in merged else merger.copies
                 for first, stored in blocks(*chunk, digests):
                     writer.write(chunk[0], first, stored)
@@ -147,8 +147,8 @@ def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
 
 
 def _identities(models: Models, chunks: Sequence[Chunk], digests: Sequence[Sequence[bytes]]) -> dict[str, str]:
-    """Return by model the BLAKE3 of (name, type, shape, digests of its chunks) of every tensor that was read of it."""
-    whole = [blake3() for _ in models.all]
+    """Return by model the XXH3-128 of (name, type, shape, digests of its chunks) of every tensor that was read of it."""
+    whole = [xxh3_128() for _ in models.all]
     order = sorted(zip(chunks, digests, strict=True), key=lambda each: each[0])
     for (name, start, _), parts in order:
         for checkpoint, digest, part in zip(models.all, whole, parts, strict=True):

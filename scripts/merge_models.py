@@ -4,6 +4,7 @@ The base is the model that the experts were fine-tuned from. Its files, types an
 """
 
 import argparse
+import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,4 +140,6 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # a merge makes no cycles, and looking for some among the objects of numba takes a tenth of it
+    gc.disable()
     command_line(main)

@@ -11,7 +11,7 @@ import numpy as np
 from merging import kernels
 from merging.checkpoints import Checkpoint
 from merging.results import UserError
-from merging.tensors import CELL, Progress, silent, spans, step_for
+from merging.tensors import CELL, Progress, compute_type, silent, spans, step_for
 
 BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
 
@@ -22,6 +22,7 @@ class Reader:
     def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent, step: int | None = None) -> None:
         self.checkpoints, self.progress, self.step = checkpoints, progress, step or step_for(len(checkpoints))
         self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # pages that are not used cost nothing
+        self.wide: dict[np.dtype, np.ndarray] = {}
 
     def pieces(self, name: str, start: int, stop: int, digests: Sequence[Any] = ()) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Yield (first element, numbers (n,) of every model as stored) of one piece of a tensor after the other.
@@ -35,6 +36,21 @@ class Reader:
                 digest.update(block.view(np.uint8))
             self.progress(sum(block.nbytes for block in stored))
             yield first, stored
+
+    def task_vectors(self, name: str, first: int, stored: Sequence[np.ndarray]) -> np.ndarray:
+        """Return theta_0 and the task vectors of one piece, as computed, in a buffer that the next one overwrites: (models, n).
+
+        Raises UserError for NaN and infinity.
+        """
+        dtype, size = compute_type(self.checkpoints[0].entries[name].dtype), len(stored[0])
+        if dtype not in self.wide:
+            self.wide[dtype] = np.empty(len(stored) * self.step, dtype)
+        values = self.wide[dtype][: len(stored) * size].reshape(len(stored), size)
+        finite = [widen(stored[0], values[0])]
+        finite += [subtract(block, values[0], row) for block, row in zip(stored[1:], values[1:], strict=True)]
+        if not all(finite):
+            raise self.blame(name, first, stored)
+        return values
 
     def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:
         """Return the error that names model, tensor and index of the first number of a piece that is NaN or infinite."""

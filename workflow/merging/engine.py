@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128
 
-from merging.cells import Reader, add, first_not_finite, subtract, widen
+from merging.cells import Reader, add, first_not_finite
 from merging.checkpoints import copy_companions
 from merging.coefficients import MODEL, CoefficientTable
 from merging.devices import CPU, Device
@@ -94,7 +94,6 @@ class _Merger:
         self.models, self.table, self.thresholds, self.seed, self.device = models, table, thresholds, seed, device
         (self.preprocess, self.combine), self.types = words, types
         self.reader, self.base_reader = (Reader(each, progress, device.step) for each in (models.all, [models.base]))
-        self.wide: dict[np.dtype, np.ndarray] = {}
         self.out = np.empty(8 * max(self.reader.step, self.base_reader.step), np.uint8)
 
     def blocks(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
@@ -103,7 +102,8 @@ class _Merger:
         cuts = [self._cut(expert, name) for expert in self.models.experts]
         dtype = DTYPES[self.types[name]]
         for first, stored in self.reader.pieces(name, start, stop, digests):
-            theta, taus = self._task_vectors(name, first, stored)
+            values = self.reader.task_vectors(name, first, stored)
+            theta, taus = values[0], self.device.up(values[1:])
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is the error below
                 for t, (expert, cut) in enumerate(zip(self.models.experts, cuts, strict=True)):
                     taus[t] = self.preprocess(taus[t], Site(name, first, expert, self.seed, cut))
@@ -120,17 +120,6 @@ class _Merger:
     def _cut(self, expert: str, name: str) -> float:
         rows = self.thresholds.get(expert, {})
         return rows.get(name, rows.get(MODEL, 0.0))
-
-    def _task_vectors(self, name: str, first: int, stored: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
-        """Return theta_0 (n,) on the host and the task vectors (T, n) on the device."""
-        dtype, count, size = compute_type(self.models.base.entries[name].dtype), len(stored), len(stored[0])
-        if dtype not in self.wide:
-            self.wide[dtype] = np.empty(count * self.reader.step, dtype)
-        wide = self.wide[dtype][: count * size].reshape(count, size)
-        finite = [widen(stored[0], wide[0]), *(subtract(stored[t], wide[0], wide[t]) for t in range(1, count))]
-        if not all(finite):
-            raise self.reader.blame(name, first, stored)
-        return wide[0], self.device.up(wide[1:])
 
     def copies(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first element, stored values) of a chunk that is left at the base."""

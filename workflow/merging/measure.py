@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from merging import kernels
-from merging.cells import Reader, subtract, sums_of_squares, widen
+from merging.cells import Reader, sums_of_squares
 from merging.checkpoints import Checkpoint
 from merging.coefficients import MODEL
 from merging.layouts import Chunk, Models
 from merging.tensors import Progress, compute_type, silent
 from merging.workers import share
+
+TOGETHER = 4  # experts whose magnitudes are counted in one pass: the counts of more would take more memory
 
 
 def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = silent) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def thresholds(models: Models, density: float, *, scope: str = MODEL, **how: Any
     """
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     found: dict[str, dict[str, float]] = {}
-    for few in _groups(models.experts, 4):  # the counts of more experts would take more memory
+    for few in _groups(models.experts, TOGETHER):
         part = dataclasses.replace(models, experts=few)
         cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **how) for row, names in rows.items()}
         found |= {expert: {row: cuts[row][expert] for row in rows} for expert in few}
@@ -120,14 +122,9 @@ def _counts(
 
         def work(chunk: Chunk) -> None:
             for first, stored in reader.pieces(*chunk):
-                theta, tau = np.empty((2, len(stored[0])), compute_type(models.base.entries[chunk[0]].dtype))
-                finite = [widen(stored[0], theta)]
-                for t, block in enumerate(stored[1:]):
-                    finite.append(subtract(block, theta, tau))
-                    magnitudes = np.abs(tau, dtype=wide).view(kind)
+                for t, tau in enumerate(reader.task_vectors(chunk[0], first, stored)[1:]):
+                    magnitudes = np.abs(tau, out=tau).astype(wide, copy=False).view(kind)
                     kernels.count(magnitudes, kind.type(shift), above[t], counts[t])
-                if not all(finite):
-                    raise reader.blame(chunk[0], first, stored)
             with lock:
                 np.add(totals, counts, out=totals)
             counts[:] = 0

@@ -21,7 +21,8 @@ from merging.devices import device
 from merging.engine import merge
 from merging.hub import Source, check_space, find
 from merging.layouts import Models, align, check_distinct
-from merging.measure import norms, thresholds
+from merging.layouts.adapters import is_adapter
+from merging.measure import TOGETHER, norms, thresholds
 from merging.mergekit_export import adapter_of, check_names, export
 from merging.progress import Passes
 from merging.provenance import versions
@@ -131,7 +132,7 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
     if recipe.trim is None or recipe.trim["density"] >= 1:
         return total
     counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # 16 bits a pass
-    return total + counts * (sum(experts) + math.ceil(len(experts) / 4) * base)  # four experts at once
+    return total + counts * (sum(experts) + math.ceil(len(experts) / TOGETHER) * base)
 
 
 def copied_bytes(models: Models) -> int:
@@ -193,7 +194,7 @@ def _mergekit(job: Job, sources: Mapping[str, Source], models: Models, table: Co
     places = {name: source.pinned for name, source in sources.items()}
     check_names(list(places.values()))
     for name, source in sources.items():
-        if (source.folder / "adapter_config.json").is_file():
+        if is_adapter(source.folder):
             places[name] = adapter_of(places["base"], places[name])
     return export(job.sentence, table, models, places, job.dtype)
 

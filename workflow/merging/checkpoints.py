@@ -20,6 +20,7 @@ COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 LICENCES = ("LICENSE", "NOTICE", "USE_POLICY")
 MADE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")  # say how a model was made
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
+WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # the first of these that a folder has holds its weights
 
 
 class Checkpoint:
@@ -35,16 +36,20 @@ class Checkpoint:
         self.folder = path.parent if path.is_file() else path
         self.shards: dict[str, list[str]] = {}
         self.entries: dict[str, Tensor] = {}
-        for file in [path.name] if path.is_file() else self._files():
+        index, promised = (None, {path.name: set()}) if path.is_file() else self._files()
+        for file, names in promised.items():
             found = read_file(self.folder / file)
+            for name in sorted(names - found.keys()):
+                raise UserError(f"{index} names the tensor '{name}' in {file}, which lacks it; fetch it again")
             for name in sorted(found.keys() & self.entries.keys()):
                 there = next(shard for shard, names in self.shards.items() if name in names)
                 raise UserError(f"{self.folder / file}: tensor '{name}' lies in {there} too; fetch it again")
             self.shards[file] = list(found)
             self.entries.update(found)
 
-    def _files(self) -> list[str]:
-        found = next((file for file in (INDEX, SINGLE, PICKLE_INDEX, PICKLE) if (self.folder / file).is_file()), None)
+    def _files(self) -> tuple[Path | None, dict[str, set[str]]]:
+        """Return the index, if there is one, and what it promises: the names of the tensors by file."""
+        found = next((file for file in WEIGHTS if (self.folder / file).is_file()), None)
         if found is None:
             raise UserError(f"{self.folder}: no checkpoint there; expected {SINGLE} or {INDEX} (or {PICKLE})")
         if found in (INDEX, PICKLE_INDEX):
@@ -53,15 +58,14 @@ class Checkpoint:
             places = record.get("weight_map") if isinstance(record, dict) else None
             if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
                 raise UserError(f"{index}: no index of shards; expected `weight_map`, a file for each tensor; fetch it again")
-            files = sorted(set(places.values()))
-            for file in files:
+            promised: dict[str, set[str]] = {file: set() for file in sorted(set(places.values()))}
+            for name, file in places.items():
+                promised[file].add(name)
+            for file in promised:
                 if Path(file).name != file or not (self.folder / file).is_file():
                     raise UserError(f"{index} names the shard {file!r}, which is not in that folder; fetch it again")
-                lacking = sorted({n for n, place in places.items() if place == file} - read_file(self.folder / file).keys())
-                if lacking:
-                    raise UserError(f"{index} names the tensor '{lacking[0]}' in {file}, which lacks it; fetch it again")
-            return files
-        return [found]
+            return index, promised
+        return None, {found: set()}
 
     @property
     def names(self) -> list[str]:

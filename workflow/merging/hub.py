@@ -13,19 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoints import COMPANIONS
+from merging import checkpoints
+from merging.layouts import adapters
 from merging.provenance import sha256
 from merging.results import UserError, read_json
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
-WEIGHTS = (  # the first of these that a model has holds its weights; an index names its shards
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)
+WEIGHTS = (*checkpoints.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
 MARGIN = 1 << 24  # bytes that stay free on a disk
 
@@ -168,7 +162,7 @@ def _wanted(repo: str, commit: str, names: Iterable[str]) -> list[str]:
     lacking = sorted(set(weights) - set(names))
     if lacking:
         raise UserError(f"{repo}@{commit}: {weights[0]} names the shard {lacking[0]!r}, which is not there; tell its owner")
-    others = [n for n in names if n in DOCUMENTS or (n.endswith(COMPANIONS) and not n.endswith(".index.json"))]
+    others = [n for n in names if n in DOCUMENTS or (n.endswith(checkpoints.COMPANIONS) and not n.endswith(".index.json"))]
     return [*weights, *others]
 
 

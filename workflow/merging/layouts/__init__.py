@@ -42,11 +42,6 @@ class Models:
         """The base and the experts."""
         return [self.base, *self.experts.values()]
 
-    @property
-    def elements(self) -> int:
-        """The number of merged elements of one model."""
-        return sum(self.base.entries[name].size for name in self.merged)
-
     def chunks(self, names: Iterable[str]) -> list[Chunk]:
         """Return (tensor, start, stop) of the named tensors of the base, in pieces that a thread takes at once."""
         return [(name, *span) for name in names for span in spans(self.base.entries[name].size, CHUNK)]

@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=MODELS, default="1B")
     parser.add_argument("--experts", type=positive, default=3)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--threads", type=positive, default=available() + 1)
+    parser.add_argument("--threads", type=positive, default=available())
     add_options(parser)
     args = parser.parse_args(words)
     with models(args.size, args.experts, args.folder, keep=args.keep) as case:

@@ -5,7 +5,9 @@ The base is the model that the experts were fine-tuned from. Its files, types an
 
 import argparse
 import gc
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--missing", choices=["error", "base"], default="error", help="what to do with a tensor that an expert lacks")
     add("--dtype", choices=TYPES, help="type of all floats of the output (default: as in the base)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
-    add("--threads", type=positive, default=available() + 1, help="default: %(default)s, one more than processors")
+    add("--threads", type=positive, default=available(), help="default: one a processor, %(default)s")
     add("--seed", type=int, default=0, help="of what is drawn at random")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
     return parser
@@ -143,3 +145,5 @@ if __name__ == "__main__":
     gc.freeze()  # a merge makes no cycles, and looking for some among the objects of numba takes a tenth of it
     gc.disable()
     command_line(main)
+    sys.stdout.flush()
+    os._exit(0)  # all is on disk, and taking numba apart takes a tenth of a second

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from merging import cells, fused, kernels
+from merging.combine import COMBINE
 from merging.preprocess import PREPROCESS
 from merging.storage import NAMES
 from merging.tensors import Site, compute_type
@@ -112,6 +113,31 @@ def test_counts_are_histograms_of_the_bits(computed, kind):
         expected = rest[rest >> kind(16) == above] & kind(0xFFFF)
         assert found.tolist() == np.bincount(expected.astype(np.int64), minlength=1 << 16).tolist()
         assert found.sum() > 0
+
+
+@pytest.mark.parametrize("size", [*SIZES, 4097])
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_a_linear_merge_in_one_go_gives_the_bytes_of_its_steps(dtype, size):
+    stored = [np.clip(awkward(size, seed), -1e18, 1e18).astype(dtype) for seed in range(4)]
+    wide = [block.astype(compute_type(NAMES[np.dtype(dtype)])) for block in stored]
+    alpha, out = [0.3, -0.2, 0.7], np.empty(size, dtype)
+    assert fused.linear(stored, alpha, out)
+    tau = COMBINE["weighted_sum"]([w - wide[0] for w in wide[1:]], np.asarray(alpha, wide[0].dtype), Site("w"))
+    assert out.tobytes() == (wide[0] + tau).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_a_linear_merge_in_one_go_leaves_the_rest_to_the_steps(dtype):
+    """What is not finite, of more than one type, or of a type without a kernel."""
+    fine, out = np.ones(9, dtype), np.empty(9, dtype)
+    for value in (np.nan, np.inf, -np.inf):
+        bad = np.where(np.arange(9) == 5, dtype(value) if dtype is np.float32 else BFLOAT16.type(value), fine)
+        for stored in ([bad, fine], [fine, bad], [fine, bad, -bad], [bad, bad]):
+            assert not fused.linear(stored, [0.0, 1.0][: len(stored) - 1], out)
+    assert not fused.linear([fine * 3, np.full(9, 3e38, dtype)], [2.0], out)
+    assert not fused.linear([fine, fine.astype(np.float16)], [1.0], out)
+    assert not fused.linear([fine, fine], [1.0], np.empty(9, np.float64))
+    assert not fused.linear([fine.astype(np.float64)] * 2, [1.0], np.empty(9, np.float64))
 
 
 def settings(word):

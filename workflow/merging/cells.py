@@ -31,9 +31,11 @@ class Reader:
         """
         tensors = [checkpoint.entries[name] for checkpoint in self.checkpoints]
         for first, last in spans(stop - start, self.step, start):
-            stored = [tensor.block(first, last, buffer) for tensor, buffer in zip(tensors, self.buffers, strict=True)]
-            for digest, block in zip(digests, stored, strict=False):
-                digest.update(block.view(np.uint8))
+            stored = []
+            for t, (tensor, buffer) in enumerate(zip(tensors, self.buffers, strict=True)):
+                stored.append(tensor.block(first, last, buffer))
+                if digests:
+                    digests[t].update(stored[t].view(np.uint8))  # at once, while it is in the cache
             self.progress(sum(block.nbytes for block in stored))
             yield first, stored
 
@@ -103,8 +105,7 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
     sums = np.empty((len(stored) - 1, -(-len(stored[0]) // CELL), 2))
     types = {block.dtype for block in stored}
     if types in ({BFLOAT16}, {FLOAT32}):
-        bfloat16 = types == {BFLOAT16}
-        kernels.squares(tuple(block.view(np.uint16) if bfloat16 else block for block in stored), bfloat16, CELL, sums)
+        kernels.squares(tuple(block.view(np.uint16) if types == {BFLOAT16} else block for block in stored), CELL, sums)
         return sums
     for number, (start, stop) in enumerate(spans(len(stored[0]), CELL)):
         theta, *experts = (block[start:stop].astype(np.float64) for block in stored)

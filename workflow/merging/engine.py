@@ -14,6 +14,7 @@ from merging.cells import Reader, add, first_not_finite
 from merging.checkpoints import copy_companions
 from merging.coefficients import MODEL, CoefficientTable
 from merging.devices import CPU, Device
+from merging.fused import linear
 from merging.layouts import Chunk, Models
 from merging.provenance import publish
 from merging.recipe import Recipe
@@ -22,6 +23,8 @@ from merging.storage import DTYPES, NAMES
 from merging.tensors import Progress, Site, compute_type, silent
 from merging.workers import share
 from merging.writer import Writer
+
+WAITING = 2  # threads, above those that were asked for, since some always wait for the disk to write
 
 
 def merge(
@@ -48,7 +51,6 @@ def merge(
     """
     if list(models.experts) != list(table.experts):
         raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models.experts)}")
-    words = recipe.fused() if device.fused else (recipe.preprocess, recipe.combine)
     merged, chunks = set(models.merged), models.chunks(models.base.names)
     with publish(output) as part:
         part.mkdir()
@@ -58,7 +60,7 @@ def merge(
         writer = Writer(part, models.base.shards, {n: (types[n], e.shape) for n, e in models.base.entries.items()})
 
         def worker() -> Callable[[Chunk], list[bytes]]:
-            merger = _Merger(models, words, table, thresholds, seed, device, types, progress)
+            merger = _Merger(models, recipe, table, thresholds, seed, device, types, progress)
 
             def work(chunk: Chunk) -> list[bytes]:
                 digests = [xxh3_128() for _ in models.all]
@@ -71,7 +73,7 @@ def merge(
             return work
 
         try:
-            digests = share(chunks, worker, threads)
+            digests = share(chunks, worker, threads + WAITING if threads > 1 else 1)
         finally:
             writer.close()
         finish(part, _identities(models, chunks, digests))
@@ -83,7 +85,7 @@ class _Merger:
     def __init__(
         self,
         models: Models,
-        words: tuple[Callable[..., Any], Callable[..., Any]],
+        recipe: Recipe,
         table: CoefficientTable,
         thresholds: Mapping[str, Mapping[str, float]],
         seed: int,
@@ -92,7 +94,8 @@ class _Merger:
         progress: Progress,
     ) -> None:
         self.models, self.table, self.thresholds, self.seed, self.device = models, table, thresholds, seed, device
-        (self.preprocess, self.combine), self.types = words, types
+        self.preprocess, self.combine = recipe.fused() if device.fused else (recipe.preprocess, recipe.combine)
+        self.at_once, self.types = device.fused and recipe.is_linear, types
         self.reader, self.base_reader = (Reader(each, progress, device.step) for each in (models.all, [models.base]))
         self.out = np.empty(8 * max(self.reader.step, self.base_reader.step), np.uint8)
 
@@ -102,13 +105,16 @@ class _Merger:
         cuts = [self._cut(expert, name) for expert in self.models.experts]
         dtype = DTYPES[self.types[name]]
         for first, stored in self.reader.pieces(name, start, stop, digests):
+            out = self.out[: len(stored[0]) * dtype.itemsize].view(dtype)
+            if self.at_once and linear(stored, alpha, out):
+                yield first, out
+                continue
             values = self.reader.task_vectors(name, first, stored)
             theta, taus = values[0], self.device.up(values[1:])
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is the error below
                 for t, (expert, cut) in enumerate(zip(self.models.experts, cuts, strict=True)):
                     taus[t] = self.preprocess(taus[t], Site(name, first, expert, self.seed, cut))
                 merged = self.combine(taus, alpha, Site(name, first, seed=self.seed))
-                out = self.out[: len(theta) * dtype.itemsize].view(dtype)
                 if not add(theta, self.device.down(merged), out):
                     index = first + (first_not_finite(out) or 0)
                     raise UserError(

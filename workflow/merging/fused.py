@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from merging import combine, kernels, preprocess
+from merging.cells import BFLOAT16, FLOAT32
 from merging.tensors import DRAWS, Site
 
 
@@ -32,6 +33,18 @@ def weighted_sum(taus: np.ndarray, alpha: Sequence[float], site: Site) -> np.nda
     """See `combine.weighted_sum`."""
     kernels.weighted_sum(taus, np.asarray(alpha, taus.dtype))
     return taus[0]
+
+
+def linear(stored: Sequence[np.ndarray], alpha: Sequence[float], out: np.ndarray) -> bool:
+    """Write theta_0 + sum_t c_t tau_t of one piece into `out`, from `stored` (base and experts) in one go; say if it did.
+
+    It does where all are of one type that there is a kernel for, and all numbers are finite.
+    """
+    types = {block.dtype for block in (*stored, out)}
+    if types == {BFLOAT16}:
+        *models, into = (block.view(np.uint16) for block in (*stored, out))
+        return kernels.linear(tuple(models), np.asarray(alpha, np.float32), into)
+    return types == {FLOAT32} and kernels.linear(tuple(stored), np.asarray(alpha, np.float64), out)
 
 
 def _disjoint(taus: np.ndarray, alpha: Sequence[float], elect: str, weights: Sequence[float] | None) -> np.ndarray:

@@ -10,12 +10,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
+BLOCK = 2048  # elements of each model whose whole merge stays in the cache
 LANES = 256  # partial sums of `squares`: a constant, so that sums do not depend on the width of a processor's vectors
 GAMMA, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 INFINITE_16, INFINITE_32 = np.uint16(0x7F80), np.uint32(0x7F800000)
 kernel = njit(nogil=True, cache=True, error_model="numpy")
+
+
+def number(stored: Any) -> Any:
+    """Return a number as stored as a float: that of the bits of a bfloat16, else itself (in kernels only)."""
+    raise NotImplementedError
+
+
+@overload(number)
+def _(stored: Any) -> Any:
+    def of_bits(stored: Any) -> Any:
+        return np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+
+    def itself(stored: Any) -> Any:
+        return stored
+
+    return of_bits if isinstance(stored, types.Integer) else itself
 
 
 @kernel
@@ -84,40 +102,76 @@ def add_to_bfloat16(theta: Any, tau: Any, out: Any) -> Any:
     return top < INFINITE_16
 
 
+def add(theta: Any, tau: Any, out: Any) -> Any:
+    """Round theta + tau (n,) into `out` (n,), by the kernel for its type: finite (in kernels only)."""
+    raise NotImplementedError
+
+
+@overload(add)
+def _(theta: Any, tau: Any, out: Any) -> Any:
+    to = add_to_bfloat16 if isinstance(out.dtype, types.Integer) else add_to_float32
+
+    def add(theta: Any, tau: Any, out: Any) -> Any:
+        return to(theta, tau, out)
+
+    return add
+
+
 @kernel
-def squares(models: Any, bfloat16: Any, cell: Any, sums: Any) -> None:
+def linear(models: Any, alpha: Any, out: Any) -> Any:
+    """Write theta_0 + sum_t c_t tau_t of `models` (tuple of (n,), the base first) into `out` (n,), of one type: finite.
+
+    alpha (T,) has the type that is computed in: float32 for bfloat16, float64 for float32.
+    """
+    theta, total, finite = np.empty(BLOCK, alpha.dtype), np.empty(BLOCK, alpha.dtype), True
+    for start in range(0, out.size, BLOCK):
+        base, into = models[0][start : start + BLOCK], out[start : start + BLOCK]
+        for i in range(into.size):
+            theta[i] = number(base[i])
+            total[i] = -0.0  # the zero to which adding changes nothing
+        for t in range(alpha.size):
+            stored, c = models[t + 1][start : start + BLOCK], alpha[t]
+            for i in range(into.size):
+                total[i] += c * (number(stored[i]) - theta[i])
+        finite &= add(theta[: into.size], total[: into.size], into)
+    return finite
+
+
+@kernel
+def squares(models: Any, cell: Any, sums: Any) -> None:
     """Write the sums of squares of weights and of weights - base of every `cell` elements into `sums` (T, cells, 2).
 
-    `models` is a tuple of arrays (n,), the base first: float32 or, if `bfloat16`, its bits. Sums are in float64.
+    `models` is a tuple of arrays (n,) of one type, the base first. Sums are in float64: each of LANES partial sums takes
+    every LANES-th element in order.
     """
-    for number in range(sums.shape[1]):
-        start = number * cell
+    theta, partial = np.empty(4 * LANES), np.empty((sums.shape[0], 2, LANES))
+    for which in range(sums.shape[1]):
+        first, stop = which * cell, min((which + 1) * cell, models[0].size)
+        partial[:] = 0.0
+        for start in range(first, stop, 4 * LANES):  # four at once: a partial sum is loaded and stored less often
+            base = models[0][start : min(start + 4 * LANES, stop)]
+            for i in range(base.size):
+                theta[i] = number(base[i])
+            for t in range(sums.shape[0]):
+                stored, of_weights, of_task_vector = models[t + 1][start:stop], partial[t, 0], partial[t, 1]
+                if base.size == 4 * LANES:
+                    for i in range(LANES):
+                        j, k, m = i + LANES, i + 2 * LANES, i + 3 * LANES
+                        w, x = np.float64(number(stored[i])), np.float64(number(stored[j]))
+                        y, z = np.float64(number(stored[k])), np.float64(number(stored[m]))
+                        of_weights[i] = of_weights[i] + w * w + x * x + y * y + z * z
+                        w, x, y, z = w - theta[i], x - theta[j], y - theta[k], z - theta[m]
+                        of_task_vector[i] = of_task_vector[i] + w * w + x * x + y * y + z * z
+                else:
+                    for i in range(base.size):
+                        w = np.float64(number(stored[i]))
+                        of_weights[i % LANES] += w * w
+                        of_task_vector[i % LANES] += (w - theta[i]) * (w - theta[i])
         for t in range(sums.shape[0]):
-            weights, base = models[t + 1][start : start + cell], models[0][start : start + cell]
-            _squares(weights, base, bfloat16, sums[t, number])
-
-
-@kernel
-def _squares(weights: Any, base: Any, bfloat16: Any, sums: Any) -> None:
-    of_weights, of_task_vector = np.zeros(LANES), np.zeros(LANES)
-    for start in range(0, weights.size, LANES):
-        stored, zero = weights[start : start + LANES], base[start : start + LANES]
-        if bfloat16:
-            for i in range(stored.size):
-                w = np.float64(np.uint32(np.uint32(stored[i]) << np.uint32(16)).view(np.float32))
-                d = w - np.float64(np.uint32(np.uint32(zero[i]) << np.uint32(16)).view(np.float32))
-                of_weights[i] += w * w
-                of_task_vector[i] += d * d
-        else:
-            for i in range(stored.size):
-                w = np.float64(stored[i])
-                d = w - np.float64(zero[i])
-                of_weights[i] += w * w
-                of_task_vector[i] += d * d
-    sums[0] = sums[1] = 0.0
-    for i in range(LANES):
-        sums[0] += of_weights[i]
-        sums[1] += of_task_vector[i]
+            sums[t, which] = 0.0
+            for i in range(LANES):
+                sums[t, which, 0] += partial[t, 0, i]
+                sums[t, which, 1] += partial[t, 1, i]
 
 
 @kernel

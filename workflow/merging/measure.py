@@ -16,7 +16,7 @@ from merging.cells import Reader, sums_of_squares
 from merging.checkpoints import Checkpoint
 from merging.coefficients import MODEL
 from merging.layouts import Chunk, Models
-from merging.tensors import Progress, compute_type, silent
+from merging.tensors import Progress, compute_type, silent, step_for
 from merging.workers import share
 
 TOGETHER = 4  # experts whose magnitudes are counted in one pass: the counts of more would take more memory
@@ -31,7 +31,7 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
     chunks = models.chunks(models.merged)
 
     def worker() -> Callable[[Chunk], np.ndarray]:
-        reader = Reader(models.all, progress, step)
+        reader = Reader(models.all, progress, step or 2 * step_for(len(models.all)))  # nothing is held but what was read
 
         def work(chunk: Chunk) -> np.ndarray:
             sums = []

@@ -33,6 +33,11 @@ class Recipe:
     combine: functools.partial[Any]
     trim: dict[str, Any] | None
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the merge is theta_0 + sum_t c_t tau_t."""
+        return self.preprocess.func is PREPROCESS["identity"] and self.combine.func is COMBINE["weighted_sum"]
+
     def fused(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Return `preprocess` and `combine` as kernels where there are any: same bytes, on arrays that may be overwritten."""
         from merging.fused import STAND_INS  # loads numba

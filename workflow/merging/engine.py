@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from xxhash import xxh3_128
 
 from merging.cells import Reader, add, first_not_finite
-from merging.checkpoints import copy_companions
+from merging.checkpoints import Checkpoint, copy_companions
 from merging.coefficients import MODEL, CoefficientTable
 from merging.devices import CPU, Device
 from merging.fused import linear
 from merging.layouts import Chunk, Models
+from merging.layouts.names import config, depths, transposed
 from merging.provenance import publish
 from merging.recipe import Recipe
 from merging.results import UserError, read_json
 from merging.storage import DTYPES, NAMES
 from merging.tensors import Progress, Site, compute_type, silent
-from merging.workers import share
+from merging.workers import Budget, share
 from merging.writer import Writer
 
 WAITING = 2  # threads, above those that were asked for, since some always wait for the disk to write
@@ -34,6 +39,8 @@ def merge(
     thresholds: Mapping[str, Mapping[str, float]],
     output: Path,
     *,
+    evidence: Mapping[str, Checkpoint] | None = None,
+    task: str | None = None,
     seed: int = 0,
     dtype: np.dtype | None = None,
     threads: int = 1,
@@ -41,95 +48,196 @@ def merge(
     progress: Progress = silent,
     finish: Callable[[Path, dict[str, str]], object] = lambda folder, inputs: None,
 ) -> None:
-    """Write the merged model theta_0 + combine(preprocess(tau_t), c_t) into the folder `output`, whole or not at all.
+    """Write theta_0 + postprocess(combine(preprocess(tau_t), c_t)) into the folder `output`, whole or not at all.
 
     The output has the base's files, names, types (or `dtype` for all floats) and order. Tensors stored in 16 bits or
-    fewer are computed in float32, wider ones in float64, and rounded once. Tensors that are not merged are copied from
-    the base. The bytes do not depend on threads, shards or the order of the experts; on another `device` they may
-    differ by rounding. `finish` adds documents to the folder before it appears; it is given the identity of every
-    model: the XXH3-128 digest of the tensors that entered.
+    fewer are computed in float32, wider ones in float64, and rounded once; words that see whole tensors compute in
+    float64. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the
+    order of the experts; on another `device` they may differ by rounding. `evidence` holds by expert what was collected
+    of it, under the names of the tensors. `task` is the expert whose task the merge is for, of a method that makes a model
+    for each. `finish` adds documents to the folder before it appears; it is given the
+    identity of every model: the XXH3-128 digest of the tensors that entered.
     """
     if list(models.experts) != list(table.experts):
         raise UserError(f"coefficients are for the experts {list(table.experts)}, the merge has {list(models.experts)}")
-    merged, chunks = set(models.merged), models.chunks(models.base.names)
-    with publish(output) as part:
+    number = None if task is None else list(models.experts).index(task)
+    merger = _Merge(models, recipe, table, thresholds, _in_order(evidence, models), number, seed, device, progress, dtype)
+    with publish(output) as part, threadpool_limits(1):  # of the matrix library, which would add up in another order
         part.mkdir()
         copy_companions(models.base.folder, part)
         _write_config(part / "config.json", models, dtype)
-        types = {n: NAMES[dtype] if dtype is not None and e.is_float else e.dtype for n, e in models.base.entries.items()}
-        writer = Writer(part, models.base.shards, {n: (types[n], e.shape) for n, e in models.base.entries.items()})
+        writer = Writer(part, models.base.shards, {n: (merger.types[n], e.shape) for n, e in models.base.entries.items()})
 
-        def worker() -> Callable[[Chunk], list[bytes]]:
-            merger = _Merger(models, recipe, table, thresholds, seed, device, types, progress)
+        def worker() -> Callable[[Sequence[Chunk]], list[list[bytes]]]:
+            work_on = _Worker(merger).work
 
-            def work(chunk: Chunk) -> list[bytes]:
-                digests = [xxh3_128() for _ in models.all]
-                blocks = merger.blocks if chunk[0] in merged else merger.copies
-                for first, stored in blocks(*chunk, digests):
-                    writer.write(chunk[0], first, stored)
+            def work(chunks: Sequence[Chunk]) -> list[list[bytes]]:
+                digests = [[xxh3_128() for _ in models.all] for _ in chunks]
+                for first, stored in work_on(chunks, digests):
+                    writer.write(chunks[0][0], first, stored)
                     progress(stored.nbytes)
-                return [digest.digest() for digest in digests]
+                return [[digest.digest() for digest in each] for each in digests]
 
             return work
 
+        items = merger.items()
         try:
-            digests = share(chunks, worker, threads + WAITING if threads > 1 else 1)
+            digests = share(items, worker, threads + WAITING if threads > 1 else 1)
         finally:
             writer.close()
-        finish(part, _identities(models, chunks, digests))
+        finish(part, _identities(models, itertools.chain(*items), itertools.chain(*digests)))
 
 
-class _Merger:
-    """One recipe over one set of models, in the buffers of one thread."""
+def _in_order(evidence: Mapping[str, Checkpoint] | None, models: Models) -> list[Checkpoint]:
+    """Return the evidence of every expert, in their order; one that has none is a UserError."""
+    if not evidence:
+        return []
+    if missing := [expert for expert in models.experts if expert not in evidence]:
+        raise UserError(f"evidence: none for the experts {missing}; expected one folder for each of {list(models.experts)}")
+    return [evidence[expert] for expert in models.experts]
 
-    def __init__(
-        self,
-        models: Models,
-        recipe: Recipe,
-        table: CoefficientTable,
-        thresholds: Mapping[str, Mapping[str, float]],
-        seed: int,
-        device: Device,
-        types: Mapping[str, str],
-        progress: Progress,
-    ) -> None:
-        self.models, self.table, self.thresholds, self.seed, self.device = models, table, thresholds, seed, device
-        self.preprocess, self.combine = recipe.fused() if device.fused else (recipe.preprocess, recipe.combine)
-        self.at_once, self.types = device.fused and recipe.is_linear, types
-        self.reader, self.base_reader = (Reader(each, progress, device.step) for each in (models.all, [models.base]))
-        self.out = np.empty(8 * max(self.reader.step, self.base_reader.step), np.uint8)
 
-    def blocks(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first element, merged values as stored) of a merged chunk; `digests` see what was read."""
-        alpha = self.table.at(name)
-        cuts = [self._cut(expert, name) for expert in self.models.experts]
-        dtype = DTYPES[self.types[name]]
-        for first, stored in self.reader.pieces(name, start, stop, digests):
-            out = self.out[: len(stored[0]) * dtype.itemsize].view(dtype)
-            if self.at_once and linear(stored, alpha, out):
-                yield first, out
-                continue
-            values = self.reader.task_vectors(name, first, stored)
-            theta, taus = values[0], self.device.up(values[1:])
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is the error below
-                for t, (expert, cut) in enumerate(zip(self.models.experts, cuts, strict=True)):
-                    taus[t] = self.preprocess(taus[t], Site(name, first, expert, self.seed, cut))
-                merged = self.combine(taus, alpha, Site(name, first, seed=self.seed))
-                if not add(theta, self.device.down(merged), out):
-                    index = first + (first_not_finite(out) or 0)
-                    raise UserError(
-                        f"the merge of tensor '{name}' leaves the range of {dtype.name} at flat index {index}; expected finite"
-                        " numbers; lower the coefficients of the method"
-                    )
-            yield first, out
+@dataclass(frozen=True)
+class _Merge:
+    """What all threads of one merge share."""
 
-    def _cut(self, expert: str, name: str) -> float:
+    models: Models
+    recipe: Recipe
+    table: CoefficientTable
+    thresholds: Mapping[str, Mapping[str, float]]
+    evidence: Sequence[Checkpoint]
+    task: int | None
+    seed: int
+    device: Device
+    progress: Progress
+    dtype: np.dtype | None
+
+    @cached_property
+    def merged(self) -> set[str]:
+        """The names of the tensors that are merged."""
+        return set(self.models.merged)
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The type in which each tensor is written."""
+        new = None if self.dtype is None else NAMES[self.dtype]
+        return {name: new if new and e.is_float else e.dtype for name, e in self.models.base.entries.items()}
+
+    @cached_property
+    def depths(self) -> dict[str, float]:
+        """The depth of each tensor in a block."""
+        return depths(self.models.merged)
+
+    @cached_property
+    def transposed(self) -> set[str]:
+        """The matrices that are stored as (in, out)."""
+        return transposed(config(self.models.base), self.models.merged)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Room for the largest tensor of all models, which whole tensors share."""
+        return Budget(max(map(self.size, self.models.merged)))
+
+    def size(self, name: str) -> int:
+        """Return about how many bytes it takes to hold a whole tensor of all models."""
+        return 8 * len(self.models.all) * self.models.base.entries[name].size
+
+    def items(self) -> list[list[Chunk]]:
+        """Return what a thread takes at once: one chunk, or all of a tensor that must be seen whole."""
+        if not self.recipe.whole:
+            return [[chunk] for chunk in self.models.chunks(self.models.base.names)]
+        return [self.models.chunks([name]) for name in self.models.base.names]
+
+    def site(self, name: str, first: int = 0, base: Any = None) -> Site:
+        """Return the site of all experts together at one place."""
+        depth, turned = self.depths.get(name), name in self.transposed
+        return Site(name, first, seed=self.seed, base=base, depth=depth, transposed=turned, task=self.task)
+
+    def threshold(self, expert: str, name: str) -> float:
+        """Return where `trim` cuts a tensor of an expert."""
         rows = self.thresholds.get(expert, {})
         return rows.get(name, rows.get(MODEL, 0.0))
 
+
+class _Worker:
+    """The buffers of one thread, and what it does with them: read, compute, round."""
+
+    def __init__(self, merge: _Merge) -> None:
+        self.merge, self.device = merge, merge.device
+        fused = self.device.fused and not merge.recipe.whole
+        self.preprocess, self.combine = merge.recipe.fused() if fused else (merge.recipe.preprocess, merge.recipe.combine)
+        self.at_once = self.device.fused and merge.recipe.is_linear
+        self.reader, self.base_reader = (
+            Reader(each, merge.progress, self.device.step) for each in (merge.models.all, [merge.models.base])
+        )
+        self.out = np.empty(8 * max(self.reader.step, self.base_reader.step), np.uint8)
+
+    def work(self, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first element, values as stored) of the chunks of one tensor; `digests` see what was read of each."""
+        name = chunks[0][0] if chunks else ""
+        if name in self.merge.merged and self.merge.recipe.whole:
+            with self.merge.budget.hold(self.merge.size(name)):
+                yield from self.whole(name, chunks, digests)
+            return
+        for chunk, digest in zip(chunks, digests, strict=True):
+            yield from (self.blocks if name in self.merge.merged else self.copies)(*chunk, digest)
+
+    def blocks(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the merged values of a chunk, piece by piece."""
+        alpha, dtype = self.merge.table.at(name), DTYPES[self.merge.types[name]]
+        for first, stored in self.reader.pieces(name, start, stop, digests):
+            out = self.out[: len(stored[0]) * dtype.itemsize].view(dtype)
+            if not (self.at_once and linear(stored, alpha, out)):
+                values = self.reader.task_vectors(name, first, stored)
+                site = replace(self.merge.site(name, first), evidence=self.evidence(name, first, first + len(stored[0])))
+                self.rounded(values[0], self.merged(self.device.up(values[1:]), alpha, site), out, site)
+            yield first, out
+
+    def whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the merged values of a tensor whose words must see all of it."""
+        entry, dtype = self.merge.models.base.entries[name], DTYPES[self.merge.types[name]]
+        values = np.empty((len(self.merge.models.all), entry.size))
+        for chunk, digest in zip(chunks, digests, strict=True):
+            for first, stored in self.reader.pieces(*chunk, digest):
+                values[:, first : first + len(stored[0])] = self.reader.task_vectors(name, first, stored)
+        up = self.device.up(values.reshape(len(values), *(entry.shape or (1,))))
+        site = replace(self.merge.site(name, base=up[0]), evidence=self.evidence(name))
+        merged = self.merged(up[1:], self.merge.table.at(name), site).reshape(-1)
+        out = np.empty(entry.size, dtype)
+        self.rounded(values[0], merged, out, site)
+        yield 0, out
+
+    def merged(self, taus: Any, alpha: Sequence[float], site: Site) -> Any:
+        """Run the words: task vectors (T, ...) in, which may be overwritten, and the merged one (...) out."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is the error of `rounded`
+            for t, expert in enumerate(self.merge.models.experts):
+                own = replace(site, expert=expert, threshold=self.merge.threshold(expert, site.tensor))
+                taus[t] = self.preprocess(taus[t], own)
+            merged = self.combine(taus, alpha, site)
+            return self.merge.recipe.postprocess(merged, taus if self.merge.recipe.whole else (), site)
+
+    def rounded(self, theta: np.ndarray, merged: Any, out: np.ndarray, site: Site) -> None:
+        """Write theta + merged (n,) into `out` (n,), rounded once; what leaves its range is a UserError."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not add(theta, self.device.down(merged), out):
+                index = site.start + (first_not_finite(out) or 0)
+                raise UserError(
+                    f"the merge of tensor '{site.tensor}' leaves the range of {out.dtype.name} at flat index {index}; expected"
+                    " finite numbers; lower the coefficients of the method"
+                )
+
+    def evidence(self, name: str, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Return what was collected of every expert for a tensor, whole or (n,) of it; nothing if one has nothing."""
+        entries = [found.entries[name] for found in self.merge.evidence if name in found.entries]
+        if not entries or len(entries) < len(self.merge.evidence):
+            return []
+        if stop is not None:
+            return [self.device.up(each.block(start, stop)) for each in entries]
+        return [self.device.up(each.block(0, each.size).reshape(each.shape).astype(np.float64)) for each in entries]
+
     def copies(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first element, stored values) of a chunk that is left at the base."""
-        entry, dtype = self.models.base.entries[name], DTYPES[self.types[name]]
+        """Yield the values of a chunk that is left at the base."""
+        entry, dtype = self.merge.models.base.entries[name], DTYPES[self.merge.types[name]]
         for first, (stored,) in self.base_reader.pieces(name, start, stop, digests[:1]):
             yield first, stored if stored.dtype == dtype else stored.astype(compute_type(entry.dtype)).astype(dtype)
 
@@ -141,7 +249,7 @@ def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
         file.write_text(json.dumps({**read_json(file), **changes}, indent=2) + "\n", encoding="utf-8")
 
 
-def _identities(models: Models, chunks: Sequence[Chunk], digests: Sequence[Sequence[bytes]]) -> dict[str, str]:
+def _identities(models: Models, chunks: Iterable[Chunk], digests: Iterable[Sequence[bytes]]) -> dict[str, str]:
     """Return by model the XXH3-128 of (name, type, shape, digests of its chunks) of every tensor that was read of it."""
     whole = [xxh3_128() for _ in models.all]
     order = sorted(zip(chunks, digests, strict=True), key=lambda each: each[0])

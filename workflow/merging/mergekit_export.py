@@ -57,6 +57,9 @@ def _parameters(sentence: Mapping[str, Any], table: CoefficientTable, comments: 
     """Return merge_method and global parameters, and the factor between a coefficient and mergekit's weight."""
     (sparse, given), (combine, how) = (word_of(sentence.get(slot, DEFAULTS[slot]), slot) for slot in ("preprocess", "combine"))
     elects = combine != "weighted_sum"
+    after = word_of(sentence.get("postprocess", DEFAULTS["postprocess"]), "postprocess")[0]
+    if after != DEFAULTS["postprocess"]:
+        raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
     if (sparse, elects) not in METHODS or combine not in ("weighted_sum", "disjoint_sum", "disjoint_mean"):
         raise UserError(f"--export-mergekit: mergekit has no counterpart of '{sparse}' with '{combine}'; merge it here")
     coefficients = {value for row in table.rows.values() for value in row}

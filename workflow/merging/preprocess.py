@@ -6,6 +6,9 @@ Written in operators that NumPy and torch share. Hyper-parameters are keyword-on
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from merging.tensors import DRAWS, Array, Site
 
@@ -15,7 +18,13 @@ def identity(tau: Array, site: Site) -> Array:
     return tau
 
 
-def trim(tau: Array, site: Site, *, density: float = 0.2, scope: str = "model") -> Array:
+def trim(
+    tau: Array,
+    site: Site,
+    *,
+    density: Annotated[float, Gt(0), Le(1), "share of entries kept"] = 0.2,
+    scope: Annotated[Literal["model", "tensor"], "over what the share is kept"] = "model",
+) -> Array:
     """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
 
     The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert, or with
@@ -25,7 +34,7 @@ def trim(tau: Array, site: Site, *, density: float = 0.2, scope: str = "model") 
     return tau * (abs(tau) >= site.threshold)
 
 
-def drop(tau: Array, site: Site, *, rate: float = 0.9) -> Array:
+def drop(tau: Array, site: Site, *, rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped"] = 0.9) -> Array:
     """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
     keep = site.draws(tau) >= math.ceil(rate * DRAWS)
     return tau * keep / (1 - rate)

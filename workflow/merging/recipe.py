@@ -7,21 +7,38 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
-from merging.coefficients import COEFFICIENTS, CONTROL, estimate
-from merging.combine import COMBINE
-from merging.preprocess import PREPROCESS
+from merging import ace, coefficients, combine, covariance, geometry, postprocess, preprocess, sparsify, spectral
+from merging import spectral_rescale as rescale
 from merging.results import UserError
 
-SLOTS: dict[str, dict[str, Callable[..., Any]]] = {
+Word = Callable[..., Any]
+PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
+COMBINE = combine.COMBINE | sparsify.COMBINE | geometry.COMBINE | spectral.COMBINE | covariance.COMBINE | ace.COMBINE
+SLOTS: dict[str, dict[str, Word]] = {
     "preprocess": PREPROCESS,
-    "coefficients": COEFFICIENTS,
-    "control": CONTROL,
+    "coefficients": coefficients.COEFFICIENTS,
+    "control": coefficients.CONTROL,
     "combine": COMBINE,
+    "postprocess": postprocess.POSTPROCESS | rescale.POSTPROCESS,
 }
-DEFAULTS = {"preprocess": "identity", "coefficients": "uniform", "control": "kept", "combine": "weighted_sum"}
-OF_THE_TABLE = {"norm_of", "scope"}  # of every coefficient word: which norms, over what
+DEFAULTS = {
+    "preprocess": "identity",
+    "coefficients": "uniform",
+    "control": "kept",
+    "combine": "weighted_sum",
+    "postprocess": "unchanged",
+}
+
+
+def hyper_parameters(word: Word) -> dict[str, tuple[Any, Any]]:
+    """Return the annotation and the default (`inspect.Parameter.empty` if there is none) of each hyper-parameter of a word."""
+    hints = get_type_hints(word, include_extras=True)
+    return {p.name: (hints[p.name], p.default) for p in inspect.signature(word).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+OF_THE_TABLE = hyper_parameters(coefficients.estimate)  # of every coefficient word: which norms, over what
 
 
 @dataclass(frozen=True)
@@ -31,21 +48,28 @@ class Recipe:
     preprocess: functools.partial[Any]
     estimate: functools.partial[Any]
     combine: functools.partial[Any]
+    postprocess: functools.partial[Any]
     trim: dict[str, Any] | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a word must see whole tensors; otherwise the merge goes piece by piece."""
+        return any(getattr(word.func, "whole", False) for word in (self.preprocess, self.combine, self.postprocess))
 
     @property
     def is_linear(self) -> bool:
         """Whether the merge is theta_0 + sum_t c_t tau_t."""
-        return self.preprocess.func is PREPROCESS["identity"] and self.combine.func is COMBINE["weighted_sum"]
+        words = (self.preprocess.func, self.combine.func, self.postprocess.func)
+        return words == (preprocess.identity, combine.weighted_sum, postprocess.unchanged)
 
-    def fused(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def fused(self) -> tuple[Word, Word]:
         """Return `preprocess` and `combine` as kernels where there are any: same bytes, on arrays that may be overwritten."""
         from merging.fused import STAND_INS  # loads numba
 
-        preprocess, combine = (
+        first, second = (
             functools.partial(STAND_INS.get(word.func, word.func), **word.keywords) for word in (self.preprocess, self.combine)
         )
-        return preprocess, combine
+        return first, second
 
 
 def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
@@ -54,13 +78,13 @@ def bind(sentence: Mapping[str, Any], method: str = "method") -> Recipe:
         if slot not in SLOTS:
             raise UserError(f"method '{method}': no slot {slot!r}{_nearest(slot, SLOTS)}")
     parts = {slot: word_of(sentence.get(slot, DEFAULTS[slot]), slot, method) for slot in SLOTS}
-    table = {k: parts["coefficients"][1].pop(k) for k in OF_THE_TABLE & parts["coefficients"][1].keys()}
+    table = {k: parts["coefficients"][1].pop(k) for k in OF_THE_TABLE.keys() & parts["coefficients"][1].keys()}
     bound = {slot: functools.partial(SLOTS[slot][name], **given) for slot, (name, given) in parts.items()}
     name, given = parts["preprocess"]
-    takes = inspect.signature(PREPROCESS[name]).parameters
-    trim = {k: given.get(k, takes[k].default) for k in ("density", "scope")} if "density" in takes else None
-    coefficients = functools.partial(estimate, word=bound["coefficients"], control=bound["control"], **table)
-    return Recipe(bound["preprocess"], coefficients, bound["combine"], trim)
+    takes = hyper_parameters(SLOTS["preprocess"][name])
+    trim = {k: given.get(k, takes[k][1]) for k in ("density", "scope")} if name == "trim" else None
+    estimate = functools.partial(coefficients.estimate, word=bound["coefficients"], control=bound["control"], **table)
+    return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], trim)
 
 
 def word_of(entry: Any, slot: str, method: str = "method") -> tuple[str, dict[str, Any]]:
@@ -71,8 +95,7 @@ def word_of(entry: Any, slot: str, method: str = "method") -> tuple[str, dict[st
     given = given or {}
     if name not in SLOTS[slot]:
         raise UserError(f"method '{method}': {slot} has no word {name!r}{_nearest(name, SLOTS[slot])}")
-    takes = {p.name for p in inspect.signature(SLOTS[slot][name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    takes |= OF_THE_TABLE if slot == "coefficients" else set()
+    takes = hyper_parameters(SLOTS[slot][name]).keys() | (OF_THE_TABLE.keys() if slot == "coefficients" else set())
     for key in given:
         if key not in takes:
             raise UserError(f"method '{method}': {slot} '{name}' takes {sorted(takes)}, not {key!r}{_nearest(key, takes)}")

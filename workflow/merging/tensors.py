@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 CELL = 1 << 15  # elements whose squares are summed together
 CHUNK = 1 << 21  # elements that a thread takes at once, whole cells; the unit of the digests of inputs
@@ -27,7 +28,11 @@ def silent(count: int) -> None:
 class Site:
     """Where a word is applied: the one object that a word may ask, so that with the same site it is pure.
 
-    `start` is the flat index in its tensor of the first element that the word sees.
+    `start` is the flat index in its tensor of the first element that the word sees, `base` the numbers of the base
+    there. `evidence` holds what was collected of every expert for this tensor, or nothing. `depth` runs from 0 in the
+    first block of the network to 1 in the last, and is None outside the blocks. `transposed` says that a matrix is
+    stored as (in, out), as in GPT-2, not as (out, in). `task` is the number of the expert whose task the merge is for,
+    of a method that makes a model for each.
     """
 
     tensor: str
@@ -35,6 +40,11 @@ class Site:
     expert: str = ""
     seed: int = 0
     threshold: float = 0.0
+    base: Array = None
+    evidence: Sequence[Array] = ()
+    depth: float | None = None
+    transposed: bool = False
+    task: int | None = None
 
     @property
     def key(self) -> int:
@@ -63,6 +73,27 @@ def _key(*words: object) -> int:
 def _shift(z: Array, bits: int) -> Array:
     """Shift int64 to the right as if it had no sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def whole(word: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a word that must see whole tensors in their shape, in float64; the others see flat pieces of them."""
+    word.whole = True  # type: ignore[attr-defined]
+    return word
+
+
+def looks_at(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a word of `combine` that looks at evidence of this kind in its site."""
+
+    def mark(word: Callable[..., Any]) -> Callable[..., Any]:
+        word.evidence = kind  # type: ignore[attr-defined]
+        return word
+
+    return mark
+
+
+def namespace(array: Array) -> Any:
+    """Return NumPy or torch under the names of the array API standard, whichever the array is of."""
+    return array_namespace(array)
 
 
 def spans(size: int, step: int, origin: int = 0) -> Iterator[tuple[int, int]]:

@@ -6,10 +6,32 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Budget:
+    """A number of bytes that threads hold a part of, each as long as its `with` lasts; who asks for too much waits."""
+
+    def __init__(self, total: int) -> None:
+        """Let all threads together hold `total` bytes."""
+        self._free, self._changed = total, threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes, at most the total, as soon as they are free."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
 
 
 def available() -> int:

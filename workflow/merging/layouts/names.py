@@ -29,6 +29,23 @@ def is_buffer(name: str, tensor: Tensor) -> bool:
     return any(pattern.search(name) and dimensions in (None, len(tensor.shape)) for pattern, dimensions in BUFFERS.items())
 
 
+BLOCK = re.compile(r"^(.*?\b(?:layers?|blocks?|resblocks|h)\.)(\d+)\.")
+CONV1D = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # model types whose matrices are stored as (in, out)
+TURNED = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
+
+
+def depths(names: Sequence[str]) -> dict[str, float]:
+    """Return for every tensor in a block its depth: 0 in the first block of its stack, 1 in the last."""
+    places = {name: (match[1], int(match[2])) for name in names if (match := BLOCK.match(name))}
+    last = {stack: max(number for other, number in places.values() if other == stack) for stack, _ in places.values()}
+    return {name: number / last[stack] if last[stack] else 0.0 for name, (stack, number) in places.items()}
+
+
+def transposed(record: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+    """Return the matrices that a model with this config.json stores as (in, out): those of Conv1D layers."""
+    return {name for name in names if TURNED.search(name)} if architectures(record) & CONV1D else set()
+
+
 def vocabulary(entries: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors with a row for every word: embeddings, and output heads with as many rows."""
     embeddings = [name for name, tensor in entries.items() if EMBEDDING.search(name) and len(tensor.shape) == 2]

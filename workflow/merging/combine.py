@@ -7,8 +7,15 @@ bytes do not depend on threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from merging.tensors import Array, Site
+from annotated_types import Ge
+
+from merging.results import UserError
+from merging.tensors import Array, Site, looks_at, namespace, whole
+
+Elect = Annotated[Literal["weighted", "unweighted"], "whether signs are elected after or before weighting"]
+DivideBy = Annotated[Literal["count", "coefficients"], "number of agreeing experts or sum of their coefficients"]
 
 
 def _sum(terms: Sequence[Array]) -> Array:
@@ -33,7 +40,7 @@ def _agreeing(taus: Sequence[Array], alpha: Sequence[float], elect: str) -> tupl
     return weighted, [((w > 0) & elected) | ((w < 0) & ~elected) for w in weighted]
 
 
-def disjoint_sum(taus: Sequence[Array], alpha: Sequence[float], site: Site, *, elect: str = "weighted") -> Array:
+def disjoint_sum(taus: Sequence[Array], alpha: Sequence[float], site: Site, *, elect: Elect = "weighted") -> Array:
     """Sum the weighted entries that agree with the elected sign (TIES as in the tables of NAN and AdaMerging).
 
     ASSUME: NAN (arXiv 2505.16148) leaves open whether signs are elected before or after weighting; `elect` is
@@ -44,7 +51,7 @@ def disjoint_sum(taus: Sequence[Array], alpha: Sequence[float], site: Site, *, e
 
 
 def disjoint_mean(
-    taus: Sequence[Array], alpha: Sequence[float], site: Site, *, elect: str = "weighted", divide_by: str = "count"
+    taus: Sequence[Array], alpha: Sequence[float], site: Site, *, elect: Elect = "weighted", divide_by: DivideBy = "count"
 ) -> Array:
     """Average the weighted entries that agree with the elected sign (TIES, arXiv 2306.01708, step 3).
 
@@ -58,4 +65,98 @@ def disjoint_mean(
     return total / (divisor + (divisor == 0))
 
 
-COMBINE = {f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean)}
+def max_magnitude(taus: Sequence[Array], alpha: Sequence[float], site: Site) -> Array:
+    """Take each entry from the weighted task vector where it is largest in magnitude (MagMax, arXiv 2407.06322).
+
+    DIFFERS: of equal magnitudes the first expert's is taken; the authors' code takes the last one's.
+    """
+    where = namespace(taus[0]).where
+    largest = alpha[0] * taus[0]
+    for c, tau in zip(alpha[1:], taus[1:], strict=True):
+        weighted = c * tau
+        largest = where(abs(weighted) > abs(largest), weighted, largest)
+    return largest
+
+
+def consensus(
+    taus: Sequence[Array],
+    alpha: Sequence[float],
+    site: Site,
+    *,
+    threshold: Annotated[float, Ge(0), "how far an entry must exceed what the sum adds to it to be active in a task"] = 0.4,
+    agree: Annotated[int, Ge(0), "tasks in which an entry must be active to be kept"] = 2,
+) -> Array:
+    """Keep of sum_t c_t tau_t the entries that are active in enough tasks (Consensus TA, arXiv 2405.07813).
+
+    An entry is active in task t where |tau_t| > threshold |tau_MTL - tau_t| (TALL masks).
+    ASSUME: the paper picks a threshold of 0.2 to 0.6 for each task on validation data; 0.4 is their middle. tau_MTL of
+    the masks is the sum in units of the mean coefficient, so that a common scale changes no mask, as in the paper.
+    DIFFERS: where there are fewer than `agree` tasks, all of them must agree; the paper would remove everything.
+    """
+    merged = weighted_sum(taus, alpha, site)
+    total = merged / (sum(alpha) / len(alpha) or 1.0)
+    one = taus[0] * 0 + 1
+    active = _sum([one * (abs(tau) > threshold * abs(total - tau)) for tau in taus])
+    return merged * (active >= min(agree, len(taus)))
+
+
+@looks_at("fisher")
+def fisher(
+    taus: Sequence[Array],
+    alpha: Sequence[float],
+    site: Site,
+    *,
+    floor: Annotated[float, Ge(0), "what is added to every Fisher weight"] = 1e-6,
+) -> Array:
+    """Average the task vectors, each entry weighted by its Fisher information (arXiv 2111.09832).
+
+        sum_t c_t F_t tau_t / sum_t c_t F_t,    F_t the evidence of expert t, plus `floor`
+
+    The weights of an entry add up to one, so this is Fisher merging of the models themselves: the base drops out.
+    ASSUME: a tensor without evidence has equal Fisher weights, hence the mean with the weights c_t.
+    """
+    weights: list[Array] = list(alpha)
+    if len(site.evidence):
+        as_type = namespace(taus[0]).astype
+        weights = [c * (as_type(f, tau.dtype, copy=False) + floor) for c, f, tau in zip(alpha, site.evidence, taus, strict=True)]
+    total = _sum(weights)
+    total = total + (total == 0)
+    return _sum([w / total * tau for w, tau in zip(weights, taus, strict=True)])
+
+
+@whole
+def emr(taus: Sequence[Array], alpha: Sequence[float], site: Site) -> Array:
+    """Elect one task vector, then mask and rescale it for the task of the site (EMR-Merging, arXiv 2405.17461).
+
+    The elected sign is that of sum_t c_t tau_t (0 is minus), the elected entry the largest |tau_t| of that sign; the mask
+    keeps what has the sign of the task's own vector. So it makes a model for each task, and needs to be told which.
+    DIFFERS: the rescaler mean |tau_t| / mean |masked| is one a tensor; in the paper it is one of the model.
+    """
+    if site.task is None:
+        raise UserError("emr makes a model for each task; say which (`--task`), or choose a method with `static: true`")
+    positive = _sum([c * tau for c, tau in zip(alpha, taus, strict=True)]) > 0
+    sign = positive * 2.0 - 1.0
+    largest = taus[0] * 0
+    for tau in taus:
+        agreeing = abs(tau) * (tau * sign > 0)
+        largest = namespace(tau).where(agreeing > largest, agreeing, largest)
+    own = taus[site.task]
+    masked = largest * sign * (own * sign > 0)
+    size = float(abs(masked).sum())
+    return masked * (float(abs(own).sum()) / size if size else 1.0)
+
+
+def zipit(taus: Sequence[Array], alpha: Sequence[float], site: Site) -> Array:
+    """Match units by their activations and average those that match (ZipIt!, arXiv 2305.03053); refused.
+
+    Raises UserError, always.
+    """
+    raise UserError(f"zipit: {REFUSED}")
+
+
+REFUSED = (
+    "it matches the units of networks of different initialisations; experts of one base have their units in one order, so that"
+    " there is nothing to match, and attention heads and residual streams cannot be matched unit by unit"
+)
+zipit.refuses = REFUSED  # type: ignore[attr-defined]
+COMBINE = {f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean, max_magnitude, consensus, fisher, emr, zipit)}

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from merging.card import document, origin
+from merging.checkpoints import Checkpoint
 from merging.coefficients import CoefficientTable
 from merging.devices import device
 from merging.engine import merge
@@ -20,9 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--sentence", type=json.loads, required=True, help="slots preprocess and combine as JSON")
+    parser.add_argument("--sentence", type=json.loads, required=True, help="slots preprocess, combine and postprocess as JSON")
     parser.add_argument("--coefficients", type=Path, required=True)
     parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
+    parser.add_argument("--evidence", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
+    parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -38,6 +41,8 @@ def main() -> None:
         "sentence": {**args.sentence, **coefficients["sentence"]},
         "coefficients": coefficients,
         "thresholds": thresholds,
+        "evidence": args.evidence,
+        "task": args.task,
         **args.layout,
         "seed": args.seed,
         "device": args.device,
@@ -55,6 +60,8 @@ def main() -> None:
         CoefficientTable.of(coefficients),
         thresholds,
         args.output,
+        evidence={name: Checkpoint(folder) for name, folder in named_folders(args.evidence).items()},
+        task=args.task,
         seed=args.seed,
         threads=args.threads,
         device=device(args.device),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,28 @@ from merging.results import UserError
 WARM_UP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
 KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "frozen")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as an encoder meets it: inputs (N, ...), labels (N,) int64, the frozen head (C, d), the scale of its logits."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    head: np.ndarray
+    logit_scale: float
+
+    @functools.cached_property
+    def _columns(self) -> Tensor:
+        return self.logit_scale * torch.from_numpy(np.asarray(self.head)).T
+
+    def logits(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
+        """Return `logit_scale * z @ head.T` of some of the examples: (B, C)."""
+        return encoder(np.asarray(self.inputs[rows])) @ self._columns
+
+    def loss(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
+        """Return the mean cross-entropy of some of the examples."""
+        return F.cross_entropy(self.logits(encoder, rows), torch.from_numpy(self.labels[rows]))
 
 
 def finetune(
@@ -32,14 +56,32 @@ def finetune(
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    rows = settings["logit_scale"] * torch.from_numpy(np.asarray(head)).T
-    order = _order(len(labels), settings["batch_size"], seed)
+    task, order = Task(inputs, labels, head, settings["logit_scale"]), draws(len(labels), settings["batch_size"], seed)
+    return optimise(_trained(encoder, settings["frozen"]), lambda: task.loss(encoder, next(order)), settings, progress)
+
+
+def finetune_joint(
+    encoder: torch.nn.Module, tasks: Sequence[Task], settings: Mapping[str, Any], seed: int,
+    progress: Callable[[int, float], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Train one encoder in place on all tasks (traditional multi-task learning); return every step's loss.
+
+    A step takes a batch of one task and its head; in every round of T steps each task has its turn, in a drawn order.
+    ASSUME: papers train for a fixed number of steps (4000 of FusionBench); here every task gets `steps` of them, as its
+    expert did, so the schedule runs over T times as many. All else is as in `finetune`.
+    """
+    check(settings, KEYS, "finetune")
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    orders = [draws(len(task.labels), settings["batch_size"], [seed, t]) for t, task in enumerate(tasks)]
+    turns = draws(len(tasks), 1, seed)
 
     def loss() -> Tensor:
-        batch = next(order)
-        return F.cross_entropy(encoder(np.asarray(inputs[batch])) @ rows, torch.from_numpy(labels[batch]))
+        turn = int(next(turns)[0])
+        return tasks[turn].loss(encoder, next(orders[turn]))
 
-    return optimise(_trained(encoder, settings["frozen"]), loss, settings, progress)
+    longer = {**settings, "steps": len(tasks) * settings["steps"]}
+    return optimise(_trained(encoder, settings["frozen"]), loss, longer, progress)
 
 
 def optimise(
@@ -84,7 +126,7 @@ def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Param
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
-def _order(size: int, batch: int, seed: int) -> Iterator[np.ndarray]:
+def draws(size: int, batch: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """Yield index batches for ever: one permutation after another, cut without regard to where one ends."""
     draw = np.random.default_rng(seed)
     waiting = np.empty(0, dtype=np.int64)

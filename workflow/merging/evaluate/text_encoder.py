@@ -46,10 +46,10 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: np.ndarray) -> Tensor:
         """Return unit-norm embeddings (B, d) of token rows (B, length); id 0 is padding, on the right."""
-        filled = inputs != 0
-        width = max(1, int(filled.sum(1).max()))
+        filled = self.filled(inputs)
+        width = filled.shape[1]
         tokens = torch.from_numpy(inputs[:, :width].astype(np.int64))
-        mask = torch.from_numpy(np.ascontiguousarray(filled[:, :width]))
+        mask = torch.from_numpy(np.ascontiguousarray(filled))
         parts = self.embeddings
         hidden = parts["word_embeddings"](tokens) + parts["token_type_embeddings"].weight[0]
         hidden = parts["LayerNorm"](hidden + parts["position_embeddings"].weight[:width])
@@ -57,6 +57,11 @@ class Encoder(nn.Module):
             hidden = self._layer(layer, hidden, mask[:, None, None, :])
         weight = mask[..., None].to(hidden.dtype)
         return F.normalize((hidden * weight).sum(1) / weight.sum(1).clamp_min(1), dim=1)
+
+    def filled(self, inputs: np.ndarray) -> np.ndarray:
+        """Return which of the tokens that are run for a batch are no padding: (B, width) bool."""
+        filled = inputs != 0
+        return filled[:, : max(1, int(filled.sum(1).max()))]
 
     def _layer(self, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
         parts = layer["attention"]["self"]

@@ -1,0 +1,46 @@
+"""Collect evidence of one expert on the training split of its task: Fisher or Gram (rule collect_evidence)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from merging.checkpoints import Checkpoint
+from merging.data import Dataset
+from merging.evaluate import family
+from merging.evidence import KINDS, bound
+from merging.evidence.records import leave_out, write_evidence
+from merging.progress import bar
+from merging.results import command_line
+from merging.training import Task
+
+
+def main() -> None:
+    """Parse the command line and collect."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--kind", choices=sorted(KINDS), required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--head", type=Path, required=True)
+    parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help="an entry of config/evidence.yaml, less its kind, as JSON"
+    )
+    parser.add_argument(
+        "--layout", type=json.loads, default={}, help="`merge:` of the suite as JSON: what is not merged is left out"
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    data, encoder = Dataset(args.dataset), family(args.family).load(args.checkpoint)
+    task = Task(data.inputs("train"), data.labels("train"), Checkpoint(args.head).read("head"), args.logit_scale)
+    leave_out(encoder, args.layout.get("exclude", []))
+    collect = bound(KINDS[args.kind], args.settings, f"config/evidence.yaml: kind: {args.kind}")
+    examples = min(collect.keywords["examples"], len(task.labels))
+    with bar(f"{args.kind} {args.output.name}", examples) as shown:
+        tensors = collect(encoder, task, shown.update)
+    record = {"kind": args.kind, "settings": collect.keywords, "logit_scale": args.logit_scale, "examples": examples}
+    write_evidence(args.output, tensors, record)
+
+
+if __name__ == "__main__":
+    command_line(main)

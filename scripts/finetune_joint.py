@@ -1,0 +1,40 @@
+"""Fine-tune one model from the base on all tasks: traditional multi-task learning, an upper reference (rule finetune_joint)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from merging.checkpoints import Checkpoint, write_checkpoint
+from merging.data import Dataset
+from merging.evaluate import family
+from merging.progress import steps
+from merging.results import command_line
+from merging.training import Task, finetune_joint
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--datasets", type=Path, nargs="+", required=True)
+    parser.add_argument("--heads", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON; steps are of one task"
+    )
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    tasks = []
+    for folder, head in zip(args.datasets, args.heads, strict=True):
+        data, scale = Dataset(folder), args.settings["logit_scale"]
+        tasks.append(Task(data.inputs("train"), data.labels("train"), Checkpoint(head).read("head"), scale))
+    encoder = family(args.family).load(args.base)
+    show = steps(f"finetune {args.output.name}", len(tasks) * args.settings["steps"])
+    finetune_joint(encoder, tasks, args.settings, args.seed, show)
+    tensors = {name: tensor.detach().contiguous().numpy() for name, tensor in encoder.state_dict().items()}
+    write_checkpoint(args.output, tensors, copy_from=args.base)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,58 @@
+"""Learn the coefficients of a method on unlabelled test inputs of all tasks (rule learn_coefficients)."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from merging.checkpoints import Checkpoint
+from merging.data import Dataset
+from merging.evaluate import family
+from merging.evidence import bound
+from merging.evidence.adamerging import Merge, learn
+from merging.layouts import align
+from merging.progress import steps
+from merging.provenance import versions
+from merging.recipe import bind
+from merging.results import command_line, named_folders, read_json, write_json
+from merging.training import Task
+
+NO_LABELS = np.empty(0, np.int64)
+
+
+def main() -> None:
+    """Parse the command line and learn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--datasets", type=Path, nargs="+", required=True)
+    parser.add_argument("--heads", type=Path, nargs="+", required=True)
+    parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
+    parser.add_argument("--sentence", type=json.loads, required=True, help="slots preprocess, combine, postprocess as JSON")
+    parser.add_argument("--settings", type=json.loads, default={}, help="`learn:` of the method as JSON")
+    parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
+    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
+    models = align(args.base, named_folders(args.experts), **args.layout)
+    merge = Merge(models, bind(args.sentence, args.method), thresholds, args.seed)
+    tasks = [
+        Task(Dataset(folder).inputs("test"), NO_LABELS, Checkpoint(head).read("head"), args.logit_scale)
+        for folder, head in zip(args.datasets, args.heads, strict=True)
+    ]
+    run = bound(learn, args.settings, f"method '{args.method}': learn")
+    show = steps(f"learn {args.method}", run.keywords["steps"])
+    learned = run(family(args.family).load(args.base), merge, tasks, args.seed, show)
+    record = {"suite": args.suite, "method": args.method, "seed": args.seed, "sentence": {}}
+    record |= {"learn": run.keywords, "logit_scale": args.logit_scale}
+    write_json(args.output, {**record, **learned.record(), "versions": versions()})
+
+
+if __name__ == "__main__":
+    command_line(main)

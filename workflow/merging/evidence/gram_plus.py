@@ -1,0 +1,83 @@
+"""Collect Gram matrices behind layers that are merged already (RegMean++, Nguyen et al., arXiv 2508.03121)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from merging import covariance
+from merging.checkpoints import Checkpoint
+from merging.coefficients import LAYER
+from merging.evidence.gram import grams, run
+from merging.evidence.records import batches
+from merging.layouts import Models
+from merging.layouts.names import config, transposed
+from merging.tensors import Progress, Site, silent
+
+
+def gram_plus(
+    encoder: nn.Module,
+    models: Models,
+    inputs: Mapping[str, np.ndarray],
+    progress: Progress = silent,
+    *,
+    examples: Annotated[int, Ge(1), "how many of each training split"] = 256,
+    batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
+    off_diagonal: Annotated[float, Ge(0), Le(1), "factor beside the diagonal when a layer is merged"] = 0.95,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return by expert the Gram matrix of every merged matrix that multiplies tokens: (d_in, d_in) float32.
+
+    Layer after layer, expert t reads the examples of its own task: up to the layer through the merged model, in the
+    layer through its own weights. Then the layer is merged: matrices by RegMean with `off_diagonal`, all else by the
+    mean. `encoder` has the base's weights; `inputs` are those of the training split of each expert's task.
+
+    ASSUME: experts weigh alike in what is merged here; coefficients of a method enter in its own merge.
+    """
+    torch.set_num_threads(1)
+    parts = {name: batches(min(examples, len(inputs[name])), batch_size) for name in models.experts}
+    layers = _layers(encoder, next(iter(inputs.values())), models.merged)
+    later = {name for members in layers for name in members}
+    turned = transposed(config(models.base), models.merged)
+    kinds = {name: parameter.dtype for name, parameter in encoder.named_parameters()}
+    merged = {name: _merged(models, name).to(kinds[name]) for name in models.merged if name not in later}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
+    for members in layers:
+        for expert, model in models.experts.items():
+            own = {name: _read(model, name).to(kinds[name]) for name in members}
+            found[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
+        for name in members:
+            collected = [found[expert][name] for expert in models.experts if name in found[expert]]
+            merged[name] = _merged(models, name, collected, off_diagonal, name in turned).to(kinds[name])
+    return found
+
+
+def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """Return the tensors of every layer that has a matrix, in the order in which the encoder runs them.
+
+    A linear layer outside the blocks of the network is a layer by itself.
+    """
+    seen: list[str] = []
+    run(encoder, np.asarray(inputs[:1]), {}, lambda name, x: seen.append(name))
+    prefixes = dict.fromkeys(f"{block[1] if (block := LAYER.match(name)) else name.rpartition('.')[0]}." for name in seen)
+    layers = [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
+    return [members for members in layers if members]
+
+
+def _merged(
+    models: Models, name: str, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0, turned: bool = False
+) -> Tensor:
+    """Merge one tensor, in float64: by RegMean where every expert has a Gram matrix, or by the mean."""
+    base = _read(models.base, name)
+    taus = torch.stack([_read(model, name) - base for model in models.experts.values()])
+    found = [torch.from_numpy(each) for each in grams] if len(grams) == len(taus) else []
+    site = Site(name, base=base, evidence=found, transposed=turned)
+    return base + covariance.gram(taus, [1.0] * len(taus), site, off_diagonal=off_diagonal)
+
+
+def _read(model: Checkpoint, name: str) -> Tensor:
+    return torch.from_numpy(model.read(name).astype(np.float64))

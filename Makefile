@@ -8,13 +8,17 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
-.PHONY: demo demo-vision bench test lint format
+.PHONY: demo study demo-vision bench test lint format
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
 	$(SAY)
 	$(RUN)
 	@echo "open results/report.html, or read results/tables/main_text.md"
+
+study: $(BIN)/.installed  ## every method on the text suite: half an hour and more
+	$(SAY)
+	$(RUN) --configfile config/study.yaml
 
 demo-vision: $(BIN)/.installed  ## the image suite
 	$(SAY)
@@ -27,6 +31,7 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.merge --peer-rounds 3 ties=1 dare_ties=1 --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name vision --size ViT-B-32 --experts 8 --methods task_arithmetic nan ties \
 	  --peer-rounds 3 ties=1 --fusionbench .bench/fusion-bench/bin/python
+	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
 test: $(BIN)/.installed  ## everything, with the demo end to end

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from experiment import read_yaml
+from config_files import read_yaml
 from merging.mergekit import Request, translate
 from merging.recipe import DEFAULTS, word_of
 from merging.results import command_line

@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
-from experiment import REFERENCES, SLOTS, check_sentence, known_names, methods
+from config_files import known_names
 from merging.hub import short_names
 from merging.oneshot import TYPES, Job, run
 from merging.recipe import DEFAULTS, bind, word_of
 from merging.results import UserError, command_line
 from merging.workers import available
+from method_entries import REFERENCES, SLOTS, check_sentence, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +77,13 @@ def method(name: str) -> dict[str, Any]:
     record = records[name]
     if name in REFERENCES:
         raise UserError(f"--method {name}: merges nothing ({record['summary']}); choose task_arithmetic, ties or ties_nan")
+    if not record.get("static", True):
+        raise UserError(f"--method {name}: makes a model for each task, not one ({record['summary']}); choose another")
+    if needs := [key for key in ("evidence", "learn") if key in record]:
+        raise UserError(
+            f"--method {name}: needs data ({needs[0]}: {record[needs[0]]}), which only a suite has; run it through the workflow,"
+            " or choose a method with `data: none`"
+        )
     if "tune" in record:
         key, host = record["tune"]["hyper_parameter"], record.get("extends")
         while host is not None and "tune" in records[host]:

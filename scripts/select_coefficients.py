@@ -1,4 +1,4 @@
-"""Choose the candidate with the best mean validation accuracy; of equals the smallest value (rule select_coefficients)."""
+"""Choose the candidate with the best mean validation accuracy; of equals the one nearest to 0 (rule select_coefficients)."""
 
 import argparse
 from collections import defaultdict
@@ -17,8 +17,8 @@ def main() -> None:
     by_value = defaultdict(list)
     for file in args.scores:
         for score in read_json(file)["scores"]:
-            by_value[float(score["method"].rsplit("-", 1)[1])].append(score["value"])
-    means = {value: fmean(by_value[value]) for value in sorted(by_value)}
+            by_value[float(score["method"].partition("-")[2])].append(score["value"])
+    means = {value: fmean(by_value[value]) for value in sorted(by_value, key=lambda value: (abs(value), value))}
     best = max(means, key=lambda value: means[value])
     write_json(args.output, {"value": best, "means": {f"{value:g}": mean for value, mean in means.items()}})
     print(f"chosen {best:g} of {', '.join(f'{value:g}: {mean:.4f}' for value, mean in means.items())}")

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from experiment import known_names, read_yaml
+from config_files import known_names, read_yaml
 from merging.assets import download
 from merging.provenance import sha256
 from merging.results import command_line, read_json, write_json

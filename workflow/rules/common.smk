@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from experiment import Experiment, canonical  # noqa: E402
+from experiment import REFERENCES, Experiment, canonical  # noqa: E402
 from merging.provenance import code_digest, versions  # noqa: E402
 from merging.results import UserError  # noqa: E402
 
@@ -25,6 +25,10 @@ shell.prefix(
     " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
 )
 
+DYNAMIC = [m for m in plan.config["methods"] if not plan.methods[m].get("static", True) and m not in REFERENCES]
+LEARNED = [method for method in plan.config["methods"] if "learn" in plan.methods[method]]
+ONE_BY_ONE = [name for name, record in plan.evidence.items() if record["kind"] != "gram_plus"]
+TOGETHER = [name for name in plan.evidence if name not in ONE_BY_ONE]
 ALIGNED = [suite for suite, record in plan.suites.items() if "alignment" in record]
 
 
@@ -84,8 +88,14 @@ def checkpoints_of(wildcards):
     """What a method is scored with: one folder for all tasks of the group, or one for each."""
     if wildcards.method == "pretrained":
         return pretrained(wildcards.suite)
+    if wildcards.method == "multitask":
+        return f"results/checkpoints/{wildcards.suite}/seed{wildcards.seed}/multitask"
     if wildcards.method == "individual":
         return [experts(wildcards.suite, wildcards.seed)[task] for task in tasks_of(wildcards)]
+    if wildcards.method in DYNAMIC:
+        return [
+            f"results/merged/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}/{t}" for t in tasks_of(wildcards)
+        ]
     folder = "candidates" if wildcards.method in plan.candidates else "merged"
     return f"results/{folder}/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}"
 
@@ -116,10 +126,8 @@ def scores():
     return [
         file
         for suite in plan.suites
-        for file in of_each_group(
-            "results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, plan.config["methods"]
-        )
-        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, plan.candidates)
+        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, plan.run(suite))
+        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, plan.candidates_in(suite))
     ]
 
 
@@ -159,6 +167,46 @@ def thresholds(wildcards):
         return []
     density, scope = plan.trim(wildcards.method)
     return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{scope}_density{density}.json"
+
+
+def evidence(wildcards):
+    """What was collected of every expert for the method, if it looks at data."""
+    name = plan.methods[plan.candidates.get(wildcards.method, (wildcards.method,))[0]].get("evidence")
+    return [
+        f"results/evidence/{wildcards.suite}/{name}/seed{wildcards.seed}/{task}"
+        for task in (plan.task_ids(wildcards.suite) if name else [])
+    ]
+
+
+def evidence_kind(wildcards):
+    return plan.evidence[wildcards.evidence]["kind"]
+
+
+def evidence_settings(wildcards):
+    return canonical({key: value for key, value in plan.evidence[wildcards.evidence].items() if key != "kind"})
+
+
+def logit_scale(wildcards):
+    return plan.suites[wildcards.suite]["finetune"]["logit_scale"]
+
+
+def every_dataset(wildcards):
+    return [f"results/datasets/{wildcards.suite}/{task}" for task in plan.task_ids(wildcards.suite)]
+
+
+def every_head(wildcards):
+    return [f"results/heads/{wildcards.suite}/{task}.safetensors" for task in plan.task_ids(wildcards.suite)]
+
+
+def evidence_norms(wildcards):
+    """The evidence of a method whose coefficients come from the norms of it."""
+    coefficients = plan.methods[plan.candidates.get(wildcards.method, (wildcards.method,))[0]].get("coefficients")
+    given = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
+    return evidence(wildcards) if (given or {}).get("norm_of") == "evidence" else []
+
+
+def evidence_flag(wildcards, input):
+    return " ".join(["--evidence", *(f"{Path(f).name}={f}" for f in input.evidence)]) if input.evidence else ""
 
 
 onstart:

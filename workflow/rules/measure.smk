@@ -47,20 +47,25 @@ rule estimate_coefficients:
     input:
         measures="results/measures/{suite}/seed{seed}.json",
         selected=selected,
+        evidence=evidence_norms,
     output:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
     log:
         "results/logs/estimate_coefficients/{suite}/{method}/seed{seed}.log",
+    wildcard_constraints:
+        method=any_of({*plan.methods, *plan.candidates}.difference(LEARNED)),
     conda:
         "../../envs/merge.yaml"
     params:
         sentence=lambda wildcards: plan.sentence(wildcards.method, "coefficients", "control", "tune"),
         selected=lambda wildcards, input: f"--selected {input.selected}" if input.selected else "",
+        evidence=evidence_flag,
         code=code("scripts.estimate_coefficients"),
     message:
         "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python -m scripts.estimate_coefficients --measures {input.measures} --sentence {params.sentence:q} {params.selected}"
+        " {params.evidence}"
         " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
 
 

@@ -25,7 +25,7 @@ def wanted():
     if plan.suites:
         files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
     for suite in plan.models:
-        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in plan.merges() for seed in plan.config["seeds"]]
+        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in plan.merges(suite) for seed in plan.config["seeds"]]
     return files
 
 
@@ -41,22 +41,20 @@ def suite_json(suite):
         "skipped": [
             {"task": plan.tasks[task]["label"], "reason": reason} for task, reason in plan.skipped[suite].items()
         ],
+        "skipped_methods": plan.skipped_methods(suite),
     }
 
 
 def methods_json():
-    keys = ("label", "host", "controls", "reference", "group", "summary")
-    return [
-        {"id": method, **{key: plan.methods[method][key] for key in keys if key in plan.methods[method]}}
-        for method in plan.config["methods"]
-    ]
+    keys = "id label host controls reference group summary data static tune family draws".split()
+    return [{key: row[key] for key in keys if key in row} for row in plan.rows()]
 
 
 MATERIAL = {
     "comparisons": lambda suite: ["results/comparisons.tsv"],
     "coefficients": lambda suite: [
         f"results/coefficients/{suite}/{method}/seed{seed}.json"
-        for method in plan.merges()
+        for method in plan.merges(suite)
         for seed in plan.config["seeds"]
     ],
     "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in plan.config["seeds"]],
@@ -111,6 +109,7 @@ def run_config():
         "methods": {method: plan.methods[method] for method in plan.config["methods"]},
         "assets": {name: {**plan.assets[name], "lock": plan.lock.get(name)} for name in used_assets()},
         "skipped": plan.skipped,
+        "skipped_methods": {suite: plan.skipped_methods(suite) for suite in [*plan.suites, *plan.models]},
     }
 
 

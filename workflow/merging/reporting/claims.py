@@ -45,9 +45,10 @@ def describe(study: Study, row: dict[str, str]) -> str:
             f"{percent(number(row, 'high'), 2)} points cannot be excluded."
         )
     p = p_value(number(row, "p_holm"))
+    rank = f", above {row['above']} of {row['draws']} draws" if row.get("draws") else ""
     return (
         f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-        f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant."
+        f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant{rank}."
     )
 
 
@@ -245,11 +246,11 @@ def _rank(value: float | None) -> str:
 
 
 def selected(study: Study) -> list[Claim]:
-    """Judge whether λ selected on validation is above the fixed λ, on the test split."""
+    """Judge whether a value selected on validation is above the fixed one, on the test split."""
     rows = {row["method"]: row for row in study.comparisons if row["kind"] == "selection" and row["task"] == "average"}
     curves = candidates(study)
     if not curves and not rows:
-        return [Claim("λ selected on validation is above the fixed λ", NOT_TESTED, ["No λ was selected in this suite."])]
+        return [Claim("λ selected on validation is above the fixed λ", NOT_TESTED, ["Nothing was selected in this suite."])]
     found = []
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
@@ -265,10 +266,11 @@ def selected(study: Study) -> list[Claim]:
         if grid and any(value in (grid[0], grid[-1]) for value in values):
             evidence.append("The chosen value lies at the edge of the grid: a wider grid could choose another.")
         row = rows.get(method)
-        evidence.append(describe(study, row) if row else "It was not compared with a fixed λ on the test split.")
+        symbol = study.symbol(method)
+        evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")
         found.append(
             Claim(
-                f"{study.label(method)}: λ selected on validation is above the fixed λ",
+                f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}",
                 verdict(row) if row else NOT_TESTED,
                 evidence,
             )

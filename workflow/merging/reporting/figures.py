@@ -20,13 +20,15 @@ from merging.reporting.records import Study
 from merging.reporting.statistics import INDIVIDUAL, Estimate, candidates, chosen, summarise
 from merging.results import UserError
 
+AXES = {"λ": "λ (mean coefficient of a task vector)", "p": "p (exponent of the norm: 0 uniform, 1 NAN)"}
+
 
 def draw_figure(study: Study, record: dict[str, Any], output: Path | str) -> None:
     """Write one figure of `config/tables.yaml` as `output`.svg and .png; the SVG carries its title and caption."""
     if record["kind"] not in KINDS:
         raise UserError(f"config/tables.yaml: figure {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure, caption = KINDS[record["kind"]](study, record)
+        figure, caption = KINDS[record["kind"]](study.only(record), record)
         title = study.title(record)
         described = {"Date": None, "Title": title, "Description": caption, "Creator": None}
         for suffix, metadata in ((".svg", described), (".png", {"Software": None, "Title": title})):
@@ -81,6 +83,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     return figure, (
         f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
         + (" (small dots: single fine-tuning seeds)" if len(study.seeds) > 1 else "")
+        + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
         + ". NAN rows are bold, with diamonds. The intervals of two methods on the same examples are not "
         "independent: see the paired comparisons. A dash is a missing score."
     )
@@ -94,14 +97,15 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
             axes.text(
                 0.02,
                 i,
-                "no average: a score is missing",
+                "skipped" if "skipped" in row.method else "no average: a score is missing",
                 transform=axes.get_yaxis_transform(),
                 va="center",
                 fontsize=7.5,
                 color=GREY,
             )
             continue
-        axes.plot([100 * row.average.low, 100 * row.average.high], [i, i], color=colour, linewidth=1.4)
+        line = ":" if row.average.draws else "-"
+        axes.plot([100 * row.average.low, 100 * row.average.high], [i, i], line, color=colour, linewidth=1.4)
         if len(row.average.by_seed) > 1:
             axes.plot(
                 [100 * value for value in row.average.by_seed],
@@ -160,16 +164,17 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
             markerfacecolor="none",
             markeredgecolor=colour,
             markeredgewidth=1.6,
-            label=f"chosen: λ = {', '.join(f'{v:g}' for v in picked)}",
+            label=f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}",
         )
-    averaging = 1 / len(study.tasks)
+    symbols = list(dict.fromkeys(map(study.symbol, curves)))
+    averaging = 1 / len(study.tasks) if symbols == ["λ"] else None
     for value, style, name in ((averaging, ":", "1/T (averaging)"), (record.get("fixed"), "--", "fixed λ")):
         if value is not None:
             axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
     for row in summarise(study, "validation_accuracy"):
         if row.average.value is not None:
             axes.axhline(100 * row.average.value, color=GREY, linewidth=0.8, linestyle="-.", label=row.method.get("label"))
-    axes.set_xlabel("λ (mean coefficient of a task vector)")
+    axes.set_xlabel(" or ".join(AXES.get(symbol, symbol) for symbol in symbols))
     axes.set_ylabel("average validation accuracy in %")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, (

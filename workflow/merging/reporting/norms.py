@@ -45,8 +45,9 @@ class Shares(NamedTuple):
 
 
 def shares(study: Study, method: str) -> Shares | None:
-    """Return the shares of one method over all its rows and seeds, None where it has no coefficients."""
-    tables = [table for table in study.coefficients if table["method"] == method and table["rows"]]
+    """Return the shares of one method over all its rows, seeds and draws, None where it has no coefficients."""
+    members = study.members(method)
+    tables = [table for table in study.coefficients if table["method"] in members and table["rows"]]
     if not tables:
         return None
     values = np.array([row for table in tables for row in table["rows"].values()], float)

@@ -31,6 +31,8 @@ COLUMNS = [
     "discordant",
     "changed",
     "seeds",
+    "draws",
+    "above",
 ]
 
 
@@ -43,18 +45,19 @@ class Paired(NamedTuple):
     p: float
 
 
-def paired(differences: Sequence[NDArray], seeds: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
+def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
     """Test and estimate a weighted mean over tasks of per-example differences.
 
     `differences[t]` (n_t,) holds, for each example of task t, correct answers of the method less those of the other,
-    summed over `seeds` fine-tuning seeds: integers from -seeds to seeds. Sign-flip test: under the null hypothesis
-    the two methods' answers to an example may be swapped (for all its seeds at once), so each non-zero difference has
-    either sign; p = (1 + flips at least as extreme) / (1 + flips). Interval: percentile bootstrap of the examples
-    within each task. Without any discordant example the bootstrap has no width; then the interval is the exact 95 %
-    bound on the share of discordant examples, put where it moves the average most.
+    summed over `terms` pairs of models (fine-tuning seeds times draws of a control): integers from -terms to terms.
+    Sign-flip test: under the null hypothesis the two methods' answers to an example may be swapped (for all its terms
+    at once), so each non-zero difference has either sign; p = (1 + flips at least as extreme) / (1 + flips). Against
+    the mean of several draws, which is no set of answers, that holds for large samples only. Interval: percentile
+    bootstrap of the examples within each task. Without any discordant example the bootstrap has no width; then the
+    interval is the exact 95 % bound on the share of discordant examples, put where it moves the average most.
     """
     w = np.asarray(weights, float) / np.sum(weights)
-    scale = [weight / (seeds * len(d)) for weight, d in zip(w, differences, strict=True)]
+    scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
     observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
     if not any(d.any() for d in differences):
         bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
@@ -77,14 +80,15 @@ class _Answers(NamedTuple):
 
 def compare_methods(
     files: Sequence[Path | str],
-    pairs: Sequence[dict[str, str]],
+    pairs: Sequence[dict[str, Any]],
     output: Path | str,
     sizes: dict[str, dict[str, int]] | None = None,
 ) -> None:
     """Compare pairs of methods example by example and write one row a pair (and one weighted by training-set size).
 
     Predictions lie beside each score file. `sizes[suite][task]` are the training-set sizes; where all are known, a
-    second row `weighted_average` is written. A pair that lacks a task in common has empty numbers.
+    second row `weighted_average` is written. A pair that lacks a task in common has empty numbers. A pair with `draws`
+    compares the method with the mean of these methods, and says above how many of them it is.
     """
     answers, tasks = _answers(files)
     rows = []
@@ -96,7 +100,8 @@ def compare_methods(
             weightings["weighted_average"] = [sized[task] for task in tasks[suite]]
         for name, weights in weightings.items():
             numbers = _compare(answers, pair, tasks.get(suite, []), weights)
-            rows.append({**dict.fromkeys(COLUMNS, ""), **pair, "task": name, **numbers})
+            named = {key: value for key, value in pair.items() if key != "draws"}
+            rows.append({**dict.fromkeys(COLUMNS, ""), **named, "task": name, **numbers})
     families: dict[tuple[str, ...], list[dict]] = {}
     for row in rows:
         if row["p"] != "":
@@ -129,36 +134,45 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
     return found, {suite: sorted(names) for suite, names in tasks.items()}
 
 
-def _compare(answers: dict, pair: dict[str, str], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
+def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
     """Return the numbers of one pair over the seeds that both have in every task, or none."""
+    others = pair.get("draws", [pair["against"]])
     seeds = [
         {seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
-        for who in (pair["method"], pair["against"])
+        for who in (pair["method"], *others)
         for task in tasks
     ]
     shared = sorted(set.intersection(*seeds)) if seeds else []
     if not shared:
         return {}
-    differences, changed, discordant = [], 0, 0
+    terms = [(seed, other) for seed in shared for other in others]
+    right, changed = [], 0  # right[t]: (terms, n_t), correct answers of the method less those of the other
     for task in tasks:
-        a, b = ([answers[pair["suite"], who, task, seed] for seed in shared] for who in (pair["method"], pair["against"]))
-        if any(not np.array_equal(x.label, a[0].label) for x in [*a, *b]):
+        one = [answers[pair["suite"], pair["method"], task, seed] for seed, _ in terms]
+        two = [answers[pair["suite"], other, task, seed] for seed, other in terms]
+        if any(not np.array_equal(x.label, one[0].label) for x in [*one, *two]):
             raise UserError(
                 f"{pair['suite']}/{task}: {pair['method']!r} and {pair['against']!r} were tested on "
                 "different examples; evaluate both again"
             )
-        each = np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in zip(a, b, strict=True)])
-        differences.append(each.sum(axis=0))
-        discordant += int(np.count_nonzero(each))
-        changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in zip(a, b, strict=True))
+        both = list(zip(one, two, strict=True))
+        right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
+        changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, whatever the names
     return {
-        **paired(differences, len(shared), weights, random)._asdict(),
-        "discordant": discordant,
+        **paired([each.sum(axis=0) for each in right], len(terms), weights, random)._asdict(),
+        "discordant": sum(int(np.count_nonzero(each)) for each in right),
         "changed": changed,
-        "n": sum(len(d) for d in differences) * len(shared),
+        "n": sum(each.size for each in right),
         "seeds": " ".join(map(str, shared)),
+        **(_rank(right, len(others), weights) if "draws" in pair else {}),
     }
+
+
+def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dict[str, int]:
+    """Return how many draws there are and above how many of them the method is, by the average over tasks and seeds."""
+    gaps = [weight * each.mean(axis=1).reshape(-1, draws).mean(axis=0) for weight, each in zip(weights, right, strict=True)]
+    return {"draws": draws, "above": int(np.count_nonzero(np.sum(gaps, axis=0) > 1e-12))}
 
 
 def number(row: dict[str, Any], column: str) -> float | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from merging.results import UserError, read_json, read_table, write_table
 
+SYMBOLS = {"value": "λ", "mean": "λ", "total": "Σc", "exponent": "p"}  # of a tuned hyper-parameter
 SCORE_COLUMNS = ["suite", "method", "task", "metric", "value", "stderr", "n", "seed"]
 
 
@@ -28,7 +30,10 @@ class Score(NamedTuple):
 
 @dataclass
 class Study:
-    """Everything measured about one suite; what was not measured is empty."""
+    """Everything measured about one suite; what was not measured is empty.
+
+    A method is a row: it may have `draws`, methods that are shown together, and `skipped`, why the suite has no score of it.
+    """
 
     suite: dict[str, Any]
     methods: list[dict[str, Any]]
@@ -38,6 +43,22 @@ class Study:
     measures: dict[int, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)  # methods that a table or figure leaves out
+
+    def only(self, record: Mapping[str, Any]) -> Study:
+        """Return the study with the methods that a table or figure asks for: `methods` less `without`."""
+        wanted, unwanted = record.get("methods", ["*"]), record.get("without", [])
+        shown = [method for method in self.methods if _matches(method, wanted) and not _matches(method, unwanted)]
+        return replace(self, methods=shown, others=[*self.others, *(m for m in self.methods if m not in shown)])
+
+    def members(self, identifier: str) -> list[str]:
+        """Return the draws of a row, or the method that it is."""
+        return next((m["draws"] for m in [*self.methods, *self.others] if m["id"] == identifier and "draws" in m), [identifier])
+
+    def symbol(self, identifier: str) -> str:
+        """Return the letter of the hyper-parameter that a method tunes."""
+        tuned = {m["id"]: m.get("tune", {}).get("hyper_parameter", "value") for m in [*self.methods, *self.others]}
+        return SYMBOLS[tuned.get(identifier, "value")]
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
@@ -81,10 +102,26 @@ class Study:
 
     def label(self, identifier: str) -> str:
         """Return the label of a method or task, or its id where it has none."""
-        for entry in [*self.methods, *self.suite["tasks"]]:
+        for entry in [*self.methods, *self.others, *self.suite["tasks"]]:
             if entry["id"] == identifier:
                 return entry.get("label") or identifier
         return identifier
+
+
+def _matches(method: Mapping[str, Any], patterns: Iterable[str]) -> bool:
+    names = [method["id"], method.get("family", {}).get("id", method["id"])]
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _present(method: dict[str, Any], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row as a suite has it: the draws that it can have, their number in the label, or why it is skipped."""
+    members = method.get("draws", [method["id"]])
+    draws = [member for member in members if member not in skipped]
+    row = method if draws else {**method, "skipped": skipped[members[0]]}
+    if "draws" not in method:
+        return row
+    size = f", {len(draws)} draws" if len(draws) > 1 else ""
+    return {**row, "draws": draws, "label": f"{method.get('label', method['id'])}{size}"}
 
 
 def argument(text: str) -> Any:
@@ -150,7 +187,7 @@ def studies(
         found.append(
             Study(
                 suite=suite,
-                methods=[method for method in methods if method["id"] in wanted],
+                methods=[_present(method, suite.get("skipped_methods", {})) for method in methods if method["id"] in wanted],
                 scores=[row for row in rows if row.suite == here],
                 comparisons=[row for row in pairs if row["suite"] == here],
                 coefficients=[table for table in tables if table["suite"] == here],

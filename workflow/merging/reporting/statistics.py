@@ -20,13 +20,17 @@ INDIVIDUAL = "individual"
 
 
 class Estimate(NamedTuple):
-    """A number with its interval; `value` is None, with a reason, where it cannot be given."""
+    """A number with its interval; `value` is None, with a reason, where it cannot be given.
+
+    With `draws` the number is their mean, and the limits are the smallest and the largest of them, not an interval.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     by_seed: tuple[float, ...] = ()
     reason: str = ""
+    draws: int = 0
 
     @property
     def deviation(self) -> float | None:
@@ -91,7 +95,7 @@ def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
         if score.metric == metric:
             by_method.setdefault(score.method, []).append(score)
     best = _cells(study, by_method.get(INDIVIDUAL, []))
-    return [_summary(study, method, _cells(study, by_method.get(method["id"], [])), best) for method in study.methods]
+    return [_row(study, method, by_method, best) for method in study.methods]
 
 
 def average_of(study: Study, method: str, metric: str) -> Estimate:
@@ -105,7 +109,7 @@ def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
     found: dict[str, dict[float, Estimate]] = {}
     known = {method["id"] for method in study.methods}
     for name in dict.fromkeys(row.method for row in study.scores if row.metric == "validation_accuracy"):
-        method, _, value = name.rpartition("-")
+        method, _, value = name.partition("-")
         if method in known:
             found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
     return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
@@ -128,6 +132,31 @@ def _cells(study: Study, scores: Iterable[Score]) -> dict[str, _Cell]:
     for row in scores:
         cells.setdefault(row.task, _Cell({}, row.n)).by_seed[row.seed] = row.value
     return cells
+
+
+def _row(study: Study, method: dict[str, Any], by_method: dict[str, list[Score]], best: dict[str, _Cell]) -> Summary:
+    """Summarise a method, or the draws of one together."""
+    if "skipped" in method:
+        nothing = Estimate(None, reason=f"skipped: {method['skipped']}")
+        return Summary(method, {task["id"]: nothing for task in study.tasks}, nothing, nothing, nothing)
+    members = method.get("draws", [method["id"]])
+    found = [_summary(study, method, _cells(study, by_method.get(name, [])), best) for name in members]
+    return Summary(
+        method,
+        {task: _over_draws([each.tasks[task] for each in found]) for task in found[0].tasks},
+        _over_draws([each.average for each in found]),
+        _over_draws([each.weighted for each in found]),
+        _over_draws([each.normalised for each in found]),
+    )
+
+
+def _over_draws(found: Sequence[Estimate]) -> Estimate:
+    values = [each.value for each in found if each.value is not None]
+    if len(values) < len(found) or len(found) == 1:
+        return next((each for each in found if each.value is None), found[0])
+    by_seed = tuple(float(np.mean(of)) for of in zip(*(each.by_seed for each in found), strict=False))
+    reason = next((each.reason for each in found if each.reason), "")
+    return Estimate(float(np.mean(values)), min(values), max(values), by_seed, reason, len(found))
 
 
 def _summary(study: Study, method: dict[str, Any], cells: dict[str, _Cell], best: dict[str, _Cell]) -> Summary:

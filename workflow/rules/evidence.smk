@@ -1,0 +1,131 @@
+# Needs bases, experts, data sets and heads. Makes results/evidence (Fisher, Gram), learned coefficients and the checkpoint of
+# traditional multi-task learning.
+
+
+rule collect_evidence:
+    input:
+        checkpoint="results/checkpoints/{suite}/seed{seed}/{task}",
+        dataset="results/datasets/{suite}/{task}",
+        head="results/heads/{suite}/{task}.safetensors",
+    output:
+        directory("results/evidence/{suite}/{evidence}/seed{seed}/{task}"),
+    log:
+        "results/logs/collect_evidence/{suite}/{evidence}/seed{seed}/{task}.log",
+    benchmark:
+        "results/benchmarks/collect_evidence/{suite}/{evidence}/seed{seed}/{task}.tsv"
+    wildcard_constraints:
+        evidence=any_of(ONE_BY_ONE),
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        kind=evidence_kind,
+        settings=evidence_settings,
+        layout=layout,
+        logit_scale=logit_scale,
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.collect_evidence", family_of(wildcards)),
+    message:
+        "collect_evidence: {wildcards.suite}, {wildcards.evidence}, {wildcards.task}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.collect_evidence --family {params.family} --kind {params.kind} --checkpoint {input.checkpoint}"
+        " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --settings {params.settings:q}"
+        " --layout {params.layout:q} --output {output} 2>&1 | tee {log}"
+
+
+for name in plan.suites:
+
+    rule:
+        # Every layer is read behind merged ones, so one job makes the evidence of all experts of a suite.
+        name:
+            f"collect_gram_plus_{name}"
+        input:
+            base=lambda wildcards: pretrained(wildcards.suite),
+            experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+            datasets=every_dataset,
+        output:
+            [directory(f"results/evidence/{{suite}}/{{evidence}}/seed{{seed}}/{task}") for task in plan.task_ids(name)],
+        log:
+            "results/logs/collect_gram_plus/{suite}/{evidence}/seed{seed}.log",
+        benchmark:
+            "results/benchmarks/collect_gram_plus/{suite}/{evidence}/seed{seed}.tsv"
+        wildcard_constraints:
+            suite=any_of([name]),
+            evidence=any_of(TOGETHER),
+        conda:
+            "../../envs/encoder.yaml"
+        params:
+            kind=evidence_kind,
+            settings=evidence_settings,
+            experts=named_experts,
+            datasets=lambda wildcards: [f"{Path(folder).name}={folder}" for folder in every_dataset(wildcards)],
+            folder="results/evidence/{suite}/{evidence}/seed{seed}",
+            layout=layout,
+            family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+            code=lambda wildcards: code("scripts.collect_gram_plus", family_of(wildcards)),
+        message:
+            "collect_gram_plus: {wildcards.suite}, {wildcards.evidence}, seed {wildcards.seed}"
+        shell:
+            "python -m scripts.collect_gram_plus --family {params.family} --kind {params.kind} --base {input.base}"
+            " --experts {params.experts:q} --datasets {params.datasets:q} --settings {params.settings:q}"
+            " --layout {params.layout:q} --output {params.folder} 2>&1 | tee {log}"
+
+
+rule learn_coefficients:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+        datasets=every_dataset,
+        heads=every_head,
+        thresholds=thresholds,
+    output:
+        "results/coefficients/{suite}/{method}/seed{seed}.json",
+    log:
+        "results/logs/learn_coefficients/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/learn_coefficients/{suite}/{method}/seed{seed}.tsv"
+    wildcard_constraints:
+        method=any_of(LEARNED),
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine", "postprocess"),
+        settings=lambda wildcards: canonical(
+            {**plan.methods[wildcards.method]["learn"], **plan.suites[wildcards.suite].get("learn", {})}
+        ),
+        experts=named_experts,
+        layout=layout,
+        logit_scale=logit_scale,
+        thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.learn_coefficients", family_of(wildcards)),
+    message:
+        "learn_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.learn_coefficients --family {params.family} --base {input.base} --experts {params.experts:q}"
+        " --datasets {input.datasets} --heads {input.heads} --logit-scale {params.logit_scale}"
+        " --sentence {params.sentence:q} --settings {params.settings:q} {params.thresholds} --layout {params.layout:q}"
+        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+
+
+rule finetune_joint:
+    input:
+        base=lambda wildcards: pretrained(wildcards.suite),
+        datasets=every_dataset,
+        heads=every_head,
+    output:
+        directory("results/checkpoints/{suite}/seed{seed}/multitask"),
+    log:
+        "results/logs/finetune_joint/{suite}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/finetune_joint/{suite}/seed{seed}.tsv"
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
+        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        code=lambda wildcards: code("scripts.finetune_joint", family_of(wildcards)),
+    message:
+        "finetune_joint: {wildcards.suite}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.finetune_joint --family {params.family} --base {input.base} --datasets {input.datasets}"
+        " --heads {input.heads} --settings {params.settings:q} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"

@@ -1,18 +1,22 @@
 """Tiny random checkpoints, the shipped methods, and the three stages that turn them into a merged model."""
 
 import json
-from collections.abc import Mapping
-from functools import cache
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from experiment import REFERENCES, Experiment, read_yaml
+from config_files import read_yaml
+from experiment import Experiment
 from merging import engine, measure
 from merging.checkpoints import Checkpoint, write_tensors
 from merging.layouts import align
-from merging.recipe import bind
+from merging.recipe import SLOTS as WORDS
+from merging.recipe import Recipe, bind, word_of
+from method_entries import REFERENCES, SLOTS
 
 ROOT = Path(__file__).parents[1]
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
@@ -20,12 +24,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "embeddings.weight": (11, 6),
     "encoder.layer.0.dense.weight": (13, 7),
     "encoder.layer.0.dense.bias": (13,),
-    "encoder.layer.1.dense.weight": (9, 8),
+    "encoder.layer.1.dense.weight": (16, 17),
     "encoder.layer.1.norm.weight": (1,),
     "logit_scale": (),
     "unused": (0, 4),
 }
-SLOTS = ("preprocess", "coefficients", "control", "combine")
 
 
 def random_model(seed: int, dtype: np.dtype = FLOAT32, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -69,15 +72,66 @@ def merged(
     output: Path, sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = (), seed: int = 0, **how
 ):
     """Measure, estimate and merge as the rules do, and return the tensors by name."""
-    engine.merge(*measures(sentence, base, experts, exclude), output, seed=seed, **how)
+    merger(sentence, base, experts, exclude)(output, seed=seed, **how)
     return tensors_of(output)
+
+
+def merger(sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
+    """Return the merge of measured models, with the evidence that its words look at: it takes the output folder.
+
+    A method that makes a model for each task makes that of the first expert.
+    """
+    models, recipe, *measured = measures(sentence, base, experts, exclude)
+    found = evidence_for(recipe, base, models.experts)
+    return partial(engine.merge, models, recipe, *measured, evidence=found, task=min(models.experts))
 
 
 def measures(sentence: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
     """Return what a merge takes, measured: models, recipe, coefficients, thresholds."""
-    recipe, models = bind(sentence), align(base, experts, exclude)
+    recipe = bind(sentence)
+    models = align(base, enough(recipe, experts), exclude)
     cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
-    return models, recipe, recipe.estimate(measure.norms(models)), cuts
+    found = measure.norms(models)
+    if seen := evidence_for(recipe, base, models.experts):
+        for name, sums in found["tensors"].items():
+            sums["evidence"] = [squares(each, name) for each in seen.values()]
+    return models, recipe, recipe.estimate(found), cuts
+
+
+def squares(evidence: Checkpoint, name: str) -> float:
+    """Return the sum of squares of what was collected for a tensor, 0 if nothing was."""
+    return float((evidence.read(name).astype(np.float64) ** 2).sum()) if name in evidence.entries else 0.0
+
+
+def enough(recipe: Recipe, experts: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave as many experts as a word of the method takes, those whose names come first."""
+    chosen = sorted(experts)[: getattr(recipe.combine.func, "experts", None)]
+    return {name: folder for name, folder in experts.items() if name in chosen}
+
+
+def evidence_for(recipe: Recipe, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
+    """Return the evidence that the words of a method look at, if they look at any."""
+    kind = getattr(recipe.combine.func, "evidence", None)
+    return evidence(kind, base, experts) if kind else {}
+
+
+def evidence(kind: str, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
+    """Return positive random evidence of every expert, written beside the base once: it depends on the expert only."""
+    folders = {name: base.parent / "evidence" / kind / name for name in experts}
+    for name, folder in folders.items():
+        if not folder.exists():
+            save(folder, drawn_evidence(kind, Checkpoint(base), int.from_bytes(name.encode(), "little")))
+    return {name: Checkpoint(folder) for name, folder in folders.items()}
+
+
+def drawn_evidence(kind: str, base: Checkpoint, seed: int) -> dict[str, np.ndarray]:
+    """Draw a positive number for every entry (`fisher`), or a Gram matrix of 30 inputs for every matrix (`gram`)."""
+    rng = np.random.default_rng(seed)
+    shapes = {name: entry.shape for name, entry in base.entries.items() if entry.is_float}
+    if kind == "fisher":
+        return {name: np.asarray(10 ** rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
+    inputs = {name: rng.standard_normal((30, shape[1])) for name, shape in shapes.items() if len(shape) == 2}
+    return {name: np.asarray(x.T @ x / len(x), np.float32) for name, x in inputs.items()}
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
@@ -108,6 +162,27 @@ def shipped() -> Experiment:
 
 @cache
 def sentences() -> dict[str, dict]:
-    """Return the sentence of every shipped method that merges, by method."""
-    methods = {name: record for name, record in shipped().methods.items() if name not in REFERENCES}
-    return {name: {slot: record[slot] for slot in SLOTS if slot in record} for name, record in methods.items()}
+    """Return the sentence of every shipped method that merges, by method; coefficients that are learned are as at first."""
+    merging = {name: sentence_of(record) for name, record in shipped().methods.items() if name not in REFERENCES}
+    return {name: sentence for name, sentence in merging.items() if not refuses(sentence)}
+
+
+def refuses(sentence: Mapping) -> bool:
+    """Say whether a word of a method refuses to merge."""
+    return any(hasattr(WORDS[slot][word_of(entry, slot)[0]], "refuses") for slot, entry in sentence.items())
+
+
+def sentence_of(record: Mapping) -> dict:
+    """Return the slots of a method's entry."""
+    learned = {"coefficients": {"constant": {"value": record["learn"]["init"]}}} if "learn" in record else {}
+    return {**{slot: record[slot] for slot in SLOTS if slot in record}, **learned}
+
+
+def distinct() -> dict[str, dict]:
+    """Return the sentences without the rows of scans and without all draws but the first."""
+    return {name: sentence for name, sentence in sentences().items() if "-" not in name and not re.search(r"_[2-9]$", name)}
+
+
+def is_whole(sentence: Mapping) -> bool:
+    """Say whether a method sees whole tensors."""
+    return bind(sentence).whole

@@ -6,25 +6,34 @@ import json
 
 import jsonschema
 import pytest
-from models import ROOT, SLOTS, shipped
+from models import ROOT, shipped
 
 import experiment
-from experiment import Experiment, read_yaml
+import method_entries
+from config_files import read_yaml
+from experiment import Experiment
 from merging.coefficients import estimate
 from merging.recipe import OF_THE_TABLE, bind
 from merging.recipe import SLOTS as WORDS
 from merging.results import read_json
+from merging.schema import slots
 
 SCHEMAS = {path.name.removesuffix(".schema.yaml"): path for path in sorted((ROOT / "workflow/schemas").glob("*.yaml"))}
-OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml")}
-METHODS = read_yaml(SCHEMAS["methods"])["$defs"]
-EVERY_WORD = [(slot, word) for slot in SLOTS for word in WORDS[slot]]
+OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml"), "scan": read_yaml(ROOT / "config/scan.yaml")}
+METHODS = slots()
+EVERY_WORD = [(slot, word) for slot in WORDS for word in WORDS[slot]]
 
 
 @pytest.fixture(autouse=True)
 def every_asset_can_be_had(monkeypatch):
     """Ask no package manager of this machine."""
     monkeypatch.setattr(experiment, "unavailable", lambda wishes: {})
+
+
+def schema_of(name):
+    """Return a schema as it is used: that of methods.yaml with what may stand in its slots."""
+    schema = read_yaml(SCHEMAS[name])
+    return {**schema, "$defs": method_entries._definitions()} if name == "methods" else schema
 
 
 def properties(schema, root, trail=()):
@@ -47,62 +56,61 @@ def properties(schema, root, trail=()):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_schemas_are_schemas(name):
-    jsonschema.Draft202012Validator.check_schema(read_yaml(SCHEMAS[name]))
+    jsonschema.Draft202012Validator.check_schema(schema_of(name))
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_key_is_described(name):
-    schema = read_yaml(SCHEMAS[name])
+    schema = schema_of(name)
     found = dict(properties(schema, schema))
     assert found
-    assert not [".".join(path) for path, inner in found.items() if "description" not in inner]
+    lists_of_a_scan = {path for path in found if "scan" in path[:-1]}
+    assert not [".".join(path) for path in found.keys() - lists_of_a_scan if "description" not in found[path]]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_unknown_keys_are_refused_everywhere(name):
     """Only a task's `arguments`, which its reader checks, are open."""
-    schema = read_yaml(SCHEMAS[name])
+    schema = schema_of(name)
     objects = {path: inner for path, inner in properties(schema, schema) if inner.get("type") == "object"}
     assert [path[-1] for path, inner in objects.items() if "additionalProperties" not in inner] == ["arguments"] * (
         name == "tasks"
     )
 
 
-@pytest.mark.parametrize("slot", SLOTS)
-def test_schema_and_code_know_the_same_words(slot):
+@pytest.mark.parametrize("slot", WORDS)
+def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(slot):
     names, objects = METHODS[slot]["anyOf"]
     assert set(objects["properties"]) == set(WORDS[slot])
     assert set(names["enum"]) == {word for word in WORDS[slot] if not objects["properties"][word].get("required")}
 
 
 @pytest.mark.parametrize(("slot", "word"), EVERY_WORD)
-def test_schema_and_code_know_the_same_hyper_parameters(slot, word):
+def test_the_schema_of_a_word_is_its_signature(slot, word):
     schema = METHODS[slot]["anyOf"][1]["properties"][word]
     taken = {p.name: p for p in inspect.signature(WORDS[slot][word]).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    written = set(schema.get("properties", {}))
-    assert written - (OF_THE_TABLE if slot == "coefficients" else set()) == set(taken)
-    assert slot != "coefficients" or written & OF_THE_TABLE in (set(), OF_THE_TABLE)
+    written = set(schema["properties"])
+    of_the_table = OF_THE_TABLE.keys() if slot == "coefficients" else set()
+    assert written - of_the_table == set(taken)
+    assert written & of_the_table in (set(), of_the_table)
     assert set(schema.get("required", [])) == {name for name, p in taken.items() if p.default is p.empty}
+    assert schema["description"] and "\n" not in schema["description"]
     for name, p in taken.items():
-        if p.default not in (p.empty, None):
-            jsonschema.validate(p.default, {**schema["properties"][name], "$defs": METHODS})
+        if p.default is not p.empty:
+            jsonschema.validate(p.default, schema["properties"][name])
 
 
 def test_norm_of_and_scope_belong_to_every_word_that_looks_at_norms():
-    looks = {
-        word
-        for word, schema in METHODS["coefficients"]["anyOf"][1]["properties"].items()
-        if OF_THE_TABLE & set(schema.get("properties", {}))
-    }
-    differ = {name for name, word in WORDS["coefficients"].items() if _differs(word)}
-    assert looks == differ
-    assert {p.name for p in inspect.signature(estimate).parameters.values() if p.kind is p.KEYWORD_ONLY} == OF_THE_TABLE
-    nan = METHODS["coefficients"]["anyOf"][1]["properties"]["nan"]["properties"]
-    measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0]}}}
+    words = METHODS["coefficients"]["anyOf"][1]["properties"]
+    looks = {word for word, schema in words.items() if OF_THE_TABLE.keys() & schema["properties"].keys()}
+    assert looks == {name for name, word in WORDS["coefficients"].items() if _differs(word)}
+    assert {p.name for p in inspect.signature(estimate).parameters.values() if p.kind is p.KEYWORD_ONLY} == OF_THE_TABLE.keys()
+    nan = words["nan"]["properties"]
+    measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0], "evidence": [9.0]}}}
     for norm_of in nan["norm_of"]["enum"]:
         for scope in nan["scope"]["enum"]:
             table = bind({"coefficients": {"nan": {"norm_of": norm_of, "scope": scope}}}).estimate(measures)
-            assert list(table.norms.values()) == [[2.0 if norm_of == "weights" else 1.0]]
+            assert list(table.norms.values()) == [[{"weights": 2.0, "task_vector": 1.0, "evidence": 3.0}[norm_of]]]
             assert table.at("layer.0.w") == [1.0]
 
 
@@ -131,12 +139,11 @@ def test_the_shipped_experiments_are_valid(name):
     config = {**read_yaml(ROOT / "config/config.yaml"), **OVERLAYS[name]}
     found = Experiment(config, ROOT)
     (suite,) = found.suites
-    assert suite == name
+    assert suite == ("vision" if name == "vision" else "text")
     assert found.task_ids(suite)
     assert sorted(task for group in found.groups(suite).values() for task in group) == sorted(found.task_ids(suite))
-    assert {pair["method"] for pair in found.pairs() if pair["kind"] in ("host", "control")} == {
-        m for m in config["methods"] if found.methods[m]["group"] == "nan"
-    }
+    compared = {pair["method"]: pair["kind"] for pair in found.pairs() if pair["kind"] in ("host", "control", "scan")}
+    assert compared.keys() == {m for m in found.config["methods"] if found.methods[m]["group"] in ("nan", "scan")}
 
 
 def test_every_suite_task_and_asset_is_valid_and_used():
@@ -174,17 +181,15 @@ def test_nan_rows_stand_beside_their_host_and_controls():
     assert {("weight_averaging", "pretrained", "order"), ("individual", "ties", "order")} <= pairs
 
 
-def test_extends_takes_over_what_is_silent_and_never_the_tuning():
+def test_extends_takes_over_what_is_silent_and_nothing_that_makes_several_methods():
     methods = shipped().methods
     assert methods["task_arithmetic_tuned"]["coefficients"] == {"constant": {"value": 0.3}}
     assert methods["ties_nan_delta_layer"]["preprocess"] == {"trim": {"density": 0.2}}
-    assert methods["permuted"]["control"] == {"permuted": {"seed": 0}}
-    assert methods["permuted"]["coefficients"] == methods["task_arithmetic_nan_delta"]["coefficients"]
+    assert methods["permuted_1"]["coefficients"] == methods["task_arithmetic_nan_delta"]["coefficients"]
     assert methods["uniform_matched"]["host"] is None
-    heir = experiment._extended(
-        {"heir": {"extends": "tuned", "label": "b"}, "tuned": {"label": "a", "group": "host", "tune": {}}}
-    )
-    assert heir["heir"] == {"extends": "tuned", "label": "b", "group": "host"}
+    one = {"label": "a", "group": "host", "tune": {}, "draws": 2, "scan": {}}
+    heir = method_entries.extended({"heir": {"extends": "one", "label": "b"}, "one": one})
+    assert heir["heir"] == {"extends": "one", "label": "b", "group": "host"}
 
 
 def test_candidates_put_their_value_into_the_sentence():
@@ -204,3 +209,10 @@ def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeyp
     assert found.skipped["text"] == {"crowd": "no such program"}
     assert "crowd" not in found.task_ids("text")
     assert "crowd" not in found.groups("text")["all"]
+
+
+def test_a_method_that_is_tuned_or_looks_at_data_says_so():
+    for method, record in shipped().methods.items():
+        sees = "validation" if "tune" in record else record.get("data", "none")
+        assert record.get("data", "none") == sees, method
+        assert sees != "none" or not {"evidence", "learn"} & record.keys(), method

@@ -7,7 +7,8 @@ import yaml
 from models import ROOT
 
 import experiment
-from experiment import Experiment, check_schema, read_yaml
+from config_files import check_schema, read_yaml
+from experiment import Experiment
 from merging.results import UserError
 
 
@@ -97,7 +98,7 @@ MISTAKES = {
     "parents in a circle": (("methods.yaml", "ties", "extends", "ties_mean"), "`extends` goes round in a circle"),
     "an unknown host": (
         ("methods.yaml", "ties_nan", "host", "tie"),
-        "ties_nan: host, controls: unknown 'tie'; did you mean 'ties'?",
+        ": host, controls: unknown 'tie'; did you mean 'ties'?",
     ),
     "an unknown control": (("methods.yaml", "ties_nan", "controls", ["permute"]), "ties_nan: host, controls: unknown 'permute'"),
     "an unknown tuner": (
@@ -117,8 +118,60 @@ MISTAKES = {
         "ties_nan: tune: 'value' has no value in `coefficients`; write one: {word: {value: 1.0}}",
     ),
     "a tuned word without values": (
-        ("methods.yaml", "ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
-        "ties: tune: 'value' has no value in `coefficients`",
+        ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
+        "dare_ties: tune: 'value' has no value in `coefficients`",
+    ),
+    "draws of a control without a seed": (
+        ("methods.yaml", "uniform_matched", "draws", 3),
+        "uniform_matched: draws: `control: uniform_matched` draws nothing; name a control with a seed, as `permuted`",
+    ),
+    "a host of several methods": (
+        ("methods.yaml", "ties_nan", "host", "permuted"),
+        ": host, controls: unknown 'permuted'; did you mean 'permuted_",
+    ),
+    "draws and a grid": (
+        ("methods.yaml", "permuted", "tune", {"hyper_parameter": "mean", "grid": [0.1]}),
+        "permuted: the keys ['tune', 'draws'] exclude each other; keep one",
+    ),
+    "a name that a draw has": (
+        ("methods.yaml", "permuted_2", {"label": "x", "summary": "y"}),
+        "permuted: there are two methods 'permuted_2'; rename one",
+    ),
+    "a scan of another slot": (
+        ("methods.yaml", "nan_scan_ties", "scan", {"combined": {"disjoint_sum": {"elect": ["weighted"]}}}),
+        "nan_scan_ties.scan: unknown key 'combined'; did you mean 'combine'?",
+    ),
+    "a scan of another word": (
+        ("methods.yaml", "nan_scan_ties", "scan", {"combine": {"disjoint_mean": {"elect": ["weighted"]}}}),
+        "nan_scan_ties: scan: combine: 'disjoint_mean' is not the word of this method; expected 'disjoint_sum'",
+    ),
+    "a scan of another hyper-parameter": (
+        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponents": [1.0]}}}),
+        "nan_scan_ta.scan.coefficients.nan: unknown key 'exponents'; did you mean 'exponent'?",
+    ),
+    "a scan of another value": (
+        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"norm_of": ["weights", "deltas"]}}}),
+        "nan_scan_ta.scan.coefficients.nan.norm_of.1: unknown value 'deltas'",
+    ),
+    "a scan of one value": (
+        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponent": 1.0}}}),
+        "nan_scan_ta.scan.coefficients.nan.exponent: 1.0 is not of type 'array'",
+    ),
+    "a scan of a sum beside a mean": (
+        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"total": [1.0]}}}),
+        "nan_scan_ta: scan: coefficients: the keys ['mean', 'total'] exclude each other; keep one",
+    ),
+    "a table of no method": (
+        ("tables.yaml", "tables", "main", "methods", ["permutted", "ties*"]),
+        "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; did you mean 'permuted'?",
+    ),
+    "evidence that no word looks at": (
+        ("methods.yaml", "dare_ties", "evidence", "gram"),
+        "dare_ties: evidence: is a gram, but no word of the method looks at any; remove it",
+    ),
+    "norms of evidence that is not named": (
+        ("methods.yaml", "dare_ties", "coefficients", {"nan": {"norm_of": "evidence"}}),
+        "dare_ties: evidence: is missing, but `norm_of: evidence` looks at a fisher or gram; name an entry",
     ),
     "an unknown task": (
         ("suites/text.yaml", "tasks", ["news20", "reuters"]),

@@ -1,22 +1,58 @@
 """Laws of whole merges, for every shipped method: what the bytes depend on, and what they must not depend on."""
 
+import re
 import shutil
+import threading
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from models import BFLOAT16, SHAPES, family, flat, measures, merged, moved, random_model, same_bytes, save, sentences, tensors_of
+from models import (
+    BFLOAT16,
+    SHAPES,
+    distinct,
+    family,
+    flat,
+    is_whole,
+    measures,
+    merged,
+    merger,
+    moved,
+    random_model,
+    same_bytes,
+    save,
+    tensors_of,
+)
 
 from merging import engine, layouts, measure, storage
+from merging.combine import COMBINE
 from merging.devices import Device
 from merging.provenance import sha256
-from merging.recipe import bind
+from merging.recipe import SLOTS, bind
 from merging.results import UserError
+from merging.tensors import whole
+from merging.workers import Budget, share
 
-every_method = pytest.mark.parametrize("sentence", sentences().values(), ids=sentences())
+METHODS = distinct()
+every_method = pytest.mark.parametrize("sentence", METHODS.values(), ids=METHODS)
 SUM = {"coefficients": {"constant": {"value": 0.3}}}
 NAN = {"coefficients": {"nan": {"norm_of": "task_vector", "mean": 0.3}}}
 LARGE = (0.1, 0.2, 0.05)  # no task vector vanishes in bfloat16
 FLOATS = {"float64": np.dtype("f8"), "float32": np.dtype("f4"), "float16": np.dtype("f2"), "bfloat16": BFLOAT16}
+FEW = ("float32", "bfloat16")  # what whole tensors are read from; they are computed in float64 whatever the type
+BY_TYPE = [(method, name) for method in METHODS for name in (FEW if is_whole(METHODS[method]) else FLOATS)]
+every_method_and_type = pytest.mark.parametrize(
+    ("sentence", "dtype"), [(METHODS[m], FLOATS[name]) for m, name in BY_TYPE], ids=["-".join(each) for each in BY_TYPE]
+)
+BY_PIECES = [(method, name) for method, name in BY_TYPE if not is_whole(METHODS[method])]
+
+# What these give of a single expert, or of experts that are all alike, is that expert.
+AVERAGES = [
+    m for m in METHODS if re.match("weight_averaging|fisher|regmean|actmat|karcher|metagpt|model_stock|wudi_exact|cart", m)
+]
+ALIKE = [*AVERAGES, "emr", "slerp", "slerp_nan"]
+ALONE = [*AVERAGES, "emr", "wudi", "wudi_nan", "tsv_m", "tsv_m_nan", "tsv_m_svc", "widen"]
 
 
 def digests(folder):
@@ -52,49 +88,107 @@ def test_order_and_shards_of_experts_change_no_byte(sentence, tmp_path):
     assert same_bytes(left, right)
 
 
-@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-@every_method
+@every_method_and_type
 def test_threads_and_block_sizes_change_no_byte(sentence, dtype, tmp_path, monkeypatch):
-    models, recipe, *measured = measures(sentence, *family(tmp_path, dtype=dtype, sizes=LARGE))
-    engine.merge(models, recipe, *measured, tmp_path / "whole")
+    merge = merger(sentence, *family(tmp_path, dtype=dtype, sizes=LARGE))
+    merge(tmp_path / "whole")
     monkeypatch.setattr(layouts, "CHUNK", 21)
     for threads, step in ((1, 7), (2, 21), (5, 3)):
-        engine.merge(models, recipe, *measured, tmp_path / "out", threads=threads, device=Device(step=step))
+        merge(tmp_path / "out", threads=threads, device=Device(step=step))
         assert same_bytes(tensors_of(tmp_path / "out"), tensors_of(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-@every_method
+@pytest.mark.parametrize(
+    ("sentence", "dtype"), [(METHODS[m], FLOATS[name]) for m, name in BY_PIECES], ids=["-".join(each) for each in BY_PIECES]
+)
 def test_kernels_change_no_byte(sentence, dtype, tmp_path):
     base, experts = family(tmp_path, dtype=dtype, sizes=LARGE)
     fused, plain = (merged(tmp_path / str(f), sentence, base, experts, device=Device(fused=f)) for f in (True, False))
     assert same_bytes(fused, plain)
 
 
-@every_method
-def test_a_single_expert_merges(sentence, tmp_path):
+def test_words_that_see_whole_tensors_see_the_numbers_of_all_pieces(tmp_path, monkeypatch):
+    """The same sum as a word for pieces and as one for whole tensors, which also sees base, shape and evidence."""
+    seen = {}
+
+    @whole
+    def summed(taus, alpha, site):
+        seen[site.tensor] = (site.base.shape, taus.shape, taus.dtype, [e.shape for e in site.evidence], site.depth)
+        return COMBINE["weighted_sum"](taus, alpha, site)
+
+    monkeypatch.setitem(SLOTS["combine"], "summed", summed)
+    models, recipe, *measured = measures(SUM, *family(tmp_path, dtype=np.dtype("f8"), sizes=LARGE))
+    engine.merge(models, recipe, *measured, tmp_path / "pieces")
+    summing = bind({**SUM, "combine": "summed"})
+    engine.merge(models, summing, *measured, tmp_path / "whole", threads=3, evidence=dict(models.experts))
+    assert same_bytes(tensors_of(tmp_path / "pieces"), tensors_of(tmp_path / "whole"))
+    assert seen.keys() == {name for name in models.merged if models.base.entries[name].size}
+    for name, (base, taus, dtype, kinds, depth) in seen.items():
+        assert base == (models.base.shape(name) or (1,)) and taus == (3, *base) and dtype == np.float64
+        assert kinds == [models.base.shape(name)] * 3
+        assert (depth is not None) == (".0." in name or ".1." in name)
+
+
+def test_a_model_for_each_task_is_that_of_the_named_expert(tmp_path):
+    base, experts = family(tmp_path)
+    for name, folders in (("straight", experts), ("backwards", dict(reversed(experts.items())))):
+        models, recipe, *measured = measures(METHODS["emr"], base, folders)
+        for task in "abc":
+            engine.merge(models, recipe, *measured, tmp_path / name / task, task=task)
+    theta = flat(tensors_of(base))
+    for task in "abc":
+        found = tensors_of(tmp_path / "straight" / task)
+        assert same_bytes(found, tensors_of(tmp_path / "backwards" / task))
+        own, made = flat(tensors_of(experts[task])) - theta, flat(found) - theta
+        assert (own * made >= 0).all()
+        assert 0.9 < abs(made).sum() / abs(own).sum() < 1.001, "as long as its own, but for numbers that are all masked"
+
+
+def test_evidence_must_be_there_for_every_expert(tmp_path):
+    models, recipe, *measured = measures(SUM, *family(tmp_path))
+    with pytest.raises(UserError, match=r"evidence: none for the experts \['c'\]"):
+        engine.merge(models, recipe, *measured, tmp_path / "out", evidence={e: models.experts[e] for e in "ab"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_expert_merges(method, tmp_path):
     base, experts = family(tmp_path, experts=1)
-    update = flat(merged(tmp_path / "out", sentence, base, experts)) - flat(tensors_of(base))
+    if method.startswith("slerp"):
+        with pytest.raises(UserError, match="slerp: 1 experts; expected exactly two"):
+            merged(tmp_path / "out", METHODS[method], base, experts)
+        return
+    update = flat(merged(tmp_path / "out", METHODS[method], base, experts)) - flat(tensors_of(base))
     assert np.isfinite(update).all()
     assert update.any()
 
 
-@pytest.mark.parametrize("method", ["weight_averaging", "weight_averaging_nan", "weight_averaging_nan_delta_layer"])
+@pytest.mark.parametrize("method", ALONE)
+def test_averages_of_a_single_expert_are_that_expert(method, tmp_path):
+    """Law 2."""
+    base, experts = family(tmp_path, experts=1)
+    found = merged(tmp_path / "out", METHODS[method], base, experts)
+    assert flat(found) == pytest.approx(flat(tensors_of(experts["a"])), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ALIKE)
 def test_averages_of_identical_experts_are_that_expert(method, tmp_path):
+    """Law 3."""
     base = random_model(0)
     expert = moved(base, 1)
     folders = {name: save(tmp_path / name, expert) for name in "abc"}
-    found = merged(tmp_path / "out", sentences()[method], save(tmp_path / "base", base), folders)
+    found = merged(tmp_path / "out", METHODS[method], save(tmp_path / "base", base), folders)
     assert flat(found) == pytest.approx(flat(expert), rel=1e-6)
 
 
 def test_nan_of_exponent_zero_is_task_arithmetic_byte_for_byte(tmp_path):
+    """Law 5."""
     base, experts = family(tmp_path, experts=4)
     flattened = {"coefficients": {"nan": {"exponent": 0.0, "mean": 0.3}}}
     assert same_bytes(merged(tmp_path / "ta", SUM, base, experts), merged(tmp_path / "nan", flattened, base, experts))
 
 
 def test_nan_makes_all_task_vectors_equally_long(tmp_path):
+    """Law 4."""
     base, experts = family(tmp_path)
     table = bind(NAN).estimate(measure.norms(layouts.align(base, experts)))
     lengths = [c * n for c, n in zip(table.rows["model"], table.norms["model"], strict=True)]
@@ -103,6 +197,7 @@ def test_nan_makes_all_task_vectors_equally_long(tmp_path):
 
 
 def test_a_longer_task_vector_turns_task_arithmetic_but_not_nan(tmp_path):
+    """Law 6."""
     base = random_model(0, np.dtype(np.float64))
     origin = save(tmp_path / "base", base)
     experts = {name: moved(base, t + 1) for t, name in enumerate("abc")}
@@ -120,6 +215,7 @@ def test_a_longer_task_vector_turns_task_arithmetic_but_not_nan(tmp_path):
 
 
 def test_ties_of_one_expert_at_full_density_is_the_expert(tmp_path):
+    """Law 7."""
     base, experts = family(tmp_path, experts=1, dtype=np.dtype(np.float64))
     for combine in ("disjoint_sum", "disjoint_mean"):
         ties = {"preprocess": {"trim": {"density": 1.0}}, "coefficients": {"constant": {"value": 1.0}}, "combine": combine}
@@ -228,3 +324,82 @@ def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monk
     with pytest.raises(RuntimeError):
         engine.merge(models, recipe, table, {}, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(base)
+
+
+# Memory: words that see whole tensors hold those of all models; threads wait so as not to hold more than the largest.
+
+
+class Counted(Budget):
+    """A budget that writes down what is held."""
+
+    def __init__(self, total):
+        super().__init__(total)
+        self.total, self.held, self.seen, self.lock = total, [], [], threading.Lock()
+
+    @contextmanager
+    def hold(self, size):
+        with super().hold(size):
+            with self.lock:
+                self.held.append(size)
+                self.seen.append(tuple(self.held))
+            try:
+                yield
+            finally:
+                with self.lock:
+                    self.held.remove(size)
+
+
+def test_threads_never_hold_more_than_the_budget():
+    budget = Counted(100)
+    sizes = np.random.default_rng(0).integers(1, 101, 60).tolist()
+
+    def work(size):
+        with budget.hold(size):
+            time.sleep(0.001)
+
+    share([*sizes, 100, 0], lambda: work, threads=8)
+    assert len(budget.seen) == 62
+    assert max(map(sum, budget.seen)) == 100
+    assert max(map(len, budget.seen)) > 2, "small ones are held together"
+    with budget.hold(100):
+        assert budget.held == [100], "everything was given back"
+
+
+def test_a_thread_that_fails_gives_back_what_it_holds():
+    budget = Counted(10)
+
+    def work(fails):
+        with budget.hold(10):
+            if fails:
+                raise RuntimeError("no")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            share([False, True, False], lambda: work, threads=2)
+    with budget.hold(10):
+        assert budget.held == [10]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 6])
+def test_whole_tensors_of_all_models_are_held_one_large_or_several_small(threads, tmp_path, monkeypatch):
+    budgets = []
+
+    @whole
+    def slow(taus, alpha, site):
+        time.sleep(0.02)
+        return COMBINE["weighted_sum"](taus, alpha, site)
+
+    def counted(total):
+        budgets.append(Counted(total))
+        return budgets[-1]
+
+    monkeypatch.setitem(SLOTS["combine"], "slow", slow)
+    monkeypatch.setattr(engine, "Budget", counted)
+    merged(tmp_path / "out", {**SUM, "combine": "slow"}, *family(tmp_path, experts=3), threads=threads)
+    (budget,) = budgets
+    largest = max(np.prod(shape) for shape in SHAPES.values())
+    assert budget.total == 8 * 4 * largest, "float64 of a base and three experts"
+    held = sorted(sum(sizes) for sizes in budget.seen)
+    assert held[-1] == budget.total
+    assert len(budget.seen) == len(SHAPES) - 1, "every tensor but the empty one"
+    assert max(map(len, budget.seen)) == 1 if threads == 1 else max(map(len, budget.seen)) > 1

@@ -89,7 +89,7 @@ def test_the_config_reader_stands_on_the_ground_floor():
 
 @pytest.mark.parametrize("module", ["experiment", "merging.engine", "merging.measure", "merging.recipe", "merging.layouts"])
 def test_a_dry_run_and_a_merge_never_load_torch(module):
-    heavy = {"torch", "pandas", "matplotlib", "snakemake"} | ({"numpy"} if module == "experiment" else set())
+    heavy = {"torch", "pandas", "matplotlib", "snakemake"} | ({"numba", "scipy"} if module == "experiment" else set())
     code = f"import sys, {module}; print(*sorted({heavy!r} & sys.modules.keys()))"
     run = [sys.executable, "-c", code]
     loaded = subprocess.run(run, env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, check=True)

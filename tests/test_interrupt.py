@@ -9,7 +9,7 @@ import pytest
 from project import make, make_command
 
 EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
-MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted")]
+MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted_1")]
 PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
 
 

@@ -21,12 +21,12 @@ from layout_models import factors, write_adapter
 from models import ROOT, family, moved, random_model, same_bytes, save, shipped, tensors_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from experiment import REFERENCES
 from merging.coefficients import COEFFICIENTS, WITHOUT_NORMS
 from merging.hub import files, find, short_names
 from merging.progress import Passes
 from merging.provenance import sha256
 from merging.results import UserError, read_json
+from method_entries import REFERENCES
 from scripts import merge_models
 
 WORDS = ["[PAD]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -128,10 +128,41 @@ def test_dtype_is_that_of_weights_and_config(dtype, tmp_path):
 # The command does what it says.
 
 
-@pytest.mark.parametrize("method", [m for m, r in shipped().methods.items() if m not in REFERENCES and "tune" not in r])
-def test_every_shipped_method_merges(method, tmp_path):
+def distinct_methods():
+    """Return the records of the methods that merge, without scans."""
+    return {m: r for m, r in shipped().methods.items() if m not in REFERENCES and "-" not in m}
+
+
+MORE = {
+    "fisher": "needs data (evidence: fisher), which only a suite has",
+    "adamerging_task": "needs data (learn: ",
+    "emr": "makes a model for each task, not one",
+    "zipit": "there is nothing to match",
+}
+
+
+@pytest.mark.parametrize("method", MORE)
+def test_a_method_that_needs_more_than_models_says_so(method, tmp_path):
     family(tmp_path)
-    found = merge(tmp_path, method=method, experts="abc")
+    with pytest.raises(UserError) as error:
+        merge(tmp_path, method=method, experts="abc")
+    assert MORE[method] in str(error.value)
+
+
+def needs_more(record):
+    """Say whether a method needs data, a choice on validation, or to be told the task, or refuses."""
+    return (
+        any(key in record for key in ("tune", "evidence", "learn"))
+        or not record["static"]
+        or "zipit" in record.get("combine", "")
+    )
+
+
+@pytest.mark.parametrize("method", [m for m, r in distinct_methods().items() if not needs_more(r)])
+def test_every_shipped_method_merges(method, tmp_path):
+    experts = "ab" if "slerp" in method else "abc"
+    family(tmp_path, experts=len(experts))
+    found = merge(tmp_path, method=method, experts=experts)
     assert found.keys() == tensors_of(tmp_path / "base").keys()
     assert not same_bytes(found, tensors_of(tmp_path / "base"))
 

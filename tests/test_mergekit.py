@@ -5,13 +5,14 @@ import pytest
 import yaml
 from models import ROOT, SHAPES, family, merged, tensors_of
 
-from experiment import check_sentence, read_yaml
+from config_files import read_yaml
 from merging.layouts import align
 from merging.measure import norms
 from merging.mergekit import translate
 from merging.mergekit_export import check_names, export
 from merging.recipe import SLOTS, bind
 from merging.results import UserError
+from method_entries import check_sentence
 from scripts import import_mergekit, merge_models
 
 DEFAULTS = {"ties": {"normalize": True}, "linear": {"normalize": True}}

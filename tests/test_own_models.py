@@ -7,7 +7,8 @@ import yaml
 from models import ROOT, family, same_bytes, tensors_of
 from project import Project
 
-from experiment import Experiment, read_yaml
+from config_files import read_yaml
+from experiment import Experiment
 from merging.results import UserError
 from scripts.merge_models import main as merge_models
 

@@ -19,6 +19,8 @@ def test_what_a_sentence_leaves_out_is_plain_averaging():
     found = bound.estimate({"experts": ["a", "b"], "tensors": {"w": {"task_vector": [1.0, 4.0]}}})
     assert found.rows == {"model": [0.5, 0.5]}
     assert bound.combine([1.0, 3.0], [0.5, 0.5], None) == 2.0
+    assert bound.postprocess(2.0, [1.0, 3.0], None) == 2.0
+    assert bound.is_linear and not bound.whole
     assert bound.trim is None
 
 
@@ -42,11 +44,14 @@ def test_words_are_given_by_name_or_with_hyper_parameters():
 
 MISTAKES = {
     "a slot": ({"combined": "weighted_sum"}, "method 'm': no slot 'combined'; did you mean 'combine'?"),
-    "a foreign slot": ({"zzz": "nan"}, "no slot 'zzz'; known are ['coefficients', 'combine', 'control', 'preprocess']"),
+    "a foreign slot": (
+        {"zzz": "nan"},
+        "no slot 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
+    ),
     "a word": ({"combine": "disjoint_mea"}, "method 'm': combine has no word 'disjoint_mea'; did you mean 'disjoint_mean'?"),
     "a foreign word": (
-        {"combine": "zzz"},
-        "combine has no word 'zzz'; known are ['disjoint_mean', 'disjoint_sum', 'weighted_sum']",
+        {"control": "zzz"},
+        "control has no word 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
     ),
     "a hyper-parameter": (
         {"preprocess": {"trim": {"desnity": 0.1}}},

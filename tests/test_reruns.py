@@ -11,7 +11,7 @@ import pytest
 import tiny
 from project import Project
 
-MERGES = [method for method in tiny.METHODS if method not in ("pretrained", "individual")]
+MERGES = [method for method in tiny.RUN if method not in ("pretrained", "individual")]
 CANDIDATES = [f"task_arithmetic_tuned-{value:g}" for value in tiny.GRID]
 TABLES = {f"render_table: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["tables"]}
 FIGURES = {f"draw_figure: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["figures"]}
@@ -120,7 +120,7 @@ def test_swapped_hyper_parameters_of_a_method_are_noticed(project):
     assert word["mean"] != word["exponent"]
     swapped = {"mean": word["exponent"], "exponent": word["mean"]}
     methods(project, lambda m: m["task_arithmetic_nan_delta"]["coefficients"]["nan"].update(swapped))
-    inherit = ("task_arithmetic_nan_delta", "uniform_matched", "permuted")
+    inherit = ("task_arithmetic_nan_delta", "uniform_matched", *tiny.DRAWS)
     assert project.jobs() == estimated(*inherit) | merged(*inherit) | GATHERED | PRESENTED
 
 
@@ -141,7 +141,7 @@ def test_a_new_task_adds_its_expert_and_changes_every_merge(project):
     project.edit("config/tasks.yaml", lambda t: t.update(more={**t["tools"], "label": "More tools"}))
     suite(project, lambda s: s["tasks"].append("more"))
     alone = {"prepare_dataset: tiny, more", "build_head: tiny, more", "finetune_checkpoint: tiny, more, seed 0"}
-    group = each("evaluate_checkpoint", [f"{method}, more" for method in tiny.METHODS])
+    group = each("evaluate_checkpoint", [f"{method}, more" for method in tiny.RUN])
     group |= each("evaluate_candidate", [f"{candidate}, more" for candidate in CANDIDATES])
     assert project.jobs() == alone | group | (from_experts() - scored("individual")) | GATHERED | PRESENTED
 

@@ -4,10 +4,11 @@ import csv
 import json
 import re
 
+import pytest
 import tiny
 from project import RESULTS, Project
 
-MERGES = [method for method in tiny.METHODS if method not in ("pretrained", "individual")]
+MERGES = [method for method in tiny.RUN if method not in ("pretrained", "individual")]
 
 
 def scores(project: Project) -> list[dict[str, str]]:
@@ -35,7 +36,7 @@ def test_every_target_exists(finished):
 
 def test_scores_hold_one_row_a_method_and_task_and_nothing_else(finished):
     rows = {(row["suite"], row["method"], row["task"], row["metric"]) for row in scores(finished)}
-    test = {("tiny", method, task, "accuracy") for method in tiny.METHODS for task in tiny.TASKS}
+    test = {("tiny", method, task, "accuracy") for method in tiny.RUN for task in tiny.TASKS}
     grid = {("tiny", f"task_arithmetic_tuned-{value}", task, "validation_accuracy") for value in tiny.GRID for task in tiny.TASKS}
     assert rows == test | grid
     assert len(scores(finished)) == len(rows)
@@ -69,7 +70,7 @@ def test_uniform_matched_is_its_host_when_the_coefficients_are_equal(finished):
     assert models["uniform_matched"] == models["task_arithmetic"]
     others = [models[m] for m in MERGES if m != "uniform_matched"]
     assert len(set(others)) == len(others) or models["task_arithmetic_tuned"] == models["task_arithmetic"]
-    assert models["permuted"] != models["task_arithmetic_nan_delta"]
+    assert len({models[name] for name in ("task_arithmetic_nan_delta", *tiny.DRAWS)}) == 3
 
 
 def test_no_temporary_file_is_left(finished):
@@ -81,7 +82,7 @@ def test_the_report_needs_nothing_else(finished):
     loads = re.findall(r"<(?:script|img|iframe|object|embed|source|audio|video|link)\b[^>]*>", page)
     assert not [tag for tag in loads if re.search(r"""(?:src|href|data|srcset)\s*=\s*["']?(?!data:|#)""", tag)]
     assert not re.search(r"@import|url\(\s*[\"']?(?!#|data:)", page)
-    assert "Tiny BERT" in page and page.count("<svg") == 4
+    assert "Tiny BERT" in page and page.count("<svg") == len(tiny.read_yaml(finished / "config/tables.yaml")["figures"])
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -112,3 +113,15 @@ def test_one_core_gives_the_same_experts_and_merges(finished, project):
     patterns = ("checkpoints/**/*", "merged/**/*", "measures/**/*")
     expected = {k: v for k, v in finished.digests(*patterns).items() if "task_arithmetic_tuned" not in k}
     assert project.digests(*patterns) == expected
+
+
+def test_the_draws_of_a_control_are_one_row_and_one_comparison(finished):
+    with open(finished / "results/tables/main_tiny.csv", newline="") as lines:
+        rows = {row["method"]: row for row in csv.DictReader(lines)}
+    assert set(rows) == set(tiny.METHODS)
+    one, two = sorted(averages(finished)[name] for name in tiny.DRAWS)
+    found = [float(rows["permuted"][f"average{end}"]) for end in ("", "_low", "_high")]
+    assert found == pytest.approx([(one + two) / 2, one, two], rel=1e-12)
+    with open(finished / "results/comparisons.tsv", newline="") as lines:
+        pairs = [row for row in csv.DictReader(lines, delimiter="\t") if row["against"] == "permuted"]
+    assert {row["draws"] for row in pairs} == {"2"} and {row["method"] for row in pairs} == {"task_arithmetic_nan_delta"}

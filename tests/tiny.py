@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE = ("Snakefile", "workflow", "scripts", "config", "envs", "profiles")  # all that a run reads
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned", "ties",
            "task_arithmetic_nan_delta", "ties_nan_delta", "uniform_matched", "permuted", "dare"]  # fmt: skip
+DRAWS = ["permuted_1", "permuted_2"]
+RUN = [name for method in METHODS for name in (DRAWS if method == "permuted" else [method])]  # what METHODS stand for
 GRID = [0.3, 0.6]
 WORDS = {
     "fruit": {"apple": "apple orchard crisp cider", "banana": "banana yellow peel tropic", "cherry": "cherry red stone pie"},
@@ -106,6 +108,7 @@ def edit_yaml(file: Path, change: Callable[[Any], Any]) -> None:
 def _small_grid(methods: Any) -> None:
     methods["task_arithmetic_tuned"]["tune"]["grid"] = GRID
     methods["task_arithmetic_nan_delta"]["coefficients"]["nan"]["exponent"] = 1.0  # the default, said aloud
+    methods["permuted"]["draws"] = len(DRAWS)
 
 
 def _task(task: str) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""Merge small models with FusionBench; run by the Python of its environment: JOBS.json, a list of jobs.
+
+A job has `method`, `settings`, `base`, `experts`, `evidence` (files), `output` and `double`: whether the numbers are
+taken to float64 first. `turn` names matrices that are given to FusionBench transposed, and turned back afterwards.
+FusionBench's classes run where they take models; Fisher and RegMean are their functions behind the data sets.
+"""
+
+import contextlib
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+from fusion_bench import BaseModelPool
+from safetensors.torch import load_file, save_file
+
+PREFIXES = ("vision_model.", "transformer.")
+
+
+def main(jobs):
+    """Run every job and write one file of tensors for each."""
+    for job in jobs:
+        kind = torch.float64 if job["double"] else torch.float32
+        models = [read(Path(place) / "model.safetensors", kind) for place in (job["base"], *job["experts"])]
+        models = [turned(model, job["turn"]) for model in models]
+        evidence = [read(Path(file), kind) for file in job["evidence"]]
+        with contextlib.redirect_stdout(sys.stderr):
+            merged = METHODS[job["method"]](models, evidence, Path(job["base"]), **job["settings"])
+        merged = turned({name: merged[name].detach().contiguous() for name in models[0]}, job["turn"])
+        save_file(merged, job["output"])
+
+
+def read(file, kind):
+    """Return the tensors of a file in a type."""
+    return {name: tensor.to(kind) for name, tensor in load_file(file).items()}
+
+
+def turned(tensors, pattern):
+    """Return tensors with those transposed whose name the pattern matches; none for an empty pattern."""
+    return {name: t.T.contiguous() if pattern and re.search(pattern, name) else t for name, t in tensors.items()}
+
+
+class Shell(torch.nn.Module):
+    """Named tensors as a module: what FusionBench's classes ask of a model is its state dict."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            *path, last = name.split(".")
+            module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, torch.nn.Module())
+                module = module._modules[part]
+            module.register_parameter(last, torch.nn.Parameter(tensor.clone()))
+
+
+def by_class(path):
+    """Return a method that runs an algorithm of FusionBench, named by its module and class, on a pool of models."""
+    module, _, name = path.rpartition(".")
+
+    def method(models, evidence, folder, **settings):
+        algorithm = getattr(importlib.import_module(f"fusion_bench.method.{module}"), name)(**settings)
+        names = ["_pretrained_", *(f"expert_{t}" for t in range(len(models) - 1))]
+        pool = BaseModelPool({name: Shell(model) for name, model in zip(names, models, strict=True)})
+        return algorithm.run(pool).state_dict()
+
+    return method
+
+
+def fisher(models, evidence, folder, **settings):
+    """Run what FusionBench does once the Fisher weights are there."""
+    from fusion_bench.method.fisher_merging.fisher_merging import merging_with_fisher_weights
+
+    share = torch.full([len(evidence)], 1 / len(evidence), dtype=models[0][next(iter(models[0]))].dtype)
+    return merging_with_fisher_weights(parameters(models), evidence, share, **settings)
+
+
+def regmean(models, evidence, folder, **settings):
+    """Run what FusionBench does once the Gram matrices are there."""
+    from fusion_bench.method.regmean.regmean import merging_with_regmean_weights
+
+    grams = [{name.removesuffix(".weight"): gram for name, gram in each.items()} for each in evidence]
+    return merging_with_regmean_weights(parameters(models), grams, **settings)
+
+
+def adamerging(models, evidence, folder, **settings):
+    """Run FusionBench's test-time adaptation on the encoder that both programs share."""
+    import encoder
+    from fusion_bench.method.adamerging.layer_wise_adamerging import LayerWiseAdaMergingAlgorithm
+    from omegaconf import OmegaConf
+
+    kind = models[0][next(iter(models[0]))].dtype
+
+    class Adaptation(LayerWiseAdaMergingAlgorithm):
+        def construct_layer_wise_merged_model(self, modelpool):
+            module = super().construct_layer_wise_merged_model(modelpool)
+            module.merge_weight = torch.nn.Parameter(torch.full_like(module.merge_weight, self.config.init_values, dtype=kind))
+            return module
+
+        def get_shuffled_test_loader_iter(self, task):
+            images, _ = tasks[task]
+            while True:
+                yield torch.from_numpy(images).to(kind), None
+
+        def compute_logits(self, module, images, task):
+            return encoder.SCALE * module(images) @ torch.from_numpy(tasks[task][1]).to(kind).T
+
+    encoders = [encoder.load(folder, model) for model in models]
+    shape = encoders[0].config
+    names = [f"expert_{t}" for t in range(len(models) - 1)]
+    tasks = {name: encoder.task(t, shape.image_size, shape.hidden_size) for t, name in enumerate(names)}
+    pool = BaseModelPool(dict(zip(["_pretrained_", *names], encoders, strict=True)))
+    fixed = {"weights": None, "optimizer": "adam", "tie_weights": True, "strict": False}
+    algorithm = Adaptation(OmegaConf.create({**fixed, **settings}))
+    algorithm.modelpool = pool  # the parts of its `run`, which wants a place to log to
+    module = algorithm.construct_layer_wise_merged_model(pool)
+    return algorithm.test_time_adaptation(module).merge_and_unload().state_dict()
+
+
+def parameters(models):
+    """Return {name: the tensors of the experts}, as FusionBench gathers them."""
+    return {name: [expert[name] for expert in models[1:]] for name in models[0]}
+
+
+METHODS = {
+    "simple_average": by_class("simple_average.SimpleAverageAlgorithm"),
+    "task_arithmetic": by_class("task_arithmetic.TaskArithmeticAlgorithm"),
+    "ties_merging": by_class("ties_merging.ties_merging.TiesMergingAlgorithm"),
+    "tsv_m": by_class("task_singular_vector.TaskSingularVectorMerging"),
+    "iso_c": by_class("isotropic_merging.ISO_C_Merge"),
+    "iso_cts": by_class("isotropic_merging.ISO_CTS_Merge"),
+    "wudi": by_class("wudi.wudi.WUDIMerging"),
+    "fisher": fisher,
+    "regmean": regmean,
+    "adamerging": adamerging,
+}
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,28 @@
+"""Merge small models with mergekit; run by the Python of its environment: JOBS.json, a list of jobs.
+
+A job has `config` (the content of a mergekit file) and `output`. With `draw`, what mergekit draws at random is kept
+exactly where its probability is above that number, so that two programs can be held to one draw.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+
+OPTIONS = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+
+
+def main(jobs):
+    """Run every job as `mergekit-yaml` does."""
+    drawn = torch.bernoulli
+    for job in jobs:
+        torch.bernoulli = drawn if job["draw"] is None else lambda p, u=job["draw"]: (p > u).to(p.dtype)
+        run_merge(MergeConfiguration.model_validate(job["config"]), job["output"], options=OPTIONS)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,190 @@
+"""Merge the same models with a peer, in its own environment, and with this project; both in float32 and in float64."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.cases import ROOT
+from benchmarks.parity.models import Family, Tensors, read
+from merging import measure
+from merging.checkpoints import Checkpoint
+from merging.coefficients import CoefficientTable
+from merging.engine import merge
+from merging.layouts import Models, align
+from merging.recipe import Recipe, bind
+from merging.results import UserError
+from merging.tensors import DRAWS, Site
+from method_entries import SLOTS, methods
+from scripts.merge_models import override
+
+PRECISIONS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # no network; matrices are small
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method of a peer and its counterpart here.
+
+    `ours` is an entry of config/methods.yaml and `change` what `--set` changes in it. `settings` are the peer's: of its
+    class (FusionBench) or its `parameters` (mergekit, where `each` are those of every model, and `base` says which model
+    is `base_model`: the base, the first expert, or none). `turn` gives the peer the matrices of GPT-2 as (out, in);
+    `draw` fixes what both draw at random; `learn` are the settings of AdaMerging here, and whether the entropies of the
+    tasks are `added`; `shared` is what experts have in common; tensors that `apart` matches are not compared. `within` is
+    the largest error in float64 that counts as agreement, in units of the largest entry of a task vector, None where the
+    programs differ on purpose. `note` says in words what makes them agree, or why they differ.
+    """
+
+    peer: str
+    method: str
+    ours: str
+    note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    each: Mapping[str, Any] = field(default_factory=dict)
+    change: Sequence[str] = ()
+    families: Sequence[str] = ("CLIP", "GPT-2", "LLaMA")
+    experts: int = 3
+    shared: float = 0.5
+    base: str | None = "base"
+    evidence: str = ""
+    learn: Mapping[str, Any] = field(default_factory=dict)
+    turn: str = ""
+    draw: float | None = None
+    apart: str = ""
+    within: float | None = 1e-9
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a table says of it."""
+        return asdict(self)
+
+    def sentence(self) -> dict[str, Any]:
+        """Return our method with its changes."""
+        entry = entries()[self.ours]
+        sentence = {slot: entry[slot] for slot in SLOTS if slot in entry}
+        for assignment in self.change:
+            sentence = override(sentence, assignment, self.ours)
+        return sentence
+
+
+@functools.cache
+def entries() -> dict[str, dict[str, Any]]:
+    """Return the entries of config/methods.yaml."""
+    return methods(ROOT)
+
+
+def fusionbench_job(compared: Comparison, family: Family, precision: str, output: Path) -> dict[str, Any]:
+    """Return a job for `peer_fusionbench.py`."""
+    return {
+        "method": compared.method,
+        "settings": compared.settings,
+        "base": str(family.base),
+        "experts": list(map(str, family.experts)),
+        "evidence": list(map(str, family.evidence(compared.evidence))) if compared.evidence else [],
+        "turn": compared.turn,
+        "double": precision == "float64",
+        "output": str(output),
+    }
+
+
+def mergekit_job(compared: Comparison, family: Family, precision: str, output: Path) -> dict[str, Any]:
+    """Return a job for `peer_mergekit.py`."""
+    experts = family.experts[: compared.experts]
+    models = [{"model": str(expert), "parameters": dict(compared.each)} for expert in experts]
+    base = {"base": family.base, "first": experts[0], None: None}[compared.base]
+    config = {"merge_method": compared.method, "models": models, "parameters": dict(compared.settings), "dtype": precision}
+    return {"config": config | ({"base_model": str(base)} if base else {}), "output": str(output), "draw": compared.draw}
+
+
+JOBS = {"fusion-bench": fusionbench_job, "mergekit": mergekit_job}
+SCRIPTS = {"fusion-bench": "peer_fusionbench.py", "mergekit": "peer_mergekit.py"}
+
+
+def peers(python: Path, peer: str, work: Sequence[tuple[Comparison, Family]], folder: Path) -> list[dict[str, Tensors]]:
+    """Run all comparisons of one peer in one process of its Python; return by precision the tensors of each merge."""
+    folder.mkdir(parents=True)
+    places = [{precision: folder / f"{number}-{precision}" for precision in PRECISIONS} for number in range(len(work))]
+    jobs = [JOBS[peer](*each, p, place[p]) for each, place in zip(work, places, strict=True) for p in PRECISIONS]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [str(python), str(Path(__file__).with_name(SCRIPTS[peer])), str(folder / "jobs.json")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **VARIABLES}, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{peer} did not end well: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
+    return [{precision: read(found) for precision, found in place.items()} for place in places]
+
+
+def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensors]:
+    """Merge with this project's engine; return by precision of the output the tensors of the merge."""
+    names = [f"expert_{t}" for t in range(compared.experts)]
+    models = align(family.base, dict(zip(names, family.experts, strict=False)))
+    recipe = bind(compared.sentence(), compared.ours)
+    cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
+    files = family.evidence(compared.evidence) if compared.evidence else []
+    evidence = {name: Checkpoint(file) for name, file in zip(names, files, strict=False)}
+    measures = measure.norms(models)
+    for name, sums in measures["tensors"].items():
+        sums["evidence"] = [float((e.read(name).astype(np.float64) ** 2).sum()) for e in evidence.values() if name in e.entries]
+    table = recipe.estimate(measures)
+    found = {}
+    for precision, dtype in PRECISIONS.items():
+        if compared.learn:
+            table = learned(models, recipe, cuts, precision, compared.learn)
+        with drawn(compared.draw):
+            merge(models, recipe, table, cuts, folder / precision, evidence=evidence, dtype=dtype)
+        found[precision] = read(folder / precision)
+    return found
+
+
+def learned(
+    models: Models, recipe: Recipe, cuts: Mapping[str, Any], precision: str, settings: Mapping[str, Any]
+) -> CoefficientTable:
+    """Return the coefficients that AdaMerging learns on the encoder and the tasks of `parity.encoder`."""
+    import torch
+
+    from benchmarks.parity import encoder
+    from merging.evidence import adamerging
+    from merging.training import Task
+
+    kind = {"float32": torch.float32, "float64": torch.float64}[precision]
+    base = {name: torch.from_numpy(models.base.read(name)).to(kind) for name in models.base.names}
+    network = encoder.load(models.base.folder, base)
+    shape: Any = network.config
+    drawn = [encoder.task(t, shape.image_size, shape.hidden_size) for t in range(len(models.experts))]
+    labels = np.zeros(encoder.EXAMPLES, np.int64)
+    tasks = [Task(images, labels, head.astype(PRECISIONS[precision]), encoder.SCALE) for images, head in drawn]
+    how = {"batch_size": encoder.EXAMPLES, **settings}
+    return adamerging.learn(network, adamerging.Merge(models, recipe, cuts, 0, kind), tasks, 0, **how).table
+
+
+@contextlib.contextmanager
+def drawn(value: float | None) -> Iterator[None]:
+    """Let every random draw keep what has a probability of `value` and more, unless it is None."""
+    if value is None:
+        yield
+        return
+    with mock.patch.object(Site, "draws", lambda site, like: (abs(like) >= 0) * round((1 - value) * DRAWS)):
+        yield
+
+
+def distance(found: Tensors, expected: Tensors, apart: str = "") -> float:
+    """Return the largest difference of two models in any number; other names or shapes are a UserError.
+
+    Tensors whose name `apart` matches do not count. NaN counts as infinitely far.
+    """
+    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (found, expected)]
+    if shapes[0] != shapes[1]:
+        names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+        raise UserError(f"{len(names)} tensors differ in name or shape between the two programs, such as '{names[0]}'")
+    compared = [name for name in found if not (apart and re.search(apart, name))]
+    return max(float(np.nan_to_num(np.abs(found[name] - expected[name]), nan=np.inf).max()) for name in compared)

@@ -17,9 +17,9 @@ import numpy as np
 from annotated_types import Ge, Lt
 
 from merging.results import UserError
+from merging.tensors import BLOCK
 
 MODEL: Final = "model"
-LAYER = re.compile(r"^(.*?\b(?:layers?|blocks?|resblocks|h)\.\d+)\.")
 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
 Normaliser = Annotated[Literal["sum", "softmax", "length", "shrink"], "shares, by sum or softmax; or one length, mean or least"]
@@ -174,8 +174,8 @@ def row_of(tensor: str, scope: str) -> str:
     if scope == "tensor":
         return tensor
     if scope == "layer":
-        layer = LAYER.match(tensor)
-        return layer.group(1) if layer else "outside the layers"
+        block = BLOCK.match(tensor)
+        return block[1] + block[2] if block else "outside the layers"
     return MODEL
 
 

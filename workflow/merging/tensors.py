@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from array_api_compat import array_namespace
 CELL = 1 << 15  # elements whose squares are summed together
 CHUNK = 1 << 21  # elements that a thread takes at once, whole cells; the unit of the digests of inputs
 HELD = 1 << 20  # elements that a thread computes at once, over all models: more experts need no more memory
+BLOCK = re.compile(r"^(.*?\b(?:layers?|blocks?|resblocks|h)\.)(\d+)\.")  # names in a block: its stack, its number
 DRAWS = 1 << 24  # the number of different values of a random draw
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 Array = Any  # a NumPy array or a torch tensor

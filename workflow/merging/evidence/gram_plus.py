@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from merging import covariance
 from merging.checkpoints import Checkpoint
-from merging.coefficients import LAYER
 from merging.evidence.gram import grams, run
 from merging.evidence.records import batches
 from merging.layouts import Models
 from merging.layouts.names import config, transposed
-from merging.tensors import Progress, Site, silent
+from merging.tensors import BLOCK, Progress, Site, silent
 
 
 def gram_plus(
@@ -63,7 +62,7 @@ def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> lis
     """
     seen: list[str] = []
     run(encoder, np.asarray(inputs[:1]), {}, lambda name, x: seen.append(name))
-    prefixes = dict.fromkeys(f"{block[1] if (block := LAYER.match(name)) else name.rpartition('.')[0]}." for name in seen)
+    prefixes = dict.fromkeys(block[0] if (block := BLOCK.match(name)) else f"{name.rpartition('.')[0]}." for name in seen)
     layers = [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
     return [members for members in layers if members]
 

@@ -10,6 +10,7 @@ from typing import Any
 from merging.checkpoints import Checkpoint
 from merging.results import read_json
 from merging.storage import Tensor
+from merging.tensors import BLOCK
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|shared|tok_embeddings)\.weight$")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|decoder|predictions)\.(weight|bias)$")
@@ -29,7 +30,6 @@ def is_buffer(name: str, tensor: Tensor) -> bool:
     return any(pattern.search(name) and dimensions in (None, len(tensor.shape)) for pattern, dimensions in BUFFERS.items())
 
 
-BLOCK = re.compile(r"^(.*?\b(?:layers?|blocks?|resblocks|h)\.)(\d+)\.")
 CONV1D = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # model types whose matrices are stored as (in, out)
 TURNED = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
 
@@ -37,7 +37,9 @@ TURNED = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
 def depths(names: Sequence[str]) -> dict[str, float]:
     """Return for every tensor in a block its depth: 0 in the first block of its stack, 1 in the last."""
     places = {name: (match[1], int(match[2])) for name in names if (match := BLOCK.match(name))}
-    last = {stack: max(number for other, number in places.values() if other == stack) for stack, _ in places.values()}
+    last: dict[str, int] = {}
+    for stack, number in places.values():
+        last[stack] = max(number, last.get(stack, 0))
     return {name: number / last[stack] if last[stack] else 0.0 for name, (stack, number) in places.items()}
 
 

@@ -1,4 +1,4 @@
-"""Fetch one asset: download, verify against the lock, extract (rule fetch_asset)."""
+"""Fetch one asset: download, verify against the lock, keep what is wanted of it (rule fetch_asset)."""
 
 import argparse
 import json
@@ -14,10 +14,11 @@ def main() -> None:
     parser.add_argument("--asset", required=True)
     parser.add_argument("--wish", type=json.loads, required=True, help="its entry of config/assets.yaml as JSON")
     parser.add_argument("--lock", type=json.loads, required=True, help="its entry of config/assets.lock.json as JSON")
+    parser.add_argument("--store", type=Path, default=Path("results/downloads"), help="what is kept and resumed between runs")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     try:
-        fetch(args.asset, args.wish, args.lock, args.output)
+        fetch(args.asset, args.wish, args.lock, args.output, args.store)
     except UserError as error:
         kept = sorted(p.parent.name for p in args.output.parent.glob("*/asset.json"))
         raise UserError(

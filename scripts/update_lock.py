@@ -1,31 +1,63 @@
-"""Download assets and write name, size and SHA-256 of their archives into config/assets.lock.json. Run by hand only."""
+"""Look up commits, sizes and SHA-256 of assets and write them into config/assets.lock.json. Run by hand only."""
 
 import argparse
-import tempfile
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from config_files import known_names, read_yaml
-from merging.assets import download
-from merging.provenance import sha256
-from merging.results import command_line, read_json, write_json
+import config_entries
+from config_files import known_names
+from merging.assets import differences, pin
+from merging.results import UserError, command_line, read_json, write_json
 
-FOLDER = Path(__file__).resolve().parent.parent / "config"
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "config/assets.lock.json"
 
 
 def main() -> None:
-    """Lock the named assets, or all that are not locked yet."""
+    """Lock the named assets, or all that are not locked; what cannot be had keeps none of the others back."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("assets", nargs="*", help="asset ids; without any, those that the lock lacks")
-    wishes = read_yaml(FOLDER / "assets.yaml")
-    lock = read_json(FOLDER / "assets.lock.json")
-    assets = parser.parse_args().assets or sorted(set(wishes) - set(lock))
+    parser.add_argument("assets", nargs="*", help="asset ids; without any, all that are missing or unverified in the lock")
+    parser.add_argument("--accept", action="store_true", help="lock what is found even where unverified values differ from it")
+    args = parser.parse_args()
+    wishes, lock = config_entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
+    assets = args.assets or [asset for asset in sorted(wishes) if "unverified" in lock.get(asset, {"unverified": ""})]
     known_names("update_lock", assets, wishes)
+    failed = []
     for asset in assets:
-        with tempfile.TemporaryDirectory() as scratch:
-            archive = download(asset, wishes[asset], Path(scratch))
-            lock[asset] = {"name": archive.name, "size": archive.stat().st_size, "sha256": sha256(archive)}
-        print(f"{asset}: {lock[asset]['name']}, {lock[asset]['size']:,} bytes, sha256 {lock[asset]['sha256']}")
-    write_json(FOLDER / "assets.lock.json", {asset: lock[asset] for asset in sorted(lock) if asset in wishes})
+        try:
+            lock[asset] = renewed(asset, wishes[asset], lock.get(asset, {}), args.accept)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed.append(asset)
+            continue
+        write_json(LOCK, {asset: lock[asset] for asset in sorted(lock) if asset in wishes})
+        print(f"{asset}: {summary(lock[asset])}", flush=True)
+    if failed:
+        raise UserError(f"locked {len(assets) - len(failed)} of {len(assets)} assets; not locked, see above: {', '.join(failed)}")
+
+
+def renewed(asset: str, wish: Mapping[str, Any], old: Mapping[str, Any], accept: bool) -> dict[str, Any]:
+    """Return the new entry of an asset; one that contradicts unverified values is a UserError unless accepted."""
+    found = pin(asset, wish)
+    changes = differences(found, old)
+    for change in changes:
+        print(f"{asset}: CHANGED: {change}", file=sys.stderr)
+    if changes and "unverified" in old and not accept:
+        raise UserError(
+            f"asset '{asset}': what is found is not what was noted ({old['unverified']}); find out why, and if what is found"
+            f" is right, run: python -m scripts.update_lock --accept {asset}"
+        )
+    return found
+
+
+def summary(entry: Mapping[str, Any]) -> str:
+    """Say in one line what is locked."""
+    if "files" not in entry:
+        return f"{entry['name']}, {entry['size']:,} bytes, sha256 {entry['sha256']}"
+    files = entry["files"].values()
+    return f"commit {entry['commit']}, {len(files)} files, {sum(file['size'] for file in files):,} bytes"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,84 @@
-"""A model hub on the loopback, so that the genuine client of `huggingface_hub` runs without a network.
+"""A model hub on the loopback, so that genuine clients run without a network, and everything can go wrong on request.
 
-It speaks the part of the protocol that a download needs. Large files (weights) are served by a redirect to a second
-host name with their SHA-256 as etag, all others directly with their git blob id, like on the real hub.
+It speaks the read-only part of the protocol that downloads need: listings, resolve, Range. Large files (LFS) have their
+SHA-256 as etag and are served, like on the real hub, by a redirect to a second origin; small ones have their git blob id
+as etag and are served directly. Nothing reaches past the loopback interface.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".bin")
-ERRORS = {"RepoNotFound": 401, "GatedRepo": 403, "RevisionNotFound": 404, "EntryNotFound": 404}
+import pytest
+from hub_server import Handler, Server
+from huggingface_hub import constants
+
+LARGE = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.parquet", "*.zip", "*.tar", "*.gz")
+FAULTS = ("status", "refuse", "delay", "drop", "close", "stall", "truncate", "corrupt", "norange", "shift", "unsaid", "lie")
+
+
+def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make clients in this process and in its children talk to a hub, without a token, as HF_ENDPOINT does in a new process."""
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+
+
+@dataclass
+class Fault:
+    """One rule: what goes wrong, for which requests, and how often.
+
+    status    answers with `status` and `headers` instead of the content
+    refuse    resets the connection before any answer
+    delay     waits `seconds` first, then answers as usual
+    drop      announces the full length, sends the body up to byte `at`, then resets the connection (RST)
+    close     the same, but ends the connection in the orderly way (FIN), as a proxy would
+    stall     the same, but keeps silent for `seconds` before that
+    truncate  sends the body up to byte `at`, with a Content-Length that agrees
+    corrupt   sends the right number of bytes, the byte at position `at` changed
+    norange   ignores Range (answers 200 with the whole body)
+    shift     answers a Range with the bytes from one further on
+    unsaid    leaves Content-Length out, so that the end of the connection is the end of the body
+    lie       announces another `etag`, `size` or `commit` in the headers
+    """
+
+    kind: str
+    match: str = ""  # regular expression, searched in the path of the request
+    method: str = ""  # GET or HEAD; either, if empty
+    times: int | None = 1  # how many requests it hits; None: all
+    skip: int = 0  # how many requests pass before
+    status: int = 503
+    headers: Mapping[str, str] = field(default_factory=dict)
+    at: int = 0
+    seconds: float = 0.0
+    etag: str | None = None
+    size: int | None = None
+    commit: str | None = None
+    hits: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.kind in FAULTS, f"unknown fault {self.kind!r}; one of {FAULTS}"
+
+    def takes(self, method: str, path: str) -> bool:
+        """Say whether the rule hits this request, and count it."""
+        if self.method not in ("", method) or not re.search(self.match, path):
+            return False
+        self.skip, passed = max(self.skip - 1, 0), self.skip > 0
+        if passed or (self.times is not None and self.hits >= self.times):
+            return False
+        self.hits += 1
+        return True
 
 
 @dataclass(frozen=True)
@@ -27,11 +88,11 @@ class Blob:
     data: bytes
     large: bool
 
-    @property
+    @cached_property
     def git(self) -> str:
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
@@ -42,22 +103,43 @@ class Blob:
 
 @dataclass
 class Repository:
-    """A model: its commits, the commit of each branch, and whether its terms must be accepted first."""
+    """A model or data set: its commits, the commit of each branch, and who may read it."""
 
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    private: bool = False
+
+    def commit(self, revision: str) -> str | None:
+        """Return the commit that a branch or commit stands for, None if there is no such revision."""
+        return revision if revision in self.commits else self.branches.get(revision)
+
+
+@dataclass
+class Request:
+    """One line of the hub's log."""
+
+    method: str
+    path: str
+    range: str | None
+    authorization: str | None
+    origin: str  # hub or storage
+    status: int | None = None
 
 
 class Hub:
-    """A hub that serves while it is open; `down` makes it answer 503, `damage` changes a byte of files of that name."""
+    """A hub that serves while it is open, on two ports: the hub itself and the storage of large files.
 
-    def __init__(self) -> None:
-        self.repositories: dict[str, Repository] = {}
-        self.requests: list[str] = []
-        self.down = False
-        self.damage: str | None = None
-        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
+    `tokens` are those that open gated and private repositories.
+    """
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = set(tokens)
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self.lock = threading.RLock()
+        self._servers = [Server(("127.0.0.1", 0), Handler) for _ in ("hub", "storage")]
         for server in self._servers:
             server.hub = self
 
@@ -68,18 +150,48 @@ class Hub:
 
     @property
     def storage(self) -> str:
-        """The origin of large files; the client tells it from the hub by its host name."""
+        """The origin of large files; clients tell it from the hub by its host name."""
         return f"http://localhost:{self._servers[1].server_port}"
 
-    def put(self, repo: str, folder: Path, branch: str = "main", gated: bool = False) -> str:
-        """Commit the files of a folder to a branch and return the commit."""
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        blobs = {name: Blob((folder / name).read_bytes(), name.endswith(LARGE)) for name in names}
+    def put(self, repo: str, content: Path | Mapping[str, bytes], kind: str = "models", branch: str = "main", **who: bool) -> str:
+        """Commit the files of a folder, or the bytes of each name, to a branch and return the commit.
+
+        `kind` is models or datasets; `gated` and `private` (in `who`) say who may read it.
+        """
+        if isinstance(content, Path):
+            content = {str(p.relative_to(content)): p.read_bytes() for p in sorted(content.rglob("*")) if p.is_file()}
+        blobs = {n: Blob(data, any(fnmatch.fnmatch(n, p) for p in LARGE)) for n, data in sorted(content.items())}
         listing = "\n".join(f"{blob.git} {name}" for name, blob in blobs.items())
-        commit = hashlib.sha1(f"{repo}\n{listing}".encode()).hexdigest()
-        there = self.repositories.setdefault(repo, Repository())
-        there.commits[commit], there.branches[branch], there.gated = blobs, commit, gated
+        commit = hashlib.sha1(f"{kind}/{repo}\n{listing}".encode()).hexdigest()
+        with self.lock:
+            there = self.repositories.setdefault((kind, repo), Repository())
+            there.commits[commit], there.branches[branch] = blobs, commit
+            there.gated, there.private = who.get("gated", False), who.get("private", False)
         return commit
+
+    def blob(self, sha256: str) -> Blob:
+        """Return the content with that SHA-256."""
+        with self.lock:
+            files = (files for repo in self.repositories.values() for files in repo.commits.values())
+            return next(blob for each in files for blob in each.values() if blob.sha256 == sha256)
+
+    def fail(self, kind: str, match: str = "", **options: object) -> Fault:
+        """Add a fault and return it."""
+        fault = Fault(kind, match, **options)  # type: ignore[arg-type]
+        with self.lock:
+            self.faults.append(fault)
+        return fault
+
+    def forget(self) -> None:
+        """Forget all faults and the log."""
+        with self.lock:
+            self.faults.clear()
+            self.requests.clear()
+
+    def ranges(self, match: str) -> list[str | None]:
+        """Return the Range of every GET whose path matches, in order."""
+        with self.lock:
+            return [r.range for r in self.requests if r.method == "GET" and re.search(match, r.path)]
 
     def __enter__(self) -> Hub:
         for server in self._servers:
@@ -90,91 +202,3 @@ class Hub:
         for server in self._servers:
             server.shutdown()
             server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    hub: Hub
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
-        hub.requests.append(f"{self.command} {path}")
-        if hub.down:
-            self._answer(503, b"")
-        elif match := re.fullmatch("/storage/([0-9a-f]{64})/(.+)", path):
-            blobs = (blob for repo in hub.repositories.values() for files in repo.commits.values() for blob in files.values())
-            blob = next(blob for blob in blobs if blob.sha256 == match[1])
-            self._content(blob, match[2])
-        elif match := re.fullmatch("/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
-            self._listing(match[1], match[2] or "revision", match[3] or "main")
-        elif match := re.fullmatch("/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._file(*match.groups())
-        else:
-            self._answer(404, b"")
-
-    def _commit(self, name: str, revision: str) -> tuple[Repository, str] | None:
-        repo = self.server.hub.repositories.get(name)
-        if repo is None:
-            return self._error("RepoNotFound")
-        commit = revision if revision in repo.commits else repo.branches.get(revision)
-        return (repo, commit) if commit else self._error("RevisionNotFound")
-
-    def _listing(self, name: str, kind: str, revision: str) -> None:
-        if found := self._commit(name, revision):
-            repo, commit = found
-            entries = [_entry(path, blob) for path, blob in repo.commits[commit].items()]
-            siblings = [{"rfilename": e["path"], "size": e["size"], "blobId": e["oid"], **_sha256(e)} for e in entries]
-            about: Any = {"id": name, "sha": commit, "siblings": siblings}
-            self._answer(200, json.dumps(entries if kind == "tree" else about).encode(), {"Content-Type": "application/json"})
-
-    def _file(self, name: str, revision: str, path: str) -> None:
-        if found := self._commit(name, revision):
-            repo, commit = found
-            blob = repo.commits[commit].get(path)
-            if repo.gated and "Authorization" not in self.headers:
-                self._error("GatedRepo")
-            elif blob is None:
-                self._error("EntryNotFound", {"X-Repo-Commit": commit})
-            elif not blob.large:
-                self._content(blob, path, {"X-Repo-Commit": commit})
-            else:
-                place = f"{self.server.hub.storage}/storage/{blob.sha256}/{path}"
-                linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data)), "Location": place}
-                self._answer(302, b"", {"X-Repo-Commit": commit, **linked})
-
-    def _content(self, blob: Blob, path: str, headers: dict[str, str] | None = None) -> None:
-        data = blob.data
-        if path == self.server.hub.damage:
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        self._answer(200, data, {"ETag": f'"{blob.etag}"', **(headers or {})})
-
-    def _error(self, code: str, headers: dict[str, str] | None = None) -> None:
-        self._answer(ERRORS[code], b"{}", {"X-Error-Code": code, "X-Error-Message": code, **(headers or {})})
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-
-def _entry(path: str, blob: Blob) -> dict[str, Any]:
-    large = {"lfs": {"oid": blob.sha256, "size": len(blob.data), "pointerSize": 134}} if blob.large else {}
-    return {"type": "file", "oid": blob.git, "size": len(blob.data), "path": path, **large}
-
-
-def _sha256(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"lfs": {**entry["lfs"], "sha256": entry["lfs"]["oid"]}} if "lfs" in entry else {}

@@ -11,14 +11,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from models import ROOT
 
+from config_files import check_schema
 from merging import assets
-from merging.assets import extract, fetch, unavailable
+from merging.archives import extract
+from merging.assets import unavailable
 from merging.results import UserError, read_json
 
 FILES = {"pack/data/a.txt": b"alpha", "pack/data/b.csv": b"beta", "pack/code.py": b"print()"}
 WHEEL, SDIST = "toy_pack-1.0-py3-none-any.whl", "toy_pack-1.0.tar.gz"
 ABOUT = {"licence": "MIT", "source": "a toy"}
+
+
+def fetch(asset, wish, lock, output):
+    assets.fetch(asset, wish, lock, output, output.parent / "store")
 
 
 def zipped(files):
@@ -159,7 +166,7 @@ def test_a_file_of_this_machine_is_an_asset_too(tmp_path):
     packed, lock = local(tmp_path, "packed.zip", zipped(FILES), root="pack/data", members=["*.csv"])
     fetch("toy", packed, lock, tmp_path / "toy")
     assert found(tmp_path / "toy") == {"b.csv": b"beta"}, "the old folder is replaced whole"
-    with pytest.raises(UserError, match=r"there is no file /absent; correct `path:` in config/assets.yaml"):
+    with pytest.raises(UserError, match=r"there is no file /absent; put it there, or correct `path:` in config/assets.yaml"):
         fetch("toy", {**plain, "path": "/absent"}, lock, tmp_path / "toy")
 
 
@@ -185,8 +192,29 @@ def test_an_address_is_downloaded(index, tmp_path):
         tmp_path / "toy",
     )
     assert found(tmp_path / "toy") == FILES
-    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\) cannot be downloaded: HTTP Error 404"):
+    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\): absent: the server answers 404; correct `url:`"):
         fetch("toy", {"kind": "url", "url": f"{server}/absent", **ABOUT}, locked("absent", b""), tmp_path / "toy")
+
+
+def test_a_file_may_be_kept_as_it_is_although_it_is_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = zipped(FILES)
+    checkpoint, lock = local(tmp_path, "finetuned.pt", content, unpack=False)
+    checkpoint["path"] = "~/finetuned.pt"
+    fetch("toy", checkpoint, lock, tmp_path / "toy")
+    assert found(tmp_path / "toy") == {"finetuned.pt": content}
+
+
+@pytest.mark.parametrize(
+    "kind, key", {"pypi": "archive", "deb": "version", "npm": "package", "url": "url", "hub": "repo"}.items()
+)
+def test_every_kind_says_which_key_it_lacks(kind, key):
+    whole = {"kind": kind, **ABOUT, **dict.fromkeys(("package", "version", "archive", "url", "path", "repo"), "x")}
+    schema = ROOT / "workflow/schemas/assets.schema.yaml"
+    check_schema({"toy": whole}, schema, "config/assets.yaml")
+    del whole[key]
+    with pytest.raises(UserError, match=f"config/assets.yaml: toy: '{key}' is a required property"):
+        check_schema({"toy": whole}, schema, "config/assets.yaml")
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred, lambda files: tarred(files, "w")], ids=["zip", "tar.gz", "tar"])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hub import Hub
+from hub import Hub, point_to
 from layout_models import factors, write_adapter
 from models import ROOT, family, moved, random_model, same_bytes, save, shipped, tensors_of
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -416,13 +416,6 @@ def test_a_disk_that_is_too_small_is_found_before_the_merge(tmp_path, isolated):
 # Models of a hub.
 
 
-def point_to(url, monkeypatch):
-    """Do what HF_ENDPOINT does in a new process."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub on the loopback with the models of `family`, and an empty cache."""
@@ -430,10 +423,6 @@ def hub(tmp_path, monkeypatch):
         point_to(server.url, monkeypatch)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.setenv(name, "127.0.0.1,localhost")
         yield server
 
 
@@ -460,9 +449,9 @@ def test_a_hub_id_is_fetched_once_without_code_and_pinned(hub, tmp_path):
     assert there == sorted(["README.md", "config.json", "model.safetensors.index.json", "tokenizer.json", *shards])
     known = {name: about["sha256"] for name, about in files(source.folder).items() if "sha256" in about}
     assert known == {name: sha256(tmp_path / "model" / name) for name in shards}
-    hub.requests.clear()
+    hub.forget()
     assert find("owner/model").folder == source.folder
-    assert not [request for request in hub.requests if "/storage/" in request or "/resolve/" in request]
+    assert not [request for request in hub.requests if "/storage/" in request.path or "/resolve/" in request.path]
 
 
 def test_a_revision_is_a_branch_or_a_commit(hub, tmp_path):
@@ -500,7 +489,7 @@ def test_models_of_the_hub_merge_and_the_card_names_them(hub, tmp_path):
     merge_models.main([*given, "--output", str(tmp_path / "out")])
     card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
     assert card.data.base_model == ["owner/base", "owner/code", "owner/math"]
-    commit = hub.repositories["owner/math"].branches["main"]
+    commit = hub.repositories["models", "owner/math"].branches["main"]
     assert f"--expert m=owner/math@{commit}" in card.text
     record = read_json(tmp_path / "out/provenance.json")["inputs"]["m"]
     assert (record["hub"], record["commit"]) == ("owner/math", commit)
@@ -524,7 +513,7 @@ def test_what_keeps_the_hub_from_answering_is_said_with_a_way_out(hub, tmp_path,
     refused("owner/gated", "access is restricted; accept its terms at", "set HF_TOKEN")
     refused("owner/empty", "holds no weights; expected one of model.safetensors.index.json, model.safetensors")
     refused("owner/a--b", "no such folder here, and no hub id")
-    hub.down = True
+    hub.fail("status", times=None)
     refused("owner/model", "answers 503; try again later")
     point_to("http://127.0.0.1:9", monkeypatch)
     refused("owner/model", "no such folder here; http://127.0.0.1:9 cannot be reached", "hf download owner/model", "HF_HOME")
@@ -537,7 +526,7 @@ def test_without_the_hub_the_cache_is_taken(trouble, hub, tmp_path, monkeypatch)
     commit = published(hub, tmp_path / "model")
     find("owner/model")
     if trouble == "down":
-        hub.down = True
+        hub.fail("status", times=None)
     else:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert find("owner/model").commit == commit
@@ -546,8 +535,8 @@ def test_without_the_hub_the_cache_is_taken(trouble, hub, tmp_path, monkeypatch)
 
 def test_a_damaged_download_is_found_and_fetched_anew(hub, tmp_path):
     published(hub, tmp_path / "model")
-    hub.damage = "model-00002-of-00002.safetensors"
+    hub.fail("corrupt", "/model-00002-of-00002.safetensors", at=9, times=None)
     with pytest.raises(UserError, match=r"owner/model: model-00002-of-00002.safetensors arrived damaged: sha256 .* run again"):
         find("owner/model")
-    hub.damage = None
+    hub.forget()
     same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))

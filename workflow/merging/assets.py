@@ -1,57 +1,134 @@
-"""Fetch pinned assets: download the named archive, verify it against the lock, extract the named members. No torch.
+"""Fetch pinned assets: download what a wish names, verify it against the lock, keep the named files. No torch.
 
-A wish (config/assets.yaml) says what is wanted; the lock (config/assets.lock.json) holds the size and SHA-256 of
-every fetched file. Archives are data: nothing of them is installed or run.
+A wish (config/assets.yaml) says what is wanted; the lock (config/assets.lock.json) holds the size and SHA-256 of every
+fetched file, and the commit of a repository of the hub. Nothing that is fetched is installed or run.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import functools
-import io
-import logging
 import shutil
 import subprocess
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.request import urlopen
+from urllib.parse import urlsplit
 
-from merging.progress import bar
+from merging import registries, repositories
+from merging.archives import Selection, extract
+from merging.disk import check_space
+from merging.downloads import alone, ensure, missing, place
+from merging.patience import Refused
 from merging.provenance import publish, sha256
 from merging.results import UserError, write_json
+from merging.transfers import Remote, receive
 
 Wish = Mapping[str, Any]
+KEPT = ("kind", "package", "version", "repo", "type", "licence", "source")  # of a wish, in asset.json
 
 
-def fetch(asset: str, wish: Wish, lock: Mapping[str, Any], output: Path) -> None:
-    """Put the verified members of one asset into the folder `output`, whole or not at all.
+def fetch(asset: str, wish: Wish, lock: Mapping[str, Any], output: Path, store: Path) -> None:
+    """Put the verified files of one asset into the folder `output`, whole or not at all.
 
-    Raises UserError for an asset that is not locked, a failed download, and a wrong size or SHA-256.
+    Downloads of the kinds `hub` and `url` go through the folder `store`, where they are kept under their SHA-256: what
+    lies there is not requested again, and what broke off goes on. Raises UserError for an asset that is not locked, a
+    failed download, and a wrong size or SHA-256.
     """
-    if asset not in lock:
+    pinned = locked(asset, wish, lock)
+    with alone(store / asset, f"asset '{asset}'"):
+        (_fetch_files if wish["kind"] == "hub" else _fetch_archive)(asset, wish, pinned, output, store)
+
+
+def locked(asset: str, wish: Wish, lock: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lock of an asset; UserError with the command that locks it, if it is missing, unverified or of another wish."""
+    pinned, mend = lock.get(asset), f"run: python -m scripts.update_lock {asset}"
+    if pinned is None:
+        raise UserError(f"asset '{asset}' is not in config/assets.lock.json; expected the size and sha256 of its files; {mend}")
+    if "unverified" in pinned:
+        why = f"holds only values that were not verified ({pinned['unverified']})"
+        raise UserError(f"asset '{asset}': config/assets.lock.json {why}; {mend}")
+    if wish["kind"] == "hub" and pinned.get("of", wanted := repositories.wanted(wish)) != wanted:
         raise UserError(
-            f"asset '{asset}' is not in config/assets.lock.json; expected the size and sha256 of its files;"
-            f" run: python -m scripts.update_lock {asset}"
+            f"asset '{asset}': config/assets.yaml asks for {wanted}, config/assets.lock.json is of {pinned['of']}; {mend}"
         )
+    return dict(pinned)
+
+
+def pin(asset: str, wish: Wish) -> dict[str, Any]:
+    """Return what the lock should hold of an asset now; its archive is downloaded for that, large files of the hub are not."""
     with tempfile.TemporaryDirectory(prefix=f"asset-{asset}-") as scratch:
+        if wish["kind"] == "hub":
+            return _named(asset, wish, lambda: repositories.pin(wish, Path(scratch)))
         archive = download(asset, wish, Path(scratch))
-        verify(asset, archive, lock[asset])
+        return {"name": archive.name, "size": archive.stat().st_size, "sha256": sha256(archive)}
+
+
+def differences(found: Mapping[str, Any], seen: Mapping[str, Any], where: str = "") -> list[str]:
+    """Return where an entry of the lock differs from another one that may say less, in words."""
+    words = []
+    for key, value in seen.items():
+        if isinstance(value, Mapping):
+            words += differences(found.get(key, {}), value, f"{where}{key} ")
+        elif key not in ("unverified", "of") and found.get(key) != value:
+            words.append(f"{where}{key}: {value} was noted, {found.get(key, 'nothing')} is found")
+    return words
+
+
+def _fetch_files(asset: str, wish: Wish, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
+    """Fetch the files of one commit of a repository of the hub; the folder has their names counted from `root`."""
+    selection = Selection(wish, f"asset '{asset}': its entry in config/assets.lock.json")
+    names = {name: path for path in sorted(pinned["files"]) if (name := selection.name(path)) is not None}
+    selection.check(f"correct `members:` in config/assets.yaml, or run: python -m scripts.update_lock {asset}")
+    remotes = {name: repositories.remote(wish, path, pinned) for name, path in names.items()}
+    places = {name: store / str(remote.sha256) for name, remote in remotes.items()}
+    _check_space(asset, store, sum(missing(remote, places[name]) for name, remote in remotes.items()))
+    for name, remote in remotes.items():
+        _named(asset, wish, functools.partial(ensure, remote, places[name]))
+    with publish(output) as part:
+        part.mkdir()
+        for name, file in places.items():
+            place(file, part / name)
+        files = {name: pinned["files"][path] for name, path in names.items()}
+        _write_record(asset, wish, part, {"commit": pinned["commit"], "files": files})
+
+
+def _fetch_archive(asset: str, wish: Wish, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
+    """Fetch one file and extract its members."""
+    with tempfile.TemporaryDirectory(prefix=f"asset-{asset}-") as scratch:
+        if wish["kind"] == "url":
+            archive = _named(asset, wish, functools.partial(_stored, asset, wish, pinned, Path(scratch), store))
+        else:
+            archive = download(asset, wish, Path(scratch))
+        verify(asset, archive, pinned)
         with publish(output) as part:
             part.mkdir()
             names = extract(asset, wish, archive, part)
-            record = {key: wish[key] for key in ("kind", "package", "version", "licence", "source") if key in wish}
             files = {name: {"size": (part / name).stat().st_size} for name in names}
-            write_json(part / "asset.json", {"asset": asset, **record, "archive": lock[asset], "files": files})
+            _write_record(asset, wish, part, {"archive": pinned, "files": files})
+
+
+def _write_record(asset: str, wish: Wish, folder: Path, found: Mapping[str, Any]) -> None:
+    record = {key: wish[key] for key in KEPT if key in wish}
+    write_json(folder / "asset.json", {"asset": asset, **record, **found})
+
+
+def _check_space(asset: str, store: Path, needed: int) -> None:
+    check_space(store, needed, f"the download of asset '{asset}'", "free some, or run elsewhere with --directory")
 
 
 def download(asset: str, wish: Wish, folder: Path) -> Path:
     """Download the archive of one asset into `folder` and return its path; what fails is a UserError."""
+    return _named(asset, wish, lambda: DOWNLOADS[wish["kind"]](wish, folder))
+
+
+def _named(asset: str, wish: Wish, step: Callable[[], Any]) -> Any:
+    """Run a step of fetching an asset; its errors say which asset it is and what mends them."""
     try:
-        return DOWNLOADS[wish["kind"]](wish, folder)
+        return step()
+    except Refused as error:
+        way_out = repositories.way_out(asset, wish, error) if wish["kind"] == "hub" else "correct `url:` in config/assets.yaml"
+        raise UserError(f"asset '{asset}' ({_title(wish)}): {error}; {way_out}") from None
     except UserError as error:
         raise UserError(f"asset '{asset}' ({_title(wish)}): {error}") from None
     except (OSError, subprocess.CalledProcessError) as error:
@@ -68,37 +145,6 @@ def verify(asset: str, archive: Path, pinned: Mapping[str, Any]) -> None:
                 f" found {value}; the download is broken or the package was changed. Nothing was kept. If the"
                 f" change is meant, run: python -m scripts.update_lock {asset}"
             )
-
-
-def extract(asset: str, wish: Wish, archive: Path, folder: Path) -> list[str]:
-    """Extract the members that match `wish["members"]` below `wish["root"]` and return their names, sorted.
-
-    `wish["inner"]` names an archive inside the archive. A pattern that matches nothing and a member that climbs
-    out of the folder are UserErrors.
-    """
-    root = PurePosixPath(wish.get("root", "."))
-    unmatched = set(wish.get("members", ["*"]))
-    names = []
-    for member, read in _members(archive, wish.get("inner")):
-        path = PurePosixPath(member.removeprefix("./"))
-        if not path.is_relative_to(root):
-            continue
-        name = str(path.relative_to(root))
-        matching = {pattern for pattern in wish.get("members", ["*"]) if fnmatch.fnmatchcase(name, pattern)}
-        if not matching:
-            continue
-        if ".." in path.parts or path.is_absolute():
-            raise UserError(f"asset '{asset}': member {member!r} climbs out of its folder; not extracted")
-        unmatched -= matching
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(read())
-        names.append(name)
-    if unmatched:
-        raise UserError(
-            f"asset '{asset}': {archive.name} has no member like {sorted(unmatched)} below {str(root)!r};"
-            " correct `root:` or `members:` in config/assets.yaml"
-        )
-    return sorted(names)
 
 
 def unavailable(wishes: Mapping[str, Wish]) -> dict[str, str]:
@@ -124,107 +170,40 @@ def unavailable(wishes: Mapping[str, Wish]) -> dict[str, str]:
 
 
 def _title(wish: Wish) -> str:
-    return f"{wish['kind']} {wish.get('package') or wish.get('url') or wish.get('path')} {wish.get('version', '')}".rstrip()
+    what = next(wish[key] for key in ("package", "url", "path", "repo") if key in wish)
+    return f"{wish['kind']} {what} {wish.get('version', '')}".rstrip()
 
 
-def _members(archive: Path, inner: str | None) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield (name, reader) of the regular files of a zip, tar or deb archive, or of the archive `inner` in it."""
-    if inner is not None:
-        for name, read in _members(archive, None):
-            if name.removeprefix("./") == inner:
-                try:
-                    nested = tarfile.open(fileobj=io.BytesIO(read()))  # noqa: SIM115
-                except tarfile.TarError:
-                    raise UserError(f"{inner!r} in {archive.name} is no tar archive; correct `inner:`") from None
-                yield from _tar(nested)
-                return
-        raise UserError(f"{archive.name} has no inner archive {inner!r}; correct `inner:` in config/assets.yaml")
-    if archive.suffix == ".deb":
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpacker:
-            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|"))  # noqa: SIM115
-    elif zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as bundle:
-            for info in bundle.infolist():
-                if not info.is_dir():
-                    yield info.filename, functools.partial(bundle.read, info)
-    elif tarfile.is_tarfile(archive):
-        yield from _tar(tarfile.open(archive))  # noqa: SIM115
-    else:
-        yield archive.name, archive.read_bytes
+def _stored(asset: str, wish: Wish, pinned: Mapping[str, Any], folder: Path, store: Path) -> Path:
+    """Bring the file of an address into the store and return a name of it in `folder`."""
+    remote, kept = _address(wish, pinned["size"], pinned["sha256"]), store / pinned["sha256"]
+    _check_space(asset, store, missing(remote, kept))
+    ensure(remote, kept)
+    (folder / remote.what).symlink_to(kept.absolute())
+    return folder / remote.what
 
 
-def _tar(bundle: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    with bundle:
-        for info in bundle:
-            if info.isfile():
-                yield info.name, functools.partial(_content, bundle, info)
-
-
-def _content(bundle: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = bundle.extractfile(info)
-    assert file is not None, "only regular files come here"
-    return file.read()
-
-
-def _pypi(wish: Wish, folder: Path) -> Path:
-    """Download one named file of one package with pip's own session: its index, mirrors, proxies and certificates.
-
-    `pip download` would run the setup.py of a source distribution to read its metadata; this runs nothing.
-    """
-    try:
-        from pip._internal.commands.download import DownloadCommand
-
-        logging.getLogger("pip").setLevel(logging.ERROR)
-        command = DownloadCommand("download", "")
-        options, _ = command.parse_args([])
-        session = command._build_session(options)
-        finder = command._build_package_finder(options, session)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"pip 23 to 26 is needed in this environment ({error}); run: python -m pip install 'pip<27'") from None
-    links = {c.link.filename: c.link for c in finder.find_all_candidates(wish["package"])}
-    if wish["archive"] not in links:
-        found = ", ".join(sorted(links)[-3:]) or "nothing (no network, or the package index does not answer)"
-        raise UserError(f"the package index does not offer {wish['archive']}; found {found}")
-    reply = session.get(links[wish["archive"]].url_without_fragment, stream=True)
-    reply.raise_for_status()
-    return _save(reply.iter_content(1 << 20), reply.headers.get("content-length"), folder / wish["archive"])
-
-
-def _deb(wish: Wish, folder: Path) -> Path:
-    _run(["apt-get", "download", "-o", "APT::Sandbox::User=", f"{wish['package']}={wish['version']}"], folder)
-    return next(folder.glob("*.deb"))
-
-
-def _npm(wish: Wish, folder: Path) -> Path:
-    _run(["npm", "pack", "--silent", "--ignore-scripts", f"{wish['package']}@{wish['version']}"], folder)
-    return next(folder.glob("*.tgz"))
-
-
-def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
-        raise UserError(f"`{' '.join(command)}` failed: {reason[0]}")
+def _address(wish: Wish, size: int | None = None, digest: str | None = None) -> Remote:
+    return Remote(wish["url"], PurePosixPath(urlsplit(wish["url"]).path).name, size, digest)
 
 
 def _url(wish: Wish, folder: Path) -> Path:
-    with urlopen(wish["url"], timeout=60) as reply:
-        blocks = iter(lambda: reply.read(1 << 20), b"")
-        return _save(blocks, reply.headers.get("content-length"), folder / PurePosixPath(wish["url"]).name)
-
-
-def _save(blocks: Iterable[bytes], size: str | None, target: Path) -> Path:
-    with open(target, "wb") as file, bar(target.name, int(size or 0), "B") as shown:
-        for block in blocks:
-            file.write(block)
-            shown.update(len(block))
-    return target
+    remote = _address(wish)
+    receive(remote, folder / remote.what)
+    return folder / remote.what
 
 
 def _path(wish: Wish, folder: Path) -> Path:
-    if not Path(wish["path"]).is_file():
-        raise UserError(f"there is no file {wish['path']}; correct `path:` in config/assets.yaml")
-    return Path(wish["path"])
+    file = Path(wish["path"]).expanduser()
+    if not file.is_file():
+        raise UserError(f"there is no file {wish['path']}; put it there, or correct `path:` in config/assets.yaml")
+    return file
 
 
-DOWNLOADS: dict[str, Callable[[Wish, Path], Path]] = {"pypi": _pypi, "deb": _deb, "npm": _npm, "url": _url, "path": _path}
+DOWNLOADS: dict[str, Callable[[Wish, Path], Path]] = {
+    "pypi": registries.pypi,
+    "deb": registries.deb,
+    "npm": registries.npm,
+    "url": _url,
+    "path": _path,
+}

@@ -6,7 +6,6 @@ What is fetched is data: weights (safetensors before pickles), configs, tokenize
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from merging import checkpoints
+from merging.disk import check_space
 from merging.layouts import adapters
 from merging.provenance import sha256
 from merging.results import UserError, read_json
@@ -21,7 +21,6 @@ from merging.results import UserError, read_json
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 WEIGHTS = (*checkpoints.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
-MARGIN = 1 << 24  # bytes that stay free on a disk
 
 
 @dataclass(frozen=True)
@@ -107,18 +106,6 @@ def _file(path: Path) -> dict[str, Any]:
     blob = path.resolve()  # in the cache of the hub, large files lie under their SHA-256
     known = {"sha256": blob.name} if re.fullmatch("[0-9a-f]{64}", blob.name) else {}
     return {"size": path.stat().st_size, **known}
-
-
-def check_space(folder: Path, needed: int, what: str, way_out: str) -> None:
-    """Raise a UserError if the disk of a folder (which need not exist yet) has no room for `needed` bytes."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if needed + MARGIN > free:
-        raise UserError(f"{folder}: {what} takes {_human(needed + MARGIN)}, the disk has {_human(free)} free; {way_out}")
-
-
-def _human(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
 
 
 def download(repo: str, revision: str | None = None) -> Path:

@@ -18,8 +18,9 @@ from typing import Any
 from merging.card import PROVENANCE, document, origin
 from merging.coefficients import WITHOUT_NORMS, CoefficientTable
 from merging.devices import device
+from merging.disk import check_space
 from merging.engine import merge
-from merging.hub import Source, check_space, find
+from merging.hub import Source, find
 from merging.layouts import Models, align, check_distinct
 from merging.layouts.adapters import is_adapter
 from merging.measure import TOGETHER, norms, thresholds

@@ -9,6 +9,8 @@ rule fetch_asset:
     localrule: True
     conda:
         "../../envs/workflow.yaml"
+    resources:
+        downloads=1,
     params:
         wish=lambda wildcards: canonical(plan.assets[wildcards.asset]),
         lock=lambda wildcards: canonical({k: v for k, v in plan.lock.items() if k == wildcards.asset}),
@@ -16,7 +18,7 @@ rule fetch_asset:
         "fetch_asset: {wildcards.asset}"
     shell:
         "python -m scripts.fetch_asset --asset {wildcards.asset} --wish {params.wish:q} --lock {params.lock:q}"
-        " --output {output} 2>&1 | tee {log}"
+        " --store results/downloads --output {output} 2>&1 | tee {log}"
 
 
 rule fetch_model:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import json
 from pathlib import Path
 
@@ -16,9 +17,12 @@ def main() -> None:
     parser.add_argument("--form", type=json.loads, required=True, help="`input:` of the suite as JSON")
     parser.add_argument("--assets", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--processes", type=int, help="that decode images at once; all processors by default")
     args = parser.parse_args()
     module = importlib.import_module(f"merging.data.{args.task['reader'].split('.')[0]}")
-    record, splits = module.prepare(args.task, {folder.name: folder for folder in args.assets}, args.form)
+    known = inspect.signature(module.prepare).parameters  # long readers keep half-done work beside the output
+    how = {key: value for key, value in {"output": args.output, "processes": args.processes}.items() if key in known}
+    record, splits = module.prepare(args.task, {folder.name: folder for folder in args.assets}, args.form, **how)
     write_dataset(args.output, record, splits)
     sizes = ", ".join(f"{len(labels)} {split}" for split, (_, labels) in splits.items())
     print(f"prepared {args.task['id']}: {sizes}, {len(record['classes'])} classes")

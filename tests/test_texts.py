@@ -66,7 +66,7 @@ def test_splits_have_the_sizes_of_the_task_and_a_smaller_train_is_a_subset(task,
 
 def test_labels_follow_the_order_of_the_classes_and_others_are_left_out(task, sources):
     record, splits = texts.prepare(task, sources, FORM)
-    assert record["classes"] == ["down", "up"] and record["prompts"] == ["a bad text", "a good text"]
+    assert record["classes"] == ["down", "up"]
     assert set(splits["test"][1]) == {1} and set(splits["train"][1]) == {0, 1}
 
 

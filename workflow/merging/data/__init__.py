@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,15 @@ class Dataset:
         return np.load(self.folder / f"{split}.{part}.npy", mmap_mode="r")
 
 
+def work_folder(output: Path | str) -> Path:
+    """Return the folder beside an output in which a reader keeps what is half done; write_dataset removes it."""
+    return Path(output).with_name(f"{Path(output).name}.work")
+
+
 def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Write a prepared data set, whole or not at all; `record["splits"]` is filled with the sizes.
 
+    Memory maps of whole files in the output's work folder are moved there, not copied.
     Raises UserError for an empty split, inputs and labels of different length or a label outside the classes.
     """
     for split, (inputs, labels) in splits.items():
@@ -44,9 +52,30 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
     with publish(Path(folder)) as part:
         part.mkdir(parents=True)
         for split, (inputs, labels) in splits.items():
-            np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
+            if (done := _whole_map(inputs, work_folder(folder))) is not None:
+                _move(done, part / f"{split}.inputs.npy")
+            else:
+                np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
             np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
         write_json(part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}})
+    shutil.rmtree(work_folder(folder), ignore_errors=True)
+
+
+def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
+    """Return the file of an array that is the map of a whole .npy file of the work folder."""
+    if not isinstance(inputs, np.memmap) or inputs.filename is None:
+        return None
+    file = Path(inputs.filename).resolve()
+    inside = file.parent == work.resolve() and np.load(file, mmap_mode="r").shape == inputs.shape
+    return file if inside else None
+
+
+def _move(source: Path, target: Path) -> None:
+    """Link a file, so that it is still in its old place if this process is killed; rename it where links cannot be had."""
+    try:
+        os.link(source, target)
+    except OSError:
+        os.replace(source, target)
 
 
 def _check(where: str, inputs: np.ndarray, labels: np.ndarray, classes: int) -> None:

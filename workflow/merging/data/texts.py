@@ -84,15 +84,10 @@ def prepare(
         rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
     splits, available = _carve(rows, task["splits"], task.get("label", name))
     record = {
-        "task": task.get("id", ""), "label": task["label"], "classes": keys, "prompts": prompts(task),
+        "task": task.get("id", ""), "label": task["label"], "classes": keys,
         "available": available, "source": task.get("source", ""), "licence": task.get("licence", ""),
     }  # fmt: skip
     return record, splits
-
-
-def prompts(task: Mapping[str, Any]) -> list[str]:
-    """Return one sentence a class: its words put into the task's `prompt` (Radford et al. 2021)."""
-    return [task["prompt"].format(words) for words in task["classes"].values()]
 
 
 def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:

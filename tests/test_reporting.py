@@ -12,7 +12,7 @@ from merging.reporting import claims, norms
 from merging.reporting.figures import draw_figure
 from merging.reporting.formats import p_value, percent
 from merging.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED
-from merging.reporting.records import Score, Study, argument, gather_scores, studies
+from merging.reporting.records import Score, Study, argument, gather_scores, studies, training_sizes
 from merging.reporting.report import write_report
 from merging.reporting.tables import render_table
 from merging.results import UserError, read_table
@@ -104,6 +104,31 @@ def rendered(study, tmp_path, kind="accuracy"):
     render_table(study, {"id": "t", "kind": kind, "title": "Title"}, tmp_path / "t_toy")
     with open(tmp_path / "t_toy.csv", newline="") as lines:
         return list(csv.DictReader(lines)), (tmp_path / "t_toy.md").read_text(), (tmp_path / "t_toy.tex").read_text()
+
+
+def test_a_known_leak_is_a_footnote_where_it_shows(study, tmp_path):
+    study.suite["tasks"][0]["leaks"] = {"accuracy": 0.86, "note": "Test images were trained on."}
+    _, page, _ = rendered(study, tmp_path)
+    line = next(line for line in page.splitlines() if line.startswith("| Individual"))
+    assert "90.0<sup>a</sup>" in line and "Test images were trained on." in page
+    assert page.count("<sup>a</sup>") == 2, "a merge below the bound betrays nothing"
+
+
+def test_a_leak_of_one_collection_is_told_of_that_collection_only(study, tmp_path):
+    study.suite["tasks"][0]["leaks"] = {"collection": "A", "note": "Another split."}
+    assert "Another split" not in rendered(study, tmp_path)[1]
+    study.suite["collection"] = {"id": "A", "label": "task_vectors"}
+    page = rendered(study, tmp_path)[1]
+    assert "Another split" in page and "collection A, task" in page
+
+
+def test_data_shared_by_suites_are_found_for_both(tmp_path):
+    (tmp_path / "shared/digits").mkdir(parents=True)
+    (tmp_path / "shared/digits/dataset.json").write_text(json.dumps({"splits": {"train": 7}}))
+    suites = [{"id": name, "data": "shared", "tasks": [{"id": "digits"}]} for name in ("one", "two")]
+    suites.append({"id": "three", "data": "shared", "tasks": [{"id": "digits", "train": 900}]})
+    files = [tmp_path / "shared/digits/dataset.json"]
+    assert training_sizes(suites, files) == {"one": {"digits": 7}, "two": {"digits": 7}, "three": {"digits": 900}}
 
 
 def score_file(path, *scores):

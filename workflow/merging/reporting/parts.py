@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from merging.reporting.formats import Table, interval, p_value, percent
 from merging.reporting.paired import FAMILIES, number
 from merging.reporting.records import Study
@@ -28,6 +31,20 @@ def estimated(table: Table, estimate: Estimate) -> str:
     spread = estimate.deviation
     text = percent(estimate.value) + (f" ± {percent(spread)}" if spread is not None else "")
     return table.mark(text, sentence(estimate.reason))
+
+
+def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estimate) -> str:
+    """Spell the accuracy on a task; what is known to leak from its test split into training becomes a footnote."""
+    leaks = task.get("leaks")
+    text = estimated(table, estimate)
+    if not leaks or estimate.value is None or estimate.value <= leaks.get("accuracy", 0.0):
+        return text
+    return table.mark(text, leaks["note"]) if leaks.get("collection", collection(study)) == collection(study) else text
+
+
+def collection(study: Study) -> str:
+    """Return the letter of the collection of checkpoints of a suite, empty for models that are fine-tuned here."""
+    return str(study.suite.get("collection", {}).get("id", ""))
 
 
 def limits(table: Table, estimate: Estimate) -> str:

@@ -74,12 +74,7 @@ class Study:
     @property
     def sizes(self) -> dict[str, int]:
         """Training-set sizes by task; a task of unknown size is absent."""
-        found = {}
-        for task in self.tasks:
-            size = task.get("train") or self.datasets.get(task["id"], {}).get("splits", {}).get("train")
-            if size:
-                found[task["id"]] = int(size)
-        return found
+        return _sizes(self.tasks, self.datasets)
 
     def title(self, record: dict[str, Any]) -> str:
         """Return the title of a table or figure on this suite."""
@@ -174,7 +169,7 @@ def studies(
     """Read all files and split them by suite.
 
     Coefficient files, scores, comparisons and premise rows name their suite; a measure lies in the folder
-    `{suite}/seed{seed}.json` and a data set in `{suite}/{task}/dataset.json`.
+    `{suite}/seed{seed}.json` and a data set in `{data}/{task}/dataset.json`, where `data` is the suite's id or its key `data`.
     """
     rows = [_score(row, scores) for row in read_table(scores)]
     pairs = read_table(comparisons) if comparisons else []
@@ -192,7 +187,7 @@ def studies(
                 comparisons=[row for row in pairs if row["suite"] == here],
                 coefficients=[table for table in tables if table["suite"] == here],
                 measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
-                datasets={Path(file).parent.name: read_json(file) for file in datasets if Path(file).parent.parent.name == here},
+                datasets=_records(suite, map(Path, datasets)),
                 premise=[row for row in probes if row["suite"] == here],
             )
         )
@@ -215,9 +210,18 @@ def _seed(file: Path | str) -> int:
     return int(stem.removeprefix("seed"))
 
 
-def training_sizes(datasets: Iterable[Path | str]) -> dict[str, dict[str, int]]:
-    """Return training-set sizes by suite and task from the files `{suite}/{task}/dataset.json`."""
-    found: dict[str, dict[str, int]] = {}
-    for file in map(Path, datasets):
-        found.setdefault(file.parent.parent.name, {})[file.parent.name] = int(read_json(file)["splits"]["train"])
-    return found
+def training_sizes(suites: Iterable[Mapping[str, Any]], datasets: Iterable[Path | str]) -> dict[str, dict[str, int]]:
+    """Return training-set sizes by suite and task, from `train` of a task or the files `{data}/{task}/dataset.json`."""
+    files = [Path(file) for file in datasets]
+    return {suite["id"]: _sizes(suite["tasks"], _records(suite, files)) for suite in suites}
+
+
+def _sizes(tasks: Iterable[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    sizes = {task["id"]: task.get("train") or records.get(task["id"], {}).get("splits", {}).get("train") for task in tasks}
+    return {task: int(size) for task, size in sizes.items() if size}
+
+
+def _records(suite: Mapping[str, Any], datasets: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Return the records of a suite's data by task; they lie in a folder named by the suite, or by its `data`."""
+    here = suite.get("data", suite["id"])
+    return {file.parent.name: read_json(file) for file in datasets if file.parent.parent.name == here}

@@ -32,8 +32,12 @@ def write_report(
     figures: Sequence[Path | str],
     provenance: dict[str, Any],
     output: Path | str,
+    published: Sequence[Path | str] = (),
 ) -> None:
-    """Write all suites as one page; tables (.md) and figures (.svg) are told apart by `..._{suite}` in their names."""
+    """Write all suites as one page; tables (.md) and figures (.svg) are told apart by `..._{suite}` in their names.
+
+    `published` are the printed tables (.md), which stand beside the measured numbers of all suites.
+    """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     sections = [
         {
@@ -48,6 +52,7 @@ def write_report(
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sections=sections,
+        published=[_table(Path(file)) for file in published],
         methods=methods,
         provenance=provenance,
         arxiv=ARXIV.fullmatch,

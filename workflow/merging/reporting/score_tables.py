@@ -16,6 +16,7 @@ from merging.reporting.parts import (
     estimated,
     family_size,
     limits,
+    of_task,
     pairs_of,
 )
 from merging.reporting.records import Study
@@ -38,7 +39,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     table = Table(study.title(record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
-        spelt = [estimated(table, row.tasks[task["id"]]) for task in study.tasks]
+        spelt = [of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
         against = {kind: [pair for pair in pairs_of(study, kind) if pair["method"] == method["id"]] for kind in SHOWN}
         table.add(
             [
@@ -65,6 +66,11 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         INTERVAL_NOTE,
         PAIRED_NOTE.format(size=family_size(study)) + OTHER_KINDS,
         *([DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
+        *(
+            [f"Checkpoints: collection {made['id']}, {made['label']}; numbers of another collection are not comparable."]
+            if (made := study.suite.get("collection"))
+            else []
+        ),
         *(f"Task {study.label(entry['task'])} was skipped: {entry['reason']}." for entry in study.suite.get("skipped", [])),
     ]
     return table

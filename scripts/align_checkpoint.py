@@ -11,7 +11,7 @@ from merging.checkpoints import write_checkpoint
 from merging.data import Dataset
 from merging.evaluate import family, text_encoder
 from merging.progress import steps
-from merging.prompts import embed_prompts
+from merging.prompts import embed_prompts, filled
 from merging.results import command_line, read_json
 
 SEED = 0  # all experts of all seeds start from one base
@@ -24,13 +24,22 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
     parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
+    parser.add_argument("--prompts", type=json.loads, required=True, help="classes and templates of every task, by task, as JSON")
     parser.add_argument("--captions", type=Path, help="data set in which every picture is a class; without it, the tasks alone")
     parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     encoder, tower = family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
-    tasks = [pairs(folder, "alignment", tower, args.text_tower) for folder in args.datasets]
-    captions = pairs(args.captions, "train", tower, args.text_tower) if args.captions else together(tasks)
+
+    def embedded(prompts: list[str]) -> np.ndarray:
+        return embed_prompts(prompts, tower, args.text_tower)
+
+    tasks = [pairs(Dataset(f), "alignment", embedded(filled(**args.prompts[f.name]))) for f in args.datasets]
+    if args.captions:
+        data = Dataset(args.captions)
+        captions = pairs(data, "train", embedded(data.record["prompts"]))
+    else:
+        captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}
     losses = align(encoder, tasks, captions, settings, SEED, steps("align", settings.get("steps", 0)))
     tensors = {name: tensor.contiguous().numpy() for name, tensor in encoder.state_dict().items()}
@@ -43,10 +52,8 @@ def together(tasks: list[Pairs]) -> Pairs:
     return Pairs(np.concatenate([task.images for task in tasks]), np.concatenate([task.texts for task in tasks]))
 
 
-def pairs(folder: Path, split: str, tower: text_encoder.Encoder, tower_folder: Path) -> Pairs:
-    """Pair the images of a split with the embeddings of their classes' prompts."""
-    data = Dataset(folder)
-    texts = embed_prompts(data.record["prompts"], tower, tower_folder)
+def pairs(data: Dataset, split: str, texts: np.ndarray) -> Pairs:
+    """Pair the images of a split with the embeddings of their classes (C, d)."""
     return Pairs(np.asarray(data.inputs(split)), texts[data.labels(split)])
 
 

@@ -1,13 +1,11 @@
 """Turn the class prompts of one task into its frozen head (rule build_head)."""
 
 import argparse
+import json
 from pathlib import Path
 
 from merging.checkpoints import write_tensors
-from merging.classification import build_head
-from merging.data import Dataset
-from merging.evaluate import text_encoder
-from merging.prompts import embed_prompts
+from merging.evaluate import family
 from merging.provenance import publish
 from merging.results import command_line
 
@@ -15,14 +13,14 @@ from merging.results import command_line
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--prompts", type=json.loads, required=True, help="`classes` and `templates` as JSON")
     parser.add_argument("--text-tower", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    prompts = Dataset(args.dataset).record["prompts"]
-    embeddings = embed_prompts(prompts, text_encoder.load(args.text_tower), args.text_tower)
+    head = family(args.family).head(args.prompts["classes"], args.prompts["templates"], args.text_tower)
     with publish(args.output) as part:
-        write_tensors(part, {"head": build_head(embeddings)})
+        write_tensors(part, {"head": head})
 
 
 if __name__ == "__main__":

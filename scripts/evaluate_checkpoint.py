@@ -4,11 +4,13 @@ import argparse
 import functools
 import math
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from merging.checkpoints import Checkpoint
-from merging.classification import embed, predict
+from merging.classification import PRECISIONS, Forward, embed, identity, predict
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.provenance import publish, versions
@@ -19,37 +21,80 @@ METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
 
 def main() -> None:
     """Parse the command line and score."""
+    args = arguments().parse_args()
+    if len(args.checkpoints) not in (1, len(args.datasets)):
+        raise UserError(f"{len(args.checkpoints)} checkpoints for {len(args.datasets)} data sets; give one, or one for each")
+    if min(args.batch_size, args.threads) < 1:
+        raise UserError(f"--batch-size {args.batch_size}, --threads {args.threads}: expected 1 or more of both")
+    forward, module = Forward(args.device, args.precision, args.threads), family(args.family)
+    load = functools.lru_cache(maxsize=1)(module.load)
+    scores: list[dict[str, Any]] = []
+    predictions: dict[str, Any] = {}
+    checkpoints = args.checkpoints * (len(args.datasets) if len(args.checkpoints) == 1 else 1)
+    for checkpoint, dataset, head in zip(checkpoints, args.datasets, args.heads, strict=True):
+        data, task = Dataset(dataset), dataset.name
+        inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
+        embeddings = embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
+        found = predict(embeddings, checked(embeddings, head, checkpoint, data, args.precision))
+        value, n = float((found == labels).mean()), len(labels)
+        score = {"suite": args.suite, "method": args.method, "task": task, "metric": METRICS[args.split]}
+        scores.append({**score, "value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n, "seed": args.seed})
+        predictions |= {f"{task}.prediction": found, f"{task}.label": labels}
+        print(f"{args.method}, {task}: {value:.4f} of {n} {args.split} examples", flush=True)
+    with publish(args.predictions) as part, open(part, "wb") as stream:
+        np.savez(stream, **predictions)
+    write_json(args.scores, {"scores": scores, "provenance": provenance(args, module, forward)})
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", required=True)
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all tasks, or one for each")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True)
     parser.add_argument("--heads", type=Path, nargs="+", required=True)
     parser.add_argument("--split", choices=sorted(METRICS), default="test")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the forward pass, by autocast")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; one gives the same bytes on any number of cores")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
-    args = parser.parse_args()
-    if len(args.checkpoints) not in (1, len(args.datasets)):
-        raise UserError(f"{len(args.checkpoints)} checkpoints for {len(args.datasets)} data sets; give one, or one for each")
-    checkpoints = args.checkpoints * len(args.datasets) if len(args.checkpoints) == 1 else args.checkpoints
-    module = family(args.family)
-    load = functools.lru_cache(maxsize=1)(module.load)
-    scores, predictions = [], {}
-    for checkpoint, dataset, head in zip(checkpoints, args.datasets, args.heads, strict=True):
-        data, task = Dataset(dataset), dataset.name
-        inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
-        found = predict(embed(load(checkpoint), inputs, module.batches(inputs, 64)), Checkpoint(head).read("head"))
-        value, n = float((found == labels).mean()), len(labels)
-        score = {"suite": args.suite, "method": args.method, "task": task, "metric": METRICS[args.split]}
-        scores.append({**score, "value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n, "seed": args.seed})
-        predictions |= {f"{task}.prediction": found, f"{task}.label": labels}
-        print(f"{args.method}, {task}: {value:.4f} of {n} {args.split} examples")
-    with publish(args.predictions) as part, open(part, "wb") as stream:
-        np.savez(stream, **predictions)
-    provenance = {"checkpoints": [str(c) for c in args.checkpoints], "device": "cpu", "dtype": "float32", "versions": versions()}
-    write_json(args.scores, {"scores": scores, "provenance": provenance})
+    return parser
+
+
+def checked(embeddings: np.ndarray, head: Path, checkpoint: Path, data: Dataset, precision: str) -> np.ndarray:
+    """Return the head (C, d); UserError where it does not fit the data set or the embeddings, or these are not numbers."""
+    rows, classes = Checkpoint(head).read("head"), len(data.record["classes"])
+    if rows.shape != (expected := (classes, embeddings.shape[1])):
+        raise UserError(
+            f"{head}: the head is {list(rows.shape)}, expected {list(expected)}: the classes of {data.folder}, and the width of"
+            f" the embeddings of {checkpoint}; remove the head and build it again with the suite's text tower"
+        )
+    if strange := int((~np.isfinite(embeddings)).any(1).sum()):
+        reason = "it holds NaN or infinities" if precision == "float32" else f"or try another --precision than {precision}"
+        raise UserError(f"{checkpoint}: {strange} of {len(embeddings)} embeddings of {data.folder} are NaN or infinite; {reason}")
+    return rows
+
+
+def provenance(args: argparse.Namespace, module: ModuleType, forward: Forward) -> dict[str, Any]:
+    """Say how it was computed and from what: device, type, versions, and the XXH3-128 of the files that entered."""
+    entered = {str(head): [head] for head in args.heads}
+    for folder in dict.fromkeys(args.checkpoints):
+        entered[str(folder)] = [file for name in ("*.safetensors", "*.bin", "config.json") for file in folder.glob(name)]
+    for folder in args.datasets:  # the inputs are told by dataset.json, which has the digest of their source
+        entered[str(folder)] = [folder / "dataset.json", folder / f"{args.split}.labels.npy"]
+    return {
+        **forward.record(),
+        "family": module.__name__.rpartition(".")[2],
+        "batch_size": args.batch_size,
+        "checkpoints": [str(folder) for folder in args.checkpoints],
+        "xxh3_128": {path: identity(files) for path, files in entered.items()},
+        "versions": versions(),
+    }
 
 
 if __name__ == "__main__":

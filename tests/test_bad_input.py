@@ -34,7 +34,7 @@ MISTAKES = {
                                 ["ties.preprocess.trim", "'densty'", "did you mean 'density'?"]),
     "circle": (METHODS, lambda m: m["ties"].update(extends="ties_nan_delta"), ["ties -> ties_nan", "goes round in a circle"]),
     "unknown task": (SUITE, lambda s: s["tasks"].append("fruits"), ["tasks: unknown 'fruits'", "did you mean 'fruit'?"]),
-    "unknown asset": (SUITE, lambda s: s.update(base="tiny_bart"), ["assets: unknown 'tiny_bart'", "did you mean 'tiny_bert'?"]),
+    "unknown asset": (SUITE, lambda s: s.update(base="tiny_bart"), ["experts: unknown 'tiny_bart'", "did you mean 'tiny_bert'?"]),
 }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def relock(project, change):
 
 def test_an_asset_without_a_lock_says_how_to_lock_it(fresh):
     relock(fresh, lambda lock: lock.pop("tiny_bert"))
-    refused(fresh.run(BERT), "'tiny_bert' is not in config/assets.lock.json", "python -m scripts.update_lock tiny_bert")
+    refused(fresh.run(BERT), "not in config/assets.lock.json, or unverified there: tiny_bert", "update_lock tiny_bert")
     assert not (fresh / BERT).exists()
     tiny.lock(fresh.folder, "tiny_bert")
     assert fresh.run(BERT).code == 0

@@ -184,7 +184,7 @@ MISTAKES = {
     ),
     "an unknown asset": (
         ("suites/text.yaml", "base", "minilm"),
-        "text.yaml: assets: unknown 'minilm'; did you mean 'minilm_l6'?",
+        "text.yaml: base, text_tower, tokenizer, experts: unknown 'minilm'; did you mean 'minilm_l6'?",
     ),
     "an unknown asset of a task": (
         ("tasks.yaml", "movie", "assets", ["vader"]),

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 
 from merging import alignment
 from merging.checkpoints import Checkpoint, write_checkpoint
-from merging.data import write_dataset
+from merging.data import Dataset, write_dataset
 from merging.evaluate import image_encoder
 from merging.evaluate.image_encoder import CONFIG, EPS, Encoder, batches, fold, load, prepare
 from merging.results import UserError
@@ -217,21 +217,20 @@ def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, m
 
     monkeypatch.setattr(align_checkpoint.text_encoder, "load", lambda folder: tower)
     labels = np.arange(24) % 3
-    record = {"classes": words[:3], "prompts": words[:3]}
+    record = {"classes": words[:3]}
     write_dataset(tmp_path / "task", record, {"alignment": (some_images(24), labels)})
     write_dataset(tmp_path / "captions", {"classes": words, "prompts": words}, {"train": (some_images(4), np.arange(4))})
 
-    found = align_checkpoint.pairs(
-        tmp_path / "task", "alignment", lambda tokens: rows[tokens[:, 0].astype(int)], tmp_path / "tower"
-    )
+    found = align_checkpoint.pairs(Dataset(tmp_path / "task"), "alignment", rows[1:4].numpy())
     np.testing.assert_array_equal(found.texts, rows[labels + 1].numpy())
 
     settings = {**SETTINGS, "steps": 2, "batch_size": 6, "captions": "captions"}
+    prompts = json.dumps({"task": {"classes": words[:3], "templates": ["{}"]}})
     for name in ("one", "two"):
         places = {"prepared": tiny, "text-tower": tmp_path / "tower", "datasets": tmp_path / "task",
                   "captions": tmp_path / "captions", "output": tmp_path / name}  # fmt: skip
         options = [part for key, place in places.items() for part in (f"--{key}", str(place))]
-        arguments = ["align", "--family", "image_encoder", "--settings", json.dumps(settings), *options]
+        arguments = ["align", "--family", "image_encoder", "--settings", json.dumps(settings), "--prompts", prompts, *options]
         monkeypatch.setattr("sys.argv", arguments)
         align_checkpoint.main()
     assert Checkpoint(tmp_path / "one").names == Checkpoint(tiny).names

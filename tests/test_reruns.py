@@ -131,6 +131,12 @@ def test_swapped_settings_of_fine_tuning_are_noticed(project):
     assert project.jobs() == expected
 
 
+def test_a_changed_prompt_costs_a_head_and_what_is_trained_on_it_but_no_data(project):
+    project.edit("config/tasks.yaml", lambda t: t["tools"].update(prompt="words on {}"))
+    alone = {"build_head: tiny_bert, tools", "finetune_checkpoint: tiny, tools, seed 0"}
+    assert project.jobs() == alone | from_experts() | scored("pretrained") | GATHERED | PRESENTED
+
+
 def test_a_new_seed_adds_its_experts_and_leaves_the_others(project):
     config(project, lambda c: c["seeds"].append(1))
     expected = each("finetune_checkpoint", tiny.TASKS, 1) | from_experts(1) | scored("pretrained", seed=1) | premise(1)
@@ -140,7 +146,7 @@ def test_a_new_seed_adds_its_experts_and_leaves_the_others(project):
 def test_a_new_task_adds_its_expert_and_changes_every_merge(project):
     project.edit("config/tasks.yaml", lambda t: t.update(more={**t["tools"], "label": "More tools"}))
     suite(project, lambda s: s["tasks"].append("more"))
-    alone = {"prepare_dataset: tiny, more", "build_head: tiny, more", "finetune_checkpoint: tiny, more, seed 0"}
+    alone = {"prepare_dataset: tiny, more", "build_head: tiny_bert, more", "finetune_checkpoint: tiny, more, seed 0"}
     group = each("evaluate_checkpoint", [f"{method}, more" for method in tiny.RUN])
     group |= each("evaluate_candidate", [f"{candidate}, more" for candidate in CANDIDATES])
     assert project.jobs() == alone | group | (from_experts() - scored("individual")) | GATHERED | PRESENTED

@@ -121,5 +121,5 @@ def test_prepare_copies_the_checkpoint_and_names_what_is_missing(folder, tmp_pat
 
 def test_an_unknown_family_is_refused_with_the_known_ones():
     assert family("text_encoder") is text_encoder and "text_encoder" in families()
-    with pytest.raises(UserError, match=r"unknown family 'clip'; known: .*text_encoder"):
-        family("clip")
+    with pytest.raises(UserError, match=r"unknown family 'bag_of_words'; known: .*text_encoder"):
+        family("bag_of_words")

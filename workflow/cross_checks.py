@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from experiment import Experiment
 
 
+SHARED = {"data": ("input",), "checkpoints": ("family", "base", "text_tower", "experts", "multitask")}  # and what must be equal
+
+
 def check_methods(plan: Experiment) -> None:
     """Check every method of methods.yaml: evidence, host, controls, tuning."""
     for method, record in plan.methods.items():
@@ -64,8 +67,10 @@ def check_run(plan: Experiment) -> None:
 
 def check_reports(plan: Experiment) -> None:
     """Check the tables and figures of the config, and the methods that they name; a pattern may find none."""
+    for kind in ("tables", "figures", "published"):
+        plan.config.setdefault(kind, [])
+        known_names(f"config/config.yaml: {kind}", plan.config[kind], plan.reports.get(kind, {}))
     for kind in ("tables", "figures"):
-        known_names(f"config/config.yaml: {kind}", plan.config[kind], plan.reports[kind])
         for name, record in plan.reports[kind].items():
             listed = [*record.get("methods", []), *record.get("without", [])]
             exact = [method for method in listed if not set(method) & set("*?[")]
@@ -82,9 +87,26 @@ def check_suites(plan: Experiment, root: Path) -> None:
         grouped = [task for group in record.get("groups", {}).values() for task in group]
         premise = record.get("premise", {})
         known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
-        wanted = [record["base"], record["text_tower"], *filter(None, [record["input"].get("tokenizer")])]
-        known_names(f"{where}: assets", wanted, plan.assets)
+        fetched = [plan.expert_asset(suite, task) for task in [*record["tasks"], "multitask"]]
+        wanted = [record["base"], record["text_tower"], record["input"].get("tokenizer"), *fetched]
+        known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), plan.assets)
+        for kind, keys in SHARED.items():
+            _check_shared(plan, suite, kind, keys)
         captions = [record["alignment"]["captions"]] if "alignment" in record else []
         known_names(f"{where}: alignment: captions", captions, plan.tasks)
         for task in [*record["tasks"], *captions]:
             known_names(f"config/tasks.yaml: {task}: assets", plan.tasks[task]["assets"], plan.assets)
+
+
+def _check_shared(plan: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:
+    """Check that the suites that share data or checkpoints mean the same by them."""
+    record = plan.suites[suite]
+    where = f"config/suites/{suite}.yaml: {kind}: '{record.get(kind)}'"
+    if kind == "checkpoints" and kind in record and "experts" not in record:
+        raise UserError(f"{where}: only fetched experts can be shared; a suite that fine-tunes has its own: remove the key")
+    first = plan.sharing(kind, record.get(kind, suite))[0]
+    for key in keys:
+        mine, others = record.get(key), plan.suites[first].get(key)
+        if mine != others and not (key == "multitask" and None in (mine, others)):
+            found = f"but `{key}:` is {mine!r} here and {others!r} there; use another name"
+            raise UserError(f"{where} is shared with suite '{first}', {found}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import config_entries
 import cross_checks
 from config_files import check_schema, known_names, read_yaml
 from merging.assets import unavailable
@@ -33,16 +34,16 @@ class Experiment:
             check_schema(value, schemas / f"{schema}.schema.yaml", f"config/{name}")
             return value
 
-        self.assets = read("assets.yaml", "assets")
+        self.assets = config_entries.assets(folder, schemas)
         self.lock = read_json(folder / "assets.lock.json")
-        self.tasks = read("tasks.yaml", "tasks")
+        self.tasks = config_entries.tasks(folder, schemas)
         self.methods = methods(root)
         self.families = families(self.methods)
         self.evidence = read("evidence.yaml", "evidence")
         self.reports = read("tables.yaml", "tables")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
         known_names("config/config.yaml: suites", self.config["suites"], known)
-        self.suites = {s: read(f"suites/{s}.yaml", "suite") for s in self.config["suites"]}
+        self.suites = {s: config_entries.suite(s, folder, schemas) for s in self.config["suites"]}
         self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
         run = self.config["methods"]
         known_names("config/config.yaml: methods", run, [*self.families, *self.methods])
@@ -52,6 +53,8 @@ class Experiment:
         cross_checks.check_run(self)
         cross_checks.check_reports(self)
         cross_checks.check_suites(self, root)
+        for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
+            self.tasks[task] = config_entries.with_class_names(task, self.tasks[task], folder, schemas)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}
         self._skipped_methods = {suite: self._unfit(suite) for suite in (*self.suites, *self.models)}
         self.candidates = {
@@ -63,6 +66,61 @@ class Experiment:
     def own_models(self, suite: str) -> dict[str, str]:
         """Return the folder or hub id of the base and of every expert of an entry of `models`."""
         return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}
+
+    def data(self, suite: str) -> str:
+        """Return the name under which the prepared data of a suite lie, shared with suites of the same `input`."""
+        return str(self.suites[suite].get("data", suite))
+
+    def checkpoints(self, suite: str) -> str:
+        """Return the name under which base and experts of a suite lie, shared with suites of the same."""
+        return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
+
+    def tower(self, suite: str) -> str:
+        """Return the asset of the text tower, the name under which the heads of a suite lie."""
+        return str(self.suites[suite]["text_tower"])
+
+    def sharing(self, kind: str, name: str) -> list[str]:
+        """Return the suites whose `data`, `checkpoints` or `tower` have that name; the first may speak for all."""
+        place = {"data": self.data, "checkpoints": self.checkpoints, "tower": self.tower}[kind]
+        return [suite for suite in self.suites if place(suite) == name]
+
+    def expert_asset(self, suite: str, task: str) -> str | None:
+        """Return the asset of a fetched expert (or of the `multitask` model), None if it is fine-tuned here."""
+        record = self.suites[suite]
+        if task == "multitask":
+            return record.get("multitask")
+        return record["experts"].replace("{}", task) if "experts" in record else None
+
+    def class_prompts(self, task: str) -> dict[str, list[str]]:
+        """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
+
+        The classes of a mapping are in the order of its keys, as canonical JSON has them and readers number them.
+        """
+        classes, prompt = self.tasks[task]["classes"], self.tasks[task]["prompt"]
+        names = [classes[key] for key in sorted(classes)] if isinstance(classes, Mapping) else classes
+        return {"classes": [str(name) for name in names], "templates": [prompt] if isinstance(prompt, str) else list(prompt)}
+
+    def logit_scale(self, suite: str) -> float:
+        """Return the factor on cosine similarities that a suite's experts were trained with."""
+        record = self.suites[suite]
+        return float(record["finetune"]["logit_scale"] if "finetune" in record else record["logit_scale"])
+
+    def used_assets(self) -> list[str]:
+        """Return the assets of the run: bases, text towers, tokenizers, captions, data and fetched experts."""
+        names: set[str | None] = set()
+        for suite, record in self.suites.items():
+            names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
+            tasks = self.task_ids(suite)
+            names |= {name for task in [*tasks, *self.captions(suite)] for name in self.tasks[task]["assets"]}
+            multitask = ["multitask"] if "multitask" in self.run(suite) else []
+            names |= {self.expert_asset(suite, task) for task in [*tasks, *multitask]}
+        return sorted(name for name in names if name)
+
+    def unlocked(self, assets: Iterable[str] | None = None) -> list[str]:
+        """Return those of the assets (default: what the run has yet to fetch) whose lock does not say what they are."""
+        if assets is None:
+            assets = [asset for asset in self.used_assets() if not Path("results/assets", asset, "asset.json").exists()]
+        return [asset for asset in sorted(assets) if "unverified" in self.lock.get(asset, {"unverified": ""})]
 
     def _skip(self, suite: str) -> dict[str, str]:
         """Return the tasks of a suite (and its captions) that cannot be had on this machine, with the reason."""
@@ -99,6 +157,8 @@ class Experiment:
         own = suite in self.models
         experts = len(self.models[suite]["experts"] if own else self.task_ids(suite))
         found = {method: self._reason(method, experts, own) for method in self.config["methods"] if method not in REFERENCES}
+        if not own and not {"finetune", "multitask"} & self.suites[suite].keys():
+            found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}
 
@@ -202,8 +262,8 @@ class Experiment:
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
         """Return the runs of the premise experiment by id: task, protocol, examples and steps."""
-        premise, settings = self.suites[suite].get("premise"), self.suites[suite]["finetune"]
-        if not premise or premise["task"] in self.skipped[suite]:
+        premise, settings = self.suites[suite].get("premise"), self.suites[suite].get("finetune")
+        if not premise or not settings or premise["task"] in self.skipped[suite]:
             return {}
         runs = {}
         for size in premise["sizes"]:

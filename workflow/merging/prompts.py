@@ -7,15 +7,33 @@ from pathlib import Path
 
 import numpy as np
 
-from merging.classification import embed
+from merging.classification import Encoder, build_head, embed
 from merging.data.texts import tokenise
-from merging.evaluate import text_encoder
+from merging.results import UserError
 
 LENGTH = 64  # tokens; longer than any prompt
 BATCH = 64
 
 
-def embed_prompts(prompts: Sequence[str], tower: text_encoder.Encoder, folder: Path) -> np.ndarray:
+def embed_prompts(prompts: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
     """Return unit-norm embeddings (C, d) of the prompts, tokenised with the tokenizer in the tower's folder."""
     tokens = tokenise(list(prompts), folder / "tokenizer.json", LENGTH)
-    return embed(tower, tokens, text_encoder.batches(tokens, BATCH))
+    return embed(tower, tokens, by_length(tokens, BATCH))
+
+
+def by_length(tokens: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return index batches of token rows (N, n) sorted by length, so that short texts are not run padded; 0 is padding."""
+    order = np.argsort((np.asarray(tokens) != 0).sum(1), kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def filled(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return one sentence a class: its words put into the template (Radford et al. 2021); several are a UserError here."""
+    if len(templates) != 1:
+        raise UserError(f"`prompt:` has {len(templates)} templates; this text tower takes one; correct config/tasks.yaml")
+    return [templates[0].format(words) for words in classes]
+
+
+def centred_head(classes: Sequence[str], templates: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
+    """Return the head (C, d) of a task whose texts a sentence encoder embeds: one prompt a class, centred, unit rows."""
+    return build_head(embed_prompts(filled(classes, templates), tower, folder))

@@ -29,7 +29,12 @@ DYNAMIC = [m for m in plan.config["methods"] if not plan.methods[m].get("static"
 LEARNED = [method for method in plan.config["methods"] if "learn" in plan.methods[method]]
 ONE_BY_ONE = [name for name, record in plan.evidence.items() if record["kind"] != "gram_plus"]
 TOGETHER = [name for name in plan.evidence if name not in ONE_BY_ONE]
-ALIGNED = [suite for suite, record in plan.suites.items() if "alignment" in record]
+PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
+SCORING = " ".join(
+    f"--{key.replace('_', '-')} {value}" for key, value in sorted(plan.config.get("scoring", {}).items())
+)
+ALIGNED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "alignment" in record]
+FETCHED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "experts" in record]
 
 
 def any_of(names):
@@ -41,6 +46,9 @@ wildcard_constraints:
     suite=any_of([*plan.suites, *plan.models]),
     model="[A-Za-z0-9][A-Za-z0-9_.-]*",
     task=any_of(plan.tasks),
+    data=any_of(plan.data(suite) for suite in plan.suites),
+    checkpoints=any_of(plan.checkpoints(suite) for suite in plan.suites),
+    tower=any_of(plan.tower(suite) for suite in plan.suites),
     asset=any_of(plan.assets),
     method=any_of([*plan.config["methods"], *plan.candidates]),
     seed="[0-9]+",
@@ -48,7 +56,7 @@ wildcard_constraints:
     scope="model|tensor",
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
-    table=any_of(plan.reports["tables"]),
+    table=any_of({**plan.reports["tables"], **plan.reports.get("published", {})}),
     figure=any_of(plan.reports["figures"]),
 
 
@@ -67,13 +75,23 @@ def own_model(suite, name):
 
 
 def pretrained(suite):
-    return own_model(suite, "base") if suite in plan.models else f"results/checkpoints/{suite}/pretrained"
+    return (
+        own_model(suite, "base")
+        if suite in plan.models
+        else f"results/checkpoints/{plan.checkpoints(suite)}/pretrained"
+    )
+
+
+def expert(suite, seed, task):
+    """The folder of one expert, or of the model that was trained on all tasks: fetched, or fine-tuned with a seed."""
+    made = "experts" if plan.expert_asset(suite, task) else f"seed{seed}"
+    return f"results/checkpoints/{plan.checkpoints(suite)}/{made}/{task}"
 
 
 def experts(suite, seed):
     if suite in plan.models:
         return {name: own_model(suite, name) for name in plan.models[suite]["experts"]}
-    return {task: f"results/checkpoints/{suite}/seed{seed}/{task}" for task in plan.task_ids(suite)}
+    return {task: expert(suite, seed, task) for task in plan.task_ids(suite)}
 
 
 def named_experts(wildcards):
@@ -89,7 +107,7 @@ def checkpoints_of(wildcards):
     if wildcards.method == "pretrained":
         return pretrained(wildcards.suite)
     if wildcards.method == "multitask":
-        return f"results/checkpoints/{wildcards.suite}/seed{wildcards.seed}/multitask"
+        return expert(wildcards.suite, wildcards.seed, "multitask")
     if wildcards.method == "individual":
         return [experts(wildcards.suite, wildcards.seed)[task] for task in tasks_of(wildcards)]
     if wildcards.method in DYNAMIC:
@@ -104,12 +122,20 @@ def tasks_of(wildcards):
     return plan.groups(wildcards.suite)[wildcards.group]
 
 
+def dataset(suite, task):
+    return f"results/datasets/{plan.data(suite)}/{task}"
+
+
+def head(suite, task):
+    return f"results/heads/{plan.tower(suite)}/{task}.safetensors"
+
+
 def datasets_of(wildcards):
-    return [f"results/datasets/{wildcards.suite}/{task}" for task in tasks_of(wildcards)]
+    return [dataset(wildcards.suite, task) for task in tasks_of(wildcards)]
 
 
 def heads_of(wildcards):
-    return [f"results/heads/{wildcards.suite}/{task}.safetensors" for task in tasks_of(wildcards)]
+    return [head(wildcards.suite, task) for task in tasks_of(wildcards)]
 
 
 def of_each_group(pattern, suite, methods):
@@ -131,13 +157,24 @@ def scores():
     ]
 
 
-def captions(wildcards):
-    return [f"results/datasets/{wildcards.suite}/{task}" for task in plan.captions(wildcards.suite)]
+def sharing(wildcards):
+    """The suites that share the prepared data, the checkpoints or the text tower that the wildcards name."""
+    kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in wildcards.keys())
+    return plan.sharing(kind, wildcards[kind])
+
+
+def suite_of(wildcards):
+    """The record of the suite that the wildcards name, or of one that shares what they name."""
+    return plan.suites[wildcards.suite if "suite" in wildcards.keys() else sharing(wildcards)[0]]
+
+
+def expert_asset(wildcards):
+    return asset(next(filter(None, (plan.expert_asset(suite, wildcards.task) for suite in sharing(wildcards)))))
 
 
 def sources_of(wildcards):
     """The assets of a data set: its own, and the suite's tokenizer."""
-    tokenizer = plan.suites[wildcards.suite]["input"].get("tokenizer")
+    tokenizer = suite_of(wildcards)["input"].get("tokenizer")
     return [*plan.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
 
 
@@ -145,8 +182,12 @@ def reader_of(wildcards):
     return f"merging.data.{plan.tasks[wildcards.task]['reader'].split('.')[0]}"
 
 
+def family(wildcards):
+    return suite_of(wildcards)["family"]
+
+
 def family_of(wildcards):
-    return f"merging.evaluate.{plan.suites[wildcards.suite]['family']}"
+    return f"merging.evaluate.{family(wildcards)}"
 
 
 def premise_of(wildcards):
@@ -187,15 +228,15 @@ def evidence_settings(wildcards):
 
 
 def logit_scale(wildcards):
-    return plan.suites[wildcards.suite]["finetune"]["logit_scale"]
+    return plan.logit_scale(wildcards.suite)
 
 
 def every_dataset(wildcards):
-    return [f"results/datasets/{wildcards.suite}/{task}" for task in plan.task_ids(wildcards.suite)]
+    return [dataset(wildcards.suite, task) for task in plan.task_ids(wildcards.suite)]
 
 
 def every_head(wildcards):
-    return [f"results/heads/{wildcards.suite}/{task}.safetensors" for task in plan.task_ids(wildcards.suite)]
+    return [head(wildcards.suite, task) for task in plan.task_ids(wildcards.suite)]
 
 
 def evidence_norms(wildcards):
@@ -210,6 +251,12 @@ def evidence_flag(wildcards, input):
 
 
 onstart:
+    fetches = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "fetch_asset"]
+    if unlocked := plan.unlocked(job.wildcards.asset for job in fetches):
+        raise WorkflowError(
+            f"not in config/assets.lock.json, or unverified there: {', '.join(unlocked)}; expected revision, size and sha256 of what"
+            f" this run would fetch; run: python -m scripts.update_lock {' '.join(unlocked)}"
+        )
     if not os.access("results" if os.path.exists("results") else ".", os.W_OK):
         raise WorkflowError(
             "results/ cannot be written (read-only, or another user's); make it writable or choose another folder with --directory"

@@ -17,15 +17,16 @@ rule evaluate_checkpoint:
         "../../envs/encoder.yaml"
     params:
         split="test",
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
+        scoring=SCORING,
         code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
     shell:
         "python -m scripts.evaluate_checkpoint --family {params.family} --checkpoints {input.checkpoints}"
-        " --datasets {input.datasets} --heads {input.heads} --split {params.split} --suite {wildcards.suite}"
-        " --method {wildcards.method} --seed {wildcards.seed} --scores {output.scores}"
-        " --predictions {output.predictions} 2>&1 | tee {log}"
+        " --datasets {input.datasets} --heads {input.heads} --split {params.split} {params.scoring}"
+        " --threads {threads} --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed}"
+        " --scores {output.scores} --predictions {output.predictions} 2>&1 | tee {log}"
 
 
 use rule evaluate_checkpoint as evaluate_candidate with:
@@ -38,7 +39,8 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         "results/benchmarks/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.tsv"
     params:
         split="validation",
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
+        scoring=SCORING,
         code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
     message:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"

@@ -4,9 +4,9 @@
 
 rule collect_evidence:
     input:
-        checkpoint="results/checkpoints/{suite}/seed{seed}/{task}",
-        dataset="results/datasets/{suite}/{task}",
-        head="results/heads/{suite}/{task}.safetensors",
+        checkpoint=lambda wildcards: expert(wildcards.suite, wildcards.seed, wildcards.task),
+        dataset=lambda wildcards: dataset(wildcards.suite, wildcards.task),
+        head=lambda wildcards: head(wildcards.suite, wildcards.task),
     output:
         directory("results/evidence/{suite}/{evidence}/seed{seed}/{task}"),
     log:
@@ -22,7 +22,7 @@ rule collect_evidence:
         settings=evidence_settings,
         layout=layout,
         logit_scale=logit_scale,
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.collect_evidence", family_of(wildcards)),
     message:
         "collect_evidence: {wildcards.suite}, {wildcards.evidence}, {wildcards.task}, seed {wildcards.seed}"
@@ -60,7 +60,7 @@ for name in plan.suites:
             datasets=lambda wildcards: [f"{Path(folder).name}={folder}" for folder in every_dataset(wildcards)],
             folder="results/evidence/{suite}/{evidence}/seed{seed}",
             layout=layout,
-            family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+            family=family,
             code=lambda wildcards: code("scripts.collect_gram_plus", family_of(wildcards)),
         message:
             "collect_gram_plus: {wildcards.suite}, {wildcards.evidence}, seed {wildcards.seed}"
@@ -96,7 +96,7 @@ rule learn_coefficients:
         layout=layout,
         logit_scale=logit_scale,
         thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.learn_coefficients", family_of(wildcards)),
     message:
         "learn_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
@@ -122,7 +122,7 @@ rule finetune_joint:
         "../../envs/encoder.yaml"
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.finetune_joint", family_of(wildcards)),
     message:
         "finetune_joint: {wildcards.suite}, seed {wildcards.seed}"

@@ -94,8 +94,8 @@ rule select_coefficients:
 use rule finetune_checkpoint as finetune_premise with:
     input:
         base=lambda wildcards: pretrained(wildcards.suite),
-        dataset=lambda wildcards: f"results/datasets/{wildcards.suite}/{premise_of(wildcards)['task']}",
-        head=lambda wildcards: f"results/heads/{wildcards.suite}/{premise_of(wildcards)['task']}.safetensors",
+        dataset=lambda wildcards: dataset(wildcards.suite, premise_of(wildcards)["task"]),
+        head=lambda wildcards: head(wildcards.suite, premise_of(wildcards)["task"]),
     output:
         temp(directory("results/premise/{suite}/seed{seed}/{run}")),
     log:
@@ -104,7 +104,7 @@ use rule finetune_checkpoint as finetune_premise with:
         "results/benchmarks/finetune_premise/{suite}/seed{seed}/{run}.tsv"
     params:
         settings=lambda wildcards: canonical({**plan.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:
         "finetune_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
@@ -113,8 +113,8 @@ use rule finetune_checkpoint as finetune_premise with:
 rule measure_premise:
     input:
         base=lambda wildcards: pretrained(wildcards.suite),
-        dataset=lambda wildcards: f"results/datasets/{wildcards.suite}/{premise_of(wildcards)['task']}",
-        head=lambda wildcards: f"results/heads/{wildcards.suite}/{premise_of(wildcards)['task']}.safetensors",
+        dataset=lambda wildcards: dataset(wildcards.suite, premise_of(wildcards)["task"]),
+        head=lambda wildcards: head(wildcards.suite, premise_of(wildcards)["task"]),
         checkpoint="results/premise/{suite}/seed{seed}/{run}",
     output:
         "results/premise/{suite}/seed{seed}/{run}.json",
@@ -126,7 +126,7 @@ rule measure_premise:
         run=lambda wildcards: canonical(
             {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}
         ),
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         layout=layout,
         code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),
     message:

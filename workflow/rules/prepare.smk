@@ -5,40 +5,65 @@ rule prepare_dataset:
     input:
         assets=lambda wildcards: [asset(name) for name in sources_of(wildcards)],
     output:
-        directory("results/datasets/{suite}/{task}"),
+        directory("results/datasets/{data}/{task}"),
     log:
-        "results/logs/prepare_dataset/{suite}/{task}.log",
+        "results/logs/prepare_dataset/{data}/{task}.log",
     conda:
         "../../envs/encoder.yaml"
     params:
-        task=lambda wildcards: canonical({"id": wildcards.task, **plan.tasks[wildcards.task]}),
-        form=lambda wildcards: canonical(plan.suites[wildcards.suite]["input"]),
+        task=lambda wildcards: canonical(
+            {"id": wildcards.task, **{k: v for k, v in plan.tasks[wildcards.task].items() if k != "prompt"}}
+        ),
+        form=lambda wildcards: canonical(suite_of(wildcards)["input"]),
         code=lambda wildcards: code("scripts.prepare_dataset", reader_of(wildcards)),
     message:
-        "prepare_dataset: {wildcards.suite}, {wildcards.task}"
+        "prepare_dataset: {wildcards.data}, {wildcards.task}"
     shell:
         "python -m scripts.prepare_dataset --task {params.task:q} --form {params.form:q} --assets {input.assets}"
-        " --output {output} 2>&1 | tee {log}"
+        " --processes {threads} --output {output} 2>&1 | tee {log}"
 
 
 rule prepare_checkpoint:
     input:
-        lambda wildcards: asset(plan.suites[wildcards.suite]["base"]),
+        lambda wildcards: asset(suite_of(wildcards)["base"]),
     output:
-        directory("results/checkpoints/{suite}/{stage}"),
+        directory("results/checkpoints/{checkpoints}/{stage}"),
     log:
-        "results/logs/prepare_checkpoint/{suite}/{stage}.log",
+        "results/logs/prepare_checkpoint/{checkpoints}/{stage}.log",
     wildcard_constraints:
         stage="prepared|pretrained",
     conda:
         "../../envs/encoder.yaml"
     params:
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
     message:
-        "prepare_checkpoint: {wildcards.suite}"
+        "prepare_checkpoint: {wildcards.checkpoints}"
     shell:
         "python -m scripts.prepare_checkpoint --family {params.family} --source {input} --output {output} 2>&1 | tee {log}"
+
+
+rule prepare_expert:
+    input:
+        base="results/checkpoints/{checkpoints}/pretrained",
+        source=expert_asset,
+    output:
+        directory("results/checkpoints/{checkpoints}/experts/{task}"),
+    log:
+        "results/logs/prepare_expert/{checkpoints}/{task}.log",
+    wildcard_constraints:
+        task=any_of([*plan.tasks, "multitask"]),
+        checkpoints=any_of(FETCHED),
+    conda:
+        "../../envs/encoder.yaml"
+    params:
+        family=family,
+        code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
+    message:
+        "prepare_expert: {wildcards.checkpoints}, {wildcards.task}"
+    shell:
+        "python -m scripts.prepare_checkpoint --family {params.family} --source {input.source} --base {input.base}"
+        " --output {output} 2>&1 | tee {log}"
 
 
 ruleorder: align_checkpoint > prepare_checkpoint
@@ -48,10 +73,8 @@ rule align_checkpoint:
     input:
         prepared="results/checkpoints/{suite}/prepared",
         text_tower=lambda wildcards: asset(plan.suites[wildcards.suite]["text_tower"]),
-        captions=lambda wildcards: captions(wildcards),
-        datasets=lambda wildcards: [
-            f"results/datasets/{wildcards.suite}/{task}" for task in plan.task_ids(wildcards.suite)
-        ],
+        captions=lambda wildcards: [dataset(wildcards.suite, name) for name in plan.captions(wildcards.suite)],
+        datasets=every_dataset,
     output:
         directory("results/checkpoints/{suite}/pretrained"),
     log:
@@ -64,41 +87,43 @@ rule align_checkpoint:
         "../../envs/encoder.yaml"
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["alignment"]),
+        prompts=lambda wildcards: canonical({task: plan.class_prompts(task) for task in plan.task_ids(wildcards.suite)}),
         captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),
     message:
         "align_checkpoint: {wildcards.suite}"
     shell:
         "python -m scripts.align_checkpoint --family {params.family} --prepared {input.prepared}"
-        " --text-tower {input.text_tower} --datasets {input.datasets} {params.captions}"
+        " --text-tower {input.text_tower} --datasets {input.datasets} --prompts {params.prompts:q} {params.captions}"
         " --settings {params.settings:q} --output {output} 2>&1 | tee {log}"
 
 
 rule build_head:
     input:
-        dataset="results/datasets/{suite}/{task}",
-        text_tower=lambda wildcards: asset(plan.suites[wildcards.suite]["text_tower"]),
+        text_tower=asset("{tower}"),
     output:
-        "results/heads/{suite}/{task}.safetensors",
+        "results/heads/{tower}/{task}.safetensors",
     log:
-        "results/logs/build_head/{suite}/{task}.log",
+        "results/logs/build_head/{tower}/{task}.log",
     conda:
         "../../envs/encoder.yaml"
     params:
-        code=code("scripts.build_head"),
+        prompts=lambda wildcards: canonical(plan.class_prompts(wildcards.task)),
+        family=family,
+        code=lambda wildcards: code("scripts.build_head", family_of(wildcards)),
     message:
-        "build_head: {wildcards.suite}, {wildcards.task}"
+        "build_head: {wildcards.tower}, {wildcards.task}"
     shell:
-        "python -m scripts.build_head --dataset {input.dataset} --text-tower {input.text_tower}"
+        "python -m scripts.build_head --family {params.family} --prompts {params.prompts:q} --text-tower {input.text_tower}"
         " --output {output} 2>&1 | tee {log}"
 
 
 rule finetune_checkpoint:
     input:
         base=lambda wildcards: pretrained(wildcards.suite),
-        dataset="results/datasets/{suite}/{task}",
-        head="results/heads/{suite}/{task}.safetensors",
+        dataset=lambda wildcards: dataset(wildcards.suite, wildcards.task),
+        head=lambda wildcards: head(wildcards.suite, wildcards.task),
     output:
         directory("results/checkpoints/{suite}/seed{seed}/{task}"),
     log:
@@ -109,7 +134,7 @@ rule finetune_checkpoint:
         "../../envs/encoder.yaml"
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
-        family=lambda wildcards: plan.suites[wildcards.suite]["family"],
+        family=family,
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:
         "finetune_checkpoint: {wildcards.suite}, {wildcards.task}, seed {wildcards.seed}"

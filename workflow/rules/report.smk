@@ -32,13 +32,14 @@ rule compare_methods:
         "../../envs/report.yaml"
     params:
         pairs=canonical(plan.pairs()),
+        suites=canonical([{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in plan.suites]),
         flags=flags(["datasets"], plan.suites),
         code=code("scripts.compare_methods"),
     message:
         "compare_methods"
     shell:
-        "python -m scripts.compare_methods --scores {input.scores} --pairs {params.pairs:q} {params.flags}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.compare_methods --scores {input.scores} --pairs {params.pairs:q}"
+        " --suites {params.suites:q} {params.flags} --output {output} 2>&1 | tee {log}"
 
 
 rule render_table:
@@ -71,6 +72,40 @@ rule render_table:
     shell:
         "python -m scripts.render_table --table {params.table:q} --suite {params.suite:q} --methods {params.methods:q}"
         " --scores {input.scores} {params.flags} --output {params.prefix} 2>&1 | tee {log}"
+
+
+rule render_published:
+    input:
+        numbers=PUBLISHED,
+        scores="results/scores.tsv" if plan.suites else [],
+    output:
+        csv="results/published/{table}.csv",
+        md=report(
+            "results/published/{table}.md",
+            caption="../report/published.rst",
+            category="Printed tables",
+            labels={"table": "{table}"},
+        ),
+        tex="results/published/{table}.tex",
+    log:
+        "results/logs/render_published/{table}.log",
+    wildcard_constraints:
+        table=any_of(plan.reports.get("published", {})),
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    params:
+        table=printed,
+        scores="--scores results/scores.tsv" if plan.suites else "",
+        suites=canonical([suite_json(suite) for suite in plan.suites]),
+        methods=canonical(methods_json()),
+        prefix=subpath(output.md, strip_suffix=".md"),
+        code=code("scripts.render_published"),
+    message:
+        "render_published: {wildcards.table}"
+    shell:
+        "python -m scripts.render_published --table {params.table:q} --published {input.numbers} {params.scores}"
+        " --suites {params.suites:q} --methods {params.methods:q} --output {params.prefix} 2>&1 | tee {log}"
 
 
 rule draw_figure:
@@ -109,6 +144,7 @@ rule write_report:
         scores="results/scores.tsv",
         tables=tables(),
         figures=figures(),
+        published=published(),
         material=[file for suite in plan.suites for name in MATERIAL for file in MATERIAL[name](suite)],
     output:
         report(
@@ -132,7 +168,7 @@ rule write_report:
         "write_report"
     shell:
         "python -m scripts.write_report --suites {params.suites:q} --methods {params.methods:q} --scores {input.scores}"
-        " --tables {input.tables} --figures {input.figures} {params.flags} --provenance {params.provenance:q}"
+        " --tables {input.tables} --figures {input.figures} --published {input.published} {params.flags} --provenance {params.provenance:q}"
         " --output {output} 2>&1 | tee {log}"
 
 
@@ -151,3 +187,17 @@ rule write_run_config:
         "write_run_config"
     shell:
         "python -m scripts.write_run_config --run {params.run:q} --output {output} 2>&1 | tee {log}"
+
+
+rule plan:
+    # Not made by a run: `snakemake plan` says what a run of this config would fetch, need and cost.
+    localrule: True
+    conda:
+        "../../envs/workflow.yaml"
+    params:
+        config=canonical(dict(config)),
+        jobs=max(workflow.cores or 1, workflow.nodes or 1),
+    message:
+        "plan"
+    shell:
+        "python -m scripts.plan_run --config {params.config:q} --jobs {params.jobs}"

@@ -19,14 +19,25 @@ def figures():
     return of_each_suite("figures", "results/figures/{name}_{suite}.svg")
 
 
+def published():
+    return [f"results/published/{table}.md" for table in plan.config["published"]]
+
+
 def wanted():
     """What a run makes: of suites scores, tables, figures and the report; of the user's own models the merges."""
-    files = ["results/run_config.yaml"]
+    files = ["results/run_config.yaml", *published()]
     if plan.suites:
         files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
     for suite in plan.models:
         files += [f"results/merged/{suite}/{m}/seed{seed}" for m in plan.merges(suite) for seed in plan.config["seeds"]]
     return files
+
+
+def task_json(suite, task):
+    record = plan.tasks[task]
+    counts = record.get("arguments", {}).get("counts", {}) if "experts" in plan.suites[suite] else {}
+    fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
+    return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched}
 
 
 def suite_json(suite):
@@ -35,14 +46,21 @@ def suite_json(suite):
         "id": suite,
         "label": record["label"],
         "notes": record.get("notes", []),
-        "finetune": {key: record["finetune"][key] for key in ("steps", "batch_size")},
-        "tasks": [{"id": task, "label": plan.tasks[task]["label"]} for task in plan.task_ids(suite)],
+        "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
+        **{key: record[key] for key in ("collection", "published") if key in record},
+        "data": plan.data(suite),
+        "tasks": [task_json(suite, task) for task in plan.task_ids(suite)],
         "seeds": plan.config["seeds"],
         "skipped": [
             {"task": plan.tasks[task]["label"], "reason": reason} for task, reason in plan.skipped[suite].items()
         ],
         "skipped_methods": plan.skipped_methods(suite),
     }
+
+
+def printed(wildcards):
+    """A printed table as config/tables.yaml describes it."""
+    return canonical({"id": wildcards.table, **plan.reports["published"][wildcards.table]})
 
 
 def methods_json():
@@ -58,7 +76,7 @@ MATERIAL = {
         for seed in plan.config["seeds"]
     ],
     "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in plan.config["seeds"]],
-    "datasets": lambda suite: [f"results/datasets/{suite}/{task}" for task in plan.task_ids(suite)],
+    "datasets": lambda suite: [dataset(suite, task) for task in plan.task_ids(suite)],
     "premise": lambda suite: [f"results/premise/{suite}.tsv"] if plan.premise_runs(suite) else [],
 }
 
@@ -90,16 +108,6 @@ def flags_of(kind):
     return lambda wildcards: flags(plan.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
 
 
-def used_assets():
-    """The assets of the run: bases, text towers, tokenizers, captions and data."""
-    names = set()
-    for suite, record in plan.suites.items():
-        names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
-        tasks = [*plan.task_ids(suite), *plan.captions(suite)]
-        names |= {name for task in tasks for name in plan.tasks[task]["assets"]}
-    return sorted(filter(None, names))
-
-
 def run_config():
     """Everything that the config decided for this run, with `extends` resolved."""
     return {
@@ -107,7 +115,7 @@ def run_config():
         "suites": plan.suites,
         "tasks": {task: plan.tasks[task] for suite in plan.suites for task in plan.suites[suite]["tasks"]},
         "methods": {method: plan.methods[method] for method in plan.config["methods"]},
-        "assets": {name: {**plan.assets[name], "lock": plan.lock.get(name)} for name in used_assets()},
+        "assets": {name: {**plan.assets[name], "lock": plan.lock.get(name)} for name in plan.used_assets()},
         "skipped": plan.skipped,
         "skipped_methods": {suite: plan.skipped_methods(suite) for suite in [*plan.suites, *plan.models]},
     }
@@ -126,7 +134,7 @@ def provenance():
                 **{k: plan.assets[name][k] for k in keys if k in plan.assets[name]},
                 "sha256": plan.lock.get(name, {}).get("sha256"),
             }
-            for name in used_assets()
+            for name in plan.used_assets()
         ],
         "suites": {
             suite: {k: plan.suites[suite][k] for k in ("finetune", "merge", "premise") if k in plan.suites[suite]}

@@ -7,7 +7,7 @@ twice as fast, and a run starts some sixty processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from merging import waist
 from merging.checkpoints import write_checkpoint
 from merging.results import UserError, read_json
 
@@ -114,11 +115,14 @@ def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
     return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
 
 
-def prepare(source: Path | str, output: Path | str) -> None:
+def prepare(source: Path | str, output: Path | str, base: Path | str | None = None, farthest: float = waist.FARTHEST) -> None:
     """Fold the batch norms of the ImageNet checkpoint (*.pth) in `source` and write the narrow waist.
 
-    The classifier is left out; the projection starts at seeded random values.
+    The classifier is left out; the projection starts at seeded random values. With `base`, the source is an expert of it
+    that lies in the narrow waist already, and is checked against it (`waist.copy_expert`).
     """
+    if base is not None:
+        return waist.copy_expert(Path(source), Path(output), Path(base), farthest)
     files = sorted(Path(source).glob("*.pth"))
     if len(files) != 1:
         raise UserError(f"{source}: expected one *.pth of EfficientNet-Lite0, found {len(files)}; see config/assets.yaml")
@@ -128,6 +132,13 @@ def prepare(source: Path | str, output: Path | str) -> None:
     except KeyError as error:
         raise UserError(f"{files[0]}: no tensor {error}; expected the names of efficientnet_lite_pytorch") from None
     write_checkpoint(Path(output), folded, CONFIG)
+
+
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+    """Return the head (C, d) of a task from the folder of the sentence encoder: centred, unit rows."""
+    from merging.evaluate import text_encoder
+
+    return text_encoder.head(classes, templates, tower)
 
 
 def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ alone 2.1, and a run starts some sixty such processes; a test holds it equal to 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from merging import waist
+from merging.prompts import by_length as batches
+from merging.prompts import centred_head
 from merging.provenance import publish
 from merging.results import UserError, read_json
+
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json")  # what a checkpoint must have
 EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")  # kept where there, for other tools
@@ -124,20 +130,24 @@ def _check(path: Path, config: dict[str, Any]) -> None:
                             "choose another `family:` or base in the suite")  # fmt: skip
 
 
-def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches sorted by length, so that short texts are not run padded."""
-    order = np.argsort((np.asarray(inputs) != 0).sum(1), kind="stable")
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def prepare(source: Path | str, output: Path | str, base: Path | str | None = None, farthest: float = waist.FARTHEST) -> None:
+    """Copy weights, config and tokenizer of a raw asset folder; the layout is the narrow waist already.
 
-
-def prepare(source: Path | str, output: Path | str) -> None:
-    """Copy weights, config and tokenizer of a raw asset folder; the layout is the narrow waist already."""
+    With `base`, the folder is an expert of it and checked against it (`waist.copy_expert`).
+    """
     source = Path(source)
     missing = [name for name in FILES if not (source / name).is_file()]
     if missing:
         raise UserError(f"{source}: no {missing[0]}; family text_encoder needs {', '.join(FILES)}; see config/assets.yaml")
+    if base is not None:
+        return waist.copy_expert(source, Path(output), Path(base), farthest, (*FILES[2:], *EXTRA))
     with publish(Path(output)) as part:
         part.mkdir(parents=True)
         for name in (*FILES, *EXTRA):
             if (source / name).is_file():
                 shutil.copyfile(source / name, part / name)
+
+
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+    """Return the head (C, d) of a task from the folder of this encoder: centred, unit rows."""
+    return centred_head(classes, templates, load(tower), Path(tower))

@@ -1,0 +1,69 @@
+"""The graph of a hundred methods on twenty tasks of three suites is planned in a minute, and a mistake is told at once."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import tiny
+from project import SNAKEMAKE, Project
+
+SUITES, TASKS = ("first", "second", "third"), [f"task{number}" for number in range(20)]
+JOBS, SECONDS, BYTES = 6000, 60, 1e9
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The tiny project with twenty copies of a task, three suites and every method there is; nothing is run."""
+    project = Project(tiny.build(tmp_path_factory.mktemp("scale") / "project"))
+    fruit = tiny.read_yaml(project / "config/tasks.yaml")["fruit"]
+    tiny.write_yaml(project / "config/tasks.yaml", {task: {**fruit, "label": task} for task in TASKS})
+    suite = {key: value for key, value in tiny.SUITE.items() if key not in ("groups", "premise")}
+    for name in SUITES:
+        tiny.write_yaml(project / f"config/suites/{name}.yaml", {**suite, "tasks": TASKS})
+    methods = tiny.read_yaml(tiny.ROOT / "config/study.yaml")["methods"]
+    project.edit("config/config.yaml", lambda c: c.update(suites=list(SUITES), methods=methods))
+    return project
+
+
+def used(command, folder, environment):
+    """Run a command; return its output, the processor seconds of all its processes, and the peak memory of the largest."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **streams) as child:
+        text = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def test_thousands_of_jobs_are_planned_in_a_minute(project):
+    command = [*SNAKEMAKE, "--dry-run", "--quiet", "rules"]
+    text, seconds, memory = used(command, project.folder, project.environment())
+    total = re.search(r"^total +(\d+)", text, flags=re.MULTILINE)
+    assert total and int(total[1]) >= JOBS, text[-3000:]
+    assert seconds < SECONDS, f"{seconds:.0f} s of processor time for {total[1]} jobs"
+    assert memory < BYTES, f"{memory / 1e6:.0f} MB at the peak"
+
+
+def test_a_mistake_is_told_in_two_seconds(project):
+    project.edit("config/config.yaml", lambda c: c["methods"].append("task_arithmetik"))
+    try:
+        text, seconds, _ = used([*SNAKEMAKE, "--dry-run"], project.folder, project.environment())
+        assert "did you mean 'task_arithmetic'?" in text
+        assert seconds < 2, f"{seconds:.1f} s of processor time"
+    finally:
+        project.edit("config/config.yaml", lambda c: c["methods"].remove("task_arithmetik"))
+
+
+def test_planning_imports_no_torch(project):
+    program = (
+        "import sys; from snakemake.cli import main\n"
+        "try: main(['--dry-run', '--quiet', 'all'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'open_clip', 'datasets'} & set(sys.modules), 'imported while planning'"
+    )
+    project.edit("config/config.yaml", lambda c: c.update(suites=["first"], methods=["pretrained", "ties_nan_delta"]))
+    done = subprocess.run([sys.executable, "-c", program], cwd=project.folder, env=project.environment(), text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

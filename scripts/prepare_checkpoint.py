@@ -1,4 +1,4 @@
-"""Bring a base model into the one form that everything later reads: safetensors and config.json (rule prepare_checkpoint)."""
+"""Bring a base, or an expert of it, into the one form that everything later reads (rules prepare_checkpoint, prepare_expert)."""
 
 import argparse
 from pathlib import Path
@@ -12,9 +12,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", required=True)
     parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="of an expert: what it was fine-tuned from, prepared or as fetched")
+    parser.add_argument("--farthest", type=float, help="of an expert: the greatest |tau| / |W_0| that is believed")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    family(args.family).prepare(args.source, args.output)
+    settings = {} if args.farthest is None else {"farthest": args.farthest}
+    family(args.family).prepare(args.source, args.output, args.base, **settings)
 
 
 if __name__ == "__main__":

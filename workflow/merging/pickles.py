@@ -1,4 +1,4 @@
-"""Read the weight files that PyTorch pickles (`pytorch_model.bin`) without running what they hold. Needs torch, at use."""
+"""Read the weight files that PyTorch pickles (`pytorch_model.bin`) without running what they hold; torch is loaded at use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from merging.results import UserError
+from merging.stand_ins import StandIn, Unpickler, walked
 from merging.storage import DTYPES, NAMES, Tensor
+from merging.torch_files import ZIP, Piece, unpickled
 
-ZIP = b"PK\x03\x04"  # what every file starts with that torch.save has written since version 1.6
 WRAPPER = "state_dict"  # the key under which training programs keep the tensors
 BITS = {1: "uint8", 2: "uint16"}  # types that NumPy lacks are viewed as bits of their size
 
@@ -61,6 +62,35 @@ def pickled_tensors(file: Path) -> dict[str, Tensor]:
     return dict(_tensors(file, content, mapped))
 
 
+def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a state dict or of a whole module by name, and the class of every part of a module by name.
+
+    The file is mapped, and nothing that it names is imported or run (`merging.stand_ins`). Raises UserError for a file
+    that is cut or broken, or that holds neither.
+    """
+    entries: dict[str, Tensor] = {}
+    kinds: dict[str, str] = {}
+    try:
+        root = unpickled(file, Unpickler)
+        if isinstance(root, Mapping) and isinstance(root.get(WRAPPER), (Mapping, StandIn)):
+            root = root[WRAPPER]
+        for name, value in root.items() if isinstance(root, Mapping) else walked(root, "", kinds):
+            if not isinstance(name, str) or not isinstance(value, Piece):
+                raise UserError(
+                    f"{file}: {name!r} is an object of type {type(value).__name__}; expected nothing but tensors by name, or a"
+                    " module of them; save the model's state_dict alone"
+                )
+            entries[name] = Mapped(value.dtype, value.shape, value.numbers(), held=False)
+    except UserError:
+        raise
+    except Exception as error:  # on a broken file the reader raises whatever its words run into
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{file}: cannot be read ({reason}); it is cut, broken or no weights; fetch it again") from None
+    if not entries:
+        raise UserError(f"{file}: holds an object of type {type(root).__name__} without tensors; expected a model")
+    return entries, kinds
+
+
 def _load(file: Path, mapped: bool) -> Any:
     import torch
 
@@ -72,7 +102,8 @@ def _load(file: Path, mapped: bool) -> Any:
         if code:
             raise UserError(
                 f"{file}: holds code ({code[1]}), which was not run; expected tensors only. Use the model's safetensors, or"
-                " have the file saved again by someone you trust"
+                " have the file saved again by someone you trust; of image encoders of open_clip, a suite of the family open_clip"
+                " reads the tensors out of whole pickled modules"
             ) from None
         reason = str(error).strip().rsplit("WeightsUnpickler error:", 1)[-1].strip().split("\n")[0].split(". ")[0][:200]
         raise UserError(

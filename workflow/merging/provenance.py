@@ -15,7 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PACKAGES = ("numpy", "numba", "scipy", "torch", "tokenizers", "safetensors", "snakemake")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "scipy",
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip_torch",
+    "tokenizers",
+    "safetensors",
+    "snakemake",
+)
 
 
 @contextmanager

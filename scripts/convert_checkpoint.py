@@ -1,0 +1,31 @@
+"""Turn a CLIP of open_clip into one of transformers, or back: the same numbers under other names."""
+
+import argparse
+from pathlib import Path
+
+from merging import conversion
+from merging.evaluate import clip, open_clip
+from merging.results import command_line
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="a folder: a whole CLIP, its vision half, or a file fine-tuned from it")
+    parser.add_argument("--to", choices=("open_clip", "transformers"), required=True)
+    parser.add_argument("--base", type=Path, help="the whole CLIP, for a model that lacks its config or projection")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    if args.to == "open_clip":
+        conversion.to_open_clip(args.model, args.output, args.base)
+    else:
+        words, merges = open_clip.tokenizer()
+        left = conversion.to_transformers(
+            args.model, args.output, args.base, lambda folder: clip.write_tokenizer(folder, words, merges)
+        )
+        if left:
+            print(f"left out, since no image needs it: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -190,14 +190,16 @@ rule write_run_config:
 
 
 rule plan:
-    # Not made by a run: `snakemake plan` says what a run of this config would fetch, need and cost.
+    # Asked for by name: `snakemake plan`.
+    log:
+        "results/logs/plan.log",
     localrule: True
     conda:
         "../../envs/workflow.yaml"
     params:
-        config=canonical(dict(config)),
-        jobs=max(workflow.cores or 1, workflow.nodes or 1),
+        config=canonical(config),
+        jobs=workflow.nodes or workflow.cores or 1,
     message:
-        "plan"
+        "plan: what a run would fetch, write, do and take"
     shell:
-        "python -m scripts.plan_run --config {params.config:q} --jobs {params.jobs}"
+        "python -m scripts.plan_run --config {params.config:q} --jobs {params.jobs} 2>&1 | tee {log}"

@@ -1,0 +1,34 @@
+"""Say what a run would fetch, write, do and take, and refuse one that does not fit the disk (rule plan). Runs nothing."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from merging.results import UserError, command_line
+from planning.jobs import dry_run
+from planning.overview import check_fits, overview
+from planning.sizes import Sizes
+from planning.text import text
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Parse the command line and print the plan; exit code 1 if the run does not fit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="overlays of config.yaml, as of snakemake")
+    parser.add_argument("--config", type=json.loads, default={}, help="keys of the config as JSON")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="jobs at once (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: expected how many jobs run at once, 1 or more")
+    plan, jobs = dry_run(ROOT, args.configfile, args.config)
+    found = overview(Sizes(plan, ROOT), jobs, args.jobs)
+    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else text(found), flush=True)
+    check_fits(found)
+
+
+if __name__ == "__main__":
+    command_line(main)

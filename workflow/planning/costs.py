@@ -1,0 +1,181 @@
+"""Estimate how long jobs take: what the config asks of each, times the prices of config/costs.yaml, on so many at once."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from merging.recipe import DEFAULTS, hyper_parameters, word_of
+from method_entries import WORDS
+from planning.jobs import TOGETHER, Job
+from planning.sizes import Sizes, scored
+
+DEVICES = ("cpu", "gpu")
+FETCHES = ("fetch_asset", "fetch_model")
+
+
+class Work(NamedTuple):
+    """What a job does besides starting: forward passes of examples, merging, and the rest, which is for a core."""
+
+    passes: float = 0.0
+    merging: Mapping[str, float] = {"cpu": 0.0, "gpu": 0.0}  # seconds
+    core: float = 0.0  # seconds
+
+
+def seconds(sizes: Sizes, job: Job, gpu: bool) -> float:
+    """Return how long a job takes, on a GPU or on one core."""
+    device, work = DEVICES[gpu], WORK[job.kind](sizes, job) if job.kind in WORK else Work()
+    found = _entry(sizes, job)["start"] + work.core + work.merging[device]
+    if work.passes:
+        precision = sizes.plan.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
+        found += work.passes * sizes.model(job.suite(sizes.plan))[device] / 1000 * sizes.table["precision"].get(precision, 1.0)
+    return float(found)
+
+
+def can_use_gpu(sizes: Sizes, job: Job) -> bool:
+    """Say whether there is a key of the config that sends a job to a GPU."""
+    return "gpu" in _entry(sizes, job)
+
+
+def on_gpu(sizes: Sizes, job: Job) -> bool:
+    """Say whether the config sends a job to a GPU."""
+    found: Any = sizes.plan.config
+    for part in str(_entry(sizes, job).get("gpu", "nowhere")).split("."):
+        found = found.get(part, {})
+    return str(found).startswith("cuda")
+
+
+def _entry(sizes: Sizes, job: Job) -> dict[str, Any]:
+    jobs = sizes.table["jobs"]
+    return dict(jobs.get(job.kind, jobs["other"]))
+
+
+def makespan(jobs: Sequence[Job], times: Sequence[float], at_once: int) -> float:
+    """Return when the last job ends if each waits for its inputs and `at_once` run at a time, in their order, in seconds.
+
+    Downloads share the network: those that run together take so much longer.
+    """
+    makers = {file: number for number, job in enumerate(jobs) for file in job.outputs}
+    waits = [{makers[file] for file in job.inputs if file in makers} for job in jobs]
+    followers: dict[int, list[int]] = defaultdict(list)
+    for number, needed in enumerate(waits):
+        for other in needed:
+            followers[other].append(number)
+    shared = min(at_once, sum(job.kind in FETCHES for job in jobs))
+    ready = [number for number, needed in enumerate(waits) if not needed]
+    heapq.heapify(ready)
+    running: list[tuple[float, int]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < at_once:
+            number = heapq.heappop(ready)
+            heapq.heappush(running, (now + times[number] * (shared if jobs[number].kind in FETCHES else 1), number))
+        now, ended = heapq.heappop(running)
+        for number in followers[ended]:
+            waits[number].discard(ended)
+            if not waits[number]:
+                heapq.heappush(ready, number)
+    return now
+
+
+# ---- what a job does, by rule -----------------------------------------------------------------------------------------
+
+
+def _fetch(sizes: Sizes, job: Job) -> Work:
+    return Work(core=(sizes.asset(job.wildcards["asset"]) or 0) / sizes.table["network"])
+
+
+def _dataset(sizes: Sizes, job: Job) -> Work:
+    suite = job.suite(sizes.plan)
+    kind = "image" if "side" in sizes.plan.suites[suite]["input"] else "text"
+    return Work(core=sizes.dataset(suite, job.wildcards["task"]) * _entry(sizes, job)[kind] / 1000)
+
+
+def _prepare(sizes: Sizes, job: Job) -> Work:
+    return Work(core=sizes.gigabytes(job.suite(sizes.plan)) * _entry(sizes, job)["gigabyte"])
+
+
+def _head(sizes: Sizes, job: Job) -> Work:
+    prompts = sizes.plan.class_prompts(job.wildcards["task"])
+    count = len(prompts["classes"]) * len(prompts["templates"])
+    return Work(core=count * sizes.model(job.suite(sizes.plan))["text"] / 1000)
+
+
+def _train(sizes: Sizes, job: Job) -> Work:
+    suite, price = job.suite(sizes.plan), sizes.table["training"]
+    settings = sizes.plan.suites[suite]["alignment" if job.kind == "align_checkpoint" else "finetune"]
+    steps = settings["steps"] * (sizes.experts(suite) if job.kind == "finetune_joint" else 1)
+    if job.kind == "finetune_premise":
+        steps = sizes.plan.premise_runs(suite)[job.wildcards["run"]]["steps"]
+    return Work(steps * settings["batch_size"] * price["passes"], core=steps * sizes.gigabytes(suite) * price["gigabyte"])
+
+
+def _evidence(sizes: Sizes, job: Job) -> Work:
+    record = sizes.plan.evidence[job.wildcards["evidence"]]
+    passes = sizes.table["evidence"][record["kind"]]["passes"]
+    if isinstance(passes, Mapping):
+        estimator = record.get("estimator", next(iter(passes)))
+        classes = sizes.plan.class_prompts(job.wildcards["task"])["classes"] if estimator == "exact" else [""]
+        passes = passes[estimator] * len(classes)
+    return Work(record["examples"] * passes * len(job.outputs))
+
+
+def _learn(sizes: Sizes, job: Job) -> Work:
+    suite, price = job.suite(sizes.plan), sizes.table["learning"]
+    settings = {**sizes.plan.methods[job.wildcards["method"]]["learn"], **sizes.plan.suites[suite].get("learn", {})}
+    count, steps = sizes.experts(suite), settings["steps"]
+    merges = steps * sizes.gigabytes(suite, count) * price["gigabyte"]
+    return Work(steps * settings["batch_size"] * count * price["passes"], core=merges)
+
+
+def _measure(sizes: Sizes, job: Job) -> Work:
+    suite = job.suite(sizes.plan)
+    return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * sizes.table["merges"]["measure"])
+
+
+def _premise(sizes: Sizes, job: Job) -> Work:
+    suite = job.suite(sizes.plan)
+    return Work(sizes.examples(suite, sizes.plan.premise_runs(suite)[job.wildcards["run"]]["task"], "validation"))
+
+
+def _merge(sizes: Sizes, job: Job) -> Work:
+    suite, method = job.suite(sizes.plan), job.wildcards["method"]
+    read = sizes.gigabytes(suite, sizes.experts(suite) + 1)
+    record = sizes.plan.methods[sizes.plan.candidates.get(method, (method,))[0]]
+    slots = ("preprocess", "combine", "postprocess")
+    rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, slot) for slot in slots]
+    return Work(merging={device: read * sum(each[device] for each in rates) for device in DEVICES})
+
+
+def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], slot: str) -> dict[str, float]:
+    """Return the seconds a GB that a method's word of one slot takes, by device; `width` in thousands of columns."""
+    name, given = word_of(record.get(slot, DEFAULTS[slot]), slot)
+    word, factor = WORDS[slot][name], 1.0
+    if name in prices["steps"]:
+        found, factor = prices["steps"][name], width * given.get("steps", hyper_parameters(word)["steps"][1])
+    elif name in prices["matrices"]:
+        found, factor = prices["matrices"][name], width
+    else:
+        found = prices["words"].get(name, prices["whole" if getattr(word, "whole", False) else "piece"])
+    return {device: factor * found[device] for device in DEVICES}
+
+
+def _evaluate(sizes: Sizes, job: Job) -> Work:
+    return Work(scored(sizes, job))
+
+
+WORK: dict[str, Callable[[Sizes, Job], Work]] = {
+    "fetch_asset": _fetch,
+    "prepare_dataset": _dataset,
+    **dict.fromkeys(("prepare_checkpoint", "prepare_expert"), _prepare),
+    "build_head": _head,
+    **dict.fromkeys(("align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint"), _train),
+    **dict.fromkeys(("collect_evidence", TOGETHER), _evidence),
+    "learn_coefficients": _learn,
+    **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
+    "measure_premise": _premise,
+    **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
+    **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _evaluate),
+}

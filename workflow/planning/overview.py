@@ -1,0 +1,188 @@
+"""Put together what a run would fetch, write, do and take, and whether the disk holds it."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from merging.disk import MARGIN, human
+from merging.downloads import missing
+from merging.repositories import wanted
+from merging.results import UserError
+from merging.transfers import Remote
+from planning.costs import can_use_gpu, makespan, on_gpu, seconds
+from planning.jobs import Job
+from planning.sizes import Sizes, held
+
+STORE = Path("results/downloads")
+FOLDERS = ("assets", "models", "datasets", "checkpoints", "evidence", "merged")  # of results/ that are large; all else is `other`
+
+
+def overview(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+    """Return the whole plan as JSON has it: assets, disk, jobs and hours."""
+    return {
+        "directory": str(Path.cwd()),
+        "jobs_at_once": at_once,
+        "assets": assets(sizes, jobs),
+        "update_lock": lock_command(_unlocked(sizes, jobs)),
+        "skipped": {suite: reasons for suite, reasons in sizes.plan.skipped.items() if reasons},
+        "disk": disk(sizes, jobs, at_once),
+        "jobs": by_rule(sizes, jobs),
+        "time": times(sizes, jobs, at_once),
+    }
+
+
+def _unlocked(sizes: Sizes, jobs: Sequence[Job]) -> list[str]:
+    """Return the assets that are to be fetched and not locked: what a run stops before."""
+    return sizes.plan.unlocked(job.wildcards["asset"] for job in jobs if job.kind == "fetch_asset" and job.to_do)
+
+
+def lock_command(unlocked: Sequence[str]) -> str | None:
+    """Return the one command that locks assets."""
+    return f"python -m scripts.update_lock {' '.join(unlocked)}" if unlocked else None
+
+
+# ---- assets -----------------------------------------------------------------------------------------------------------
+
+
+def assets(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Return every asset and every model of the hub that the run has or fetches: where from, bytes, how exact."""
+    unlocked, found = set(_unlocked(sizes, jobs)), []
+    for job in jobs:
+        if job.kind == "fetch_asset":
+            name = job.wildcards["asset"]
+            size = _to_fetch(sizes, name) if job.to_do else held(job.outputs[0])
+            entry = {"source": _source(sizes.plan.assets[name]), "bytes": size, "locked": name not in unlocked}
+        elif job.kind == "fetch_model":
+            name = f"{job.wildcards['suite']}/{job.wildcards['model']}"
+            place = sizes.plan.own_models(job.wildcards["suite"])[job.wildcards["model"]]
+            entry = {"source": f"hub {place}", "bytes": None if job.to_do else held(job.outputs[0]), "locked": True}
+        else:
+            continue
+        found.append({"asset": name, **entry, "exact": entry["locked"] and entry["bytes"] is not None, "fetch": job.to_do})
+    return sorted(found, key=lambda entry: str(entry["asset"]))
+
+
+def _to_fetch(sizes: Sizes, asset: str) -> int | None:
+    """Return the bytes that have yet to come: all, less what an earlier run left of files of the hub."""
+    pinned = sizes.plan.lock.get(asset, {})
+    if "files" not in pinned:
+        return sizes.asset(asset)
+    remotes = [Remote("", name, file["size"], file["sha256"]) for name, file in pinned["files"].items()]
+    return sum(missing(remote, STORE / str(remote.sha256)) for remote in remotes)
+
+
+def _source(wish: Any) -> str:
+    """Say where an asset comes from."""
+    if wish["kind"] == "hub":
+        return f"hub {wanted(wish).removesuffix('@main')}"
+    name = next(str(wish[key]) for key in ("package", "url", "path") if key in wish)
+    return " ".join(filter(None, (wish["kind"], name, str(wish.get("version", "")))))
+
+
+# ---- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def disk(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+    """Return by folder of results/ what is there, what comes and in how many outputs, and what each disk has free."""
+    rows = {name: {"there": 0, "to_come": 0, "outputs": 0, "unknown": 0} for name in (*FOLDERS, "other")}
+    temporary = []
+    for job in jobs:
+        row = rows[_folder(job)]
+        there = sum(map(held, job.outputs))
+        row["there"] += there
+        if job.to_do:
+            size = sizes.output(job)
+            row["outputs"] += len(job.outputs)
+            row["unknown"] += size is None
+            if job.temporary:
+                temporary.append(size or 0)
+            else:
+                row["to_come"] += max(0, (size or 0) - there)  # an output that is made again is removed first
+    peak = sorted(temporary, reverse=True)[:at_once]  # what is used is removed before the next is made
+    rows["temporary"] = {"there": 0, "to_come": sum(peak), "outputs": len(temporary), "unknown": 0}
+    kept = {name: row for name, row in rows.items() if any(row.values())}
+    return {"folders": kept, "disks": _disks(kept)}
+
+
+def _folder(job: Job) -> str:
+    name = Path(job.outputs[0]).parts[1]
+    return name if name in FOLDERS else "other"
+
+
+def _disks(rows: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Return what every disk below results/ has free and has to hold; a folder may be a link to another disk."""
+    needs: dict[int, list[Any]] = defaultdict(lambda: [[], 0, Path(".")])
+    for name, row in rows.items():
+        there = next(path for path in (Path("results", name), Path("results"), Path(".")) if path.exists())
+        found = needs[there.stat().st_dev]
+        found[0].append(name)
+        found[1] += row["to_come"]
+        found[2] = there
+    return [
+        {"holds": names, "needed": needed, "free": (free := shutil.disk_usage(place).free), "fits": needed + MARGIN <= free}
+        for names, needed, place in needs.values()
+    ]
+
+
+def check_fits(plan: dict[str, Any]) -> None:
+    """Raise a UserError if a disk cannot hold what the run writes."""
+    for found in plan["disk"]["disks"]:
+        if not found["fits"]:
+            short = found["needed"] + MARGIN - found["free"]
+            raise UserError(
+                f"the run does not fit the disk: it writes about {human(found['needed'])} to results/"
+                f" ({', '.join(found['holds'])}), {human(found['free'])} are free in {plan['directory']}; {human(short)} are"
+                " missing. Free some, run elsewhere with --directory, or take fewer suites, methods or seeds in the config"
+            )
+
+
+# ---- jobs and time ----------------------------------------------------------------------------------------------------
+
+
+def by_rule(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Return by rule how many jobs are to do and done, and the seconds of cores and of GPUs that those to do take."""
+    to_do, done = (Counter(job.kind for job in jobs if job.to_do is state) for state in (True, False))
+    taken: dict[str, dict[str, float]] = defaultdict(lambda: {"core": 0.0, "gpu": 0.0})
+    for job in jobs:
+        if job.to_do:
+            gpu = on_gpu(sizes, job)
+            taken[job.kind]["gpu" if gpu else "core"] += seconds(sizes, job, gpu)
+    return [
+        {"rule": rule, "to_do": to_do[rule], "done": done[rule]}
+        | {f"{device}_seconds": round(taken[rule][device], 1) for device in ("core", "gpu")}
+        for rule in _in_order(jobs)
+    ]
+
+
+def _in_order(jobs: Sequence[Job]) -> list[str]:
+    """Return the rules in the order of a run: those that need least before them first."""
+    makers = {file: job for job in jobs for file in job.outputs}
+    depths: dict[int, int] = {}
+
+    def depth(job: Job) -> int:
+        if id(job) not in depths:
+            depths[id(job)] = 1 + max((depth(makers[file]) for file in job.inputs if file in makers), default=0)
+        return depths[id(job)]
+
+    deepest: dict[str, int] = {}
+    for job in jobs:
+        deepest[job.kind] = max(deepest.get(job.kind, 0), depth(job))
+    return sorted(deepest, key=lambda rule: (deepest[rule], rule))
+
+
+def times(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+    """Return what the run takes as the config is, and with a GPU for every job that can use one, in seconds."""
+    waiting = [job for job in jobs if job.to_do]
+
+    def taken(uses: Callable[[Sizes, Job], bool]) -> dict[str, float]:
+        gpus = [uses(sizes, job) for job in waiting]
+        found = [seconds(sizes, job, gpu) for job, gpu in zip(waiting, gpus, strict=True)]
+        spent = {gpu: sum(time for time, used in zip(found, gpus, strict=True) if used is gpu) for gpu in (False, True)}
+        times = {"core_seconds": spent[False], "gpu_seconds": spent[True], "wall_seconds": makespan(waiting, found, at_once)}
+        return {name: round(time, 1) for name, time in times.items()}
+
+    return {"as_configured": taken(on_gpu), "with_gpus": taken(can_use_gpu)}

@@ -31,8 +31,9 @@ def _each(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str,
     if "each" not in record:
         yield name, dict(record)
     for key, value in record.get("each", {}).items():
-        entry = {k: _filled(v, str(value)) for k, v in record.items() if k != "each"}
-        yield name.replace(HOLE, key), entry
+        own = value if isinstance(value, dict) else {"name": value}
+        entry = {k: _filled(v, own["name"]) for k, v in record.items() if k != "each"}
+        yield name.replace(HOLE, key), {**entry, **{k: v for k, v in own.items() if k != "name"}}
 
 
 def _filled(value: Any, word: str) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from experiment import Experiment
 
 
-SHARED = {"data": ("input",), "checkpoints": ("family", "base", "text_tower", "experts", "multitask")}  # and what must be equal
+SHARED = {"data": ("input",), "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge")}  # and what must be equal
 
 
 def check_methods(plan: Experiment) -> None:

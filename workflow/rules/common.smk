@@ -99,7 +99,8 @@ def named_experts(wildcards):
 
 
 def layout(wildcards):
-    return canonical((plan.models if wildcards.suite in plan.models else plan.suites)[wildcards.suite].get("merge", {}))
+    suite = suite_id(wildcards)
+    return canonical((plan.models if suite in plan.models else plan.suites)[suite].get("merge", {}))
 
 
 def checkpoints_of(wildcards):
@@ -163,9 +164,13 @@ def sharing(wildcards):
     return plan.sharing(kind, wildcards[kind])
 
 
+def suite_id(wildcards):
+    """The suite that the wildcards name, or one of those that share what they name."""
+    return wildcards.suite if "suite" in wildcards.keys() else sharing(wildcards)[0]
+
+
 def suite_of(wildcards):
-    """The record of the suite that the wildcards name, or of one that shares what they name."""
-    return plan.suites[wildcards.suite if "suite" in wildcards.keys() else sharing(wildcards)[0]]
+    return plan.suites[suite_id(wildcards)]
 
 
 def expert_asset(wildcards):
@@ -211,10 +216,11 @@ def thresholds(wildcards):
 
 
 def evidence(wildcards):
-    """What was collected of every expert for the method, if it looks at data."""
+    """What was collected of every expert for the method, if it looks at data; shared like the experts if it is one expert's."""
     name = plan.methods[plan.candidates.get(wildcards.method, (wildcards.method,))[0]].get("evidence")
+    place = wildcards.suite if name in TOGETHER else plan.checkpoints(wildcards.suite)
     return [
-        f"results/evidence/{wildcards.suite}/{name}/seed{wildcards.seed}/{task}"
+        f"results/evidence/{place}/{name}/seed{wildcards.seed}/{task}"
         for task in (plan.task_ids(wildcards.suite) if name else [])
     ]
 
@@ -228,7 +234,7 @@ def evidence_settings(wildcards):
 
 
 def logit_scale(wildcards):
-    return plan.logit_scale(wildcards.suite)
+    return plan.logit_scale(suite_id(wildcards))
 
 
 def every_dataset(wildcards):

@@ -4,15 +4,15 @@
 
 rule collect_evidence:
     input:
-        checkpoint=lambda wildcards: expert(wildcards.suite, wildcards.seed, wildcards.task),
-        dataset=lambda wildcards: dataset(wildcards.suite, wildcards.task),
-        head=lambda wildcards: head(wildcards.suite, wildcards.task),
+        checkpoint=lambda wildcards: expert(suite_id(wildcards), wildcards.seed, wildcards.task),
+        dataset=lambda wildcards: dataset(suite_id(wildcards), wildcards.task),
+        head=lambda wildcards: head(suite_id(wildcards), wildcards.task),
     output:
-        directory("results/evidence/{suite}/{evidence}/seed{seed}/{task}"),
+        directory("results/evidence/{checkpoints}/{evidence}/seed{seed}/{task}"),
     log:
-        "results/logs/collect_evidence/{suite}/{evidence}/seed{seed}/{task}.log",
+        "results/logs/collect_evidence/{checkpoints}/{evidence}/seed{seed}/{task}.log",
     benchmark:
-        "results/benchmarks/collect_evidence/{suite}/{evidence}/seed{seed}/{task}.tsv"
+        "results/benchmarks/collect_evidence/{checkpoints}/{evidence}/seed{seed}/{task}.tsv"
     wildcard_constraints:
         evidence=any_of(ONE_BY_ONE),
     conda:
@@ -25,7 +25,7 @@ rule collect_evidence:
         family=family,
         code=lambda wildcards: code("scripts.collect_evidence", family_of(wildcards)),
     message:
-        "collect_evidence: {wildcards.suite}, {wildcards.evidence}, {wildcards.task}, seed {wildcards.seed}"
+        "collect_evidence: {wildcards.checkpoints}, {wildcards.evidence}, {wildcards.task}, seed {wildcards.seed}"
     shell:
         "python -m scripts.collect_evidence --family {params.family} --kind {params.kind} --checkpoint {input.checkpoint}"
         " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --settings {params.settings:q}"

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from merging.checkpoints import Checkpoint
+from merging.classification import Forward
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.evidence import KINDS, bound
@@ -29,9 +30,11 @@ def main() -> None:
     parser.add_argument(
         "--layout", type=json.loads, default={}, help="`merge:` of the suite as JSON: what is not merged is left out"
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    data, encoder = Dataset(args.dataset), family(args.family).load(args.checkpoint)
+    forward, data, encoder = Forward(args.device), Dataset(args.dataset), family(args.family).load(args.checkpoint)
+    forward.place(encoder)
     task = Task(data.inputs("train"), data.labels("train"), Checkpoint(args.head).read("head"), args.logit_scale)
     leave_out(encoder, args.layout.get("exclude", []))
     collect = bound(KINDS[args.kind], args.settings, f"config/evidence.yaml: kind: {args.kind}")
@@ -39,7 +42,7 @@ def main() -> None:
     with bar(f"{args.kind} {args.output.name}", examples) as shown:
         tensors = collect(encoder, task, shown.update)
     record = {"kind": args.kind, "settings": collect.keywords, "logit_scale": args.logit_scale, "examples": examples}
-    write_evidence(args.output, tensors, record)
+    write_evidence(args.output, tensors, record | forward.elsewhere())
 
 
 if __name__ == "__main__":

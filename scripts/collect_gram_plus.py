@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from merging.classification import Forward
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.evidence import KINDS_TOGETHER, bound
@@ -25,16 +26,21 @@ def main() -> None:
         "--settings", type=json.loads, default={}, help="an entry of config/evidence.yaml, less its kind, as JSON"
     )
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True, help="gets a folder for each expert")
     args = parser.parse_args()
+    forward = Forward(args.device)
     models = align(args.base, named_folders(args.experts), **args.layout)
     inputs = {name: Dataset(folder).inputs("train") for name, folder in named_folders(args.datasets).items()}
     collect = bound(KINDS_TOGETHER[args.kind], args.settings, f"config/evidence.yaml: kind: {args.kind}")
+    encoder = family(args.family).load(args.base)
+    forward.place(encoder)
     with bar(args.kind, 0) as shown:
-        found = collect(family(args.family).load(args.base), models, inputs, shown.update)
+        found = collect(encoder, models, inputs, shown.update)
     for expert, tensors in found.items():
         examples = min(collect.keywords["examples"], len(inputs[expert]))
-        write_evidence(args.output / expert, tensors, {"kind": args.kind, "settings": collect.keywords, "examples": examples})
+        record = {"kind": args.kind, "settings": collect.keywords, "examples": examples}
+        write_evidence(args.output / expert, tensors, record | forward.elsewhere())
 
 
 if __name__ == "__main__":

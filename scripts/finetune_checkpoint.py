@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from merging.checkpoints import Checkpoint, write_checkpoint
+from merging.classification import Forward
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.progress import steps
@@ -21,16 +22,19 @@ def main() -> None:
     parser.add_argument("--head", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    forward = Forward(args.device)
     data, module = Dataset(args.dataset), family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets
     inputs, labels = data.inputs("train")[:examples], data.labels("train")[:examples]
     head = Checkpoint(args.head).read("head")
     encoder = module.load(args.base)
+    forward.place(encoder)
     show = steps(f"finetune {args.output.name}", args.settings["steps"])
     finetune(encoder, inputs, labels, head, args.settings, args.seed, show)
-    tensors = {name: tensor.detach().contiguous().numpy() for name, tensor in encoder.state_dict().items()}
+    tensors = {name: tensor.detach().contiguous().cpu().numpy() for name, tensor in encoder.state_dict().items()}
     write_checkpoint(args.output, tensors, copy_from=args.base)
 
 

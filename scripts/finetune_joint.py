@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from merging.checkpoints import Checkpoint, write_checkpoint
+from merging.classification import Forward
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.progress import steps
@@ -23,16 +24,19 @@ def main() -> None:
         "--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON; steps are of one task"
     )
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    forward = Forward(args.device)
     tasks = []
     for folder, head in zip(args.datasets, args.heads, strict=True):
         data, scale = Dataset(folder), args.settings["logit_scale"]
         tasks.append(Task(data.inputs("train"), data.labels("train"), Checkpoint(head).read("head"), scale))
     encoder = family(args.family).load(args.base)
+    forward.place(encoder)
     show = steps(f"finetune {args.output.name}", len(tasks) * args.settings["steps"])
     finetune_joint(encoder, tasks, args.settings, args.seed, show)
-    tensors = {name: tensor.detach().contiguous().numpy() for name, tensor in encoder.state_dict().items()}
+    tensors = {name: tensor.detach().contiguous().cpu().numpy() for name, tensor in encoder.state_dict().items()}
     write_checkpoint(args.output, tensors, copy_from=args.base)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from merging.checkpoints import Checkpoint
+from merging.classification import Forward
 from merging.data import Dataset
 from merging.evaluate import family
 from merging.evidence import bound
@@ -37,20 +38,24 @@ def main() -> None:
     parser.add_argument("--suite", required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    forward = Forward(args.device)
     thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
     models = align(args.base, named_folders(args.experts), **args.layout)
-    merge = Merge(models, bind(args.sentence, args.method), thresholds, args.seed)
+    merge = Merge(models, bind(args.sentence, args.method), thresholds, args.seed, device=args.device)
     tasks = [
         Task(Dataset(folder).inputs("test"), NO_LABELS, Checkpoint(head).read("head"), args.logit_scale)
         for folder, head in zip(args.datasets, args.heads, strict=True)
     ]
     run = bound(learn, args.settings, f"method '{args.method}': learn")
     show = steps(f"learn {args.method}", run.keywords["steps"])
-    learned = run(family(args.family).load(args.base), merge, tasks, args.seed, show)
+    encoder = family(args.family).load(args.base)
+    forward.place(encoder)
+    learned = run(encoder, merge, tasks, args.seed, show)
     record = {"suite": args.suite, "method": args.method, "seed": args.seed, "sentence": {}}
-    record |= {"learn": run.keywords, "logit_scale": args.logit_scale}
+    record |= {"learn": run.keywords, "logit_scale": args.logit_scale, **forward.elsewhere()}
     write_json(args.output, {**record, **learned.record(), "versions": versions()})
 
 

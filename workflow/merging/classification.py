@@ -48,6 +48,10 @@ class Forward:
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.cuda else {}
         return {"device": self.device, "dtype": self.precision, "threads": self.threads, **gpu}
 
+    def elsewhere(self) -> dict[str, Any]:
+        """Return what enters the record of a file that is made on a GPU, and nothing for one that a CPU makes."""
+        return self.record() if self.cuda else {}
+
     def place(self, encoder: Encoder) -> torch.autocast:
         """Move an encoder to the device, set the threads and return the context that it runs in.
 

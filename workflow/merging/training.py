@@ -35,12 +35,14 @@ class Task:
         return self.logit_scale * torch.from_numpy(np.asarray(self.head)).T
 
     def logits(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
-        """Return `logit_scale * z @ head.T` of some of the examples: (B, C)."""
-        return encoder(np.asarray(self.inputs[rows])) @ self._columns
+        """Return `logit_scale * z @ head.T` of some of the examples, on the device of the encoder: (B, C)."""
+        found = encoder(np.asarray(self.inputs[rows]))
+        return found @ self._columns.to(found.device)
 
     def loss(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
         """Return the mean cross-entropy of some of the examples."""
-        return F.cross_entropy(self.logits(encoder, rows), torch.from_numpy(self.labels[rows]))
+        logits = self.logits(encoder, rows)
+        return F.cross_entropy(logits, torch.from_numpy(self.labels[rows]).to(logits.device))
 
 
 def finetune(
@@ -51,7 +53,7 @@ def finetune(
 
     AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay to zero, clipped gradients. `frozen` lists
     regular expressions of tensor names that stay as they are; the head is never trained. After each step
-    `progress(step, loss)` is called. The same seed gives the same bytes on any number of cores.
+    `progress(step, loss)` is called. The same seed gives the same bytes on any number of cores; a GPU rounds otherwise.
     """
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)

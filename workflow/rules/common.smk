@@ -30,6 +30,7 @@ LEARNED = [method for method in plan.config["methods"] if "learn" in plan.method
 ONE_BY_ONE = [name for name, record in plan.evidence.items() if record["kind"] != "gram_plus"]
 TOGETHER = [name for name in plan.evidence if name not in ONE_BY_ONE]
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
+DEVICE = plan.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 SCORING = " ".join(
     f"--{key.replace('_', '-')} {value}" for key, value in sorted(plan.config.get("scoring", {}).items())
 )

@@ -23,13 +23,14 @@ rule collect_evidence:
         layout=layout,
         logit_scale=logit_scale,
         family=family,
+        device=DEVICE,
         code=lambda wildcards: code("scripts.collect_evidence", family_of(wildcards)),
     message:
         "collect_evidence: {wildcards.checkpoints}, {wildcards.evidence}, {wildcards.task}, seed {wildcards.seed}"
     shell:
         "python -m scripts.collect_evidence --family {params.family} --kind {params.kind} --checkpoint {input.checkpoint}"
         " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --settings {params.settings:q}"
-        " --layout {params.layout:q} --output {output} 2>&1 | tee {log}"
+        " --layout {params.layout:q} --device {params.device} --output {output} 2>&1 | tee {log}"
 
 
 for name in plan.suites:
@@ -61,13 +62,14 @@ for name in plan.suites:
             folder="results/evidence/{suite}/{evidence}/seed{seed}",
             layout=layout,
             family=family,
+            device=DEVICE,
             code=lambda wildcards: code("scripts.collect_gram_plus", family_of(wildcards)),
         message:
             "collect_gram_plus: {wildcards.suite}, {wildcards.evidence}, seed {wildcards.seed}"
         shell:
             "python -m scripts.collect_gram_plus --family {params.family} --kind {params.kind} --base {input.base}"
             " --experts {params.experts:q} --datasets {params.datasets:q} --settings {params.settings:q}"
-            " --layout {params.layout:q} --output {params.folder} 2>&1 | tee {log}"
+            " --layout {params.layout:q} --device {params.device} --output {params.folder} 2>&1 | tee {log}"
 
 
 rule learn_coefficients:
@@ -97,6 +99,7 @@ rule learn_coefficients:
         logit_scale=logit_scale,
         thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
         family=family,
+        device=DEVICE,
         code=lambda wildcards: code("scripts.learn_coefficients", family_of(wildcards)),
     message:
         "learn_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
@@ -104,7 +107,8 @@ rule learn_coefficients:
         "python -m scripts.learn_coefficients --family {params.family} --base {input.base} --experts {params.experts:q}"
         " --datasets {input.datasets} --heads {input.heads} --logit-scale {params.logit_scale}"
         " --sentence {params.sentence:q} --settings {params.settings:q} {params.thresholds} --layout {params.layout:q}"
-        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --device {params.device}"
+        " --output {output} 2>&1 | tee {log}"
 
 
 rule finetune_joint:

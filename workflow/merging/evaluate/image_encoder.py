@@ -78,7 +78,8 @@ class Encoder(nn.Module):
     def features(self, inputs: np.ndarray) -> Tensor:
         """Return what the projection sees: pooled features (B, head)."""
         # ASSUME: (x - 127) / 128, as in TensorFlow's Lite checkpoints. channels_last halves the time of a step.
-        pixels = (torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2).float() - 127) / 128
+        images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.stem.weight.device)
+        pixels = (images.permute(0, 3, 1, 2).float() - 127) / 128
         x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             x = block(x)

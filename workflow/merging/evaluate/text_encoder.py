@@ -54,9 +54,10 @@ class Encoder(nn.Module):
         """Return unit-norm embeddings (B, d) of token rows (B, length); id 0 is padding, on the right."""
         filled = self.filled(inputs)
         width = filled.shape[1]
-        tokens = torch.from_numpy(inputs[:, :width].astype(np.int64))
-        mask = torch.from_numpy(np.ascontiguousarray(filled))
         parts = self.embeddings
+        device = parts["word_embeddings"].weight.device
+        tokens = torch.from_numpy(inputs[:, :width].astype(np.int64)).to(device)
+        mask = torch.from_numpy(np.ascontiguousarray(filled)).to(device)
         hidden = parts["word_embeddings"](tokens) + parts["token_type_embeddings"].weight[0]
         hidden = parts["LayerNorm"](hidden + parts["position_embeddings"].weight[:width])
         for layer in self.encoder["layer"]:

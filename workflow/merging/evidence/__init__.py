@@ -1,7 +1,8 @@
 """Collect what needs data and a forward pass: Fisher, Gram, and the coefficients that AdaMerging learns.
 
 A kind of evidence is a function of an encoder and a task; its keyword-only arguments are the settings that
-config/evidence.yaml gives, so a new kind is a function and a line of the dict.
+config/evidence.yaml gives, so a new kind is a function and a line of the dict. All is computed on the device of the
+encoder and comes back as NumPy arrays.
 """
 
 from __future__ import annotations

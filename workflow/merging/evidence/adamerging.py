@@ -38,15 +38,16 @@ class Learned:
 class Merge:
     """A method's own merge, in which only the coefficients are open.
 
-    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors of `dtype`, so
-    that gradients reach the coefficients.
+    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors of `dtype` that lie
+    on `device`, that of the encoder, so that gradients reach the coefficients.
     """
 
     def __init__(
-        self, models: Models, recipe: Recipe, thresholds: Thresholds, seed: int, dtype: torch.dtype = torch.float32
-    ) -> None:
+        self, models: Models, recipe: Recipe, thresholds: Thresholds, seed: int,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         """Read the task vectors of all merged tensors and preprocess them; the thresholds are for a method that trims."""
-        self.models, self.recipe = models, recipe
+        self.models, self.recipe, self.device = models, recipe, device
         depth, turned = depths(models.merged), transposed(config(models.base), models.merged)
         self.base: dict[str, Tensor] = {}
         self.taus: dict[str, Tensor] = {}
@@ -54,14 +55,14 @@ class Merge:
         for name in models.merged:
             shape = models.base.shape(name)
             base = models.base.read(name).astype(np.float64).reshape((shape or (1,)) if recipe.whole else -1)
-            self.base[name] = torch.from_numpy(base).to(dtype)
+            self.base[name] = torch.from_numpy(base).to(device, dtype)
             self.sites[name] = Site(name, seed=seed, base=self.base[name], depth=depth.get(name), transposed=name in turned)
             taus = []
             for expert, model in models.experts.items():
                 rows = thresholds.get(expert, {})
                 site = replace(self.sites[name], expert=expert, base=base, threshold=rows.get(name, rows.get(MODEL, 0.0)))
                 taus.append(recipe.preprocess(model.read(name).astype(np.float64).reshape(base.shape) - base, site))
-            self.taus[name] = torch.from_numpy(np.stack(taus)).to(dtype)
+            self.taus[name] = torch.from_numpy(np.stack(taus)).to(device, dtype)
 
     def tensors(self, alpha: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the merged tensors by name, for the coefficients (T,) of each."""
@@ -101,8 +102,8 @@ def learn(
     """Minimise the sum over tasks of E_x H(softmax f(x)) over the coefficients of all experts (eqs. 3, 6).
 
     `scope: model` is task-wise AdaMerging, `tensor` layer-wise; `++` is a matter of the words that merge. The encoder
-    has the base's weights; they, the task vectors and the heads stay as they are. The same seed gives the same numbers
-    on any number of cores.
+    has the base's weights and is where `merge` is; it, the task vectors and the heads stay as they are. The same seed
+    gives the same numbers on any number of cores; a GPU rounds otherwise.
 
     DIFFERS: a step takes one batch of 32 a task, where the official code adds two of 16. `clamp` is the official code's;
     FusionBench has none (and takes 1000 steps of 16). The curve holds the mean over tasks.
@@ -111,7 +112,7 @@ def learn(
     torch.manual_seed(seed)
     experts = tuple(merge.models.experts)
     rows = {row: i for i, row in enumerate(sorted({row_of(name, scope) for name in merge.models.merged}))}
-    leaf = torch.full((len(rows), len(experts)), init, dtype=torch.float64, requires_grad=True)
+    leaf = torch.full((len(rows), len(experts)), init, dtype=torch.float64, device=merge.device, requires_grad=True)
     optimiser = torch.optim.Adam([leaf], learning_rate)
     orders = [draws(len(task.inputs), batch_size, [seed, t]) for t, task in enumerate(tasks)]
     losses, means = [], []

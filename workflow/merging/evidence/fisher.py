@@ -73,6 +73,8 @@ def fisher(
             total += sums[name]
         progress(len(rows))
     return {
-        name: (totals[name] / count).float().contiguous().numpy() if name in totals else np.zeros(parameter.shape, np.float32)
+        name: (totals[name] / count).float().contiguous().cpu().numpy()
+        if name in totals
+        else np.zeros(parameter.shape, np.float32)
         for name, parameter in encoder.named_parameters()
     }

@@ -56,7 +56,10 @@ def grams(
 
     def add(name: str, x: Tensor) -> None:
         if name in wanted:
-            tokens = (x[torch.from_numpy(filled)] if _matches(x, filled) else x.reshape(-1, x.shape[-1])).double()
+            tokens = x.reshape(-1, x.shape[-1])
+            if filled is not None and x.shape[:-1] == filled.shape:  # texts, some of their tokens padding
+                tokens = x[torch.from_numpy(filled).to(x.device)]
+            tokens = tokens.double()
             totals[name] = totals.get(name, 0) + tokens.T @ tokens
             counts[name] = counts.get(name, 0) + len(tokens)
 
@@ -65,12 +68,7 @@ def grams(
         filled = find(batch) if find else None
         run(encoder, batch, weights or {}, add)
         progress(len(rows))
-    return {name: (total / max(1, counts[name])).float().numpy() for name, total in totals.items()}
-
-
-def _matches(x: Tensor, filled: np.ndarray | None) -> bool:
-    """Say whether the rows of a layer's input are the tokens of a batch of texts, some of them padding."""
-    return filled is not None and x.shape[:-1] == filled.shape
+    return {name: (total / max(1, counts[name])).float().cpu().numpy() for name, total in totals.items()}
 
 
 def run(encoder: nn.Module, inputs: np.ndarray, weights: Mapping[str, Tensor], see: Inputs) -> None:
@@ -130,7 +128,8 @@ class _Attention:
         given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         if module.in_proj_weight is None or not given["query"] is given["key"] is given["value"]:
             raise UserError(f"attention '{self.prefix}': its projections have several inputs; expected self-attention")
-        identity = {"out_proj.weight": torch.eye(module.embed_dim, dtype=given["query"].dtype)}
+        query = given["query"]
+        identity = {"out_proj.weight": torch.eye(module.embed_dim, dtype=query.dtype, device=query.device)}
         if module.out_proj.bias is not None:
             identity["out_proj.bias"] = torch.zeros_like(module.out_proj.bias)
         self.inside = True

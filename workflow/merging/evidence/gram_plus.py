@@ -42,16 +42,16 @@ def gram_plus(
     layers = _layers(encoder, next(iter(inputs.values())), models.merged)
     later = {name for members in layers for name in members}
     turned = transposed(config(models.base), models.merged)
-    kinds = {name: parameter.dtype for name, parameter in encoder.named_parameters()}
-    merged = {name: _merged(models, name).to(kinds[name]) for name in models.merged if name not in later}
+    like = dict(encoder.named_parameters())
+    merged = {name: _merged(models, name, like[name]) for name in models.merged if name not in later}
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
     for members in layers:
         for expert, model in models.experts.items():
-            own = {name: _read(model, name).to(kinds[name]) for name in members}
+            own = {name: _read(model, name, like[name].device).to(like[name].dtype) for name in members}
             found[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
         for name in members:
             collected = [found[expert][name] for expert in models.experts if name in found[expert]]
-            merged[name] = _merged(models, name, collected, off_diagonal, name in turned).to(kinds[name])
+            merged[name] = _merged(models, name, like[name], collected, off_diagonal, name in turned)
     return found
 
 
@@ -68,15 +68,18 @@ def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> lis
 
 
 def _merged(
-    models: Models, name: str, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0, turned: bool = False
+    models: Models, name: str, like: Tensor, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0, turned: bool = False
 ) -> Tensor:
-    """Merge one tensor, in float64: by RegMean where every expert has a Gram matrix, or by the mean."""
-    base = _read(models.base, name)
-    taus = torch.stack([_read(model, name) - base for model in models.experts.values()])
+    """Merge one tensor: by RegMean where every expert has a Gram matrix, or by the mean.
+
+    Computed in float64 on the device of `like`, returned in its type.
+    """
+    base = _read(models.base, name, like.device)
+    taus = torch.stack([_read(model, name, like.device) - base for model in models.experts.values()])
     found = [torch.from_numpy(each) for each in grams] if len(grams) == len(taus) else []
     site = Site(name, base=base, evidence=found, transposed=turned)
-    return base + covariance.gram(taus, [1.0] * len(taus), site, off_diagonal=off_diagonal)
+    return (base + covariance.gram(taus, [1.0] * len(taus), site, off_diagonal=off_diagonal)).to(like.dtype)
 
 
-def _read(model: Checkpoint, name: str) -> Tensor:
-    return torch.from_numpy(model.read(name).astype(np.float64))
+def _read(model: Checkpoint, name: str, device: torch.device) -> Tensor:
+    return torch.from_numpy(model.read(name).astype(np.float64)).to(device)

@@ -12,7 +12,7 @@ from project import Project
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "demo: the real demo end to end; minutes, and the package index once")
+    config.addinivalue_line("markers", "demo: real experiments end to end; minutes, and the package index once")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

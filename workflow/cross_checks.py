@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from experiment import Experiment
 
 
-SHARED = {"data": ("input",), "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge")}  # and what must be equal
+SHARED = {  # what suites that share it must have in common
+    "data": ("input",),
+    "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
+}
 
 
 def check_methods(plan: Experiment) -> None:

@@ -163,6 +163,20 @@ def test_every_suite_task_and_asset_is_valid_and_used():
     assert used == set(found.assets), "an asset that nothing uses, or a use of no asset"
 
 
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config/papers").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_overlay_of_a_paper_asks_for_what_there_is(overlay):
+    found = Experiment({**shipped().config, **read_yaml(overlay)}, ROOT)
+    assert found.config["published"], "what is repeated is printed somewhere"
+    for suite, record in found.suites.items():
+        tasks = {"8": 8, "14": 14, "20": 20}[suite.split("_")[2]]
+        assert len(found.task_ids(suite)) == tasks and not found.skipped[suite]
+        assert record["published"] == "_".join(suite.split("_")[:3]), "the printed table of its backbone and tasks"
+        assert set(found.skipped_methods(suite)) <= {"multitask"}, "a model of all tasks is published for ViT-B/32 on eight only"
+        assert all(found.class_prompts(task)["templates"] for task in found.task_ids(suite))
+    collections = {record["collection"]["id"] for record in found.suites.values()}
+    assert len(collections) <= 1, "collections are never mixed"
+
+
 def test_the_lock_pins_every_asset_of_the_embedded_suites_and_nothing_unknown():
     lock, assets = read_json(ROOT / "config/assets.lock.json"), shipped().assets
     assert lock.keys() <= assets.keys()

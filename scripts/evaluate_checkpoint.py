@@ -57,7 +57,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the forward pass, by autocast")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; one gives the same bytes on any number of cores")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, required=True)

@@ -13,6 +13,9 @@ import pytest
 from models import ROOT
 
 from benchmarks import cases, memory, merge, norms, programs, shapes, tables
+from benchmarks.evaluation import __main__ as evaluation
+from benchmarks.evaluation import models, pictures
+from benchmarks.evaluation import table as evaluations
 from benchmarks.harness import measure, turn
 from merging.checkpoints import Checkpoint
 from merging.results import UserError
@@ -277,4 +280,61 @@ def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_pa
     assert [each["outcome"] for found in records[0]["cases"] for each in found["runs"]] == 4 * ["ok"]
     assert [each["outcome"] for each in records[1]["runs"]] == ["ok", "ok"]
     assert all(math.isfinite(s) for seconds in records[2]["case"]["seconds"].values() for s in seconds)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def evaluated(program, images, seconds):
+    parts = {"imports": 1.0, "loading": 2.0, "head": 3.0, "images": 4.0} if program == "fusion-bench" else {}
+    return {**run(program, "", seconds), "images": images, "parts": parts}
+
+
+def test_evaluations_are_set_against_the_peer_and_split_into_a_run_and_an_image():
+    times = {"float32": (10.0, 40.0), "fusion-bench": (40.0, 100.0)}
+    runs = [evaluated(name, images, s) for name, pair in times.items() for images, s in zip((100, 400), pair, strict=True)]
+    rounds = [
+        {"round": 1, "part": part, "precision": "float32", "images": 100, "wall": wall, "processor": 2 * wall}
+        for part, wall in (("network", 9.5), ("encoder", 9.8), ("loop", 10.0))
+    ]
+    made = {"head": {"seconds": 30.0, "processor_seconds": 60.0}, "400 images": {"seconds": 40.0, "processor_seconds": 90.0}}
+    how = {"facts": FACTS, "size": "ViT-B-32", "threads": 1, "batch": 64, "agreement": {"float32": "4 of 4"}}
+    text = evaluations.table({**how, "loop": rounds, "runs": runs, "made": made})
+    found = rows(text)
+    assert ["float32", "the loop, from the mapped file to predictions", "1", "10.0", "5.0", "0.950", "0.950"] in found
+    assert ["400", "float32", "1", "40.00", "80.00", "0.400", "0.400"] in found
+    assert ["100", "fusion-bench", "1", "40.00", "80.00", "", ""] in found
+    # 0 s and 100 ms an image against 20 s and 200 ms an image; by CPU time everything twice
+    assert ["float32", "0.0", "100.0", "0.500", "0.499", "0.0", "200.0", "0.500", "0.499"] in found
+    assert ["fusion-bench", "20.0", "200.0", "", "", "40.0", "400.0", "", ""] in found
+    assert ["400", "1.0", "2.0", "3.0", "4.0"] in found
+    assert "Data set and head of 400 images have paid after 2 evaluations in float32" in text  # 150 s, 120 s saved
+
+
+def test_pictures_are_real_ones_of_the_size_they_claim_and_all_different(tmp_path):
+    import datasets
+
+    file = pictures.make(tmp_path, 5, ["a", "b"])
+    found = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["label"] for row in found] == [0, 1, 0, 1, 0]
+    assert {row["image"].size for row in found} == {pictures.SIDES}
+    assert len({row["image"].tobytes() for row in found}) == 5
+    assert 50_000 < file.stat().st_size / 5 < 150_000
+
+
+def test_the_tokenizer_of_a_made_clip_is_openai_s(tmp_path):
+    open_clip, transformers = pytest.importorskip("open_clip"), pytest.importorskip("transformers")
+    tokens = transformers.CLIPTokenizer.from_pretrained(str(models.make(tmp_path, "tiny")))("a photo of the zigzagged texture.")
+    expected = open_clip.tokenize("a photo of the zigzagged texture.")[0]
+    assert tokens["input_ids"] == expected[: len(tokens["input_ids"])].tolist()
+
+
+def test_the_benchmark_of_evaluations_runs(tmp_path, capsys):
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path / "results")]
+    how = ["--size", "tiny", "--images", "6", "--precision", "float32", "--batch", "3", "--threads", "1"]
+    evaluation.main([*how, "--rounds", "1", "--loop-rounds", "1", *where])
+    text = (tmp_path / "results/evaluation.json").read_text()
+    assert not any(str(place) in text for place in (tmp_path, ROOT, sys.prefix))
+    record = json.loads(text)
+    assert [(each["program"], each["outcome"]) for each in record["runs"]] == [("float32", "ok")]
+    assert sorted(each["part"] for each in record["loop"]) == ["encoder", "loop", "network"]
+    assert record["agreement"] == {"float32": "6 of 6"} and set(record["made"]) == {"model", "head", "6 images"}
     assert list((tmp_path / "models").iterdir()) == []

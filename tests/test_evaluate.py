@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,6 +79,38 @@ def test_embeddings_do_not_depend_on_the_order_of_batches(folder, rows):
     assert (embed(encoder, rows, batches[2:] + batches[:2]) == found).all()
 
 
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_embeddings_do_not_depend_on_the_number_of_threads(folder, rows, threads):
+    encoder, batches = text_encoder.load(folder / "model"), text_encoder.batches(rows, 9)
+    assert (embed(encoder, rows, batches, Forward(threads=threads)) == embed(encoder, rows, batches)).all()
+
+
+def test_as_many_batches_are_computed_at_once_as_there_are_threads():
+    meeting = threading.Barrier(3, timeout=10)  # breaks unless three are there at once
+
+    def encoder(batch):
+        meeting.wait()
+        return torch.from_numpy(batch)
+
+    inputs = np.arange(18, dtype=np.float32).reshape(9, 2)
+    assert (embed(encoder, inputs, np.split(np.arange(9), 9), Forward(threads=3)) == inputs).all()
+
+
+def test_an_error_of_one_thread_ends_the_others_at_their_next_batch():
+    computed = []
+
+    def encoder(batch):
+        if batch[0, 0] == 1:
+            raise OSError("broken")
+        computed.append(batch)
+        time.sleep(0.05)
+        return torch.from_numpy(batch)
+
+    with pytest.raises(OSError, match="broken"):
+        embed(encoder, np.arange(200, dtype=np.float32)[:, None], np.split(np.arange(200), 200), Forward(threads=2))
+    assert len(computed) < 20
+
+
 class Watched:
     """Inputs that note which batches were asked for, and by which thread."""
 
@@ -116,7 +149,7 @@ class Half(torch.nn.Linear):
     """An encoder that notes how it is run."""
 
     def forward(self, inputs):
-        self.seen = (torch.is_autocast_enabled("cpu"), torch.get_num_threads())
+        self.seen = (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(), torch.get_num_threads())
         return super().forward(torch.from_numpy(inputs).to(self.weight.device))
 
 
@@ -125,10 +158,10 @@ def test_precision_is_that_of_the_forward_pass_and_embeddings_are_float32(precis
     inputs = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     encoder = Half(8, 4)
     expected = torch.nn.functional.linear(torch.from_numpy(inputs), encoder.weight, encoder.bias).detach().numpy()
-    found = embed(encoder, inputs, [np.arange(20)], Forward(precision=precision, threads=2))
+    found = embed(encoder, inputs, [np.arange(12), np.arange(12, 20)], Forward(precision=precision, threads=2))
     error = np.abs(found - expected).max()
     assert found.dtype == np.float32 and most / 100 * (precision != "float32") <= error < most
-    assert encoder.seen == (precision != "float32", 2)
+    assert encoder.seen == (precision != "float32", True, 1)
 
 
 def test_a_device_that_is_not_here_is_a_user_error():
@@ -157,7 +190,7 @@ def test_a_score_says_how_and_from_what_it_was_computed(folder, tmp_path, monkey
     assert found["n"] == 70 and found["value"] == (predictions["task.prediction"] == predictions["task.label"]).mean()
 
 
-def test_predictions_hardly_depend_on_batch_size_and_threads(folder, tmp_path, monkeypatch):
+def test_predictions_do_not_depend_on_batch_size_and_threads(folder, tmp_path, monkeypatch):
     _, expected = score(folder, tmp_path, monkeypatch)
     for words in (["--batch-size", "7"], ["--threads", "2"]):
         _, found = score(folder, tmp_path, monkeypatch, *words)

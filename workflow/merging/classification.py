@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class Forward:
-    """How encoders run: on which device, at which precision (autocast below float32), with how many threads of a CPU."""
+    """How encoders run: on which device, at which precision (autocast below float32), how many batches at once on a CPU."""
 
     device: str = "cpu"
     precision: str = "float32"
@@ -53,11 +54,11 @@ class Forward:
         return self.record() if self.cuda else {}
 
     def place(self, encoder: Encoder) -> torch.autocast:
-        """Move an encoder to the device, set the threads and return the context that it runs in.
+        """Move an encoder to the device and return the context that it runs in; one thread a batch.
 
         Float32 on a GPU means IEEE float32: cuDNN's convolutions would take TF32 if nothing were said.
         """
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(1)
         if self.cuda:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if isinstance(encoder, torch.nn.Module):
@@ -65,19 +66,39 @@ class Forward:
         return torch.autocast(self.device.partition(":")[0], PRECISIONS[self.precision], enabled=self.precision != "float32")
 
 
-@torch.inference_mode()
 def embed(encoder: Encoder, inputs: np.ndarray, batches: Sequence[np.ndarray], forward: Forward | None = None) -> np.ndarray:
-    """Return the embeddings of all inputs in their order, (N, d) float32, batch by batch; `batches` may be in any order.
+    """Return the embeddings of all inputs in their order, (N, d) float32; `batches` may be in any order.
 
-    Without `forward` in float32 on one thread of the CPU: the same bytes for any number of cores.
+    A thread computes whole batches, so that the bytes are the same for any number of threads and processors.
     """
     forward = forward or Forward()
-    rows = np.concatenate(batches)
-    with forward.place(encoder):
-        found = torch.cat([encoder(batch) for batch in ahead(inputs, batches, forward.cuda)]).float().cpu().numpy()
+    count = 1 if forward.cuda else min(forward.threads, len(batches))
+    parts = [batches[first::count] for first in range(count)]
+    found = torch.cat([torch.cat(part) for part in _embedded(encoder, inputs, parts, forward)]).float().cpu().numpy()
     embeddings = np.empty_like(found)
-    embeddings[rows] = found
+    embeddings[np.concatenate([batch for part in parts for batch in part])] = found
     return embeddings
+
+
+def _embedded(
+    encoder: Encoder, inputs: np.ndarray, parts: Sequence[Sequence[np.ndarray]], forward: Forward
+) -> list[list[torch.Tensor]]:
+    """Return the embeddings of every batch of every part, each part in a thread of its own."""
+    stop = threading.Event()
+
+    def run(part: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        with torch.inference_mode(), forward.place(encoder):
+            return [encoder(batch) for batch in ahead(inputs, part, forward.cuda) if not stop.is_set()]
+
+    if len(parts) == 1:
+        return [run(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        running = [pool.submit(run, part) for part in parts]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:  # after an error or Ctrl-C the others end at their next batch
+            stop.set()
+        return [each.result() for each in running]
 
 
 def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = False) -> Iterator[np.ndarray]:

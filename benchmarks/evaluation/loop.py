@@ -1,0 +1,66 @@
+"""The batch loop against the forward pass alone: the same images, in one process, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.harness import turn
+from merging.checkpoints import Checkpoint
+from merging.data import Dataset
+from merging.evaluate import family
+
+PARTS = ("network", "encoder", "loop")
+Seconds = dict[str, float]
+
+
+def measure(model: Path, data: Path, head: Path, size: int, precision: str, rounds: int) -> list[dict[str, Any]]:
+    """Return the seconds of every round, wall and processor.
+
+    `network` is the model on floating-point pixels that lie ready, `encoder` the same on bytes that lie ready, `loop` is
+    everything from the mapped file to predictions; all over the same number of batches of `size` images, on one thread.
+    """
+    from merging.classification import Forward, embed, predict  # torch, which the other processes need not wait for
+
+    module, forward = family("clip"), Forward(precision=precision)
+    encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Checkpoint(head).read("head")
+    batches = module.batches(inputs[: len(inputs) // size * size], size)
+    first = np.asarray(inputs[batches[0]])
+    work: dict[str, Callable[[], Any]] = {
+        "network": lambda: ready(encoder, first, len(batches), forward),
+        "encoder": lambda: repeated(encoder, first, len(batches), forward),
+        "loop": lambda: predict(embed(encoder, inputs, batches, forward), rows),
+    }
+    found = []
+    for number in range(-1, rounds):
+        for part in turn(PARTS, max(number, 0)):
+            wall, processor = time.perf_counter(), time.process_time()
+            work[part]()
+            seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+            if number >= 0:  # the round before warms up
+                images = len(batches) * size
+                found.append({"round": number + 1, "part": part, "precision": precision, "images": images, **seconds})
+    return found
+
+
+def repeated(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
+    """Run an encoder on one batch again and again."""
+    import torch
+
+    with torch.inference_mode(), forward.place(encoder):
+        for _ in range(count):
+            encoder(batch)
+
+
+def ready(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
+    """Run the network of a CLIP encoder on one batch of pixels that were normalised once."""
+    from merging import zero_shot
+
+    pixels = zero_shot.normalised(batch, encoder.side, next(encoder.parameters()))
+    with mock.patch.object(zero_shot, "normalised", lambda images, *_: pixels[: len(images)]):
+        repeated(encoder, batch, count, forward)

@@ -236,3 +236,10 @@ def test_no_batch_and_no_thread_is_a_user_error(folder, tmp_path, monkeypatch, w
 def test_predict_takes_the_greatest_logit():
     head = np.array([[1, 0], [0, 1]], np.float32)
     assert predict(np.array([[2, 1], [0.1, 0.2]], np.float32), head).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_text_encoder_runs_at_a_lower_precision(folder, rows, precision):
+    encoder, batches = text_encoder.load(folder / "model"), text_encoder.batches(rows, 16)
+    expected, found = (embed(encoder, rows, batches, Forward(precision=each)) for each in ("float32", precision))
+    assert 0 < np.abs(found - expected).max() < 0.05

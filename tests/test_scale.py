@@ -1,6 +1,5 @@
-"""The graph of a hundred methods on twenty tasks of three suites is planned in a minute, and a mistake is told at once."""
+"""The graph of a hundred methods on twenty tasks of three suites is planned in a minute."""
 
-import os
 import re
 import subprocess
 import sys
@@ -27,33 +26,32 @@ def project(tmp_path_factory):
     return project
 
 
-def used(command, folder, environment):
-    """Run a command; return its output, the processor seconds of all its processes, and the peak memory of the largest."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=folder, env=environment, **streams) as child:
-        text = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+METER = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(done.stdout, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, sep="\\n")
+"""
+
+
+def used(command, project):
+    """Run a command; return its output, the processor seconds of all its processes, and the peak memory of the largest.
+
+    A small process starts it: what a process holds before it becomes another program counts as that program's peak.
+    """
+    done = subprocess.run([sys.executable, "-c", METER, *command], cwd=project.folder, env=project.environment(), text=True,
+                          capture_output=True, check=True)  # fmt: skip
+    *text, seconds, memory = done.stdout.splitlines()
+    return "\n".join(text), float(seconds), int(memory)
 
 
 def test_thousands_of_jobs_are_planned_in_a_minute(project):
     command = [*SNAKEMAKE, "--dry-run", "--quiet", "rules"]
-    text, seconds, memory = used(command, project.folder, project.environment())
+    text, seconds, memory = used(command, project)
     total = re.search(r"^total +(\d+)", text, flags=re.MULTILINE)
     assert total and int(total[1]) >= JOBS, text[-3000:]
     assert seconds < SECONDS, f"{seconds:.0f} s of processor time for {total[1]} jobs"
     assert memory < BYTES, f"{memory / 1e6:.0f} MB at the peak"
-
-
-def test_a_mistake_is_told_in_two_seconds(project):
-    project.edit("config/config.yaml", lambda c: c["methods"].append("task_arithmetik"))
-    try:
-        text, seconds, _ = used([*SNAKEMAKE, "--dry-run"], project.folder, project.environment())
-        assert "did you mean 'task_arithmetic'?" in text
-        assert seconds < 2, f"{seconds:.1f} s of processor time"
-    finally:
-        project.edit("config/config.yaml", lambda c: c["methods"].remove("task_arithmetik"))
 
 
 def test_planning_imports_no_torch(project):

@@ -42,13 +42,6 @@ def _filled(value: Any, word: str) -> Any:
     return value.replace(HOLE, word) if isinstance(value, str) else value
 
 
-def tasks(config: Path, schemas: Path) -> dict[str, dict[str, Any]]:
-    """Return the tasks of tasks.yaml by id, without the class names of other files (`with_class_names`)."""
-    records = read_yaml(config / "tasks.yaml")
-    check_schema(records, schemas / "tasks.schema.yaml", "config/tasks.yaml")
-    return dict(records)
-
-
 def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas: Path) -> dict[str, Any]:
     """Return a task with the classes and the prompt templates that `class_names` names, if it does."""
     if "class_names" not in record:

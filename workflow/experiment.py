@@ -36,7 +36,7 @@ class Experiment:
 
         self.assets = config_entries.assets(folder, schemas)
         self.lock = read_json(folder / "assets.lock.json")
-        self.tasks = config_entries.tasks(folder, schemas)
+        self.tasks = read("tasks.yaml", "tasks")
         self.methods = methods(root)
         self.families = families(self.methods)
         self.evidence = read("evidence.yaml", "evidence")
@@ -116,10 +116,8 @@ class Experiment:
             names |= {self.expert_asset(suite, task) for task in [*tasks, *multitask]}
         return sorted(name for name in names if name)
 
-    def unlocked(self, assets: Iterable[str] | None = None) -> list[str]:
-        """Return those of the assets (default: what the run has yet to fetch) whose lock does not say what they are."""
-        if assets is None:
-            assets = [asset for asset in self.used_assets() if not Path("results/assets", asset, "asset.json").exists()]
+    def unlocked(self, assets: Iterable[str]) -> list[str]:
+        """Return those of the assets whose lock does not say what they are."""
         return [asset for asset in sorted(assets) if "unverified" in self.lock.get(asset, {"unverified": ""})]
 
     def _skip(self, suite: str) -> dict[str, str]:

@@ -119,6 +119,11 @@ def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = Fals
         yield waiting.result()
 
 
+def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return index batches in the order of the images."""
+    return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
+
+
 def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
     """Return the class with the greatest logit, logits = z @ head.T, for each row: (N,) int64."""
     logits = torch.from_numpy(embeddings) @ torch.from_numpy(head).T

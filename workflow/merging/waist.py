@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from merging.checkpoints import SINGLE, Checkpoint
+from merging.layouts.names import listed
 from merging.provenance import publish
 from merging.results import UserError, read_json, write_json
 from merging.storage import Tensor
@@ -67,7 +68,7 @@ def completed(expert: Model, base: Model, frozen: Collection[str] = ()) -> Model
     if wrong:
         raise UserError(
             f"{expert.folder}: {len(wrong)} of {len(base.entries)} tensors do not match the base {base.folder}:"
-            f" {_listed(wrong)}; expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
+            f" {listed(wrong)}; expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
         )
     return Model(expert.folder, entries, base.config)
 
@@ -116,7 +117,7 @@ def _check(model: Model, base: Model | None, found: Distance, farthest: float) -
     if found.broken:
         counts = [f"'{name}' ({count} of {model.entries[name].size})" for name, count in found.broken.items()]
         raise UserError(
-            f"{model.folder}: NaN or infinite numbers in {_listed(counts)}; expected finite"
+            f"{model.folder}: NaN or infinite numbers in {listed(counts)}; expected finite"
             " ones. Fetch the model again, or leave it out: its training has failed"
         )
     moved, whole = math.sqrt(found.moved), math.sqrt(found.whole)
@@ -126,7 +127,3 @@ def _check(model: Model, base: Model | None, found: Distance, farthest: float) -
             f" = {whole:.4g}; expected at most {farthest:g}. Correct `base:` or `experts:` of the suite; where the distance is"
             " meant, prepare the expert with a greater `--farthest`"
         )
-
-
-def _listed(words: list[str], most: int = 8) -> str:
-    return "; ".join(words[:most]) + (f"; and {len(words) - most} more" if len(words) > most else "")

@@ -38,11 +38,6 @@ def unit(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings.float() if embeddings.itemsize < 4 else embeddings, dim=1)
 
 
-def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches in the order of the images."""
-    return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
-
-
 def fill(model: nn.Module, folder: Path, entries: Mapping[str, Stored]) -> None:
     """Give a model that was built without memory its numbers, as float32, and bring it to evaluation mode.
 

@@ -95,7 +95,7 @@ rule render_published:
     conda:
         "../../envs/report.yaml"
     params:
-        table=printed,
+        table=record_json("table", "published"),
         scores="--scores results/scores.tsv" if plan.suites else "",
         suites=canonical([suite_json(suite) for suite in plan.suites]),
         methods=canonical(methods_json()),

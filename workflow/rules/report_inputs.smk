@@ -58,11 +58,6 @@ def suite_json(suite):
     }
 
 
-def printed(wildcards):
-    """A printed table as config/tables.yaml describes it."""
-    return canonical({"id": wildcards.table, **plan.reports["published"][wildcards.table]})
-
-
 def methods_json():
     keys = "id label host controls reference group summary data static tune family draws".split()
     return [{key: row[key] for key in keys if key in row} for row in plan.rows()]
@@ -100,8 +95,10 @@ def flags(inputs, suites):
     )
 
 
-def record_json(kind):
-    return lambda wildcards: canonical({"id": wildcards[kind], **plan.reports[f"{kind}s"][wildcards[kind]]})
+def record_json(kind, section=None):
+    """A table or figure as config/tables.yaml describes it, in the section of its kind or a named one."""
+    records = plan.reports.get(section or f"{kind}s", {})
+    return lambda wildcards: canonical({"id": wildcards[kind], **records[wildcards[kind]]})
 
 
 def flags_of(kind):

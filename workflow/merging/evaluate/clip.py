@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from merging import clip_folders, waist, zero_shot
 from merging.checkpoints import Checkpoint
+from merging.classification import batches
 from merging.layouts import clip_configs
 from merging.results import UserError, read_json
-from merging.zero_shot import batches
 
 __all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
 

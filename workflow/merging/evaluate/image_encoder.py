@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from merging import waist
 from merging.checkpoints import write_checkpoint
+from merging.classification import batches
 from merging.results import UserError, read_json
+
+__all__ = ["Encoder", "batches", "fold", "head", "load", "prepare"]
 
 EPS = 1e-3  # of EfficientNet's batch norm
 SEED = 0  # of the projection's first values; the alignment replaces them
@@ -109,11 +112,6 @@ def load(folder: Path | str) -> Encoder:
     except RuntimeError as error:
         raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from None
     return encoder.to(memory_format=torch.channels_last).eval()
-
-
-def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches in the order of the images."""
-    return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
 
 
 def prepare(source: Path | str, output: Path | str, base: Path | str | None = None, farthest: float = waist.FARTHEST) -> None:

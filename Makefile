@@ -8,7 +8,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
-.PHONY: demo study demo-vision bench test lint format
+.PHONY: demo study demo-vision bench test test-slurm lint format
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
@@ -34,8 +34,11 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
-test: $(BIN)/.installed  ## everything, with the demo end to end
+test: $(BIN)/.installed  ## everything, with the demo end to end; not what needs a cluster
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
+
+test-slurm: $(BIN)/.installed  ## what a cluster does to a run, with and without accounting: a quarter of an hour; Debian packages
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm.py tests/test_slurm_faults.py
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .
@@ -43,6 +46,7 @@ lint: $(BIN)/.installed
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
+	if command -v shellcheck > /dev/null; then shellcheck tests/slurm/*.sh; fi
 
 format: $(BIN)/.installed
 	$(BIN)/ruff check --fix .

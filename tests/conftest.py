@@ -12,6 +12,8 @@ from project import Project
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slurm: a real SLURM on this machine; Debian packages")
+    config.addinivalue_line("markers", "slow: longer than continuous integration has time for")
     config.addinivalue_line("markers", "demo: real experiments end to end; minutes, and the package index once")
 
 

@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
+import cluster  # noqa: E402
 from experiment import REFERENCES, Experiment, canonical  # noqa: E402
 from merging.provenance import code_digest, versions  # noqa: E402
 from merging.results import UserError  # noqa: E402
@@ -31,6 +32,10 @@ ONE_BY_ONE = [name for name, record in plan.evidence.items() if record["kind"] !
 TOGETHER = [name for name in plan.evidence if name not in ONE_BY_ONE]
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
 DEVICE = plan.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
+GPU = {
+    "merge": int(plan.config.get("device", "cpu") != "cpu"),
+    "model": int(DEVICE != "cpu"),
+}  # what a job asks a cluster for
 SCORING = " ".join(
     f"--{key.replace('_', '-')} {value}" for key, value in sorted(plan.config.get("scoring", {}).items())
 )
@@ -268,3 +273,17 @@ onstart:
         raise WorkflowError(
             "results/ cannot be written (read-only, or another user's); make it writable or choose another folder with --directory"
         )
+    if workflow.executor_plugin.name == "slurm":
+        how, account = workflow.executor_settings, (workflow.resource_settings.default_resources or {}).get(
+            "slurm_account"
+        )
+        try:
+            cluster.check(
+                how.status_command,
+                how.init_seconds_before_status_checks,
+                Path.cwd(),
+                account.raw if account else None,
+                how.array_jobs,
+            )
+        except UserError as error:
+            raise WorkflowError(str(error)) from None

@@ -15,6 +15,8 @@ rule evaluate_checkpoint:
         "results/benchmarks/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.tsv"
     conda:
         "../../envs/encoder.yaml"
+    resources:
+        gpu=GPU["model"],
     params:
         split="test",
         family=family,

@@ -17,6 +17,8 @@ rule collect_evidence:
         evidence=any_of(ONE_BY_ONE),
     conda:
         "../../envs/encoder.yaml"
+    resources:
+        gpu=GPU["model"],
     params:
         kind=evidence_kind,
         settings=evidence_settings,
@@ -54,6 +56,8 @@ for name in plan.suites:
             evidence=any_of(TOGETHER),
         conda:
             "../../envs/encoder.yaml"
+        resources:
+            gpu=GPU["model"],
         params:
             kind=evidence_kind,
             settings=evidence_settings,
@@ -89,6 +93,8 @@ rule learn_coefficients:
         method=any_of(LEARNED),
     conda:
         "../../envs/encoder.yaml"
+    resources:
+        gpu=GPU["model"],
     params:
         sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine", "postprocess"),
         settings=lambda wildcards: canonical(

@@ -18,6 +18,8 @@ rule merge_checkpoints:
         method=any_of({*plan.config["methods"], *plan.candidates}.difference(DYNAMIC)),
     conda:
         "../../envs/merge.yaml"
+    resources:
+        gpu=GPU["merge"],
     params:
         sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine", "postprocess"),
         experts=named_experts,

@@ -1,0 +1,127 @@
+"""Compare ways to bring many short jobs through SLURM: how many submissions, how long, at what cost of CPU.
+
+The tiny suite of the tests, merged and scored by many methods, on the pretended cluster of tests/slurm: two nodes of four
+CPUs, whatever the machine has. CPU seconds are of everything together: SLURM's daemons, Snakemake and the jobs themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import re
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import tiny
+from project import Project
+from slurm_cluster import Cluster, OnCluster
+
+from benchmarks.cases import facts
+from benchmarks.tables import grid, machine, save
+from merging.results import command_line
+
+STAGES = ("estimate_coefficients", "merge_checkpoints", "evaluate_checkpoint")
+LOOKS = ("--slurm-init-seconds-before-status-checks", "20")  # as the profile has it
+
+
+def ways(methods: int) -> dict[str, list[str]]:
+    """Return the arguments of each way to submit."""
+    chain = ["--groups", *(f"{stage}=method" for stage in STAGES)]
+    return {
+        "a job each": [],
+        "a group a method": chain,
+        "groups of three methods": [*chain, "--group-components", "method=3", "--cores", "1"],
+        "an array a rule": ["--slurm-array-jobs", ",".join(STAGES)],
+        "one allocation": [],
+    }
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the command line, run every way once from the same state, and write the results."""
+    parser = argparse.ArgumentParser("benchmarks.batching", description=__doc__)
+    parser.add_argument("--methods", type=int, default=30)
+    parser.add_argument("--ways", nargs="+", default=list(ways(1)), choices=list(ways(1)))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--folder", type=Path, help="where the runs are made (default: a temporary folder)")
+    args = parser.parse_args(words)
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what daemons leave behind comes to us, with its times
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        base = prepared(Path(folder) / "base", args.methods)
+        rows = [measured(way, args.methods, base, Path(folder)) for way in args.ways]
+    results: dict[str, Any] = {"facts": facts(args.output), "methods": args.methods, "rows": rows}
+    save(args.output / "batching", results, table(results))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    heads = {"way": "way", "submissions": "submissions", "jobs": "jobs", "wall_seconds": "wall s", "cpu_seconds": "CPU s"}
+    rows = [[str(row[key]) for key in heads] for row in results["rows"]]
+    title = f"# {results['methods']} methods, merged and scored through SLURM"
+    return "\n".join([title, "", machine(results["facts"]), "", *grid(list(heads.values()), rows)]) + "\n"
+
+
+def prepared(folder: Path, methods: int) -> Project:
+    """Build the tiny project with that many methods, and run it locally up to the measures."""
+    project = Project(tiny.build(folder))
+    names = [f"way_{i}" for i in range(methods)]
+    config = {"suites": ["tiny"], "seeds": [0], "methods": names, "tables": [], "figures": []}
+    tiny.write_yaml(project / "config/config.yaml", config)
+    project.edit("config/methods.yaml", lambda m: m.update({n: own(m, i) for i, n in enumerate(names)}))
+    project.made("results/measures/tiny/seed0.json", *(f"results/heads/tiny/{task}.safetensors" for task in tiny.TASKS))
+    return project
+
+
+def own(methods: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a task arithmetic with a λ of its own."""
+    given = {**methods["task_arithmetic"], "label": f"Task arithmetic {number}", "summary": f"number {number}"}
+    return {**given, "coefficients": {"constant": {"value": 0.1 + number / 100}}}
+
+
+def measured(way: str, methods: int, base: Project, folder: Path) -> dict[str, Any]:
+    """Copy the project, run it in one way on a cluster of its own, and count."""
+    name = way.replace(" ", "_")
+    project = base.copy(folder / name)
+    before, cluster = cpu(), Cluster(folder / f"cluster_{name}")
+    cluster.do("start")
+    try:
+        run = OnCluster(project, cluster)
+        targets = [f"results/scores/tiny/way_{i}/seed0/all.json" for i in range(methods)]
+        start = time.monotonic()
+        if way == "one allocation":
+            inside = shlex.join([sys.executable, "-m", "snakemake", "--cores", "4", *targets])
+            done = run.call("sbatch", "--wait", "--cpus-per-task", "4", "--mem", "6000", "--time", "120", "--wrap", inside)
+        else:
+            done = run.run(*LOOKS, *ways(methods)[way], "--", *targets, timeout=7200)
+        wall = time.monotonic() - start
+    finally:
+        cluster.do("stop")
+    submitted = (cluster.folder / "log/slurmctld.log").read_text().count("_slurm_rpc_submit_batch_job: JobId=")
+    log = max(project.folder.glob(".snakemake/log/*.log")).read_text()
+    return {"way": way, "exit": done.code, "submissions": submitted, "jobs": len(re.findall(r"^Finished jobid", log, re.M)),
+            "wall_seconds": round(wall), "cpu_seconds": round(cpu() - before),
+            "scores": sum((project / target).exists() for target in targets)}  # fmt: skip
+
+
+def cpu() -> float:
+    """Return the CPU seconds of all that ended below this process so far; waits for what is about to end."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                break
+        except ChildProcessError:
+            break
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    command_line(main)

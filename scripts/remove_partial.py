@@ -1,0 +1,39 @@
+"""Remove what killed jobs left half written below results/ (names that end in .part); nothing else is touched."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import run_log
+from cluster import jobs_in
+from merging.results import UserError, command_line
+
+
+def main() -> None:
+    """Parse the command line, refuse while a run may be writing, and remove."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=Path, default=Path(), help="the folder that Snakemake runs in")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    args = parser.parse_args()
+    folder = args.directory.resolve()
+    left = sorted(path for path in (folder / "results").rglob(".*.part") if path.exists())
+    if left and not args.dry_run:
+        refuse_while_writing(folder)
+    for path in left:
+        size = sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+        if not args.dry_run:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        print(f"{'would remove' if args.dry_run else 'removed'} {path.relative_to(folder)}, {size / 1e6:,.1f} MB")
+    print(f"{len(left)} partial files or folders")
+
+
+def refuse_while_writing(folder: Path) -> None:
+    """Raise UserError where a run holds the folder or its jobs are still in SLURM's queue."""
+    if run_log.is_locked(folder):
+        raise UserError(f"a run is at work in {folder}; wait for it to end. If it was killed: snakemake --unlock")
+    if jobs := jobs_in(folder):
+        raise UserError(f"jobs of this folder are still in SLURM's queue; wait, or: scancel {' '.join(j.number for j in jobs)}")
+
+
+if __name__ == "__main__":
+    command_line(main)

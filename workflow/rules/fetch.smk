@@ -6,6 +6,8 @@ rule fetch_asset:
         directory("results/assets/{asset}"),
     log:
         "results/logs/fetch_asset/{asset}.log",
+    benchmark:
+        "results/benchmarks/fetch_asset/{asset}.tsv"
     localrule: True
     conda:
         "../../envs/workflow.yaml"
@@ -26,6 +28,8 @@ rule fetch_model:
         directory("results/models/{suite}/{model}"),
     log:
         "results/logs/fetch_model/{suite}/{model}.log",
+    benchmark:
+        "results/benchmarks/fetch_model/{suite}/{model}.tsv"
     wildcard_constraints:
         suite=any_of(plan.models),
     localrule: True

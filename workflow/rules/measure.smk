@@ -9,6 +9,8 @@ rule measure_weights:
         "results/measures/{suite}/seed{seed}.json",
     log:
         "results/logs/measure_weights/{suite}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/measure_weights/{suite}/seed{seed}.tsv"
     conda:
         "../../envs/merge.yaml"
     params:
@@ -30,6 +32,8 @@ rule measure_threshold:
         "results/measures/{suite}/seed{seed}_{scope}_density{density}.json",
     log:
         "results/logs/measure_threshold/{suite}/seed{seed}_{scope}_density{density}.log",
+    benchmark:
+        "results/benchmarks/measure_threshold/{suite}/seed{seed}_{scope}_density{density}.tsv"
     conda:
         "../../envs/merge.yaml"
     params:
@@ -52,6 +56,8 @@ rule estimate_coefficients:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
     log:
         "results/logs/estimate_coefficients/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/estimate_coefficients/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
         method=any_of({*plan.methods, *plan.candidates}.difference(LEARNED)),
     conda:
@@ -80,6 +86,8 @@ rule select_coefficients:
         "results/selected/{suite}/{method}/seed{seed}.json",
     log:
         "results/logs/select_coefficients/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/select_coefficients/{suite}/{method}/seed{seed}.tsv"
     localrule: True
     conda:
         "../../envs/merge.yaml"
@@ -120,6 +128,8 @@ rule measure_premise:
         "results/premise/{suite}/seed{seed}/{run}.json",
     log:
         "results/logs/measure_premise/{suite}/seed{seed}/{run}.log",
+    benchmark:
+        "results/benchmarks/measure_premise/{suite}/seed{seed}/{run}.tsv"
     conda:
         "../../envs/encoder.yaml"
     params:
@@ -148,6 +158,8 @@ rule gather_premise:
         "results/premise/{suite}.tsv",
     log:
         "results/logs/gather_premise/{suite}.log",
+    benchmark:
+        "results/benchmarks/gather_premise/{suite}.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"

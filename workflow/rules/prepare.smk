@@ -8,6 +8,8 @@ rule prepare_dataset:
         directory("results/datasets/{data}/{task}"),
     log:
         "results/logs/prepare_dataset/{data}/{task}.log",
+    benchmark:
+        "results/benchmarks/prepare_dataset/{data}/{task}.tsv"
     conda:
         "../../envs/encoder.yaml"
     params:
@@ -30,6 +32,8 @@ rule prepare_checkpoint:
         directory("results/checkpoints/{checkpoints}/{stage}"),
     log:
         "results/logs/prepare_checkpoint/{checkpoints}/{stage}.log",
+    benchmark:
+        "results/benchmarks/prepare_checkpoint/{checkpoints}/{stage}.tsv"
     wildcard_constraints:
         stage="prepared|pretrained",
     conda:
@@ -51,6 +55,8 @@ rule prepare_expert:
         directory("results/checkpoints/{checkpoints}/experts/{task}"),
     log:
         "results/logs/prepare_expert/{checkpoints}/{task}.log",
+    benchmark:
+        "results/benchmarks/prepare_expert/{checkpoints}/{task}.tsv"
     wildcard_constraints:
         task=any_of([*plan.tasks, "multitask"]),
         checkpoints=any_of(FETCHED),
@@ -106,6 +112,8 @@ rule build_head:
         "results/heads/{tower}/{task}.safetensors",
     log:
         "results/logs/build_head/{tower}/{task}.log",
+    benchmark:
+        "results/benchmarks/build_head/{tower}/{task}.tsv"
     conda:
         "../../envs/encoder.yaml"
     params:

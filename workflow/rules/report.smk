@@ -8,6 +8,8 @@ rule gather_scores:
         report("results/scores.tsv", caption="../report/scores.rst", category="Scores", labels={"file": "all scores"}),
     log:
         "results/logs/gather_scores.log",
+    benchmark:
+        "results/benchmarks/gather_scores.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"
@@ -27,6 +29,8 @@ rule compare_methods:
         "results/comparisons.tsv",
     log:
         "results/logs/compare_methods.log",
+    benchmark:
+        "results/benchmarks/compare_methods.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"
@@ -57,6 +61,8 @@ rule render_table:
         tex="results/tables/{table}_{suite}.tex",
     log:
         "results/logs/render_table/{table}_{suite}.log",
+    benchmark:
+        "results/benchmarks/render_table/{table}_{suite}.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"
@@ -89,6 +95,8 @@ rule render_published:
         tex="results/published/{table}.tex",
     log:
         "results/logs/render_published/{table}.log",
+    benchmark:
+        "results/benchmarks/render_published/{table}.tsv"
     wildcard_constraints:
         table=any_of(plan.reports.get("published", {})),
     localrule: True
@@ -122,6 +130,8 @@ rule draw_figure:
         png="results/figures/{figure}_{suite}.png",
     log:
         "results/logs/draw_figure/{figure}_{suite}.log",
+    benchmark:
+        "results/benchmarks/draw_figure/{figure}_{suite}.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"
@@ -155,6 +165,8 @@ rule write_report:
         ),
     log:
         "results/logs/write_report.log",
+    benchmark:
+        "results/benchmarks/write_report.tsv"
     localrule: True
     conda:
         "../../envs/report.yaml"
@@ -177,6 +189,8 @@ rule write_run_config:
         "results/run_config.yaml",
     log:
         "results/logs/write_run_config.log",
+    benchmark:
+        "results/benchmarks/write_run_config.tsv"
     localrule: True
     conda:
         "../../envs/workflow.yaml"

@@ -72,18 +72,20 @@ launch() {
     echo $! >"$DIR/run/$name.pid"
 }
 
-# finish NAME: end it, by force after 15 seconds
+# finish NAME...: end them together, by force after 15 seconds
 finish() {
-    local file=$DIR/run/$1.pid
-    if running "$1"; then
-        kill "$(<"$file")"
+    local name
+    for name in "$@"; do
+        if running "$name"; then kill "$(<"$DIR/run/$name.pid")"; fi
+    done
+    for name in "$@"; do
         for _ in {1..150}; do
-            running "$1" || break
+            running "$name" || break
             sleep 0.1
         done
-        if running "$1"; then kill -9 "$(<"$file")"; fi
-    fi
-    rm -f "$file"
+        if running "$name"; then kill -9 "$(<"$DIR/run/$name.pid")"; fi
+        rm -f "$DIR/run/$name.pid"
+    done
 }
 
 # end_strays: end what jobs of this cluster left behind; without cgroups a process can outlive its job
@@ -270,7 +272,6 @@ start() {
 }
 
 stop() {
-    local name
     if running slurmctld; then
         scancel --user="$ME" 2>/dev/null || true
         for _ in {1..50}; do
@@ -278,8 +279,9 @@ stop() {
             sleep 0.2
         done
     fi
-    for name in "${CPU_NODES[@]}" "${GPU_NODES[@]}"; do finish "slurmd-$name"; done
-    for name in slurmctld slurmdbd mariadbd munged; do finish "$name"; done
+    finish slurmctld
+    finish "${CPU_NODES[@]/#/slurmd-}" "${GPU_NODES[@]/#/slurmd-}" munged slurmdbd
+    finish mariadbd
     end_strays
     echo "cluster.sh: stopped"
 }
@@ -292,10 +294,12 @@ status() {
 }
 
 install() {
-    local packages=(slurm-wlm munge)
+    local packages=(slurm-wlm munge) quickly=(-qq -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15
+        -o Acquire::Retries=0 -o DPkg::Lock::Timeout=60)
     if [[ $ACCOUNTING == dbd ]]; then packages+=(slurmdbd mariadb-server); fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    # Error-Mode: without it, apt-get update succeeds where nothing can be reached
+    timeout 60 apt-get "${quickly[@]}" -o APT::Update::Error-Mode=any update || die "no package index can be reached"
+    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get "${quickly[@]}" install -y --no-install-recommends "${packages[@]}"
 }
 
 case ${1:-} in

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tiny
-from project import Project
+from project import Project, checkout, make
+from slurm_cluster import Cluster, OnCluster, small_merges
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,8 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tests first, then the workflow's, and the demo last."""
-    items.sort(key=lambda item: (item.get_closest_marker("demo") is not None, "finished" in getattr(item, "fixturenames", ())))
+    """Run the quick tests first, then the workflow's, then those on a cluster, and the demo last."""
+
+    def turn(item: pytest.Item) -> tuple[bool, ...]:
+        marked = (item.get_closest_marker(name) is not None for name in ("demo", "slurm"))
+        return (*marked, "finished" in getattr(item, "fixturenames", ()))
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +36,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh copy of the checkout after `make demo`; far less than its fifteen minutes on two free cores."""
+    project = checkout(tmp_path_factory.mktemp("demo") / "checkout")
+    done = make(project, timeout=15 * 60)
+    assert done.code == 0, done.text[-6000:]
+    return project
+
+
 @pytest.fixture
 def project(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to be changed at will."""
     return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def run(project: Project, cluster: Cluster) -> Iterator[OnCluster]:
+    """The finished project without its merges, on the cluster of the test's module."""
+    project.remove("results/merged")
+    project.edit("profiles/default/profile.v9+.yaml", small_merges)
+    yield OnCluster(project, cluster)
+    for number in cluster.jobs():
+        cluster.ask("scancel", number)
+    cluster.wait_until_idle()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -112,6 +113,26 @@ def make(project: Project, *targets: str, timeout: int = 600) -> Done:
     done = subprocess.run([*make_command(), "--", *targets], cwd=project.folder, env=project.environment(), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)  # fmt: skip
     return Done(done.returncode, done.stdout)
+
+
+def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Project:
+    """A fresh copy of the checkout, with those assets of an earlier run that are the locked ones."""
+    project = Project(tiny.copy_code(folder))
+    lock = json.loads((project / "config/assets.lock.json").read_text())
+    for asset in sorted(assets.glob("*")):
+        if is_locked(asset, lock):
+            shutil.copytree(asset, project / f"results/assets/{asset.name}")
+    return project
+
+
+def is_locked(folder: Path, lock: dict[str, Any]) -> bool:
+    """Say whether a fetched asset is the locked one: the same archive, every member there in its size."""
+    if not (folder / "asset.json").exists():
+        return False
+    record = json.loads((folder / "asset.json").read_text())
+    members = {name: folder / name for name in record["files"]}
+    whole = all(p.is_file() and p.stat().st_size == record["files"][n]["size"] for n, p in members.items())
+    return whole and record["archive"] == lock.get(folder.name)
 
 
 # What must be equal between two runs of the same config: everything but logs, times and the report of the machine.

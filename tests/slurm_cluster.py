@@ -8,18 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 from project import SNAKEMAKE, Done, Project
 
 SCRIPT = tiny.ROOT / "tests/slurm/cluster.sh"
-QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "15")  # looks often, for a test
+# Looks after 1 s, 11 s more, 21 s more, and anew when a job has ended: short jobs need no more.
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "15")
 FAIL = "exit 1"
 MEMORY = """exec "$PYTHON_OF_TESTS" -c "import time; held = b'1' * 2**30; time.sleep(100)" """
 HANG = "exec sleep 1000"
+METHODS = ("ties", "dare", "task_arithmetic_nan_delta")
+MERGES = [f"results/merged/tiny/{method}/seed0" for method in METHODS]
+MERGED = [f"merged/tiny/{method}/**/*" for method in METHODS]
 
 
 def wait_until(sign: Callable[[], object], what: str, seconds: float = 120) -> None:
@@ -72,6 +79,18 @@ def install(accounting: str = "none") -> None:
                           stderr=subprocess.STDOUT, text=True, timeout=600, check=False)  # fmt: skip
     if done.returncode:
         pytest.skip(f"SLURM cannot be installed here: {done.stdout[-500:]}")
+
+
+@contextmanager
+def started(folder: Path, accounting: str = "none") -> Iterator[Cluster]:
+    """A cluster for as long as the block lasts; the test is skipped where there can be none."""
+    install(accounting)
+    cluster = Cluster(folder, accounting)
+    cluster.do("start")
+    try:
+        yield cluster
+    finally:
+        cluster.do("stop")
 
 
 class OnCluster:
@@ -133,3 +152,21 @@ class OnCluster:
 
     def log(self) -> str:
         return (self.project / "run.log").read_text()
+
+
+def small_merges(profile: dict[str, Any], **more: object) -> None:
+    """Change profiles/default: a merge asks for 800 MB, 5 minutes and one processor, more with every attempt."""
+    profile["set-resources"]["merge_checkpoints"] = {"mem_mb": "attempt * 800", "runtime": "attempt * 5", **more}
+    profile["set-threads"]["merge_checkpoints"] = 1
+
+
+def merges(run: OnCluster) -> Counter[str]:
+    """Return how often each method was merged."""
+    return Counter(call.split("--output results/merged/tiny/")[1].split("/")[0] for _, _, call in run.ran("merge_checkpoints"))
+
+
+def whole(run: OnCluster, finished: Project) -> None:
+    """Say that all merges are there with the bytes of a local run, that nothing is left to do and nothing half done is left."""
+    assert run.project.digests(*MERGED) == finished.digests(*MERGED)
+    assert run.project.jobs(*MERGES) == set()
+    assert run.project.leftovers() == []

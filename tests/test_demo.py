@@ -7,40 +7,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
-import shutil
-from pathlib import Path
 
 import pytest
 import tiny
 from models import shipped
-from project import Project, make
+from project import make
 
 pytestmark = pytest.mark.demo
-MINUTES = 15  # far more than two free cores need
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh copy of the checkout after `make demo`."""
-    project = Project(tiny.copy_code(tmp_path_factory.mktemp("demo") / "checkout"))
-    lock = json.loads((project / "config/assets.lock.json").read_text())
-    for folder in sorted((tiny.ROOT / "results/assets").glob("*")):
-        if is_locked(folder, lock):
-            shutil.copytree(folder, project / f"results/assets/{folder.name}")
-    done = make(project, timeout=60 * MINUTES)
-    assert done.code == 0, done.text[-6000:]
-    return project
-
-
-def is_locked(folder: Path, lock: dict) -> bool:
-    """Say whether a fetched asset is the locked one: the same archive, every member there in its size."""
-    if not (folder / "asset.json").exists():
-        return False
-    record = json.loads((folder / "asset.json").read_text())
-    members = {name: folder / name for name in record["files"]}
-    whole = all(p.is_file() and p.stat().st_size == record["files"][n]["size"] for n, p in members.items())
-    return whole and record["archive"] == lock.get(folder.name)
 
 
 @pytest.fixture(scope="module")

@@ -4,80 +4,55 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 
 import pytest
-from slurm_cluster import FAIL, HANG, MEMORY, Cluster, OnCluster, install, wait_until
+from slurm_cluster import FAIL, HANG, MEMORY, MERGED, MERGES, OnCluster, merges, small_merges, started, wait_until, whole
 
 pytestmark = pytest.mark.slurm
-METHODS = ("ties", "dare", "task_arithmetic_nan_delta")
-MERGES = [f"results/merged/tiny/{method}/seed0" for method in METHODS]
-MERGED = [f"merged/tiny/{method}/**/*" for method in METHODS]
+METHOD = "task_arithmetic_nan_delta"  # from its coefficients to its scores
+CHAIN = ("estimate_coefficients", "evaluate_checkpoint")
+MADE = (f"coefficients/tiny/{METHOD}/*", *MERGED, f"scores/tiny/{METHOD}/**/*")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A cluster without accounting, as a small laboratory has it."""
-    install()
-    cluster = Cluster(tmp_path_factory.mktemp("slurm") / "cluster")
-    cluster.do("start")
-    yield cluster
-    cluster.do("stop")
+    with started(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield cluster
 
 
-@pytest.fixture
-def run(project, cluster):
-    """The finished project without its merges, on the cluster; a merge asks for 800 MB."""
-    project.remove("results/merged")
-    project.edit("profiles/default/profile.v9+.yaml", small_merges)
-    yield OnCluster(project, cluster)
-    for number in cluster.jobs():
-        cluster.ask("scancel", number)
-    cluster.wait_until_idle()
-
-
-def small_merges(profile):
-    profile["set-resources"]["merge_checkpoints"] = {"mem_mb": "attempt * 800", "runtime": "attempt * 5"}
-
-
-def merges(run):
-    """Return how often each method was merged."""
-    return Counter(call.split("--output results/merged/tiny/")[1].split("/")[0] for _, _, call in run.ran("merge_checkpoints"))
-
-
-def whole(run, finished):
-    """Say that all merges are there with the bytes of a local run, that nothing is left to do and nothing half done is left."""
-    assert run.project.digests(*MERGED) == finished.digests(*MERGED)
-    assert run.project.jobs(*MERGES) == set()
-    assert run.project.leftovers() == []
-
-
-def test_a_run_on_the_cluster_gives_the_bytes_of_a_local_run_and_takes_gpus_where_a_rule_asks(project, cluster, finished):
-    made = ("measures", "coefficients", "merged", "scores")
-    project.remove(*(f"results/{name}" for name in made))
-    project.edit("profiles/default/profile.v9+.yaml", lambda p: p["set-resources"]["merge_checkpoints"].update(gpu=1))
+@pytest.fixture(scope="module")
+def eventful(finished, cluster, tmp_path_factory):
+    """A run in which a job fails, another takes too much memory and slurmctld restarts; merges ask for a GPU."""
+    project = finished.copy(tmp_path_factory.mktemp("eventful") / "project")
+    project.remove("results/merged", f"results/coefficients/tiny/{METHOD}", f"results/scores/tiny/{METHOD}")
+    project.edit("profiles/default/profile.v9+.yaml", lambda profile: small_merges(profile, gpu=1))
     run = OnCluster(project, cluster)
-    names = ("task_arithmetic_nan_delta", "dare")
-    run.made(*(f"results/scores/tiny/{method}/seed0/all.json" for method in names))
-    patterns = [f"{kind}/tiny/{method}/**/*" for kind in made[1:] for method in names] + ["measures/tiny/seed0.json"]
-    found, expected = project.digests(*patterns), finished.digests(*patterns)
-    assert len(expected) > 10 and found == expected
-    merged = run.ran("merge_checkpoints")
-    assert len(merged) == 2 and all(node == "gpu1" and gpus in ("0", "1") for node, gpus, _ in merged)
-    others = [call for name in ("measure_weights", "estimate_coefficients", "evaluate_checkpoint") for call in run.ran(name)]
-    assert len(others) == 5 and all(node.startswith("cpu") and gpus == "none" for node, gpus, _ in others)
-
-
-def test_a_failed_job_and_one_out_of_memory_are_tried_again_while_slurmctld_restarts(run, finished):
     run.fault("merged/tiny/ties/", FAIL)
     run.fault("merged/tiny/dare/", MEMORY)
-    process = run.start(*MERGES)
-    wait_until(lambda: len(run.ran("merge_checkpoints")) >= 3, "three jobs")
-    run.cluster.do("stop-ctld")
-    run.cluster.do("start-ctld")
+    process = run.start(*MERGES, f"results/scores/tiny/{METHOD}/seed0/all.json")
+    wait_until(lambda: len(run.ran()) >= 3, "three jobs")
+    cluster.do("stop-ctld")
+    cluster.do("start-ctld")
     assert process.wait(300) == 0, run.log()[-6000:]
-    assert merges(run) == {"ties": 2, "dare": 2, "task_arithmetic_nan_delta": 1}
-    whole(run, finished)
+    return run
+
+
+def test_the_bytes_are_those_of_a_local_run(eventful, finished):
+    found, expected = eventful.project.digests(*MADE), finished.digests(*MADE)
+    assert {name.split("/")[0] for name in expected} == {"coefficients", "merged", "scores"} and found == expected
+
+
+def test_a_failed_job_and_one_out_of_memory_are_tried_again_and_no_other(eventful, finished):
+    assert merges(eventful) == {"ties": 2, "dare": 2, METHOD: 1}
+    assert [len(eventful.ran(name)) for name in CHAIN] == [1, 1]
+    whole(eventful, finished)
+
+
+def test_a_gpu_is_taken_where_a_rule_asks_and_nowhere_else(eventful):
+    merged, others = eventful.ran("merge_checkpoints"), [row for name in CHAIN for row in eventful.ran(name)]
+    assert all(node == "gpu1" and gpus in ("0", "1") for node, gpus, _ in merged), merged
+    assert len(others) == len(CHAIN) and all(node.startswith("cpu") and gpus == "none" for node, gpus, _ in others), others
 
 
 def test_a_killed_snakemake_does_not_submit_its_jobs_a_second_time(run, finished):
@@ -95,5 +70,5 @@ def test_a_killed_snakemake_does_not_submit_its_jobs_a_second_time(run, finished
     run.cluster.ask("scancel", left)
     run.cluster.wait_until_idle()
     run.made(*MERGES)
-    assert merges(run) == {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}
+    assert merges(run) == {"ties": 2, "dare": 1, METHOD: 1}
     whole(run, finished)

@@ -7,12 +7,13 @@ import re
 import shlex
 import signal
 import sys
+import time
 
 import pytest
 import tiny
 from project import RESULTS, Project
-from slurm_cluster import FAIL, HANG, MEMORY, Cluster, OnCluster, install, wait_until
-from test_slurm import MERGES, merges, small_merges, whole
+from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, merges, started, wait_until, whole
+from test_slurm import test_a_killed_snakemake_does_not_submit_its_jobs_a_second_time  # noqa: F401  (with accounting too)
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 ONCE = {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}
@@ -21,21 +22,8 @@ ONCE = {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}
 @pytest.fixture(scope="module", params=["none", "dbd"])
 def cluster(request, tmp_path_factory):
     """A cluster without accounting, then one with slurmdbd and MariaDB."""
-    install(request.param)
-    cluster = Cluster(tmp_path_factory.mktemp("slurm") / "cluster", request.param)
-    cluster.do("start")
-    yield cluster
-    cluster.do("stop")
-
-
-@pytest.fixture
-def run(project, cluster):
-    project.remove("results/merged")
-    project.edit("profiles/default/profile.v9+.yaml", small_merges)
-    yield OnCluster(project, cluster)
-    for number in cluster.jobs():
-        cluster.ask("scancel", number)
-    cluster.wait_until_idle()
+    with started(tmp_path_factory.mktemp("slurm") / "cluster", request.param) as cluster:
+        yield cluster
 
 
 def held(run):
@@ -78,6 +66,17 @@ def test_failure_and_out_of_memory(run, finished):
     run.fault("merged/tiny/dare/", MEMORY)
     run.made(*MERGES)
     assert merges(run) == {**ONCE, "dare": 2}
+    whole(run, finished)
+
+
+def test_slurmctld_restarted_in_mid_run(run, finished):
+    process = run.start(*MERGES)
+    wait_until(lambda: run.ran("merge_checkpoints"), "a job")
+    run.cluster.do("stop-ctld")
+    time.sleep(15)  # a job ends and a look is taken meanwhile
+    run.cluster.do("start-ctld")
+    assert process.wait(300) == 0, run.log()[-6000:]
+    assert set(merges(run).values()) == {1}
     whole(run, finished)
 
 

@@ -34,11 +34,11 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
-test: $(BIN)/.installed  ## everything, with the demo end to end; not what needs a cluster
+test: $(BIN)/.installed  ## everything that takes minutes, with the demo and a small SLURM; as root on Debian it installs that
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
 test-slurm: $(BIN)/.installed  ## what a cluster does to a run, with and without accounting: a quarter of an hour; Debian packages
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm.py tests/test_slurm_faults.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm*.py
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

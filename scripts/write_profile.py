@@ -56,10 +56,7 @@ def own_account(config: dict[str, str]) -> str | None:
 
 
 def watching(config: dict[str, str]) -> tuple[str, int]:
-    """Choose the command that jobs are watched by, and the seconds to the first look.
-
-    squeue before sacct: the executor (2.8.0) does not know sacct's `CANCELLED by UID` and waits for such a job for ever.
-    """
+    """Choose the command that jobs are watched by, and the seconds to the first look: squeue needs no data base."""
     if (age := job_age(config)) >= LONGEST_LOOK + 20:
         return "squeue", FIRST_LOOK
     if accounting(config):

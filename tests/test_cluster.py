@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import pytest
 import tiny
 
 import cluster
+import looks
 import partitions
 import sizes
 from merging.results import UserError
@@ -73,6 +77,42 @@ def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, 
     with pytest.raises(UserError) as refused:
         cluster.check(command, look, tmp_path)
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.fixture
+def executor(slurm, monkeypatch):
+    """Snakemake's SLURM executor, mended; as it was afterwards."""
+    executor = importlib.import_module("snakemake_executor_plugin_slurm")
+    for name in ("get_min_job_age", "query_job_status"):
+        monkeypatch.setattr(executor, name, getattr(executor, name))
+    looks.mend(again=0.1)
+    return executor
+
+
+def look(executor, command, later=lambda: None):
+    """Return what a look finds; `later` is called while it waits."""
+
+    async def both():
+        asyncio.get_running_loop().call_later(0.5, later)
+        return await asyncio.wait_for(executor.query_job_status(command, logging.getLogger()), 20)
+
+    return asyncio.run(both())[0]
+
+
+def test_a_look_waits_for_a_slurm_that_does_not_answer(slurm, executor, caplog):
+    slurm(squeue=None)
+    assert look(executor, "squeue", lambda: slurm(squeue="7|RUNNING\n")) == {"7": "RUNNING"}
+    assert [record.message for record in caplog.records] == ["SLURM does not answer squeue; asking again until it does"]
+
+
+def test_the_age_of_jobs_is_known_while_slurm_does_not_answer(slurm, executor):
+    slurm(scontrol=None)
+    assert executor.get_min_job_age() == 300
+
+
+def test_a_job_that_sacct_calls_cancelled_has_ended(slurm, executor):
+    slurm(sacct="7|CANCELLED by 1000\n8|COMPLETED\n")
+    assert look(executor, "sacct") == {"7": "CANCELLED", "8": "COMPLETED"}
 
 
 def test_a_data_base_that_does_not_answer_is_said(slurm, tmp_path):

@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 
 import pytest
 import tiny
@@ -70,10 +69,11 @@ def test_failure_and_out_of_memory(run, finished):
 
 
 def test_slurmctld_restarted_in_mid_run(run, finished):
+    run.watch = "squeue"  # sacct would answer for it
     process = run.start(*MERGES)
-    wait_until(lambda: run.ran("merge_checkpoints"), "a job")
+    wait_until(lambda: len(run.ran("merge_checkpoints")) == 3, "three jobs")
     run.cluster.do("stop-ctld")
-    time.sleep(15)  # a job ends and a look is taken meanwhile
+    wait_until(lambda: "SLURM does not answer" in run.log(), "a look meanwhile")
     run.cluster.do("start-ctld")
     assert process.wait(300) == 0, run.log()[-6000:]
     assert set(merges(run).values()) == {1}
@@ -91,7 +91,6 @@ def test_time_limit(run, finished):
 
 
 def test_a_cancelled_job_is_done_by_the_next_run_and_no_other(run, finished):
-    run.watch = "squeue"  # as the profile has it: what sacct says of a cancelled job is not understood
     run.fault("merged/tiny/ties/", HANG)
     process = run.start("--retries", "0", *MERGES)
     number, _ = held(run)
@@ -128,7 +127,6 @@ def test_ctrl_c_ends_the_jobs_and_the_next_run_goes_on(run, finished):
 
 
 def test_two_runs_in_one_folder(run, finished):
-    run.watch = "squeue"
     run.fault("merged/tiny/ties/", HANG)
     process = run.start(*MERGES)
     number, _ = held(run)

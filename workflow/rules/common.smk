@@ -11,6 +11,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
 import cluster  # noqa: E402
+import looks  # noqa: E402
 from experiment import REFERENCES, Experiment, canonical  # noqa: E402
 from merging.provenance import code_digest, versions  # noqa: E402
 from merging.results import UserError  # noqa: E402
@@ -287,3 +288,4 @@ onstart:
             )
         except UserError as error:
             raise WorkflowError(str(error)) from None
+        looks.mend()

@@ -37,7 +37,7 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 test: $(BIN)/.installed  ## everything that takes minutes, with the demo and a small SLURM; as root on Debian it installs that
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
-test-slurm: $(BIN)/.installed  ## what a cluster does to a run, with and without accounting: a quarter of an hour; Debian packages
+test-slurm: $(BIN)/.installed  ## what a cluster does to a run, and the default config through it: an hour; Debian packages
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm*.py
 
 lint: $(BIN)/.installed

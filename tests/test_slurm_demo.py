@@ -9,7 +9,7 @@ from project import RESULTS, SNAKEMAKE, checkout
 from slurm_cluster import OnCluster, started
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.demo]
-MINUTES = 90  # a third of it on two free cores
+MINUTES = 90  # half an hour on two busy cores
 
 
 def test_the_default_config_on_the_cluster_gives_the_bytes_of_a_local_run(demo, tmp_path):

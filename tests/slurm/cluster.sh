@@ -299,7 +299,7 @@ install() {
     if [[ $ACCOUNTING == dbd ]]; then packages+=(slurmdbd mariadb-server); fi
     # Error-Mode: without it, apt-get update succeeds where nothing can be reached
     timeout 60 apt-get "${quickly[@]}" -o APT::Update::Error-Mode=any update || die "no package index can be reached"
-    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get "${quickly[@]}" install -y --no-install-recommends "${packages[@]}"
+    DEBIAN_FRONTEND=noninteractive timeout 180 apt-get "${quickly[@]}" install -y --no-install-recommends "${packages[@]}"
 }
 
 case ${1:-} in

@@ -1,7 +1,8 @@
 """Compare ways to bring many short jobs through SLURM: how many submissions, how long, at what cost of CPU.
 
-The tiny suite of the tests, merged and scored by many methods, on the pretended cluster of tests/slurm: two nodes of four
-CPUs, whatever the machine has. CPU seconds are of everything together: SLURM's daemons, Snakemake and the jobs themselves.
+The tiny suite of the tests with more tasks, merged and scored by many methods, on the pretended cluster of tests/slurm: two
+nodes of four CPUs, whatever the machine has. CPU seconds are of everything together: SLURM's daemons, Snakemake and the jobs
+themselves.
 """
 
 from __future__ import annotations
@@ -49,15 +50,17 @@ def main(words: Sequence[str] | None = None) -> None:
     """Parse the command line, run every way once from the same state, and write the results."""
     parser = argparse.ArgumentParser("benchmarks.batching", description=__doc__)
     parser.add_argument("--methods", type=int, default=30)
+    parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--ways", nargs="+", default=list(ways(1)), choices=list(ways(1)))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--folder", type=Path, help="where the runs are made (default: a temporary folder)")
     args = parser.parse_args(words)
+    start = facts(args.output)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what daemons leave behind comes to us, with its times
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        base = prepared(Path(folder) / "base", args.methods)
+        base = prepared(Path(folder) / "base", args.methods, args.tasks)
         rows = [measured(way, args.methods, base, Path(folder)) for way in args.ways]
-    results: dict[str, Any] = {"facts": facts(args.output), "methods": args.methods, "rows": rows}
+    results: dict[str, Any] = {"facts": start, "methods": args.methods, "tasks": args.tasks, "rows": rows}
     save(args.output / "batching", results, table(results))
 
 
@@ -65,18 +68,22 @@ def table(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     heads = {"way": "way", "submissions": "submissions", "jobs": "jobs", "wall_seconds": "wall s", "cpu_seconds": "CPU s"}
     rows = [[str(row[key]) for key in heads] for row in results["rows"]]
-    title = f"# {results['methods']} methods, merged and scored through SLURM"
+    title = f"# {results['methods']} methods on {results['tasks']} tasks, merged and scored through SLURM"
     return "\n".join([title, "", machine(results["facts"]), "", *grid(list(heads.values()), rows)]) + "\n"
 
 
-def prepared(folder: Path, methods: int) -> Project:
-    """Build the tiny project with that many methods, and run it locally up to the measures."""
+def prepared(folder: Path, methods: int, tasks: int) -> Project:
+    """Build the tiny project with that many methods and tasks, and run it locally up to the measures."""
     project = Project(tiny.build(folder))
     names = [f"way_{i}" for i in range(methods)]
+    known = tiny.read_yaml(project / "config/tasks.yaml")
+    known |= {f"fruit_{i}": {**known["fruit"], "label": f"Fruit {i}"} for i in range(tasks - len(known))}
+    tiny.write_yaml(project / "config/tasks.yaml", known)
+    project.edit("config/suites/tiny.yaml", lambda suite: suite.update(tasks=list(known), groups={"all": list(known)}))
     config = {"suites": ["tiny"], "seeds": [0], "methods": names, "tables": [], "figures": []}
     tiny.write_yaml(project / "config/config.yaml", config)
     project.edit("config/methods.yaml", lambda m: m.update({n: own(m, i) for i, n in enumerate(names)}))
-    project.made("results/measures/tiny/seed0.json", *(f"results/heads/tiny/{task}.safetensors" for task in tiny.TASKS))
+    project.made("results/measures/tiny/seed0.json", *(f"results/heads/tiny_bert/{task}.safetensors" for task in known))
     return project
 
 

@@ -12,7 +12,9 @@ import pytest
 import tiny
 from project import RESULTS, Project
 from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, merges, started, wait_until, whole
-from test_slurm import test_a_killed_snakemake_does_not_submit_its_jobs_a_second_time  # noqa: F401  (with accounting too)
+from test_slurm import (  # noqa: F401  (with accounting too)
+    test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time,
+)
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 ONCE = {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}

@@ -54,6 +54,30 @@ def test_thousands_of_jobs_are_planned_in_a_minute(project):
     assert memory < BYTES, f"{memory / 1e6:.0f} MB at the peak"
 
 
+CHECK = """
+import sys, time
+sys.path.insert(0, "workflow")
+start = time.process_time()
+import yaml
+from pathlib import Path
+from experiment import Experiment
+from merging.results import UserError
+config = yaml.safe_load(Path("config/config.yaml").read_text())
+try:
+    Experiment({**config, "methods": [*config["methods"], "tise"]}, Path.cwd())
+except UserError as error:
+    print(error)
+print(time.process_time() - start)
+"""
+
+
+def test_a_mistake_is_refused_before_the_graph_and_in_a_second(project):
+    """Snakemake itself takes 1.2 s to start; with it the user waits less than two."""
+    done = subprocess.run([sys.executable, "-c", CHECK], cwd=project.folder, text=True, capture_output=True, check=True)
+    said, seconds = done.stdout.splitlines()
+    assert said == "config/config.yaml: methods: unknown 'tise'; did you mean 'ties'?" and float(seconds) < 1.0
+
+
 def test_planning_imports_no_torch(project):
     program = (
         "import sys; from snakemake.cli import main\n"

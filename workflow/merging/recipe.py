@@ -32,7 +32,8 @@ DEFAULTS = {
 }
 
 
-def hyper_parameters(word: Word) -> dict[str, tuple[Any, Any]]:
+@functools.cache  # asked for by every method of every suite before the graph is built
+def hyper_parameters(word: Word) -> Mapping[str, tuple[Any, Any]]:
     """Return the annotation and the default (`inspect.Parameter.empty` if there is none) of each hyper-parameter of a word."""
     hints = get_type_hints(word, include_extras=True)
     return {p.name: (hints[p.name], p.default) for p in inspect.signature(word).parameters.values() if p.kind is p.KEYWORD_ONLY}

@@ -44,7 +44,7 @@ def test_every_submitted_rule_says_what_it_needs_and_no_other():
         assert needs.keys() == {"mem_mb", "runtime"} and all("attempt" in value for value in needs.values()), name
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [name for name, text in RULES.items() if "\n    message:" in text])  # not mere targets
 def test_every_rule_has_a_log_and_times_itself_or_is_cached(name):
     directives = set(re.findall(r"^    (\w+):", RULES[name], re.M))
     assert "log" in directives and directives & {"benchmark", "cache"}

@@ -6,8 +6,7 @@ rule fetch_asset:
         directory("results/assets/{asset}"),
     log:
         "results/logs/fetch_asset/{asset}.log",
-    benchmark:
-        "results/benchmarks/fetch_asset/{asset}.tsv"
+    cache: "omit-software"
     localrule: True
     conda:
         "../../envs/workflow.yaml"

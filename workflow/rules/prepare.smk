@@ -8,8 +8,7 @@ rule prepare_dataset:
         directory("results/datasets/{data}/{task}"),
     log:
         "results/logs/prepare_dataset/{data}/{task}.log",
-    benchmark:
-        "results/benchmarks/prepare_dataset/{data}/{task}.tsv"
+    cache: "omit-software"
     conda:
         "../../envs/encoder.yaml"
     params:
@@ -112,8 +111,7 @@ rule build_head:
         "results/heads/{tower}/{task}.safetensors",
     log:
         "results/logs/build_head/{tower}/{task}.log",
-    benchmark:
-        "results/benchmarks/build_head/{tower}/{task}.tsv"
+    cache: "omit-software"
     conda:
         "../../envs/encoder.yaml"
     params:
@@ -125,6 +123,15 @@ rule build_head:
     shell:
         "python -m scripts.build_head --family {params.family} --prompts {params.prompts:q} --text-tower {input.text_tower}"
         " --output {output} 2>&1 | tee {log}"
+
+
+rule shared:
+    """Asked for by name: what experiments of one group have in common; see "Shared by a group" in profiles/README.md."""
+    input:
+        [asset(name) for name in plan.used_assets()],
+        [dataset(suite, task) for suite in plan.suites for task in plan.task_ids(suite)],
+        [head(suite, task) for suite in plan.suites for task in plan.task_ids(suite)],
+    localrule: True
 
 
 rule finetune_checkpoint:

@@ -207,6 +207,8 @@ rule plan:
     # Asked for by name: `snakemake plan`.
     log:
         "results/logs/plan.log",
+    benchmark:
+        "results/benchmarks/plan.tsv"
     localrule: True
     conda:
         "../../envs/workflow.yaml"

@@ -8,7 +8,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
-.PHONY: demo study demo-vision bench test test-slurm lint format
+.PHONY: demo study demo-vision bench test test-slurm lint format pins
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
@@ -53,14 +53,19 @@ format: $(BIN)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
+pins: .bench/snakedeploy/.installed  ## envs/*.linux-64.pin.txt, which `--sdm conda` takes before the YAML; needs conda and its channels
+	@command -v conda > /dev/null || { echo "make pins: no conda here; install Miniforge, then run this again" >&2; exit 1; }
+	.bench/snakedeploy/bin/snakedeploy pin-conda-envs --conda-frontend conda $(wildcard envs/*.yaml)
+
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt
 	touch $@
 
-# The programs that are compared live in environments of their own, with our versions of what they share with us.
+# Programs that are compared, or used once, live in environments of their own, with our versions of what they share with us.
 .bench/mergekit/.installed: PEER := mergekit==0.1.5
 .bench/fusion-bench/.installed: PEER := fusion-bench==0.2.33
+.bench/snakedeploy/.installed: PEER := snakedeploy==0.17.1
 .bench/%/.installed: requirements.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet -c requirements.txt $(PEER)

@@ -9,6 +9,9 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
+container: "docker://condaforge/miniforge3:24.7.1-2"  # `--sdm conda apptainer` makes the environments inside it
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/report_inputs.smk"
 include: "workflow/rules/fetch.smk"

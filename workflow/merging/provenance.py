@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def code_digest(root: Path, *modules: str) -> str:
     in `root`.
     """
     digest = hashlib.sha256()
-    for module in sorted(_closure(root, modules)):
+    for module in sorted(closure(root, modules)):
         file = module_file(root, module)
         digest.update(f"{module}\n{_tree(file, file.stat().st_mtime_ns)}\n".encode())
         for beside in sorted(file.parent.glob(f"{file.stem}.*.j2")):  # a template is code of its module
@@ -142,7 +142,8 @@ def _exists(root: Path, module: str) -> bool:
     return True
 
 
-def _closure(root: Path, modules: tuple[str, ...]) -> set[str]:
+def closure(root: Path, modules: Iterable[str]) -> set[str]:
+    """Return project modules with all project modules that they import, directly or through others."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 import cluster  # noqa: E402
 import looks  # noqa: E402
+import sizes  # noqa: E402
 from experiment import REFERENCES, Experiment, canonical  # noqa: E402
 from merging.provenance import code_digest, versions  # noqa: E402
 from merging.results import UserError  # noqa: E402
@@ -40,6 +41,11 @@ GPU = {
 SCORING = " ".join(
     f"--{key.replace('_', '-')} {value}" for key, value in sorted(plan.config.get("scoring", {}).items())
 )
+ENVIRONMENTS = {
+    "text_encoder": "text",
+    "image_encoder": "clip",
+    "open_clip": "clip",
+}  # other families: their own name
 ALIGNED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "alignment" in record]
 FETCHED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "experts" in record]
 
@@ -196,6 +202,11 @@ def reader_of(wildcards):
 
 def family(wildcards):
     return suite_of(wildcards)["family"]
+
+
+def environment(wildcards):
+    """The conda environment of what runs models, by their family."""
+    return f"../../envs/{ENVIRONMENTS.get(family(wildcards), family(wildcards))}.yaml"
 
 
 def family_of(wildcards):

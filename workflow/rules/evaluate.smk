@@ -14,7 +14,7 @@ rule evaluate_checkpoint:
     benchmark:
         "results/benchmarks/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.tsv"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     resources:
         gpu=GPU["model"],
     params:

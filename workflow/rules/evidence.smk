@@ -16,7 +16,7 @@ rule collect_evidence:
     wildcard_constraints:
         evidence=any_of(ONE_BY_ONE),
     conda:
-        "../../envs/encoder.yaml"
+        environment
     resources:
         gpu=GPU["model"],
     params:
@@ -55,9 +55,11 @@ for name in plan.suites:
             suite=any_of([name]),
             evidence=any_of(TOGETHER),
         conda:
-            "../../envs/encoder.yaml"
+            environment
         resources:
             gpu=GPU["model"],
+            mem_mb=lambda wildcards, input, attempt: attempt * (2500 + 6 * sizes.megabytes(input)),
+            runtime=lambda wildcards, attempt: attempt * 240,  # not in profiles/default: every suite has its own rule
         params:
             kind=evidence_kind,
             settings=evidence_settings,
@@ -92,7 +94,7 @@ rule learn_coefficients:
     wildcard_constraints:
         method=any_of(LEARNED),
     conda:
-        "../../envs/encoder.yaml"
+        environment
     resources:
         gpu=GPU["model"],
     params:
@@ -129,7 +131,7 @@ rule finetune_joint:
     benchmark:
         "results/benchmarks/finetune_joint/{suite}/seed{seed}.tsv"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
         family=family,

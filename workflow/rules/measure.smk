@@ -131,7 +131,7 @@ rule measure_premise:
     benchmark:
         "results/benchmarks/measure_premise/{suite}/seed{seed}/{run}.tsv"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         run=lambda wildcards: canonical(
             {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}

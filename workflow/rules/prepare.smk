@@ -10,7 +10,7 @@ rule prepare_dataset:
         "results/logs/prepare_dataset/{data}/{task}.log",
     cache: "omit-software"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         task=lambda wildcards: canonical(
             {"id": wildcards.task, **{k: v for k, v in plan.tasks[wildcards.task].items() if k != "prompt"}}
@@ -36,7 +36,7 @@ rule prepare_checkpoint:
     wildcard_constraints:
         stage="prepared|pretrained",
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         family=family,
         code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
@@ -60,7 +60,7 @@ rule prepare_expert:
         task=any_of([*plan.tasks, "multitask"]),
         checkpoints=any_of(FETCHED),
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         family=family,
         code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
@@ -89,7 +89,7 @@ rule align_checkpoint:
     wildcard_constraints:
         suite=any_of(ALIGNED),
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["alignment"]),
         prompts=lambda wildcards: canonical({task: plan.class_prompts(task) for task in plan.task_ids(wildcards.suite)}),
@@ -113,7 +113,7 @@ rule build_head:
         "results/logs/build_head/{tower}/{task}.log",
     cache: "omit-software"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         prompts=lambda wildcards: canonical(plan.class_prompts(wildcards.task)),
         family=family,
@@ -146,7 +146,7 @@ rule finetune_checkpoint:
     benchmark:
         "results/benchmarks/finetune_checkpoint/{suite}/seed{seed}/{task}.tsv"
     conda:
-        "../../envs/encoder.yaml"
+        environment
     params:
         settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
         family=family,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from models import ROOT, family, same_bytes, tensors_of
+from models import ROOT, family, moved, same_bytes, save, tensors_of
 from project import Project
 
 from config_files import read_yaml
@@ -50,6 +50,18 @@ def test_a_small_config_file_merges_own_models(own, tmp_path):
         assert "tags:\n- merge\n- nan-merge" in (project / merged(method) / "README.md").read_text()
     again = project.run("--configfile", "own.yaml")
     assert "Nothing to be done" in again.text
+
+
+def test_a_new_expert_costs_the_measures_and_every_merge_and_no_table(own, tmp_path):
+    project, base, _ = own
+    overlay = ("--configfile", "own.yaml")
+    project.made(*overlay)
+    assert project.jobs(*overlay) == set()
+    new = save(tmp_path / "models/new", moved(tensors_of(base), 9))
+    project.edit("own.yaml", lambda o: o["models"]["mine"]["experts"].update(new=str(new)))
+    measured = {"measure_weights: mine, seed 0", "measure_threshold: mine, density 0.2 of the model, seed 0"}
+    each = {f"{rule}: mine, {method}, seed 0" for rule in ("estimate_coefficients", "merge_checkpoints") for method in METHODS}
+    assert project.jobs(*overlay) == measured | each | {"write_run_config"}
 
 
 MISTAKES = {

@@ -66,6 +66,10 @@ def suite(project, change):
     project.edit("config/suites/tiny.yaml", change)
 
 
+def test_nothing_changed_is_nothing_to_do(project):
+    assert project.jobs() == set()
+
+
 # ---- config ----------------------------------------------------------------------------------------------------
 
 
@@ -110,9 +114,22 @@ def test_a_removed_method_is_only_left_out(project):
     assert project.jobs() == GATHERED | PRESENTED
 
 
-def test_a_changed_table_title_renders_that_table(project):
+def test_a_changed_caption_of_a_table_renders_that_table(project):
     project.replace("config/tables.yaml", "Paired comparisons", "Comparisons in pairs")
     assert project.jobs() == {"render_table: comparisons, tiny", "write_report"}
+
+
+def test_a_changed_caption_of_snakemake_s_report_is_read_when_that_is_made(project):
+    with open(project / "workflow/report/table.rst", "a") as file:
+        file.write("More words.\n")
+    assert project.jobs() == set()
+
+
+def test_a_changed_tolerance_renders_the_tables_of_printed_numbers_that_have_it(project):
+    config(project, lambda c: c.update(published=["nan_table1", "fusionbench_clip"]))
+    project.made()
+    project.edit("config/tables.yaml", lambda t: t["published"]["nan_table1"].update(tolerance={"average": 0.3, "task": 1.0}))
+    assert project.jobs() == {"render_published: nan_table1", "write_report"}
 
 
 def test_swapped_hyper_parameters_of_a_method_are_noticed(project):

@@ -50,11 +50,11 @@ def test_every_rule_has_a_log_and_times_itself_or_is_cached(name):
     assert "log" in directives and directives & {"benchmark", "cache"}
 
 
-def resources(project, *targets):
+def resources(project, *targets, words=(), **environment):
     """Return what a dry run says of each job's resources; rules without a message show them."""
     for file in (project / "workflow/rules").glob("*.smk"):
         file.write_text(re.sub(r"\n    message:\n +.*(?=\n)", "", file.read_text(encoding="utf-8")), encoding="utf-8")
-    text = project.run("--dry-run", "--rerun-triggers", "mtime", "--", *targets).text
+    text = project.run("--dry-run", "--rerun-triggers", "mtime", *words, "--", *targets, **environment).text
     return dict(re.findall(r"^rule (\w+):(?:\n    .*)*?\n    resources: (.*)", text, re.M))
 
 
@@ -74,6 +74,16 @@ def test_memory_grows_with_the_bytes_of_the_inputs(project):
     small, large = 1500, 1500 + 20
     (asked,) = re.findall(r"mem_mb=(\d+)", resources(project, MERGE)["merge_checkpoints"])
     assert small + 15 < int(asked) <= large + 1
+
+
+def test_a_site_s_own_profile_keeps_its_account_and_partition_and_gets_what_the_rules_need(project):
+    project.remove("results/merged")
+    site = project / "home/snakemake/slurm/config.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("executor: slurm\njobs: 7\ndefault-resources:\n  slurm_account: lab\n  slurm_partition: long\n  mem_mb: 99\n")
+    asked = resources(project, MERGE, words=("--profile", "slurm"), XDG_CONFIG_HOME=str(project / "home"))["merge_checkpoints"]
+    assert "slurm_account=lab, slurm_partition=long" in asked and "runtime=60" in asked
+    assert 1500 <= int(re.findall(r"mem_mb=(\d+)", asked)[0]) < 1600
 
 
 # ---- how a run stands ---------------------------------------------------------------------------------------------

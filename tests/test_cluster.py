@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
+import importlib.metadata
 import logging
 import os
 import subprocess
@@ -81,7 +81,8 @@ def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, 
 
 @pytest.fixture
 def executor(slurm, monkeypatch):
-    """Snakemake's SLURM executor, mended; as it was afterwards."""
+    """Snakemake's SLURM executor, mended; as it was afterwards. A newer one may need no mending: then looks.py can go."""
+    assert importlib.metadata.version("snakemake-executor-plugin-slurm") == looks.MENDED
     executor = importlib.import_module("snakemake_executor_plugin_slurm")
     for name in ("get_min_job_age", "query_job_status"):
         monkeypatch.setattr(executor, name, getattr(executor, name))

@@ -1,10 +1,12 @@
-"""Mend how Snakemake's SLURM executor (2.8.0) looks at its jobs, where it would wait for ever. No torch."""
+"""Mend how Snakemake's SLURM executor looks at its jobs, where it would wait for ever. No torch."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from typing import Any
 
+MENDED = "2.8.0"  # requirements.txt pins it
 AGAIN = 10.0  # seconds until SLURM is asked again, when it did not answer
 
 
@@ -16,6 +18,8 @@ def mend(again: float = AGAIN) -> None:
     """
     import snakemake_executor_plugin_slurm as executor
 
+    if importlib.metadata.version("snakemake-executor-plugin-slurm") != MENDED:
+        return  # another version may have other functions, and other faults
     age, look = executor.get_min_job_age(), executor.query_job_status
 
     async def patient(command: str, logger: Any) -> tuple[dict[str, str], float]:

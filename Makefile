@@ -35,7 +35,7 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
 test: $(BIN)/.installed  ## everything that takes minutes, with the demo and a small SLURM; as root on Debian it installs that
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(BIN)/.installed  ## what a cluster does to a run, and the default config through it: an hour; Debian packages
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm*.py

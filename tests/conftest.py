@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tiny
+from filelock import FileLock
 from project import Project, checkout, make
 from slurm_cluster import Cluster, OnCluster, small_merges
 
@@ -19,20 +21,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tests first, then the workflow's, then those on a cluster, and the demo last."""
+    """Run the quick files first, then those of the tiny project, then those on a cluster, and the demos last."""
+    of_project = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
 
     def turn(item: pytest.Item) -> tuple[bool, ...]:
         marked = (item.get_closest_marker(name) is not None for name in ("demo", "slurm"))
-        return (*marked, "finished" in getattr(item, "fixturenames", ()))
+        return (*marked, item.path in of_project)
 
     items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny project after one complete run; shared, so read it and leave it as it is."""
-    project = Project(tiny.build(tmp_path_factory.mktemp("finished") / "project"))
-    project.made()
+    """The tiny project after one complete run; shared, also by the processes of `pytest -n 2`: read it, leave it as it is."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    project = Project(shared / "finished/project")
+    with FileLock(shared / "finished.lock"):
+        if not (shared / "finished/made").exists():
+            project.folder.parent.mkdir()
+            tiny.build(project.folder)
+            project.made()
+            (shared / "finished/made").touch()
     return project
 
 
@@ -40,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh copy of the checkout after `make demo`; nine minutes on two free cores."""
     project = checkout(tmp_path_factory.mktemp("demo") / "checkout")
-    done = make(project, timeout=25 * 60)
+    done = make(project, timeout=30 * 60)
     assert done.code == 0, done.text[-6000:]
     return project
 

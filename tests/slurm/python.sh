@@ -7,7 +7,7 @@ set -euo pipefail
 
 printf '%s\t%s\t%s\n' "${SLURMD_NODENAME:-local}" "${CUDA_VISIBLE_DEVICES:-none}" "$*" >>"$FAULTS/ran"
 for fault in "$FAULTS"/*.fault; do
-    if [[ -e $fault && "$*" == *"$(head -1 "$fault")"* ]] && mv "$fault" "$fault.$$" 2>/dev/null; then
+    if [[ -e $fault && "$*" == *"$(head -1 "$fault" 2>/dev/null)"* ]] && mv "$fault" "$fault.$$" 2>/dev/null; then
         # shellcheck disable=SC1090
         source <(tail -n +2 "$fault.$$")
     fi

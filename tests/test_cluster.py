@@ -224,3 +224,12 @@ def test_sizes_count_what_lies_in_folders(tmp_path):
     with pytest.raises(FileNotFoundError):
         sizes.megabytes([str(tmp_path / "missing")])
     assert sizes.megabytes([]) == 0
+
+
+@pytest.mark.parametrize("gigabytes, threads", [(0.5, 1), (1.5, 2), (9, 4)])
+def test_large_models_are_merged_with_more_threads_once_they_are_there(tmp_path, gigabytes, threads):
+    model = tmp_path / "model.safetensors"
+    assert sizes.threads([str(model)]) == 1
+    with open(model, "wb") as file:
+        file.truncate(int(gigabytes * 1e9))  # no byte is written
+    assert sizes.threads([str(model)]) == threads

@@ -16,6 +16,15 @@ def megabytes(paths: Iterable[str]) -> int:
     return -(-sum(_bytes(os.fspath(path)) for path in paths) // 10**6)
 
 
+def threads(models: Iterable[str]) -> int:
+    """Return how many threads a merge or a measure of models can use: one, and one more for every GB of them, up to four.
+
+    With less there is nothing to share out, and another job can have the core. What is not there yet counts nothing:
+    Snakemake asks again when the job is due.
+    """
+    return min(4, 1 + megabytes(path for path in models if os.path.exists(path)) // 1000)
+
+
 @functools.cache  # the experts of a suite are inputs of every merge; a missing path is not remembered
 def _bytes(path: str) -> int:
     if not os.path.isdir(path):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tiny
 from project import Project
-from slurm_cluster import Cluster, OnCluster
+from slurm_cluster import OnCluster, started
 
 from benchmarks.cases import facts
 from benchmarks.tables import grid, machine, save
@@ -32,18 +32,14 @@ from merging.results import command_line
 
 STAGES = ("estimate_coefficients", "merge_checkpoints", "evaluate_checkpoint")
 LOOKS = ("--slurm-init-seconds-before-status-checks", "20")  # as the profile has it
-
-
-def ways(methods: int) -> dict[str, list[str]]:
-    """Return the arguments of each way to submit."""
-    chain = ["--groups", *(f"{stage}=method" for stage in STAGES)]
-    return {
-        "a job each": [],
-        "a group a method": chain,
-        "groups of three methods": [*chain, "--group-components", "method=3", "--cores", "1"],
-        "an array a rule": ["--slurm-array-jobs", ",".join(STAGES)],
-        "one allocation": [],
-    }
+CHAIN = ["--groups", *(f"{stage}=method" for stage in STAGES)]
+WAYS = {  # the arguments of each way to submit
+    "a job each": [],
+    "a group a method": CHAIN,
+    "groups of three methods": [*CHAIN, "--group-components", "method=3", "--cores", "1"],
+    "an array a rule": ["--slurm-array-jobs", ",".join(STAGES)],
+    "one allocation": [],
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -51,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.batching", description=__doc__)
     parser.add_argument("--methods", type=int, default=30)
     parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--ways", nargs="+", default=list(ways(1)), choices=list(ways(1)))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--folder", type=Path, help="where the runs are made (default: a temporary folder)")
     args = parser.parse_args(words)
@@ -97,9 +93,8 @@ def measured(way: str, methods: int, base: Project, folder: Path) -> dict[str, A
     """Copy the project, run it in one way on a cluster of its own, and count."""
     name = way.replace(" ", "_")
     project = base.copy(folder / name)
-    before, cluster = cpu(), Cluster(folder / f"cluster_{name}")
-    cluster.do("start")
-    try:
+    before = cpu()
+    with started(folder / f"cluster_{name}") as cluster:
         run = OnCluster(project, cluster)
         targets = [f"results/scores/tiny/way_{i}/seed0/all.json" for i in range(methods)]
         start = time.monotonic()
@@ -107,10 +102,8 @@ def measured(way: str, methods: int, base: Project, folder: Path) -> dict[str, A
             inside = shlex.join([sys.executable, "-m", "snakemake", "--cores", "4", *targets])
             done = run.call("sbatch", "--wait", "--cpus-per-task", "4", "--mem", "6000", "--time", "120", "--wrap", inside)
         else:
-            done = run.run(*LOOKS, *ways(methods)[way], "--", *targets, timeout=7200)
+            done = run.run(*LOOKS, *WAYS[way], "--", *targets, timeout=7200)
         wall = time.monotonic() - start
-    finally:
-        cluster.do("stop")
     submitted = (cluster.folder / "log/slurmctld.log").read_text().count("_slurm_rpc_submit_batch_job: JobId=")
     log = max(project.folder.glob(".snakemake/log/*.log")).read_text()
     return {"way": way, "exit": done.code, "submissions": submitted, "jobs": len(re.findall(r"^Finished jobid", log, re.M)),

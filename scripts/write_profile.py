@@ -7,13 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from cluster import LONGEST_LOOK, accounting, accounts, default_account, job_age, settings
+from cluster import accounting, accounts, default_account, job_age, remembers, settings
 from merging.results import UserError, command_line
 from partitions import Partition, partitions
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "profiles" / "slurm"
 PROFILE = "profile.v9+.yaml"
-FIRST_LOOK = 20  # seconds, as in the template
 HEAD = "# Limits of the partitions that jobs may go to, as sinfo told them; only one with max_gpu gets GPU jobs.\n"
 
 
@@ -32,8 +31,8 @@ def main() -> None:
         )
     config, known = settings(), partitions()
     account = args.account or own_account(config)
-    status, looks = watching(config)
-    text = filled((TEMPLATE / PROFILE).read_text(encoding="utf-8"), account, status, looks)
+    status = watching(config)
+    text = filled((TEMPLATE / PROFILE).read_text(encoding="utf-8"), account, status)
     used = chosen(known, args.partitions)
     args.output.mkdir(parents=True)
     (args.output / PROFILE).write_text(text, encoding="utf-8")
@@ -55,15 +54,15 @@ def own_account(config: dict[str, str]) -> str | None:
     return found[0] if found else None
 
 
-def watching(config: dict[str, str]) -> tuple[str, int]:
-    """Choose the command that jobs are watched by, and the seconds to the first look: squeue needs no data base."""
-    if (age := job_age(config)) >= LONGEST_LOOK + 20:
-        return "squeue", FIRST_LOOK
+def watching(config: dict[str, str]) -> str:
+    """Choose the command that jobs are watched by: squeue needs no data base."""
+    if remembers(config):
+        return "squeue"
     if accounting(config):
-        return "sacct", FIRST_LOOK
+        return "sacct"
     raise UserError(
-        f"without accounting, squeue is all there is, and it forgets a finished job after {age} s (MinJobAge): ask for 300,"
-        " SLURM's default, or run inside one allocation; see profiles/README.md"
+        "without accounting, squeue is all there is, and it forgets a finished job after"
+        f" {job_age(config)} s (MinJobAge): ask for 300, SLURM's default, or run inside one allocation; see profiles/README.md"
     )
 
 
@@ -78,10 +77,9 @@ def chosen(known: list[Partition], names: list[str] | None) -> list[Partition]:
     return used
 
 
-def filled(template: str, account: str | None, status: str, looks: int) -> str:
+def filled(template: str, account: str | None, status: str) -> str:
     """Return the template with the cluster's facts in place of its examples."""
     text = re.sub(r"(?m)^slurm-status-command: .*$", f"slurm-status-command: {status}", template)
-    text = re.sub(r"(?m)^(slurm-init-seconds-before-status-checks): .*$", rf"\1: {looks}", text)
     return re.sub(r"(?m)^  # (slurm_account: )my_account", rf"  \1{account}", text) if account else text
 
 

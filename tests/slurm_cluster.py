@@ -40,10 +40,10 @@ def wait_until(sign: Callable[[], object], what: str, seconds: float = 120) -> N
 class Cluster:
     """slurmctld, slurmds and, with accounting `dbd`, slurmdbd and MariaDB, below one folder."""
 
-    def __init__(self, folder: Path, accounting: str = "none", min_job_age: int = 300) -> None:
+    def __init__(self, folder: Path, accounting: str = "none") -> None:
         self.folder = folder
         port = 20000 + os.getpid() % 2000 * 10  # two test runs on one machine do not meet
-        self.settings = {"CLUSTER_DIR": str(folder), "ACCOUNTING": accounting, "MIN_JOB_AGE": str(min_job_age),
+        self.settings = {"CLUSTER_DIR": str(folder), "ACCOUNTING": accounting,
                          "BASE_PORT": str(port + 10000 * (accounting == "dbd"))}  # fmt: skip
         self.has_accounting = accounting == "dbd"
 
@@ -96,16 +96,15 @@ def started(folder: Path, accounting: str = "none") -> Iterator[Cluster]:
 class OnCluster:
     """A project folder and a cluster, with the user's home in which `write_profile` put the profile."""
 
-    def __init__(self, project: Project, cluster: Cluster, write: bool = True) -> None:
+    def __init__(self, project: Project, cluster: Cluster) -> None:
         self.project, self.cluster = project, cluster
         self.watch = "sacct" if cluster.has_accounting else "squeue"
         self.faults = project / ".faults"
         (self.faults / "bin").mkdir(parents=True)
         (self.faults / "ran").touch()
         (self.faults / "bin/python").symlink_to(tiny.ROOT / "tests/slurm/python.sh")
-        if write:
-            done = self.call(sys.executable, "-m", "scripts.write_profile")
-            assert done.code == 0, done.text
+        done = self.call(sys.executable, "-m", "scripts.write_profile")
+        assert done.code == 0, done.text
 
     def environment(self) -> dict[str, str]:
         """The user's environment: the cluster's commands and the python that notes and breaks first on the path."""

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import tiny
-from project import RESULTS, Project
+from project import RESULTS
 from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, merges, started, wait_until, whole
 from test_slurm import (  # noqa: F401  (with accounting too)
     test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time,
@@ -34,10 +34,20 @@ def held(run):
     return line.split()
 
 
-def finished_after_one_more(run, finished, process):
-    assert process.wait(400) == 0, run.log()[-6000:]
+def one_more(run, finished):
+    """Say that the one merge that was disturbed was made once more and no other, and that all is there."""
     assert merges(run) == ONCE
     whole(run, finished)
+
+
+def finished_after_one_more(run, finished, process):
+    assert process.wait(400) == 0, run.log()[-6000:]
+    one_more(run, finished)
+
+
+def resumed(run, finished):
+    run.made(*MERGES)
+    one_more(run, finished)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -100,9 +110,7 @@ def test_a_cancelled_job_is_done_by_the_next_run_and_no_other(run, finished):
     assert process.wait(300) == 1
     status = run.call(sys.executable, "-m", "scripts.show_status").text
     assert re.search(r"^merge_checkpoints +3 +2 +0 +1 +0$", status, re.M) and "failed: merge_checkpoints: tiny, ties" in status
-    run.made(*MERGES)
-    assert merges(run) == ONCE
-    whole(run, finished)
+    resumed(run, finished)
 
 
 def test_a_node_that_goes_down(run, finished):
@@ -123,9 +131,7 @@ def test_ctrl_c_ends_the_jobs_and_the_next_run_goes_on(run, finished):
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(120) != 0
     run.cluster.wait_until_idle()
-    run.made(*MERGES)
-    assert merges(run) == ONCE
-    whole(run, finished)
+    resumed(run, finished)
 
 
 def test_two_runs_in_one_folder(run, finished):
@@ -178,8 +184,8 @@ def test_jobs_that_nobody_would_see_end_are_refused_at_the_start(run):
 
 
 def test_a_profile_of_the_site_stays_as_it_is(run):
-    before = Project(run.project / ".home").folder
-    files = {file: file.read_bytes() for file in before.rglob("*") if file.is_file()}
+    home = run.project / ".home"
+    files = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
     done = run.call(sys.executable, "-m", "scripts.write_profile")
     assert done.code == 1 and "is there already and stays as it is" in done.text
-    assert {file: file.read_bytes() for file in before.rglob("*") if file.is_file()} == files
+    assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == files

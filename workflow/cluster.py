@@ -55,6 +55,11 @@ def job_age(config: dict[str, str]) -> int:
     return int(number[0]) if number else 0
 
 
+def remembers(config: dict[str, str]) -> bool:
+    """Say whether squeue still shows a finished job at the next look, however late that is."""
+    return job_age(config) >= LONGEST_LOOK + 20
+
+
 def jobs_in(folder: Path) -> list[Job]:
     """Return the queued and running jobs that Snakemake runs in this folder submitted: the executor comments each."""
     if not shutil.which("squeue"):
@@ -108,7 +113,7 @@ def _check_looks(config: dict[str, str], status_command: str | None, first_look:
     """The end of a job must be seen: in squeue for as long as nobody looks, or in accounting."""
     age = job_age(config)
     if status_command == "squeue" and age >= 3 * first_look:
-        if age < LONGEST_LOOK + 20:
+        if not remembers(config):
             raise UserError(
                 f"squeue forgets a finished job after {age} s (MinJobAge of this cluster), and Snakemake may look only every"
                 f" {LONGEST_LOOK} s: it would wait for ever. {_instead(config)}"

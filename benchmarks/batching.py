@@ -28,7 +28,7 @@ from slurm_cluster import OnCluster, started
 
 from benchmarks.cases import facts
 from benchmarks.tables import grid, machine, save
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
 
 STAGES = ("estimate_coefficients", "merge_checkpoints", "evaluate_checkpoint")
 LOOKS = ("--slurm-init-seconds-before-status-checks", "20")  # as the profile has it

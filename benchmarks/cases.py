@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import MODELS, TINY, Llama, Model, cut, make, model_bytes, parameters
-from merging.results import UserError
+from nan_merge.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARE = 6_000_000_000  # bytes of disk that are left free

@@ -16,7 +16,7 @@ from benchmarks.cases import ROOT, SPARE, Case, add_options, facts, made, models
 from benchmarks.programs import OURS, ours, run
 from benchmarks.shapes import MODELS, model_bytes
 from benchmarks.tables import cut_to, grid, machine, save
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -17,7 +17,8 @@ from benchmarks.harness import cool, turn, warm
 from benchmarks.programs import OURS, Program, hidden, programs, run
 from benchmarks.shapes import MODELS
 from benchmarks.tables import merge_table, save
-from merging.results import UserError, command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 
 
 def main(words: Sequence[str] | None = None) -> None:

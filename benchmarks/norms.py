@@ -18,10 +18,10 @@ from benchmarks.cases import add_options, facts, models, positive
 from benchmarks.harness import BLOCK, turn
 from benchmarks.shapes import MODELS
 from benchmarks.tables import describe, grid, machine, save
-from merging import measure
-from merging.layouts import align
-from merging.results import command_line
-from merging.workers import available, share
+from nan_merge.core.command_line import command_line
+from nan_merge.core.parallel import available_processors, parallel_map
+from nan_merge.engine import measure
+from nan_merge.layouts.unify import unify_layout
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -30,12 +30,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=MODELS, default="1B")
     parser.add_argument("--experts", type=positive, default=3)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--threads", type=positive, default=available())
+    parser.add_argument("--threads", type=positive, default=available_processors())
     add_options(parser)
     args = parser.parse_args(words)
     with models(args.size, args.experts, args.folder, keep=args.keep) as case:
         total = sum(file.stat().st_size for file in case.files)
-        opened = align(case.base, {expert.name: expert for expert in case.experts})
+        opened = unify_layout(case.base, {expert.name: expert for expert in case.experts})
         passes: dict[str, Callable[[], object]] = {
             "read, 1 thread": lambda: read(case.files, 1),
             f"read, {args.threads} threads": lambda: read(case.files, args.threads),
@@ -74,7 +74,7 @@ def read(files: Sequence[Path], threads: int) -> None:
 
         return work
 
-    share(spans, worker, threads)
+    parallel_map(spans, worker, threads)
     for handle in handles.values():
         os.close(handle)
 

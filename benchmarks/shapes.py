@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from merging.checkpoints import INDEX, SINGLE
-from merging.storage import DTYPES, header_bytes
+from nan_merge.checkpoints.checkpoint import INDEX, SINGLE
+from nan_merge.checkpoints.safetensors_file import DTYPES, header_bytes
 
 Shapes = dict[str, tuple[int, ...]]
 TILE = 1 << 24  # random numbers that are drawn

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.programs import SAME_AS
-from merging.provenance import publish
-from merging.results import write_json
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.files import write_json
 
 Run = Mapping[str, Any]
 PEERS = ("mergekit", "fusion-bench")
@@ -19,7 +19,7 @@ def save(path: Path, results: Mapping[str, Any], table: str) -> None:
     """Write `path`.json and `path`.md, and print the latter."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_name(f"{path.name}.json"), results)
-    with publish(path.with_name(f"{path.name}.md")) as part:
+    with atomic_write(path.with_name(f"{path.name}.md")) as part:
         part.write_text(table, encoding="utf-8")
     print(table)
 
@@ -31,7 +31,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> 
 
 
 def machine(facts: Mapping[str, Any]) -> str:
-    """Return one sentence on where and when it was measured."""
+    """Return one method_spec on where and when it was measured."""
     versions = [f"{name} {number}" for name, number in facts["versions"].items()]
     versions += [f"{name} {of[name]} (torch {of['torch']})" for name, of in facts["peers"].items()]
     return (

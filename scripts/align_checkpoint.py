@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from merging.alignment import Pairs, align
-from merging.checkpoints import write_checkpoint
-from merging.data import Dataset
-from merging.evaluate import family, text_encoder
-from merging.progress import steps
-from merging.prompts import embed_prompts, filled
-from merging.results import command_line, read_json
+from nan_merge.checkpoints.checkpoint import write_checkpoint
+from nan_merge.core.command_line import command_line
+from nan_merge.core.files import read_json
+from nan_merge.core.progress import steps
+from nan_merge.data.dataset import Dataset
+from nan_merge.models.alignment import Pairs, align_text_image
+from nan_merge.models.families import text_encoder
+from nan_merge.models.prompts import embed_prompts, filled
+from nan_merge.models.registry import family
 
 SEED = 0  # all experts of all seeds start from one base
 
@@ -41,7 +43,7 @@ def main() -> None:
     else:
         captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}
-    losses = align(encoder, tasks, captions, settings, SEED, steps("align", settings.get("steps", 0)))
+    losses = align_text_image(encoder, tasks, captions, settings, SEED, steps("align", settings.get("steps", 0)))
     tensors = {name: tensor.contiguous().numpy() for name, tensor in encoder.state_dict().items()}
     write_checkpoint(args.output, tensors, read_json(args.prepared / "config.json"))
     print(f"aligned: loss {np.mean(losses[:10]):.3f} at first, {np.mean(losses[-10:]):.3f} after {len(losses)} steps")

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from merging.checkpoints import write_tensors
-from merging.evaluate import family
-from merging.provenance import publish
-from merging.results import command_line
+from nan_merge.checkpoints.checkpoint import write_tensors
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.command_line import command_line
+from nan_merge.models.registry import family
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     head = family(args.family).head(args.prompts["classes"], args.prompts["templates"], args.text_tower)
-    with publish(args.output) as part:
+    with atomic_write(args.output) as part:
         write_tensors(part, {"head": head})
 
 

@@ -4,14 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-from merging.classification import Forward
-from merging.data import Dataset
-from merging.evaluate import family
-from merging.evidence import KINDS_TOGETHER, bound
-from merging.evidence.records import write_evidence
-from merging.layouts import align
-from merging.progress import bar
-from merging.results import command_line, named_folders
+from nan_merge.calibration.kinds import KINDS_TOGETHER, bound
+from nan_merge.calibration.records import write_calibration
+from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.core.progress import bar
+from nan_merge.data.dataset import Dataset
+from nan_merge.layouts.unify import unify_layout
+from nan_merge.models.classification import Forward
+from nan_merge.models.registry import family
 
 
 def main() -> None:
@@ -23,16 +23,16 @@ def main() -> None:
     parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME=FOLDER", help="of each expert's task")
     parser.add_argument(
-        "--settings", type=json.loads, default={}, help="an entry of config/evidence.yaml, less its kind, as JSON"
+        "--settings", type=json.loads, default={}, help="an entry of config/calibration.yaml, less its kind, as JSON"
     )
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True, help="gets a folder for each expert")
     args = parser.parse_args()
     forward = Forward(args.device)
-    models = align(args.base, named_folders(args.experts), **args.layout)
-    inputs = {name: Dataset(folder).inputs("train") for name, folder in named_folders(args.datasets).items()}
-    collect = bound(KINDS_TOGETHER[args.kind], args.settings, f"config/evidence.yaml: kind: {args.kind}")
+    models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
+    inputs = {name: Dataset(folder).inputs("train") for name, folder in parse_named_folders(args.datasets).items()}
+    collect = bound(KINDS_TOGETHER[args.kind], args.settings, f"config/calibration.yaml: kind: {args.kind}")
     encoder = family(args.family).load(args.base)
     forward.place(encoder)
     with bar(args.kind, 0) as shown:
@@ -40,7 +40,7 @@ def main() -> None:
     for expert, tensors in found.items():
         examples = min(collect.keywords["examples"], len(inputs[expert]))
         record = {"kind": args.kind, "settings": collect.keywords, "examples": examples}
-        write_evidence(args.output / expert, tensors, record | forward.elsewhere())
+        write_calibration(args.output / expert, tensors, record | forward.elsewhere())
 
 
 if __name__ == "__main__":

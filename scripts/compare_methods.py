@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from merging.reporting.paired import compare_methods
-from merging.reporting.records import argument, training_sizes
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.paired import compare_methods
+from nan_merge.reporting.records import argument, training_sizes
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from merging import conversion
-from merging.evaluate import clip, open_clip
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.layouts import clip_conversion
+from nan_merge.models.families import clip, open_clip
 
 
 def main() -> None:
@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     if args.to == "open_clip":
-        conversion.to_open_clip(args.model, args.output, args.base)
+        clip_conversion.to_open_clip(args.model, args.output, args.base)
     else:
         words, merges = open_clip.tokenizer()
-        left = conversion.to_transformers(
+        left = clip_conversion.to_transformers(
             args.model, args.output, args.base, lambda folder: clip.write_tokenizer(folder, words, merges)
         )
         if left:

@@ -2,9 +2,9 @@
 
 import argparse
 
-from merging.reporting.figures import draw_figure
-from merging.reporting.records import argument, studies
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.figures import draw_figure
+from nan_merge.reporting.records import argument, studies
 
 
 def main() -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from merging.checkpoints import Checkpoint
-from merging.classification import PRECISIONS, Forward, embed, identity, predict
-from merging.data import Dataset
-from merging.evaluate import family
-from merging.provenance import publish, versions
-from merging.results import UserError, command_line, write_json
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import write_json
+from nan_merge.core.versions import versions
+from nan_merge.data.dataset import Dataset
+from nan_merge.models.classification import PRECISIONS, Forward, embed, identity, predict
+from nan_merge.models.registry import family
 
 METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
 
@@ -41,7 +44,7 @@ def main() -> None:
         scores.append({**score, "value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n, "seed": args.seed})
         predictions |= {f"{task}.prediction": found, f"{task}.label": labels}
         print(f"{args.method}, {task}: {value:.4f} of {n} {args.split} examples", flush=True)
-    with publish(args.predictions) as part, open(part, "wb") as stream:
+    with atomic_write(args.predictions) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
     write_json(args.scores, {"scores": scores, "provenance": provenance(args, module, forward)})
 

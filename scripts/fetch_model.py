@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from merging.hub import find
-from merging.provenance import publish
-from merging.results import command_line, write_json
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.command_line import command_line
+from nan_merge.core.files import write_json
+from nan_merge.standalone.sources import find
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     args = parser.parse_args()
     source = find(args.model)
     print(f"{args.model}: {source.pinned}")
-    with publish(args.output) as part:
+    with atomic_write(args.output) as part:
         part.mkdir()
         for file in sorted(source.folder.iterdir()):
             (part / file.name).symlink_to(file.resolve())

@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from merging.checkpoints import Checkpoint, write_checkpoint
-from merging.classification import Forward
-from merging.data import Dataset
-from merging.evaluate import family
-from merging.progress import steps
-from merging.results import command_line
-from merging.training import finetune
+from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
+from nan_merge.core.command_line import command_line
+from nan_merge.core.progress import steps
+from nan_merge.data.dataset import Dataset
+from nan_merge.models.classification import Forward
+from nan_merge.models.registry import family
+from nan_merge.models.training import finetune
 
 
 def main() -> None:

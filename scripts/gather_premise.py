@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from merging.results import command_line, read_json, write_table
+from nan_merge.core.command_line import command_line
+from nan_merge.core.files import read_json, write_table
 
 COLUMNS = ["suite", "task", "protocol", "examples", "steps", "norm_weights", "norm_task_vector", "accuracy", "seed"]
 

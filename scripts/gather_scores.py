@@ -2,8 +2,8 @@
 
 import argparse
 
-from merging.reporting.records import gather_scores
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.records import gather_scores
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from config_files import read_yaml
-from merging.mergekit import Request, translate
-from merging.recipe import DEFAULTS, word_of
-from merging.results import command_line
+from experiment.files import read_yaml
+from nan_merge.core.command_line import command_line
+from nan_merge.methods.recipe import DEFAULTS, operator_of
+from nan_merge.standalone.mergekit_import import Request, translate
 from scripts import merge_models
 
 
@@ -41,28 +41,28 @@ def merge_words(request: Request) -> list[str]:
     words = ["--base", request.base]
     words += [word for name, model in request.experts.items() for word in ("--expert", f"{name}={model}")]
     words += ["--method", request.host]
-    words += [word for each in assignments(merge_models.method(request.host), request.sentence) for word in ("--set", each)]
+    words += [word for each in assignments(merge_models.method(request.host), request.method_spec) for word in ("--set", each)]
     return [*words, *(["--dtype", request.dtype] if request.dtype else [])]
 
 
-def assignments(host: Mapping[str, Any], sentence: Mapping[str, Any]) -> list[str]:
+def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list[str]:
     """Return the values of --set that turn the sentence of a host into another."""
     found = []
-    for slot, default in DEFAULTS.items():
-        (there, had), (word, given) = (word_of(record.get(slot, default), slot) for record in (host, sentence))
+    for stage, default in DEFAULTS.items():
+        (there, had), (word, given) = (operator_of(record.get(stage, default), stage) for record in (host, method_spec))
         if (there, had) == (word, given):
             continue
         if given and (word != there or had.keys() <= given.keys()):
-            found += [f"{slot}.{word}.{key}={_flow(value)}" for key, value in given.items()]
+            found += [f"{stage}.{word}.{key}={_flow(value)}" for key, value in given.items()]
         else:
-            found.append(f"{slot}={_flow({word: given}) if given else word}")
+            found.append(f"{stage}={_flow({word: given}) if given else word}")
     return found
 
 
 def entry(request: Request, file: Path) -> dict[str, Any]:
     """Return the request as an entry of config/methods.yaml."""
     name = "".join(letter if letter.isalnum() else "_" for letter in file.stem.lower()).strip("_")
-    return {f"mergekit_{name}": {"label": f"mergekit {file.stem}", "summary": f"{file.name}, translated", **request.sentence}}
+    return {f"mergekit_{name}": {"label": f"mergekit {file.stem}", "summary": f"{file.name}, translated", **request.method_spec}}
 
 
 def _flow(value: Any) -> str:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from merging.checkpoints import Checkpoint
-from merging.classification import Forward
-from merging.data import Dataset
-from merging.evaluate import family
-from merging.evidence import bound
-from merging.evidence.adamerging import Merge, learn
-from merging.layouts import align
-from merging.progress import steps
-from merging.provenance import versions
-from merging.recipe import bind
-from merging.results import command_line, named_folders, read_json, write_json
-from merging.training import Task
+from nan_merge.calibration.adamerging import Merge, learn
+from nan_merge.calibration.kinds import bound
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.core.files import read_json, write_json
+from nan_merge.core.progress import steps
+from nan_merge.core.versions import versions
+from nan_merge.data.dataset import Dataset
+from nan_merge.layouts.unify import unify_layout
+from nan_merge.methods.recipe import bind
+from nan_merge.models.classification import Forward
+from nan_merge.models.registry import family
+from nan_merge.models.training import Task
 
 NO_LABELS = np.empty(0, np.int64)
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--datasets", type=Path, nargs="+", required=True)
     parser.add_argument("--heads", type=Path, nargs="+", required=True)
     parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
-    parser.add_argument("--sentence", type=json.loads, required=True, help="slots preprocess, combine, postprocess as JSON")
+    parser.add_argument("--method-spec", type=json.loads, required=True, help="slots preprocess, combine, postprocess as JSON")
     parser.add_argument("--settings", type=json.loads, default={}, help="`learn:` of the method as JSON")
     parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
@@ -43,8 +44,8 @@ def main() -> None:
     args = parser.parse_args()
     forward = Forward(args.device)
     thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
-    models = align(args.base, named_folders(args.experts), **args.layout)
-    merge = Merge(models, bind(args.sentence, args.method), thresholds, args.seed, device=args.device)
+    models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
+    merge = Merge(models, bind(args.method_spec, args.method), thresholds, args.seed, device=args.device)
     tasks = [
         Task(Dataset(folder).inputs("test"), NO_LABELS, Checkpoint(head).read("head"), args.logit_scale)
         for folder, head in zip(args.datasets, args.heads, strict=True)
@@ -54,7 +55,7 @@ def main() -> None:
     encoder = family(args.family).load(args.base)
     forward.place(encoder)
     learned = run(encoder, merge, tasks, args.seed, show)
-    record = {"suite": args.suite, "method": args.method, "seed": args.seed, "sentence": {}}
+    record = {"suite": args.suite, "method": args.method, "seed": args.seed, "method_spec": {}}
     record |= {"learn": run.keywords, "logit_scale": args.logit_scale, **forward.elsewhere()}
     write_json(args.output, {**record, **learned.record(), "versions": versions()})
 

@@ -5,13 +5,14 @@ import json
 import math
 from pathlib import Path
 
-from merging.checkpoints import Checkpoint
-from merging.classification import embed, predict
-from merging.data import Dataset
-from merging.evaluate import family
-from merging.layouts import align
-from merging.measure import norms
-from merging.results import command_line, write_json
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.command_line import command_line
+from nan_merge.core.files import write_json
+from nan_merge.data.dataset import Dataset
+from nan_merge.engine.measure import norms
+from nan_merge.layouts.unify import unify_layout
+from nan_merge.models.classification import embed, predict
+from nan_merge.models.registry import family
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--run", type=json.loads, required=True, help="suite, task, protocol, examples, steps, seed")
     args = parser.parse_args()
-    models = align(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
+    models = unify_layout(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
     tensors = norms(models)["tensors"].values()
     squares = {key: math.fsum(tensor[key][0] for tensor in tensors) for key in ("weights", "task_vector")}
     data, module = Dataset(args.dataset), family(args.family)

@@ -4,9 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from merging.layouts import align
-from merging.measure import norms
-from merging.results import command_line, named_folders, write_json
+from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.core.files import write_json
+from nan_merge.engine.measure import norms
+from nan_merge.layouts.unify import unify_layout
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    models = align(args.base, named_folders(args.experts), **args.layout)
+    models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
     write_json(args.output, norms(models, threads=args.threads))
 
 

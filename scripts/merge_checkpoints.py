@@ -1,19 +1,20 @@
-"""Merge experts into one model by a method's sentence and its coefficients (rules merge_checkpoints, merge_candidate)."""
+"""Merge experts into one model by a method's method_spec and its coefficients (rules merge_checkpoints, merge_candidate)."""
 
 import argparse
 import json
 from pathlib import Path
 
-from merging.card import document, origin
-from merging.checkpoints import Checkpoint
-from merging.coefficients import CoefficientTable
-from merging.devices import device
-from merging.engine import merge
-from merging.hub import Source
-from merging.layouts import align
-from merging.provenance import versions
-from merging.recipe import bind
-from merging.results import command_line, named_folders, read_json
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.core.files import read_json
+from nan_merge.core.versions import versions
+from nan_merge.engine.devices import device
+from nan_merge.engine.merge import merge
+from nan_merge.layouts.unify import unify_layout
+from nan_merge.methods.coefficients import CoefficientTable
+from nan_merge.methods.recipe import bind
+from nan_merge.standalone.model_card import document, origin
+from nan_merge.standalone.sources import Source
 
 
 def main() -> None:
@@ -21,10 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--sentence", type=json.loads, required=True, help="slots preprocess, combine and postprocess as JSON")
+    parser.add_argument("--method-spec", type=json.loads, required=True, help="slots preprocess, combine and postprocess as JSON")
     parser.add_argument("--coefficients", type=Path, required=True)
     parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
-    parser.add_argument("--evidence", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
+    parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
     parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--seed", type=int, default=0)
@@ -34,14 +35,14 @@ def main() -> None:
     args = parser.parse_args()
     coefficients = read_json(args.coefficients)
     thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
-    models = align(args.base, named_folders(args.experts), **args.layout)
+    models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
     record = {
         "name": coefficients["method"],
         "method": coefficients["method"],
-        "sentence": {**args.sentence, **coefficients["sentence"]},
+        "method_spec": {**args.method_spec, **coefficients["method_spec"]},
         "coefficients": coefficients,
         "thresholds": thresholds,
-        "evidence": args.evidence,
+        "calibration": args.calibration,
         "task": args.task,
         **args.layout,
         "seed": args.seed,
@@ -49,18 +50,18 @@ def main() -> None:
         "notes": models.notes,
         "versions": versions(),
     }
-    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **named_folders(args.experts)}.items()}
+    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **parse_named_folders(args.experts)}.items()}
 
     def finish(folder: Path, inputs: dict[str, str]) -> None:
         document(folder, {**record, "inputs": {name: origin(source, inputs[name]) for name, source in sources.items()}})
 
     merge(
         models,
-        bind(args.sentence, coefficients["method"]),
+        bind(args.method_spec, coefficients["method"]),
         CoefficientTable.of(coefficients),
         thresholds,
         args.output,
-        evidence={name: Checkpoint(folder) for name, folder in named_folders(args.evidence).items()},
+        calibration={name: Checkpoint(folder) for name, folder in parse_named_folders(args.calibration).items()},
         task=args.task,
         seed=args.seed,
         threads=args.threads,

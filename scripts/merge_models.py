@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
-from config_files import known_names
-from merging.hub import short_names
-from merging.oneshot import TYPES, Job, run
-from merging.recipe import DEFAULTS, bind, word_of
-from merging.results import UserError, command_line
-from merging.workers import available
-from method_entries import REFERENCES, SLOTS, check_sentence, methods
+from experiment.files import known_names
+from experiment.methods import REFERENCES, STAGES, check_sentence, methods
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
+from nan_merge.core.parallel import available_processors
+from nan_merge.methods.recipe import DEFAULTS, bind, operator_of
+from nan_merge.standalone.merge_models import TYPES, MergeRequest, run
+from nan_merge.standalone.sources import short_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,17 +30,17 @@ def main(words: Sequence[str] | None = None) -> None:
     """Parse the command line and merge."""
     args = arguments().parse_args(words)
     record = method(args.method)
-    sentence = {slot: record[slot] for slot in SLOTS if slot in record}
+    method_spec = {stage: record[stage] for stage in STAGES if stage in record}
     for assignment in args.set:
-        sentence = override(sentence, assignment, args.method)
-    bind(sentence, args.method)  # names first: its messages name the nearest
-    check_sentence(sentence, ROOT, "--set")
+        method_spec = override(method_spec, assignment, args.method)
+    bind(method_spec, args.method)  # names first: its messages name the nearest
+    check_sentence(method_spec, ROOT, "--set")
     for pattern in args.exclude:
         check_pattern(pattern)
     keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")
     given = {key: getattr(args, key) for key in keys}
-    how = {"sentence": sentence, "about": record, "export": args.export_mergekit, "options": options(args)}
-    run(Job(experts=named(args.expert), **given, **how))
+    how = {"method_spec": method_spec, "about": record, "export": args.export_mergekit, "options": options(args)}
+    run(MergeRequest(experts=named(args.expert), **given, **how))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -57,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--missing", choices=["error", "base"], default="error", help="what to do with a tensor that an expert lacks")
     add("--dtype", choices=TYPES, help="type of all floats of the output (default: as in the base)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
-    add("--threads", type=positive, default=available(), help="default: one a processor, %(default)s")
+    add("--threads", type=positive, default=available_processors(), help="default: one a processor, %(default)s")
     add("--seed", type=int, default=0, help="of what is drawn at random")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
     return parser
@@ -79,7 +80,7 @@ def method(name: str) -> dict[str, Any]:
         raise UserError(f"--method {name}: merges nothing ({record['summary']}); choose task_arithmetic, ties or ties_nan")
     if not record.get("static", True):
         raise UserError(f"--method {name}: makes a model for each task, not one ({record['summary']}); choose another")
-    if needs := [key for key in ("evidence", "learn") if key in record]:
+    if needs := [key for key in ("calibration", "learn") if key in record]:
         raise UserError(
             f"--method {name}: needs data ({needs[0]}: {record[needs[0]]}), which only a suite has; run it through the workflow,"
             " or choose a method with `data: none`"
@@ -88,7 +89,7 @@ def method(name: str) -> dict[str, Any]:
         key, host = record["tune"]["hyper_parameter"], record.get("extends")
         while host is not None and "tune" in records[host]:
             host = records[host].get("extends")
-        word = word_of(record["coefficients"], "coefficients")[0]
+        word = operator_of(record["coefficients"], "coefficients")[0]
         raise UserError(
             f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
             f" --method {host or 'task_arithmetic'} --set coefficients.{word}.{key}=<number>"
@@ -96,8 +97,8 @@ def method(name: str) -> dict[str, Any]:
     return record
 
 
-def override(sentence: Mapping[str, Any], assignment: str, name: str) -> dict[str, Any]:
-    """Return the sentence with `slot.word.hyper_parameter=value`, or `slot=word`, put in; another word replaces the slot's."""
+def override(method_spec: Mapping[str, Any], assignment: str, name: str) -> dict[str, Any]:
+    """Return the method_spec with `slot.word.hyper_parameter=value`, or `slot=word`, put in; another word replaces the slot's."""
     path, equals, text = assignment.partition("=")
     parts = path.split(".")
     try:
@@ -107,12 +108,12 @@ def override(sentence: Mapping[str, Any], assignment: str, name: str) -> dict[st
     if not equals or len(parts) not in (1, 3):
         raise UserError(f"--set {assignment}: expected slot.word.hyper_parameter=value, such as preprocess.trim.density=0.1")
     if len(parts) == 1:
-        return {**sentence, path: value}
+        return {**method_spec, path: value}
     if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 takes 1e-3 for a word
         value = float(value)
-    slot, word, key = parts
-    there, given = word_of(sentence.get(slot, DEFAULTS[slot]), slot, name) if slot in SLOTS else ("", {})
-    return {**sentence, slot: {word: {**(given if word == there else {}), key: value}}}
+    stage, word, key = parts
+    there, given = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
+    return {**method_spec, stage: {word: {**(given if word == there else {}), key: value}}}
 
 
 def check_pattern(pattern: str) -> None:

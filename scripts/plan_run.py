@@ -5,7 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from merging.results import UserError, command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 from planning.jobs import dry_run
 from planning.overview import check_fits, overview
 from planning.sizes import Sizes

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from merging.evaluate import family
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.models.registry import family
 
 
 def main() -> None:
@@ -13,10 +13,10 @@ def main() -> None:
     parser.add_argument("--family", required=True)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--base", type=Path, help="of an expert: what it was fine-tuned from, prepared or as fetched")
-    parser.add_argument("--farthest", type=float, help="of an expert: the greatest |tau| / |W_0| that is believed")
+    parser.add_argument("--max-relative-distance", type=float, help="of an expert: the greatest |tau| / |W_0| that is believed")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    settings = {} if args.farthest is None else {"farthest": args.farthest}
+    settings = {} if args.max_relative_distance is None else {"max_relative_distance": args.max_relative_distance}
     family(args.family).prepare(args.source, args.output, args.base, **settings)
 
 

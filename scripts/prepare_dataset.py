@@ -6,8 +6,8 @@ import inspect
 import json
 from pathlib import Path
 
-from merging.data import write_dataset
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.data.dataset import write_dataset
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--processes", type=int, help="that decode images at once; all processors by default")
     args = parser.parse_args()
-    module = importlib.import_module(f"merging.data.{args.task['reader'].split('.')[0]}")
+    module = importlib.import_module(f"nan_merge.data.{args.task['reader'].split('.')[0]}")
     known = inspect.signature(module.prepare).parameters  # long readers keep half-done work beside the output
     how = {key: value for key, value in {"output": args.output, "processes": args.processes}.items() if key in known}
     record, splits = module.prepare(args.task, {folder.name: folder for folder in args.assets}, args.form, **how)

@@ -4,9 +4,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-import run_log
-from cluster import jobs_in
-from merging.results import UserError, command_line
+from cluster import snakemake_log
+from cluster.slurm import jobs_in
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
 
 def refuse_while_writing(folder: Path) -> None:
     """Raise UserError where a run holds the folder or its jobs are still in SLURM's queue."""
-    if run_log.is_locked(folder):
+    if snakemake_log.is_locked(folder):
         raise UserError(f"a run is at work in {folder}; wait for it to end. If it was killed: snakemake --unlock")
     if jobs := jobs_in(folder):
         raise UserError(f"jobs of this folder are still in SLURM's queue; wait, or: scancel {' '.join(j.number for j in jobs)}")

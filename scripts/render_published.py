@@ -2,9 +2,9 @@
 
 import argparse
 
-from merging.reporting.published_tables import render_published
-from merging.reporting.records import argument, studies
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.published.tables import render_published
+from nan_merge.reporting.records import argument, studies
 
 
 def main() -> None:

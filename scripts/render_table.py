@@ -2,9 +2,9 @@
 
 import argparse
 
-from merging.reporting.records import argument, studies
-from merging.reporting.tables import render_table
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.records import argument, studies
+from nan_merge.reporting.tables import render_table
 
 
 def main() -> None:

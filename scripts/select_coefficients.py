@@ -5,7 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
-from merging.results import command_line, read_json, write_json
+from nan_merge.core.command_line import command_line
+from nan_merge.core.files import read_json, write_json
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-import run_log
-from cluster import states
-from merging.results import command_line
+from cluster import snakemake_log
+from cluster.slurm import states
+from nan_merge.core.command_line import command_line
 
 
 def main() -> None:
@@ -13,9 +13,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path(), help="the folder that Snakemake runs in")
     folder = parser.parse_args().directory.resolve()
-    file = run_log.newest(folder)
-    run = run_log.read(file)
-    print(f"{file.relative_to(folder)}: {run_log.at_work(folder, file, run)}\n")
+    file = snakemake_log.newest(folder)
+    run = snakemake_log.read(file)
+    print(f"{file.relative_to(folder)}: {snakemake_log.at_work(folder, file, run)}\n")
     print(f"{'rule':24}{'planned':>9}{'done':>9}{'at work':>9}{'failed':>9}{'waiting':>9}")
     for name, *counts in run.table():
         print(f"{name:24}" + "".join(f"{count:9}" for count in counts))
@@ -27,7 +27,7 @@ def main() -> None:
     for failure in run.failed.values():
         print(f"failed: {failure.job}")
     if run.failed:
-        name, lines = run_log.tail(folder, next(iter(run.failed.values())))
+        name, lines = snakemake_log.tail(folder, next(iter(run.failed.values())))
         print(f"\nlog of the first failure, {name}:", *lines, sep="\n    ")
     print("\nwhat is still to be made: snakemake -n --quiet rules")
 

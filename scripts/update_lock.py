@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import config_entries
-from config_files import known_names
-from merging.assets import differences, pin
-from merging.results import UserError, command_line, read_json, write_json
+from experiment import entries
+from experiment.files import known_names
+from nan_merge.assets.fetch import differences, pin
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "config/assets.lock.json"
@@ -21,26 +23,26 @@ def main() -> None:
     parser.add_argument("assets", nargs="*", help="asset ids; without any, all that are missing or unverified in the lock")
     parser.add_argument("--accept", action="store_true", help="lock what is found even where unverified values differ from it")
     args = parser.parse_args()
-    wishes, lock = config_entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
-    assets = args.assets or [asset for asset in sorted(wishes) if "unverified" in lock.get(asset, {"unverified": ""})]
-    known_names("update_lock", assets, wishes)
+    specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
+    assets = args.assets or [asset for asset in sorted(specs) if "unverified" in lock.get(asset, {"unverified": ""})]
+    known_names("update_lock", assets, specs)
     failed = []
     for asset in assets:
         try:
-            lock[asset] = renewed(asset, wishes[asset], lock.get(asset, {}), args.accept)
+            lock[asset] = renewed(asset, specs[asset], lock.get(asset, {}), args.accept)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed.append(asset)
             continue
-        write_json(LOCK, {asset: lock[asset] for asset in sorted(lock) if asset in wishes})
+        write_json(LOCK, {asset: lock[asset] for asset in sorted(lock) if asset in specs})
         print(f"{asset}: {summary(lock[asset])}", flush=True)
     if failed:
         raise UserError(f"locked {len(assets) - len(failed)} of {len(assets)} assets; not locked, see above: {', '.join(failed)}")
 
 
-def renewed(asset: str, wish: Mapping[str, Any], old: Mapping[str, Any], accept: bool) -> dict[str, Any]:
+def renewed(asset: str, spec: Mapping[str, Any], old: Mapping[str, Any], accept: bool) -> dict[str, Any]:
     """Return the new entry of an asset; one that contradicts unverified values is a UserError unless accepted."""
-    found = pin(asset, wish)
+    found = pin(asset, spec)
     changes = differences(found, old)
     for change in changes:
         print(f"{asset}: CHANGED: {change}", file=sys.stderr)

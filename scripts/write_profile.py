@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from cluster import accounting, accounts, default_account, job_age, remembers, settings
-from merging.results import UserError, command_line
-from partitions import Partition, partitions
+from cluster.partitions import Partition, partitions
+from cluster.slurm import accounting, accounts, default_account, job_age, remembers, settings
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "profiles" / "slurm"
 PROFILE = "profile.v9+.yaml"

@@ -2,9 +2,9 @@
 
 import argparse
 
-from merging.reporting.records import argument, studies
-from merging.reporting.report import write_report
-from merging.results import command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.reporting.records import argument, studies
+from nan_merge.reporting.report import write_report
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from merging.provenance import publish
-from merging.results import command_line
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.command_line import command_line
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--run", type=json.loads, required=True, help="the resolved config as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    with publish(args.output) as part:
+    with atomic_write(args.output) as part:
         part.write_text(yaml.safe_dump(args.run, sort_keys=True, allow_unicode=True, width=110), encoding="utf-8")
 
 

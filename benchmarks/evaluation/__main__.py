@@ -20,7 +20,8 @@ from benchmarks.evaluation import loop, models, processes
 from benchmarks.evaluation.processes import PEER, Bench
 from benchmarks.evaluation.table import table
 from benchmarks.tables import save
-from merging.results import UserError, command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -11,9 +11,9 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.harness import turn
-from merging.checkpoints import Checkpoint
-from merging.data import Dataset
-from merging.evaluate import family
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.data.dataset import Dataset
+from nan_merge.models.registry import family
 
 PARTS = ("network", "encoder", "loop")
 Seconds = dict[str, float]
@@ -25,7 +25,7 @@ def measure(model: Path, data: Path, head: Path, size: int, precision: str, roun
     `network` is the model on floating-point pixels that lie ready, `encoder` the same on bytes that lie ready, `loop` is
     everything from the mapped file to predictions; all over the same number of batches of `size` images, on one thread.
     """
-    from merging.classification import Forward, embed, predict  # torch, which the other processes need not wait for
+    from nan_merge.models.classification import Forward, embed, predict
 
     module, forward = family("clip"), Forward(precision=precision)
     encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Checkpoint(head).read("head")
@@ -59,7 +59,7 @@ def repeated(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
 
 def ready(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
     """Run the network of a CLIP encoder on one batch of pixels that were normalised once."""
-    from merging import zero_shot
+    from nan_merge.models import zero_shot
 
     pixels = zero_shot.normalised(batch, encoder.side, next(encoder.parameters()))
     with mock.patch.object(zero_shot, "normalised", lambda images, *_: pixels[: len(images)]):

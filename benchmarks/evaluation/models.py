@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from merging.results import read_json, write_json
-from merging.zero_shot import MEAN, STD
+from nan_merge.core.files import read_json, write_json
+from nan_merge.models.zero_shot import MEAN, STD
 
 VISION: dict[str, dict[str, Any]] = {  # what differs from the library's defaults, which are ViT-B/32
     "ViT-B-32": {},

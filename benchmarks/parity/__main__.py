@@ -21,7 +21,8 @@ from benchmarks.parity.models import Family, make
 from benchmarks.parity.run import Comparison, distance, ours, peers
 from benchmarks.parity.table import faults, row, table
 from benchmarks.tables import save
-from merging.results import UserError, command_line
+from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 
 
 def main(words: Sequence[str] | None = None) -> None:

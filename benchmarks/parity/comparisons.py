@@ -16,7 +16,7 @@ TIES = {"threshold": 20, "remove_keys": []}
 ADAPTED = {"init_values": 0.3, "lr": 1e-3, "max_steps": 3, "clamp_weights": False}
 NORMALISED = (
     "FusionBench's default: the Fisher weights of each expert over their norm in the model (fisher_merging.py,"
-    " merging_with_fisher_weights), which is NAN on norms of the evidence; it adds 1e-6 to each norm, 1e-5 to 1e-4 of them here"
+    " merging_with_fisher_weights), which is NAN on norms of the calibration; it adds 1e-6 to each norm, 1e-5 to 1e-4 of them here"
 )
 OPPOSED = (
     "experts with nothing in common: the mean cosine of some tensors is negative, and mergekit steps from the base away from"
@@ -56,15 +56,15 @@ FUSIONBENCH = [
         "ties_mean",
         settings={**TIES, "scaling_factor": 1.0, "merge_func": "mean"},
     ),
-    Comparison(FB, "fisher", "fisher", settings={"normalize_fisher_weight": False}, evidence="fisher"),
-    Comparison(FB, "fisher", "fisher_normalised", NORMALISED, evidence="fisher", within=1e-4),
+    Comparison(FB, "fisher", "fisher", settings={"normalize_fisher_weight": False}, calibration="fisher"),
+    Comparison(FB, "fisher", "fisher_normalised", NORMALISED, calibration="fisher", within=1e-4),
     Comparison(
         FB,
         "regmean",
         "regmean",
         NO_FRACTION,
         settings={"reduce_non_diagonal_ratio": 0.95, "weight_transpose": True},
-        evidence="gram",
+        calibration="gram",
         families=("CLIP", "LLaMA"),
         within=1e-7,
     ),
@@ -75,7 +75,7 @@ FUSIONBENCH = [
         "`weight_transpose: false`, as FusionBench sets for GPT-2; a factor that float32 holds",
         settings={"reduce_non_diagonal_ratio": 0.9375, "weight_transpose": False},
         change=("combine.gram.off_diagonal=0.9375",),
-        evidence="gram",
+        calibration="gram",
         families=("GPT-2",),
     ),
     Comparison(FB, "tsv_m", "tsv_m"),

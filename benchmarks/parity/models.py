@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import Clip, Llama, Shapes
-from merging.checkpoints import Checkpoint, write_checkpoint, write_tensors
+from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint, write_tensors
 
 Tensors = dict[str, np.ndarray]
 SIZES = (0.004, 0.002, 0.001)  # of the noise of the experts; the base has 0.02
@@ -76,7 +76,7 @@ LINEAR = {  # the weights of linear layers, and whether they are stored as (in, 
 
 @dataclass(frozen=True)
 class Family:
-    """A base and its experts on the disk, and the evidence of the experts."""
+    """A base and its experts on the disk, and the calibration of the experts."""
 
     name: str
     folder: Path
@@ -92,7 +92,7 @@ class Family:
         """The folders of the experts."""
         return [self.folder / f"expert_{t}" for t in range(self.count)]
 
-    def evidence(self, kind: str) -> list[Path]:
+    def calibration(self, kind: str) -> list[Path]:
         """Return the files of `fisher` or `gram`, one an expert: tensors by the name of the weight they belong to."""
         return [self.folder / f"{kind}_{t}.safetensors" for t in range(self.count)]
 
@@ -113,7 +113,7 @@ def tensors(name: str) -> Shapes:
 
 
 def make(name: str, folder: Path, count: int = len(SIZES), shared: float = 0.5) -> Family:
-    """Write a base, `count` experts and their evidence of one family under `folder`.
+    """Write a base, `count` experts and their calibration of one family under `folder`.
 
     `shared` is the size of the noise that all experts have in common, in units of their own: the cosine between two
     task vectors is about shared^2 / (1 + shared^2).
@@ -137,13 +137,13 @@ def collect(family: Family, t: int, shapes: Shapes) -> None:
     rng = np.random.default_rng(100 + t)
     scale = 10.0 ** (-3 - t)  # experts whose Fisher weights differ in size, as they do
     fisher = {key: scale * rng.standard_normal(shape) ** 2 for key, shape in shapes.items()}
-    write_tensors(family.evidence("fisher")[t], single(fisher))
+    write_tensors(family.calibration("fisher")[t], single(fisher))
     gram = {}
     for key, shape in shapes.items():
         if (axis := family.inputs(key)) is not None:
             inputs = rng.standard_normal((2 * shape[axis], shape[axis])) * np.geomspace(1, 0.1, shape[axis])
             gram[key] = inputs.T @ inputs / len(inputs)
-    write_tensors(family.evidence("gram")[t], single(gram))
+    write_tensors(family.calibration("gram")[t], single(gram))
 
 
 def draw(shapes: Shapes, size: float, seed: int) -> Tensors:

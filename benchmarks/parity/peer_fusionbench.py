@@ -1,6 +1,6 @@
 """Merge small models with FusionBench; run by the Python of its environment: JOBS.json, a list of jobs.
 
-A job has `method`, `settings`, `base`, `experts`, `evidence` (files), `output` and `double`: whether the numbers are
+A job has `method`, `settings`, `base`, `experts`, `calibration` (files), `output` and `double`: whether the numbers are
 taken to float64 first. `turn` names matrices that are given to FusionBench transposed, and turned back afterwards.
 FusionBench's classes run where they take models; Fisher and RegMean are their functions behind the data sets.
 """
@@ -25,9 +25,9 @@ def main(jobs):
         kind = torch.float64 if job["double"] else torch.float32
         models = [read(Path(place) / "model.safetensors", kind) for place in (job["base"], *job["experts"])]
         models = [turned(model, job["turn"]) for model in models]
-        evidence = [read(Path(file), kind) for file in job["evidence"]]
+        calibration = [read(Path(file), kind) for file in job["calibration"]]
         with contextlib.redirect_stdout(sys.stderr):
-            merged = METHODS[job["method"]](models, evidence, Path(job["base"]), **job["settings"])
+            merged = METHODS[job["method"]](models, calibration, Path(job["base"]), **job["settings"])
         merged = turned({name: merged[name].detach().contiguous() for name in models[0]}, job["turn"])
         save_file(merged, job["output"])
 
@@ -61,7 +61,7 @@ def by_class(path):
     """Return a method that runs an algorithm of FusionBench, named by its module and class, on a pool of models."""
     module, _, name = path.rpartition(".")
 
-    def method(models, evidence, folder, **settings):
+    def method(models, calibration, folder, **settings):
         algorithm = getattr(importlib.import_module(f"fusion_bench.method.{module}"), name)(**settings)
         names = ["_pretrained_", *(f"expert_{t}" for t in range(len(models) - 1))]
         pool = BaseModelPool({name: Shell(model) for name, model in zip(names, models, strict=True)})
@@ -70,23 +70,23 @@ def by_class(path):
     return method
 
 
-def fisher(models, evidence, folder, **settings):
+def fisher(models, calibration, folder, **settings):
     """Run what FusionBench does once the Fisher weights are there."""
     from fusion_bench.method.fisher_merging.fisher_merging import merging_with_fisher_weights
 
-    share = torch.full([len(evidence)], 1 / len(evidence), dtype=models[0][next(iter(models[0]))].dtype)
-    return merging_with_fisher_weights(parameters(models), evidence, share, **settings)
+    share = torch.full([len(calibration)], 1 / len(calibration), dtype=models[0][next(iter(models[0]))].dtype)
+    return merging_with_fisher_weights(parameters(models), calibration, share, **settings)
 
 
-def regmean(models, evidence, folder, **settings):
+def regmean(models, calibration, folder, **settings):
     """Run what FusionBench does once the Gram matrices are there."""
     from fusion_bench.method.regmean.regmean import merging_with_regmean_weights
 
-    grams = [{name.removesuffix(".weight"): gram for name, gram in each.items()} for each in evidence]
+    grams = [{name.removesuffix(".weight"): gram for name, gram in each.items()} for each in calibration]
     return merging_with_regmean_weights(parameters(models), grams, **settings)
 
 
-def adamerging(models, evidence, folder, **settings):
+def adamerging(models, calibration, folder, **settings):
     """Run FusionBench's test-time adaptation on the encoder that both programs share."""
     import encoder
     from fusion_bench.method.adamerging.layer_wise_adamerging import LayerWiseAdaMergingAlgorithm

@@ -18,15 +18,15 @@ import numpy as np
 
 from benchmarks.cases import ROOT
 from benchmarks.parity.models import Family, Tensors, read
-from merging import measure
-from merging.checkpoints import Checkpoint
-from merging.coefficients import CoefficientTable
-from merging.engine import merge
-from merging.layouts import Models, align
-from merging.recipe import Recipe, bind
-from merging.results import UserError
-from merging.tensors import DRAWS, Site
-from method_entries import SLOTS, methods
+from experiment.methods import STAGES, methods
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.errors import UserError
+from nan_merge.engine import measure
+from nan_merge.engine.merge import merge
+from nan_merge.layouts.unify import Models, unify_layout
+from nan_merge.methods.coefficients import CoefficientTable
+from nan_merge.methods.context import DRAWS, TensorContext
+from nan_merge.methods.recipe import Recipe, bind
 from scripts.merge_models import override
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
@@ -57,7 +57,7 @@ class Comparison:
     experts: int = 3
     shared: float = 0.5
     base: str | None = "base"
-    evidence: str = ""
+    calibration: str = ""
     learn: Mapping[str, Any] = field(default_factory=dict)
     turn: str = ""
     draw: float | None = None
@@ -69,13 +69,13 @@ class Comparison:
         """What a table says of it."""
         return asdict(self)
 
-    def sentence(self) -> dict[str, Any]:
+    def method_spec(self) -> dict[str, Any]:
         """Return our method with its changes."""
         entry = entries()[self.ours]
-        sentence = {slot: entry[slot] for slot in SLOTS if slot in entry}
+        method_spec = {stage: entry[stage] for stage in STAGES if stage in entry}
         for assignment in self.change:
-            sentence = override(sentence, assignment, self.ours)
-        return sentence
+            method_spec = override(method_spec, assignment, self.ours)
+        return method_spec
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def fusionbench_job(compared: Comparison, family: Family, precision: str, output
         "settings": compared.settings,
         "base": str(family.base),
         "experts": list(map(str, family.experts)),
-        "evidence": list(map(str, family.evidence(compared.evidence))) if compared.evidence else [],
+        "calibration": list(map(str, family.calibration(compared.calibration))) if compared.calibration else [],
         "turn": compared.turn,
         "double": precision == "float64",
         "output": str(output),
@@ -127,21 +127,23 @@ def peers(python: Path, peer: str, work: Sequence[tuple[Comparison, Family]], fo
 def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensors]:
     """Merge with this project's engine; return by precision of the output the tensors of the merge."""
     names = [f"expert_{t}" for t in range(compared.experts)]
-    models = align(family.base, dict(zip(names, family.experts, strict=False)))
-    recipe = bind(compared.sentence(), compared.ours)
+    models = unify_layout(family.base, dict(zip(names, family.experts, strict=False)))
+    recipe = bind(compared.method_spec(), compared.ours)
     cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
-    files = family.evidence(compared.evidence) if compared.evidence else []
-    evidence = {name: Checkpoint(file) for name, file in zip(names, files, strict=False)}
+    files = family.calibration(compared.calibration) if compared.calibration else []
+    calibration = {name: Checkpoint(file) for name, file in zip(names, files, strict=False)}
     measures = measure.norms(models)
     for name, sums in measures["tensors"].items():
-        sums["evidence"] = [float((e.read(name).astype(np.float64) ** 2).sum()) for e in evidence.values() if name in e.entries]
+        sums["calibration"] = [
+            float((e.read(name).astype(np.float64) ** 2).sum()) for e in calibration.values() if name in e.entries
+        ]
     table = recipe.estimate(measures)
     found = {}
     for precision, dtype in PRECISIONS.items():
         if compared.learn:
             table = learned(models, recipe, cuts, precision, compared.learn)
         with drawn(compared.draw):
-            merge(models, recipe, table, cuts, folder / precision, evidence=evidence, dtype=dtype)
+            merge(models, recipe, table, cuts, folder / precision, calibration=calibration, dtype=dtype)
         found[precision] = read(folder / precision)
     return found
 
@@ -153,8 +155,8 @@ def learned(
     import torch
 
     from benchmarks.parity import encoder
-    from merging.evidence import adamerging
-    from merging.training import Task
+    from nan_merge.calibration import adamerging
+    from nan_merge.models.training import Task
 
     kind = {"float32": torch.float32, "float64": torch.float64}[precision]
     base = {name: torch.from_numpy(models.base.read(name)).to(kind) for name in models.base.names}
@@ -173,7 +175,7 @@ def drawn(value: float | None) -> Iterator[None]:
     if value is None:
         yield
         return
-    with mock.patch.object(Site, "draws", lambda site, like: (abs(like) >= 0) * round((1 - value) * DRAWS)):
+    with mock.patch.object(TensorContext, "draws", lambda context, like: (abs(like) >= 0) * round((1 - value) * DRAWS)):
         yield
 
 

@@ -1,1 +1,4 @@
-"""Say before a run what it would fetch, write, do and take: jobs from Snakemake's dry run, costs from config/costs.yaml."""
+"""Cost of a run before it starts: jobs from Snakemake's dry run, sizes, disk space and time from config/costs.yaml.
+
+Nothing is fetched or run here.
+"""

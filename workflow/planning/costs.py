@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from merging.recipe import DEFAULTS, hyper_parameters, word_of
-from method_entries import WORDS
-from planning.jobs import TOGETHER, Job
+from experiment.methods import OPERATORS
+from nan_merge.methods.recipe import DEFAULTS, hyper_parameters, operator_of
+from planning.jobs import JOINT_RULE, PlannedJob
 from planning.sizes import Sizes, scored
 
 DEVICES = ("cpu", "gpu")
@@ -24,35 +24,37 @@ class Work(NamedTuple):
     core: float = 0.0  # seconds
 
 
-def seconds(sizes: Sizes, job: Job, gpu: bool) -> float:
+def seconds(sizes: Sizes, job: PlannedJob, gpu: bool) -> float:
     """Return how long a job takes, on a GPU or on one core."""
     device, work = DEVICES[gpu], WORK[job.kind](sizes, job) if job.kind in WORK else Work()
     found = _entry(sizes, job)["start"] + work.core + work.merging[device]
     if work.passes:
-        precision = sizes.plan.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
-        found += work.passes * sizes.model(job.suite(sizes.plan))[device] / 1000 * sizes.table["precision"].get(precision, 1.0)
+        precision = sizes.experiment.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
+        found += (
+            work.passes * sizes.model(job.suite(sizes.experiment))[device] / 1000 * sizes.table["precision"].get(precision, 1.0)
+        )
     return float(found)
 
 
-def can_use_gpu(sizes: Sizes, job: Job) -> bool:
+def can_use_gpu(sizes: Sizes, job: PlannedJob) -> bool:
     """Say whether there is a key of the config that sends a job to a GPU."""
     return "gpu" in _entry(sizes, job)
 
 
-def on_gpu(sizes: Sizes, job: Job) -> bool:
+def on_gpu(sizes: Sizes, job: PlannedJob) -> bool:
     """Say whether the config sends a job to a GPU."""
-    found: Any = sizes.plan.config
+    found: Any = sizes.experiment.config
     for part in str(_entry(sizes, job).get("gpu", "nowhere")).split("."):
         found = found.get(part, {})
     return str(found).startswith("cuda")
 
 
-def _entry(sizes: Sizes, job: Job) -> dict[str, Any]:
+def _entry(sizes: Sizes, job: PlannedJob) -> dict[str, Any]:
     jobs = sizes.table["jobs"]
     return dict(jobs.get(job.kind, jobs["other"]))
 
 
-def makespan(jobs: Sequence[Job], times: Sequence[float], at_once: int) -> float:
+def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -> float:
     """Return when the last job ends if each waits for its inputs and `at_once` run at a time, in their order, in seconds.
 
     Downloads share the network: those that run together take so much longer.
@@ -83,96 +85,96 @@ def makespan(jobs: Sequence[Job], times: Sequence[float], at_once: int) -> float
 # ---- what a job does, by rule -----------------------------------------------------------------------------------------
 
 
-def _fetch(sizes: Sizes, job: Job) -> Work:
+def _fetch(sizes: Sizes, job: PlannedJob) -> Work:
     return Work(core=(sizes.asset(job.wildcards["asset"]) or 0) / sizes.table["network"])
 
 
-def _dataset(sizes: Sizes, job: Job) -> Work:
-    suite = job.suite(sizes.plan)
-    kind = "image" if "side" in sizes.plan.suites[suite]["input"] else "text"
+def _dataset(sizes: Sizes, job: PlannedJob) -> Work:
+    suite = job.suite(sizes.experiment)
+    kind = "image" if "side" in sizes.experiment.suites[suite]["input"] else "text"
     return Work(core=sizes.dataset(suite, job.wildcards["task"]) * _entry(sizes, job)[kind] / 1000)
 
 
-def _prepare(sizes: Sizes, job: Job) -> Work:
-    return Work(core=sizes.gigabytes(job.suite(sizes.plan)) * _entry(sizes, job)["gigabyte"])
+def _prepare(sizes: Sizes, job: PlannedJob) -> Work:
+    return Work(core=sizes.gigabytes(job.suite(sizes.experiment)) * _entry(sizes, job)["gigabyte"])
 
 
-def _head(sizes: Sizes, job: Job) -> Work:
-    prompts = sizes.plan.class_prompts(job.wildcards["task"])
+def _head(sizes: Sizes, job: PlannedJob) -> Work:
+    prompts = sizes.experiment.class_prompts(job.wildcards["task"])
     count = len(prompts["classes"]) * len(prompts["templates"])
-    return Work(core=count * sizes.model(job.suite(sizes.plan))["text"] / 1000)
+    return Work(core=count * sizes.model(job.suite(sizes.experiment))["text"] / 1000)
 
 
-def _train(sizes: Sizes, job: Job) -> Work:
-    suite, price = job.suite(sizes.plan), sizes.table["training"]
-    settings = sizes.plan.suites[suite]["alignment" if job.kind == "align_checkpoint" else "finetune"]
+def _train(sizes: Sizes, job: PlannedJob) -> Work:
+    suite, price = job.suite(sizes.experiment), sizes.table["training"]
+    settings = sizes.experiment.suites[suite]["alignment" if job.kind == "align_checkpoint" else "finetune"]
     steps = settings["steps"] * (sizes.experts(suite) if job.kind == "finetune_joint" else 1)
     if job.kind == "finetune_premise":
-        steps = sizes.plan.premise_runs(suite)[job.wildcards["run"]]["steps"]
+        steps = sizes.experiment.premise_runs(suite)[job.wildcards["run"]]["steps"]
     return Work(steps * settings["batch_size"] * price["passes"], core=steps * sizes.gigabytes(suite) * price["gigabyte"])
 
 
-def _evidence(sizes: Sizes, job: Job) -> Work:
-    record = sizes.plan.evidence[job.wildcards["evidence"]]
-    passes = sizes.table["evidence"][record["kind"]]["passes"]
+def _calibration(sizes: Sizes, job: PlannedJob) -> Work:
+    record = sizes.experiment.calibration[job.wildcards["calibration"]]
+    passes = sizes.table["calibration"][record["kind"]]["passes"]
     if isinstance(passes, Mapping):
         estimator = record.get("estimator", next(iter(passes)))
-        classes = sizes.plan.class_prompts(job.wildcards["task"])["classes"] if estimator == "exact" else [""]
+        classes = sizes.experiment.class_prompts(job.wildcards["task"])["classes"] if estimator == "exact" else [""]
         passes = passes[estimator] * len(classes)
     return Work(record["examples"] * passes * len(job.outputs))
 
 
-def _learn(sizes: Sizes, job: Job) -> Work:
-    suite, price = job.suite(sizes.plan), sizes.table["learning"]
-    settings = {**sizes.plan.methods[job.wildcards["method"]]["learn"], **sizes.plan.suites[suite].get("learn", {})}
+def _learn(sizes: Sizes, job: PlannedJob) -> Work:
+    suite, price = job.suite(sizes.experiment), sizes.table["learning"]
+    settings = {**sizes.experiment.methods[job.wildcards["method"]]["learn"], **sizes.experiment.suites[suite].get("learn", {})}
     count, steps = sizes.experts(suite), settings["steps"]
     merges = steps * sizes.gigabytes(suite, count) * price["gigabyte"]
     return Work(steps * settings["batch_size"] * count * price["passes"], core=merges)
 
 
-def _measure(sizes: Sizes, job: Job) -> Work:
-    suite = job.suite(sizes.plan)
+def _measure(sizes: Sizes, job: PlannedJob) -> Work:
+    suite = job.suite(sizes.experiment)
     return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * sizes.table["merges"]["measure"])
 
 
-def _premise(sizes: Sizes, job: Job) -> Work:
-    suite = job.suite(sizes.plan)
-    return Work(sizes.examples(suite, sizes.plan.premise_runs(suite)[job.wildcards["run"]]["task"], "validation"))
+def _premise(sizes: Sizes, job: PlannedJob) -> Work:
+    suite = job.suite(sizes.experiment)
+    return Work(sizes.examples(suite, sizes.experiment.premise_runs(suite)[job.wildcards["run"]]["task"], "validation"))
 
 
-def _merge(sizes: Sizes, job: Job) -> Work:
-    suite, method = job.suite(sizes.plan), job.wildcards["method"]
+def _merge(sizes: Sizes, job: PlannedJob) -> Work:
+    suite, method = job.suite(sizes.experiment), job.wildcards["method"]
     read = sizes.gigabytes(suite, sizes.experts(suite) + 1)
-    record = sizes.plan.methods[sizes.plan.candidates.get(method, (method,))[0]]
-    slots = ("preprocess", "combine", "postprocess")
-    rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, slot) for slot in slots]
+    record = sizes.experiment.methods[sizes.experiment.candidates.get(method, (method,))[0]]
+    stages = ("preprocess", "combine", "postprocess")
+    rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, stage) for stage in stages]
     return Work(merging={device: read * sum(each[device] for each in rates) for device in DEVICES})
 
 
-def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], slot: str) -> dict[str, float]:
+def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], stage: str) -> dict[str, float]:
     """Return the seconds a GB that a method's word of one slot takes, by device; `width` in thousands of columns."""
-    name, given = word_of(record.get(slot, DEFAULTS[slot]), slot)
-    word, factor = WORDS[slot][name], 1.0
+    name, given = operator_of(record.get(stage, DEFAULTS[stage]), stage)
+    operator, factor = OPERATORS[stage][name], 1.0
     if name in prices["steps"]:
-        found, factor = prices["steps"][name], width * given.get("steps", hyper_parameters(word)["steps"][1])
+        found, factor = prices["steps"][name], width * given.get("steps", hyper_parameters(operator)["steps"][1])
     elif name in prices["matrices"]:
         found, factor = prices["matrices"][name], width
     else:
-        found = prices["words"].get(name, prices["whole" if getattr(word, "whole", False) else "piece"])
+        found = prices["words"].get(name, prices["whole" if getattr(operator, "whole", False) else "piece"])
     return {device: factor * found[device] for device in DEVICES}
 
 
-def _evaluate(sizes: Sizes, job: Job) -> Work:
+def _evaluate(sizes: Sizes, job: PlannedJob) -> Work:
     return Work(scored(sizes, job))
 
 
-WORK: dict[str, Callable[[Sizes, Job], Work]] = {
+WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "fetch_asset": _fetch,
     "prepare_dataset": _dataset,
     **dict.fromkeys(("prepare_checkpoint", "prepare_expert"), _prepare),
     "build_head": _head,
     **dict.fromkeys(("align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint"), _train),
-    **dict.fromkeys(("collect_evidence", TOGETHER), _evidence),
+    **dict.fromkeys(("collect_calibration", JOINT_RULE), _calibration),
     "learn_coefficients": _learn,
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
     "measure_premise": _premise,

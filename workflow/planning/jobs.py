@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.results import UserError
+from nan_merge.core.errors import UserError
 
 if TYPE_CHECKING:
-    from experiment import Experiment
+    from experiment.experiment import Experiment
 
-TOGETHER = "collect_gram_plus"  # the rules of that name end in a suite
+JOINT_RULE = "collect_gram_plus"  # the rules of that name end in a suite
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """One job: its rule and wildcards, its files, whether it has to be done, whether its outputs are removed after use."""
 
     rule: str
@@ -29,17 +29,17 @@ class Job:
     @property
     def kind(self) -> str:
         """The rule, or the name that several rules share."""
-        return TOGETHER if self.rule.startswith(TOGETHER) else self.rule
+        return JOINT_RULE if self.rule.startswith(JOINT_RULE) else self.rule
 
-    def suite(self, plan: Experiment) -> str:
+    def suite(self, experiment: Experiment) -> str:
         """Return the suite that the job belongs to, or one of those that share what it makes."""
         if "suite" in self.wildcards:
             return self.wildcards["suite"]
         kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in self.wildcards)
-        return plan.sharing(kind, self.wildcards[kind])[0]
+        return experiment.sharing(kind, self.wildcards[kind])[0]
 
 
-def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any]) -> tuple[Experiment, list[Job]]:
+def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any]) -> tuple[Experiment, list[PlannedJob]]:
     """Return the checked config and the jobs of the run in the working directory; nothing is run, nothing is locked.
 
     `configfiles` and `config` stand for `--configfile` and `--config`. What Snakemake refuses is a UserError.
@@ -55,17 +55,17 @@ def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any]) 
             workflow = api.workflow(types.ResourceSettings(cores=1), given, snakefile=root / "Snakefile")
             workflow.dag(again).execute_workflow("dryrun", execution_settings=types.ExecutionSettings(lock=False))
             found = workflow._workflow  # the API has no other way to the jobs; requirements.txt pins the version
-            return found.globals["plan"], jobs_of(found.dag)
+            return found.globals["experiment"], jobs_of(found.dag)
     except WorkflowError as error:
         raise UserError(str(error)) from None
 
 
-def jobs_of(graph: Any) -> list[Job]:
+def jobs_of(graph: Any) -> list[PlannedJob]:
     """Return the jobs of a graph of Snakemake that make something."""
     from snakemake.io import is_flagged
 
     return [
-        Job(
+        PlannedJob(
             job.rule.name,
             dict(job.wildcards_dict),
             tuple(map(str, job.input)),

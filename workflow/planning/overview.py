@@ -8,36 +8,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.disk import MARGIN, human
-from merging.downloads import missing
-from merging.repositories import wanted
-from merging.results import UserError
-from merging.transfers import Remote
+from nan_merge.assets.http import Remote
+from nan_merge.assets.hub import wanted
+from nan_merge.assets.store import missing
+from nan_merge.core.disk import MARGIN, human
+from nan_merge.core.errors import UserError
 from planning.costs import can_use_gpu, makespan, on_gpu, seconds
-from planning.jobs import Job
+from planning.jobs import PlannedJob
 from planning.sizes import Sizes, held
 
 STORE = Path("results/downloads")
-FOLDERS = ("assets", "models", "datasets", "checkpoints", "evidence", "merged")  # of results/ that are large; all else is `other`
+FOLDERS = (
+    "assets",
+    "models",
+    "datasets",
+    "checkpoints",
+    "calibration",
+    "merged",
+)  # of results/ that are large; all else is `other`
 
 
-def overview(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
     """Return the whole plan as JSON has it: assets, disk, jobs and hours."""
     return {
         "directory": str(Path.cwd()),
         "jobs_at_once": at_once,
         "assets": assets(sizes, jobs),
         "update_lock": lock_command(_unlocked(sizes, jobs)),
-        "skipped": {suite: reasons for suite, reasons in sizes.plan.skipped.items() if reasons},
+        "skipped": {suite: reasons for suite, reasons in sizes.experiment.skipped.items() if reasons},
         "disk": disk(sizes, jobs, at_once),
         "jobs": by_rule(sizes, jobs),
         "time": times(sizes, jobs, at_once),
     }
 
 
-def _unlocked(sizes: Sizes, jobs: Sequence[Job]) -> list[str]:
+def _unlocked(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[str]:
     """Return the assets that are to be fetched and not locked: what a run stops before."""
-    return sizes.plan.unlocked(job.wildcards["asset"] for job in jobs if job.kind == "fetch_asset" and job.to_do)
+    return sizes.experiment.unlocked(job.wildcards["asset"] for job in jobs if job.kind == "fetch_asset" and job.to_do)
 
 
 def lock_command(unlocked: Sequence[str]) -> str | None:
@@ -48,17 +55,17 @@ def lock_command(unlocked: Sequence[str]) -> str | None:
 # ---- assets -----------------------------------------------------------------------------------------------------------
 
 
-def assets(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def assets(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
     """Return every asset and every model of the hub that the run has or fetches: where from, bytes, how exact."""
     unlocked, found = set(_unlocked(sizes, jobs)), []
     for job in jobs:
         if job.kind == "fetch_asset":
             name = job.wildcards["asset"]
             size = _to_fetch(sizes, name) if job.to_do else held(job.outputs[0])
-            entry = {"source": _source(sizes.plan.assets[name]), "bytes": size, "locked": name not in unlocked}
+            entry = {"source": _source(sizes.experiment.assets[name]), "bytes": size, "locked": name not in unlocked}
         elif job.kind == "fetch_model":
             name = f"{job.wildcards['suite']}/{job.wildcards['model']}"
-            place = sizes.plan.own_models(job.wildcards["suite"])[job.wildcards["model"]]
+            place = sizes.experiment.own_models(job.wildcards["suite"])[job.wildcards["model"]]
             entry = {"source": f"hub {place}", "bytes": None if job.to_do else held(job.outputs[0]), "locked": True}
         else:
             continue
@@ -68,25 +75,25 @@ def assets(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def _to_fetch(sizes: Sizes, asset: str) -> int | None:
     """Return the bytes that have yet to come: all, less what an earlier run left of files of the hub."""
-    pinned = sizes.plan.lock.get(asset, {})
+    pinned = sizes.experiment.lock.get(asset, {})
     if "files" not in pinned:
         return sizes.asset(asset)
     remotes = [Remote("", name, file["size"], file["sha256"]) for name, file in pinned["files"].items()]
     return sum(missing(remote, STORE / str(remote.sha256)) for remote in remotes)
 
 
-def _source(wish: Any) -> str:
+def _source(spec: Any) -> str:
     """Say where an asset comes from."""
-    if wish["kind"] == "hub":
-        return f"hub {wanted(wish).removesuffix('@main')}"
-    name = next(str(wish[key]) for key in ("package", "url", "path") if key in wish)
-    return " ".join(filter(None, (wish["kind"], name, str(wish.get("version", "")))))
+    if spec["kind"] == "hub":
+        return f"hub {wanted(spec).removesuffix('@main')}"
+    name = next(str(spec[key]) for key in ("package", "url", "path") if key in spec)
+    return " ".join(filter(None, (spec["kind"], name, str(spec.get("version", "")))))
 
 
 # ---- the disk ---------------------------------------------------------------------------------------------------------
 
 
-def disk(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+def disk(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
     """Return by folder of results/ what is there, what comes and in how many outputs, and what each disk has free."""
     rows = {name: {"there": 0, "to_come": 0, "outputs": 0, "unknown": 0} for name in (*FOLDERS, "other")}
     temporary = []
@@ -108,7 +115,7 @@ def disk(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
     return {"folders": kept, "disks": _disks(kept)}
 
 
-def _folder(job: Job) -> str:
+def _folder(job: PlannedJob) -> str:
     name = Path(job.outputs[0]).parts[1]
     return name if name in FOLDERS else "other"
 
@@ -143,7 +150,7 @@ def check_fits(plan: dict[str, Any]) -> None:
 # ---- jobs and time ----------------------------------------------------------------------------------------------------
 
 
-def by_rule(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def by_rule(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
     """Return by rule how many jobs are to do and done, and the seconds of cores and of GPUs that those to do take."""
     to_do, done = (Counter(job.kind for job in jobs if job.to_do is state) for state in (True, False))
     taken: dict[str, dict[str, float]] = defaultdict(lambda: {"core": 0.0, "gpu": 0.0})
@@ -158,12 +165,12 @@ def by_rule(sizes: Sizes, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_order(jobs: Sequence[Job]) -> list[str]:
+def _in_order(jobs: Sequence[PlannedJob]) -> list[str]:
     """Return the rules in the order of a run: those that need least before them first."""
     makers = {file: job for job in jobs for file in job.outputs}
     depths: dict[int, int] = {}
 
-    def depth(job: Job) -> int:
+    def depth(job: PlannedJob) -> int:
         if id(job) not in depths:
             depths[id(job)] = 1 + max((depth(makers[file]) for file in job.inputs if file in makers), default=0)
         return depths[id(job)]
@@ -174,11 +181,11 @@ def _in_order(jobs: Sequence[Job]) -> list[str]:
     return sorted(deepest, key=lambda rule: (deepest[rule], rule))
 
 
-def times(sizes: Sizes, jobs: Sequence[Job], at_once: int) -> dict[str, Any]:
+def times(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
     """Return what the run takes as the config is, and with a GPU for every job that can use one, in seconds."""
     waiting = [job for job in jobs if job.to_do]
 
-    def taken(uses: Callable[[Sizes, Job], bool]) -> dict[str, float]:
+    def taken(uses: Callable[[Sizes, PlannedJob], bool]) -> dict[str, float]:
         gpus = [uses(sizes, job) for job in waiting]
         found = [seconds(sizes, job, gpu) for job, gpu in zip(waiting, gpus, strict=True)]
         spent = {gpu: sum(time for time, used in zip(found, gpus, strict=True) if used is gpu) for gpu in (False, True)}

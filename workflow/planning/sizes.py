@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config_files import check_schema, read_yaml
-from merging.results import read_json
-from planning.jobs import Job
+from experiment.files import check_schema, read_yaml
+from nan_merge.core.files import read_json
+from planning.jobs import PlannedJob
 
 if TYPE_CHECKING:
-    from experiment import Experiment
+    from experiment.experiment import Experiment
 
 LABEL = 8  # bytes of a label; a prediction is stored beside one
 TOKEN = 2  # bytes of a token
@@ -21,40 +21,42 @@ TOKEN = 2  # bytes of a token
 class Sizes:
     """The sizes of one experiment: of what is there, else by config and lock, else by config/costs.yaml."""
 
-    def __init__(self, plan: Experiment, root: Path) -> None:
+    def __init__(self, experiment: Experiment, root: Path) -> None:
         """Read and check config/costs.yaml below `root`."""
-        self.plan, file = plan, "config/costs.yaml"
+        self.experiment, file = experiment, "config/costs.yaml"
         self.table: dict[str, Any] = read_yaml(root / file)
         check_schema(self.table, root / "workflow/schemas/costs.schema.yaml", file)
         self._records: dict[Path, Mapping[str, Any]] = {}
 
     def model(self, suite: str) -> dict[str, Any]:
         """Return the entry of `models` of a suite: by the asset of its base, by its family, or `any`."""
-        record = self.plan.suites.get(suite, {})
+        record = self.experiment.suites.get(suite, {})
         models = self.table["models"]
         return dict(next(models[name] for name in (record.get("base"), record.get("family"), "any") if name in models))
 
     def experts(self, suite: str) -> int:
         """Return how many experts are merged."""
-        return len(self.plan.models[suite]["experts"] if suite in self.plan.models else self.plan.task_ids(suite))
+        return len(
+            self.experiment.models[suite]["experts"] if suite in self.experiment.models else self.experiment.task_ids(suite)
+        )
 
     def asset(self, asset: str) -> int | None:
         """Return the bytes that are fetched: by the lock, else about: by `bytes`, or the file of kind `path`."""
-        pinned, wish = self.plan.lock.get(asset, {}), self.plan.assets[asset]
+        pinned, spec = self.experiment.lock.get(asset, {}), self.experiment.assets[asset]
         if "files" in pinned:
             return sum(file["size"] for file in pinned["files"].values())
-        if "size" in pinned and wish["kind"] != "hub":
+        if "size" in pinned and spec["kind"] != "hub":
             return int(pinned["size"])
-        file = Path(wish.get("path", "")).expanduser()
-        return file.stat().st_size if file.is_file() else wish.get("bytes")
+        file = Path(spec.get("path", "")).expanduser()
+        return file.stat().st_size if file.is_file() else spec.get("bytes")
 
     def checkpoint(self, suite: str) -> int | None:
         """Return the bytes of one checkpoint: as the base that is there has, else by the table, else as its asset has."""
-        if suite in self.plan.models:
-            places = (Path(self.plan.models[suite]["base"]), Path(f"results/models/{suite}/base"))
+        if suite in self.experiment.models:
+            places = (Path(self.experiment.models[suite]["base"]), Path(f"results/models/{suite}/base"))
             return next(filter(None, map(_weights, places)), None)
-        there = held(Path(f"results/checkpoints/{self.plan.checkpoints(suite)}/pretrained"))
-        return there or self.model(suite).get("bytes") or self.asset(self.plan.suites[suite]["base"])
+        there = held(Path(f"results/checkpoints/{self.experiment.checkpoints(suite)}/pretrained"))
+        return there or self.model(suite).get("bytes") or self.asset(self.experiment.suites[suite]["base"])
 
     def gigabytes(self, suite: str, models: int = 1) -> float:
         """Return the gigabytes of so many checkpoints."""
@@ -62,13 +64,13 @@ class Sizes:
 
     def examples(self, suite: str, task: str, split: str) -> int:
         """Return the examples of a split: of the prepared data, else the most that the task's record allows."""
-        record = Path(f"results/datasets/{self.plan.data(suite)}/{task}/dataset.json")
+        record = Path(f"results/datasets/{self.experiment.data(suite)}/{task}/dataset.json")
         if record not in self._records:
             self._records[record] = read_json(record)["splits"] if record.exists() else self._expected(task)
         return int(self._records[record].get(split, 0))
 
     def _expected(self, task: str) -> dict[str, int]:
-        record = self.plan.tasks[task]
+        record = self.experiment.tasks[task]
         origin, counts = (record.get("arguments", {}).get(key, {}) for key in ("origin", "counts"))
         sizes = {split: min(size, counts.get(origin.get(split, split), size)) for split, size in record["splits"].items()}
         if "alignment" in sizes:
@@ -77,9 +79,9 @@ class Sizes:
 
     def dataset(self, suite: str, task: str) -> int:
         """Return the examples of all splits of a task."""
-        return sum(self.examples(suite, task, split) for split in self.plan.tasks[task]["splits"])
+        return sum(self.examples(suite, task, split) for split in self.experiment.tasks[task]["splits"])
 
-    def output(self, job: Job) -> int | None:
+    def output(self, job: PlannedJob) -> int | None:
         """Return the bytes that a job writes below results/ and that stay, or None if nobody can know."""
         found = OUTPUTS[job.kind](self, job) if job.kind in OUTPUTS else 0
         return None if found is None else found + int(self.table["small"])
@@ -98,49 +100,49 @@ def _weights(folder: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _asset(sizes: Sizes, job: Job) -> int | None:
+def _asset(sizes: Sizes, job: PlannedJob) -> int | None:
     asset = job.wildcards["asset"]
-    wish, fetched = sizes.plan.assets[asset], sizes.asset(asset)
-    kept = 1.0 if wish["kind"] == "hub" or not wish.get("unpack", True) else sizes.table["unpacked"]
+    spec, fetched = sizes.experiment.assets[asset], sizes.asset(asset)
+    kept = 1.0 if spec["kind"] == "hub" or not spec.get("unpack", True) else sizes.table["unpacked"]
     return None if fetched is None else int(kept * fetched)
 
 
-def _dataset(sizes: Sizes, job: Job) -> int:
-    suite = job.suite(sizes.plan)
-    form = sizes.plan.suites[suite]["input"]
+def _dataset(sizes: Sizes, job: PlannedJob) -> int:
+    suite = job.suite(sizes.experiment)
+    form = sizes.experiment.suites[suite]["input"]
     row = 3 * form["side"] ** 2 if "side" in form else TOKEN * form.get("length", 0)
     return sizes.dataset(suite, job.wildcards["task"]) * (row + LABEL)
 
 
-def _checkpoint(sizes: Sizes, job: Job) -> int | None:
-    return sizes.checkpoint(job.suite(sizes.plan))
+def _checkpoint(sizes: Sizes, job: PlannedJob) -> int | None:
+    return sizes.checkpoint(job.suite(sizes.experiment))
 
 
-def _evidence(sizes: Sizes, job: Job) -> int:
-    kind = sizes.plan.evidence[job.wildcards["evidence"]]["kind"]
-    one = sizes.table["evidence"][kind]["bytes"] * (_checkpoint(sizes, job) or 0)
+def _calibration(sizes: Sizes, job: PlannedJob) -> int:
+    kind = sizes.experiment.calibration[job.wildcards["calibration"]]["kind"]
+    one = sizes.table["calibration"][kind]["bytes"] * (_checkpoint(sizes, job) or 0)
     return int(one * len(job.outputs))
 
 
-def _scores(sizes: Sizes, job: Job) -> int:
+def _scores(sizes: Sizes, job: PlannedJob) -> int:
     return 2 * LABEL * scored(sizes, job)
 
 
-def scored(sizes: Sizes, job: Job) -> int:
+def scored(sizes: Sizes, job: PlannedJob) -> int:
     """Return how many examples an evaluation scores."""
     suite, split = job.wildcards["suite"], "test" if job.kind == "evaluate_checkpoint" else "validation"
-    return sum(sizes.examples(suite, task, split) for task in sizes.plan.groups(suite)[job.wildcards["group"]])
+    return sum(sizes.examples(suite, task, split) for task in sizes.experiment.groups(suite)[job.wildcards["group"]])
 
 
 CHECKPOINTS = (
     "prepare_checkpoint", "prepare_expert", "align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint",
     "merge_checkpoints", "merge_candidate", "merge_for_task",
 )  # fmt: skip
-OUTPUTS: dict[str, Callable[[Sizes, Job], int | None]] = {
+OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {
     **dict.fromkeys(CHECKPOINTS, _checkpoint),
     "fetch_asset": _asset,
     "fetch_model": lambda sizes, job: None,
     "prepare_dataset": _dataset,
-    **dict.fromkeys(("collect_evidence", "collect_gram_plus"), _evidence),
+    **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _scores),
 }

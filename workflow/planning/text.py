@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from merging.disk import human
+from nan_merge.core.disk import human
 
 NAMES = {"datasets": "data sets", "merged": "merged models", "models": "models of your own", "other": "scores, tables, logs"}
 LONG = 3600.0  # seconds of cores that GPUs must save to be worth a line

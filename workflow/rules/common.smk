@@ -10,15 +10,17 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
-import cluster  # noqa: E402
-import looks  # noqa: E402
-import sizes  # noqa: E402
-from experiment import REFERENCES, Experiment, canonical  # noqa: E402
-from merging.provenance import code_digest, versions  # noqa: E402
-from merging.results import UserError  # noqa: E402
+from cluster import executor_patch, slurm  # noqa: E402
+from experiment.experiment import Experiment  # noqa: E402
+from experiment.methods import REFERENCES  # noqa: E402
+from nan_merge.core.code_digest import code_digest  # noqa: E402
+from nan_merge.core.errors import UserError  # noqa: E402
+from nan_merge.core.files import canonical  # noqa: E402
+from nan_merge.core.versions import versions  # noqa: E402
+from cluster import job_resources  # noqa: E402
 
 try:
-    plan = Experiment(config, ROOT)
+    experiment = Experiment(config, ROOT)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -28,26 +30,26 @@ shell.prefix(
     " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
 )
 
-DYNAMIC = [m for m in plan.config["methods"] if not plan.methods[m].get("static", True) and m not in REFERENCES]
-LEARNED = [method for method in plan.config["methods"] if "learn" in plan.methods[method]]
-ONE_BY_ONE = [name for name, record in plan.evidence.items() if record["kind"] != "gram_plus"]
-TOGETHER = [name for name in plan.evidence if name not in ONE_BY_ONE]
+PER_TASK_METHODS = [m for m in experiment.config["methods"] if not experiment.methods[m].get("static", True) and m not in REFERENCES]
+LEARNED = [method for method in experiment.config["methods"] if "learn" in experiment.methods[method]]
+ONE_BY_ONE = [name for name, record in experiment.calibration.items() if record["kind"] != "gram_plus"]
+JOINT_CALIBRATION = [name for name in experiment.calibration if name not in ONE_BY_ONE]
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
-DEVICE = plan.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
+DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU = {
-    "merge": int(plan.config.get("device", "cpu") != "cpu"),
+    "merge": int(experiment.config.get("device", "cpu") != "cpu"),
     "model": int(DEVICE != "cpu"),
 }  # what a job asks a cluster for
 SCORING = " ".join(
-    f"--{key.replace('_', '-')} {value}" for key, value in sorted(plan.config.get("scoring", {}).items())
+    f"--{key.replace('_', '-')} {value}" for key, value in sorted(experiment.config.get("scoring", {}).items())
 )
 ENVIRONMENTS = {
     "text_encoder": "text",
     "image_encoder": "clip",
     "open_clip": "clip",
 }  # other families: their own name
-ALIGNED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "alignment" in record]
-FETCHED = [plan.checkpoints(suite) for suite, record in plan.suites.items() if "experts" in record]
+ALIGNED = [experiment.checkpoints(suite) for suite, record in experiment.suites.items() if "alignment" in record]
+FETCHED = [experiment.checkpoints(suite) for suite, record in experiment.suites.items() if "experts" in record]
 
 
 def any_of(names):
@@ -56,21 +58,21 @@ def any_of(names):
 
 
 wildcard_constraints:
-    suite=any_of([*plan.suites, *plan.models]),
+    suite=any_of([*experiment.suites, *experiment.models]),
     model="[A-Za-z0-9][A-Za-z0-9_.-]*",
-    task=any_of(plan.tasks),
-    data=any_of(plan.data(suite) for suite in plan.suites),
-    checkpoints=any_of(plan.checkpoints(suite) for suite in plan.suites),
-    tower=any_of(plan.tower(suite) for suite in plan.suites),
-    asset=any_of(plan.assets),
-    method=any_of([*plan.config["methods"], *plan.candidates]),
+    task=any_of(experiment.tasks),
+    data=any_of(experiment.data(suite) for suite in experiment.suites),
+    checkpoints=any_of(experiment.checkpoints(suite) for suite in experiment.suites),
+    tower=any_of(experiment.tower(suite) for suite in experiment.suites),
+    asset=any_of(experiment.assets),
+    method=any_of([*experiment.config["methods"], *experiment.candidates]),
     seed="[0-9]+",
     density="[0-9.]+",
     scope="model|tensor",
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
-    table=any_of({**plan.reports["tables"], **plan.reports.get("published", {})}),
-    figure=any_of(plan.reports["figures"]),
+    table=any_of({**experiment.reports["tables"], **experiment.reports.get("published", {})}),
+    figure=any_of(experiment.reports["figures"]),
 
 
 def code(*modules):
@@ -83,28 +85,28 @@ def asset(name):
 
 def own_model(suite, name):
     """The folder of a model of the user: a local one as it is, one of the hub where fetch_model puts it."""
-    place = plan.own_models(suite)[name]
+    place = experiment.own_models(suite)[name]
     return place if os.path.isdir(place) else f"results/models/{suite}/{name}"
 
 
 def pretrained(suite):
     return (
         own_model(suite, "base")
-        if suite in plan.models
-        else f"results/checkpoints/{plan.checkpoints(suite)}/pretrained"
+        if suite in experiment.models
+        else f"results/checkpoints/{experiment.checkpoints(suite)}/pretrained"
     )
 
 
 def expert(suite, seed, task):
     """The folder of one expert, or of the model that was trained on all tasks: fetched, or fine-tuned with a seed."""
-    made = "experts" if plan.expert_asset(suite, task) else f"seed{seed}"
-    return f"results/checkpoints/{plan.checkpoints(suite)}/{made}/{task}"
+    made = "experts" if experiment.expert_asset(suite, task) else f"seed{seed}"
+    return f"results/checkpoints/{experiment.checkpoints(suite)}/{made}/{task}"
 
 
 def experts(suite, seed):
-    if suite in plan.models:
-        return {name: own_model(suite, name) for name in plan.models[suite]["experts"]}
-    return {task: expert(suite, seed, task) for task in plan.task_ids(suite)}
+    if suite in experiment.models:
+        return {name: own_model(suite, name) for name in experiment.models[suite]["experts"]}
+    return {task: expert(suite, seed, task) for task in experiment.task_ids(suite)}
 
 
 def named_experts(wildcards):
@@ -113,7 +115,7 @@ def named_experts(wildcards):
 
 def layout(wildcards):
     suite = suite_id(wildcards)
-    return canonical((plan.models if suite in plan.models else plan.suites)[suite].get("merge", {}))
+    return canonical((experiment.models if suite in experiment.models else experiment.suites)[suite].get("merge", {}))
 
 
 def checkpoints_of(wildcards):
@@ -124,24 +126,24 @@ def checkpoints_of(wildcards):
         return expert(wildcards.suite, wildcards.seed, "multitask")
     if wildcards.method == "individual":
         return [experts(wildcards.suite, wildcards.seed)[task] for task in tasks_of(wildcards)]
-    if wildcards.method in DYNAMIC:
+    if wildcards.method in PER_TASK_METHODS:
         return [
             f"results/merged/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}/{t}" for t in tasks_of(wildcards)
         ]
-    folder = "candidates" if wildcards.method in plan.candidates else "merged"
+    folder = "candidates" if wildcards.method in experiment.candidates else "merged"
     return f"results/{folder}/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}"
 
 
 def tasks_of(wildcards):
-    return plan.groups(wildcards.suite)[wildcards.group]
+    return experiment.groups(wildcards.suite)[wildcards.group]
 
 
 def dataset(suite, task):
-    return f"results/datasets/{plan.data(suite)}/{task}"
+    return f"results/datasets/{experiment.data(suite)}/{task}"
 
 
 def head(suite, task):
-    return f"results/heads/{plan.tower(suite)}/{task}.safetensors"
+    return f"results/heads/{experiment.tower(suite)}/{task}.safetensors"
 
 
 def datasets_of(wildcards):
@@ -156,8 +158,8 @@ def of_each_group(pattern, suite, methods):
     return [
         pattern.format(suite=suite, method=method, seed=seed, group=group)
         for method in methods
-        for seed in plan.config["seeds"]
-        for group in plan.groups(suite)
+        for seed in experiment.config["seeds"]
+        for group in experiment.groups(suite)
     ]
 
 
@@ -165,16 +167,16 @@ def scores():
     """Every score file of the run: test scores of the methods, validation scores of the candidates."""
     return [
         file
-        for suite in plan.suites
-        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, plan.run(suite))
-        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, plan.candidates_in(suite))
+        for suite in experiment.suites
+        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.run(suite))
+        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.candidates_in(suite))
     ]
 
 
 def sharing(wildcards):
     """The suites that share the prepared data, the checkpoints or the text tower that the wildcards name."""
     kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in wildcards.keys())
-    return plan.sharing(kind, wildcards[kind])
+    return experiment.sharing(kind, wildcards[kind])
 
 
 def suite_id(wildcards):
@@ -183,21 +185,21 @@ def suite_id(wildcards):
 
 
 def suite_of(wildcards):
-    return plan.suites[suite_id(wildcards)]
+    return experiment.suites[suite_id(wildcards)]
 
 
 def expert_asset(wildcards):
-    return asset(next(filter(None, (plan.expert_asset(suite, wildcards.task) for suite in sharing(wildcards)))))
+    return asset(next(filter(None, (experiment.expert_asset(suite, wildcards.task) for suite in sharing(wildcards)))))
 
 
 def sources_of(wildcards):
     """The assets of a data set: its own, and the suite's tokenizer."""
     tokenizer = suite_of(wildcards)["input"].get("tokenizer")
-    return [*plan.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
+    return [*experiment.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]
 
 
 def reader_of(wildcards):
-    return f"merging.data.{plan.tasks[wildcards.task]['reader'].split('.')[0]}"
+    return f"nan_merge.data.{experiment.tasks[wildcards.task]['reader'].split('.')[0]}"
 
 
 def family(wildcards):
@@ -210,11 +212,11 @@ def environment(wildcards):
 
 
 def family_of(wildcards):
-    return f"merging.evaluate.{family(wildcards)}"
+    return f"nan_merge.models.families.{family(wildcards)}"
 
 
 def premise_of(wildcards):
-    return plan.premise_runs(wildcards.suite)[wildcards.run]
+    return experiment.premise_runs(wildcards.suite)[wildcards.run]
 
 
 def subset_of(wildcards):
@@ -222,61 +224,61 @@ def subset_of(wildcards):
 
 
 def selected(wildcards):
-    tuner = plan.tuner(wildcards.method)
+    tuner = experiment.tuner(wildcards.method)
     return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
 
 
 def thresholds(wildcards):
-    if plan.trim(wildcards.method) is None:
+    if experiment.trim(wildcards.method) is None:
         return []
-    density, scope = plan.trim(wildcards.method)
+    density, scope = experiment.trim(wildcards.method)
     return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{scope}_density{density}.json"
 
 
-def evidence(wildcards):
+def calibration(wildcards):
     """What was collected of every expert for the method, if it looks at data; shared like the experts if it is one expert's."""
-    name = plan.methods[plan.candidates.get(wildcards.method, (wildcards.method,))[0]].get("evidence")
-    place = wildcards.suite if name in TOGETHER else plan.checkpoints(wildcards.suite)
+    name = experiment.methods[experiment.candidates.get(wildcards.method, (wildcards.method,))[0]].get("calibration")
+    place = wildcards.suite if name in JOINT_CALIBRATION else experiment.checkpoints(wildcards.suite)
     return [
-        f"results/evidence/{place}/{name}/seed{wildcards.seed}/{task}"
-        for task in (plan.task_ids(wildcards.suite) if name else [])
+        f"results/calibration/{place}/{name}/seed{wildcards.seed}/{task}"
+        for task in (experiment.task_ids(wildcards.suite) if name else [])
     ]
 
 
-def evidence_kind(wildcards):
-    return plan.evidence[wildcards.evidence]["kind"]
+def calibration_kind(wildcards):
+    return experiment.calibration[wildcards.calibration]["kind"]
 
 
-def evidence_settings(wildcards):
-    return canonical({key: value for key, value in plan.evidence[wildcards.evidence].items() if key != "kind"})
+def calibration_settings(wildcards):
+    return canonical({key: value for key, value in experiment.calibration[wildcards.calibration].items() if key != "kind"})
 
 
 def logit_scale(wildcards):
-    return plan.logit_scale(suite_id(wildcards))
+    return experiment.logit_scale(suite_id(wildcards))
 
 
 def every_dataset(wildcards):
-    return [dataset(wildcards.suite, task) for task in plan.task_ids(wildcards.suite)]
+    return [dataset(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)]
 
 
 def every_head(wildcards):
-    return [head(wildcards.suite, task) for task in plan.task_ids(wildcards.suite)]
+    return [head(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)]
 
 
-def evidence_norms(wildcards):
-    """The evidence of a method whose coefficients come from the norms of it."""
-    coefficients = plan.methods[plan.candidates.get(wildcards.method, (wildcards.method,))[0]].get("coefficients")
+def calibration_norms(wildcards):
+    """The calibration of a method whose coefficients come from the norms of it."""
+    coefficients = experiment.methods[experiment.candidates.get(wildcards.method, (wildcards.method,))[0]].get("coefficients")
     given = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
-    return evidence(wildcards) if (given or {}).get("norm_of") == "evidence" else []
+    return calibration(wildcards) if (given or {}).get("norm_of") == "calibration" else []
 
 
-def evidence_flag(wildcards, input):
-    return " ".join(["--evidence", *(f"{Path(f).name}={f}" for f in input.evidence)]) if input.evidence else ""
+def calibration_flag(wildcards, input):
+    return " ".join(["--calibration", *(f"{Path(f).name}={f}" for f in input.calibration)]) if input.calibration else ""
 
 
 onstart:
     fetches = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "fetch_asset"]
-    if unlocked := plan.unlocked(job.wildcards.asset for job in fetches):
+    if unlocked := experiment.unlocked(job.wildcards.asset for job in fetches):
         raise WorkflowError(
             f"not in config/assets.lock.json, or unverified there: {', '.join(unlocked)}; expected revision, size and sha256 of what"
             f" this run would fetch; run: python -m scripts.update_lock {' '.join(unlocked)}"
@@ -290,7 +292,7 @@ onstart:
             "slurm_account"
         )
         try:
-            cluster.check(
+            slurm.check(
                 how.status_command,
                 how.init_seconds_before_status_checks,
                 Path.cwd(),
@@ -299,4 +301,4 @@ onstart:
             )
         except UserError as error:
             raise WorkflowError(str(error)) from None
-        looks.mend()
+        executor_patch.mend()

@@ -13,12 +13,12 @@ rule fetch_asset:
     resources:
         downloads=1,
     params:
-        wish=lambda wildcards: canonical(plan.assets[wildcards.asset]),
-        lock=lambda wildcards: canonical({k: v for k, v in plan.lock.items() if k == wildcards.asset}),
+        spec=lambda wildcards: canonical(experiment.assets[wildcards.asset]),
+        lock=lambda wildcards: canonical({k: v for k, v in experiment.lock.items() if k == wildcards.asset}),
     message:
         "fetch_asset: {wildcards.asset}"
     shell:
-        "python -m scripts.fetch_asset --asset {wildcards.asset} --wish {params.wish:q} --lock {params.lock:q}"
+        "python -m scripts.fetch_asset --asset {wildcards.asset} --spec {params.spec:q} --lock {params.lock:q}"
         " --store results/downloads --output {output} 2>&1 | tee {log}"
 
 
@@ -30,12 +30,12 @@ rule fetch_model:
     benchmark:
         "results/benchmarks/fetch_model/{suite}/{model}.tsv"
     wildcard_constraints:
-        suite=any_of(plan.models),
+        suite=any_of(experiment.models),
     localrule: True
     conda:
         "../../envs/merge.yaml"
     params:
-        model=lambda wildcards: plan.own_models(wildcards.suite)[wildcards.model],
+        model=lambda wildcards: experiment.own_models(wildcards.suite)[wildcards.model],
         code=code("scripts.fetch_model"),
     message:
         "fetch_model: {params.model}"

@@ -51,7 +51,7 @@ rule estimate_coefficients:
     input:
         measures="results/measures/{suite}/seed{seed}.json",
         selected=selected,
-        evidence=evidence_norms,
+        calibration=calibration_norms,
     output:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
     log:
@@ -59,19 +59,19 @@ rule estimate_coefficients:
     benchmark:
         "results/benchmarks/estimate_coefficients/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
-        method=any_of({*plan.methods, *plan.candidates}.difference(LEARNED)),
+        method=any_of({*experiment.methods, *experiment.candidates}.difference(LEARNED)),
     conda:
         "../../envs/merge.yaml"
     params:
-        sentence=lambda wildcards: plan.sentence(wildcards.method, "coefficients", "control", "tune"),
+        method_spec=lambda wildcards: experiment.method_spec(wildcards.method, "coefficients", "control", "tune"),
         selected=lambda wildcards, input: f"--selected {input.selected}" if input.selected else "",
-        evidence=evidence_flag,
+        calibration=calibration_flag,
         code=code("scripts.estimate_coefficients"),
     message:
         "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.estimate_coefficients --measures {input.measures} --sentence {params.sentence:q} {params.selected}"
-        " {params.evidence}"
+        "python -m scripts.estimate_coefficients --measures {input.measures} --method-spec {params.method_spec:q} {params.selected}"
+        " {params.calibration}"
         " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
 
 
@@ -79,8 +79,8 @@ rule select_coefficients:
     input:
         lambda wildcards: [
             f"results/validation/{wildcards.suite}/{candidate}/seed{wildcards.seed}/{group}.json"
-            for candidate in plan.candidates_of(wildcards.method)
-            for group in plan.groups(wildcards.suite)
+            for candidate in experiment.candidates_of(wildcards.method)
+            for group in experiment.groups(wildcards.suite)
         ],
     output:
         "results/selected/{suite}/{method}/seed{seed}.json",
@@ -111,7 +111,7 @@ use rule finetune_checkpoint as finetune_premise with:
     benchmark:
         "results/benchmarks/finetune_premise/{suite}/seed{seed}/{run}.tsv"
     params:
-        settings=lambda wildcards: canonical({**plan.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
+        settings=lambda wildcards: canonical({**experiment.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
         family=family,
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:
@@ -151,8 +151,8 @@ rule gather_premise:
     input:
         lambda wildcards: [
             f"results/premise/{wildcards.suite}/seed{seed}/{run}.json"
-            for seed in plan.config["seeds"]
-            for run in plan.premise_runs(wildcards.suite)
+            for seed in experiment.config["seeds"]
+            for run in experiment.premise_runs(wildcards.suite)
         ],
     output:
         "results/premise/{suite}.tsv",

@@ -7,7 +7,7 @@ rule merge_checkpoints:
         experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
         coefficients="results/coefficients/{suite}/{method}/seed{seed}.json",
         thresholds=thresholds,
-        evidence=evidence,
+        calibration=calibration,
     output:
         directory("results/merged/{suite}/{method}/seed{seed}"),
     log:
@@ -15,25 +15,25 @@ rule merge_checkpoints:
     benchmark:
         "results/benchmarks/merge_checkpoints/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
-        method=any_of({*plan.config["methods"], *plan.candidates}.difference(DYNAMIC)),
+        method=any_of({*experiment.config["methods"], *experiment.candidates}.difference(PER_TASK_METHODS)),
     conda:
         "../../envs/merge.yaml"
     resources:
         gpu=GPU["merge"],
     params:
-        sentence=lambda wildcards: plan.sentence(wildcards.method, "preprocess", "combine", "postprocess"),
+        method_spec=lambda wildcards: experiment.method_spec(wildcards.method, "preprocess", "combine", "postprocess"),
         experts=named_experts,
         layout=layout,
-        device=plan.config.get("device", "cpu"),
+        device=experiment.config.get("device", "cpu"),
         thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
-        evidence=evidence_flag,
-        task=lambda wildcards: f"--task {wildcards.task}" if wildcards.method in DYNAMIC else "",
+        calibration=calibration_flag,
+        task=lambda wildcards: f"--task {wildcards.task}" if wildcards.method in PER_TASK_METHODS else "",
         code=code("scripts.merge_checkpoints"),
     message:
         "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q} --sentence {params.sentence:q}"
-        " --coefficients {input.coefficients} {params.thresholds} {params.evidence} {params.task} --layout {params.layout:q}"
+        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q} --method-spec {params.method_spec:q}"
+        " --coefficients {input.coefficients} {params.thresholds} {params.calibration} {params.task} --layout {params.layout:q}"
         " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output} 2>&1 | tee {log}"
 
 
@@ -56,6 +56,6 @@ use rule merge_checkpoints as merge_for_task with:
     benchmark:
         "results/benchmarks/merge_for_task/{suite}/{method}/seed{seed}/{task}.tsv"
     wildcard_constraints:
-        method=any_of(DYNAMIC),
+        method=any_of(PER_TASK_METHODS),
     message:
         "merge_for_task: {wildcards.suite}, {wildcards.method}, {wildcards.task}, seed {wildcards.seed}"

@@ -13,7 +13,7 @@ rule prepare_dataset:
         environment
     params:
         task=lambda wildcards: canonical(
-            {"id": wildcards.task, **{k: v for k, v in plan.tasks[wildcards.task].items() if k != "prompt"}}
+            {"id": wildcards.task, **{k: v for k, v in experiment.tasks[wildcards.task].items() if k != "prompt"}}
         ),
         form=lambda wildcards: canonical(suite_of(wildcards)["input"]),
         code=lambda wildcards: code("scripts.prepare_dataset", reader_of(wildcards)),
@@ -57,7 +57,7 @@ rule prepare_expert:
     benchmark:
         "results/benchmarks/prepare_expert/{checkpoints}/{task}.tsv"
     wildcard_constraints:
-        task=any_of([*plan.tasks, "multitask"]),
+        task=any_of([*experiment.tasks, "multitask"]),
         checkpoints=any_of(FETCHED),
     conda:
         environment
@@ -77,8 +77,8 @@ ruleorder: align_checkpoint > prepare_checkpoint
 rule align_checkpoint:
     input:
         prepared="results/checkpoints/{suite}/prepared",
-        text_tower=lambda wildcards: asset(plan.suites[wildcards.suite]["text_tower"]),
-        captions=lambda wildcards: [dataset(wildcards.suite, name) for name in plan.captions(wildcards.suite)],
+        text_tower=lambda wildcards: asset(experiment.suites[wildcards.suite]["text_tower"]),
+        captions=lambda wildcards: [dataset(wildcards.suite, name) for name in experiment.captions(wildcards.suite)],
         datasets=every_dataset,
     output:
         directory("results/checkpoints/{suite}/pretrained"),
@@ -91,8 +91,8 @@ rule align_checkpoint:
     conda:
         environment
     params:
-        settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["alignment"]),
-        prompts=lambda wildcards: canonical({task: plan.class_prompts(task) for task in plan.task_ids(wildcards.suite)}),
+        settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["alignment"]),
+        prompts=lambda wildcards: canonical({task: experiment.class_prompts(task) for task in experiment.task_ids(wildcards.suite)}),
         captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
         family=family,
         code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),
@@ -115,7 +115,7 @@ rule build_head:
     conda:
         environment
     params:
-        prompts=lambda wildcards: canonical(plan.class_prompts(wildcards.task)),
+        prompts=lambda wildcards: canonical(experiment.class_prompts(wildcards.task)),
         family=family,
         code=lambda wildcards: code("scripts.build_head", family_of(wildcards)),
     message:
@@ -128,9 +128,9 @@ rule build_head:
 rule shared:
     """Asked for by name: what experiments of one group have in common; see "Shared by a group" in profiles/README.md."""
     input:
-        [asset(name) for name in plan.used_assets()],
-        [dataset(suite, task) for suite in plan.suites for task in plan.task_ids(suite)],
-        [head(suite, task) for suite in plan.suites for task in plan.task_ids(suite)],
+        [asset(name) for name in experiment.used_assets()],
+        [dataset(suite, task) for suite in experiment.suites for task in experiment.task_ids(suite)],
+        [head(suite, task) for suite in experiment.suites for task in experiment.task_ids(suite)],
     localrule: True
 
 
@@ -148,7 +148,7 @@ rule finetune_checkpoint:
     conda:
         environment
     params:
-        settings=lambda wildcards: canonical(plan.suites[wildcards.suite]["finetune"]),
+        settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["finetune"]),
         family=family,
         code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
     message:

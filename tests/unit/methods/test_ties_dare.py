@@ -1,0 +1,88 @@
+"""The words of the first methods: DARE's drop, TIES' trim, its elections, sums and means."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+
+from nan_merge.methods.combine import disjoint_mean, disjoint_sum, weighted_sum
+from nan_merge.methods.context import TensorContext
+from nan_merge.methods.preprocess import drop, identity, trim
+
+SITE = TensorContext("layer.0.weight", start=2, expert="a", seed=1, threshold=0.5)
+ALPHA = [0.5, 0.2, 0.1]
+
+
+def vectors(seed=0, count=3, size=4000):
+    """Draw `count` task vectors of `size` float32 entries."""
+    return list(np.random.default_rng(seed).standard_normal((count, size), dtype=np.float32))
+
+
+def test_drop_is_unbiased():
+    """Law 16: over n seeds the mean of an entry has the deviation sqrt(p / (1 - p) / n) |tau|; five of them are allowed."""
+    (tau,), rate, seeds = vectors(count=1, size=200), 0.7, 400
+    mean = sum(drop(tau, TensorContext("w", seed=s), rate=rate).astype(np.float64) for s in range(seeds)) / seeds
+    assert (abs(mean - tau) <= 5 * math.sqrt(rate / (1 - rate) / seeds) * abs(tau)).all()
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"expert": "b"}, {"tensor": "v"}, {"start": 1}], ids=str)
+def test_drop_is_seeded_by_seed_expert_tensor_and_element(other):
+    (tau,) = vectors(count=1)
+    context = {"tensor": "w", "start": 0, "expert": "a", "seed": 1}
+    assert not np.array_equal(drop(tau, TensorContext(**context)), drop(tau, TensorContext(**{**context, **other})))
+
+
+def test_draws_are_those_of_splitmix64():
+    """The first outputs of the published generator for the seed 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    context = TensorContext("w", start=1)
+    known = type("Known", (TensorContext,), {"key": 1234567})(**vars(context))
+    assert known.draws(np.zeros(5, np.float32)).tolist() == [number >> 40 for number in published]
+
+
+def test_drop_of_nothing_is_the_identity():
+    (tau,) = vectors(count=1)
+    assert np.array_equal(drop(tau, SITE, rate=0.0), tau)
+
+
+def test_trim_keeps_what_reaches_the_threshold():
+    tau = np.array([0.5, -0.5, 0.49, -3.0, 0.0], np.float32)
+    assert trim(tau, TensorContext("w", threshold=0.5)).tolist() == [0.5, -0.5, 0, -3, 0]
+    assert np.array_equal(trim(tau, TensorContext("w", threshold=0.0)), tau)
+
+
+@pytest.mark.parametrize("operator", [weighted_sum, disjoint_sum, functools.partial(disjoint_mean, divide_by="coefficients")])
+def test_averages_of_identical_experts_are_that_expert(operator):
+    (tau,) = vectors(count=1)
+    assert operator([tau] * 3, [0.5, 0.3, 0.2], SITE) == pytest.approx(tau, rel=1e-6)
+
+
+@pytest.mark.parametrize("elect", ["weighted", "unweighted"])
+def test_disjoint_mean_by_coefficients_does_not_see_a_common_scale(elect):
+    """Law 7."""
+    operator = functools.partial(disjoint_mean, elect=elect, divide_by="coefficients")
+    assert operator(vectors(), [8 * a for a in ALPHA], SITE) == pytest.approx(operator(vectors(), ALPHA, SITE), rel=1e-5)
+
+
+def test_elections_that_tie_elect_plus():
+    taus = [np.array([1.0, -2.0], np.float32), np.array([-1.0, 2.0], np.float32)]
+    assert disjoint_sum(taus, [1.0, 1.0], SITE).tolist() == [1.0, 2.0]
+    assert disjoint_mean(taus, [1.0, 1.0], SITE).tolist() == [1.0, 2.0]
+
+
+def test_signs_are_elected_after_or_before_weighting():
+    taus = [np.array([3.0], np.float32), np.array([-2.0], np.float32)]
+    assert disjoint_sum(taus, [0.1, 1.0], SITE, elect="weighted").tolist() == [-2.0]
+    assert disjoint_sum(taus, [0.1, 1.0], SITE, elect="unweighted") == pytest.approx([0.3])
+
+
+def test_identity_is_the_task_vector():
+    (tau,) = vectors(count=1)
+    assert identity(tau, SITE) is tau
+
+
+@pytest.mark.parametrize("operator", [weighted_sum, disjoint_sum, disjoint_mean])
+def test_combine_of_one_expert_is_that_expert(operator):
+    (tau,) = vectors(count=1)
+    assert np.array_equal(operator([tau], [1.0], SITE), tau)

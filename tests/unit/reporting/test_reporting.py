@@ -1,0 +1,383 @@
+"""Tables, figures and the report say what was measured: nothing missing is hidden, nothing undecided is claimed."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_table
+from nan_merge.reporting import claims, norms
+from nan_merge.reporting.figures import draw_figure
+from nan_merge.reporting.formats import p_value, percent
+from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED
+from nan_merge.reporting.records import Score, Study, argument, gather_scores, studies, training_sizes
+from nan_merge.reporting.report import write_report
+from nan_merge.reporting.tables import render_table
+
+TASKS, SIZES = ["digits", "news"], {"digits": 900, "news": 300}
+METHODS = [
+    {"id": "pretrained", "label": "Pre-trained", "group": "reference"},
+    {"id": "individual", "label": "Individual", "group": "reference"},
+    {"id": "weight_averaging", "label": "Averaging", "group": "host", "reference": "2203.05482"},
+    {"id": "tuned", "label": "Tuned_λ & 50 %", "group": "host"},
+    {"id": "nan", "label": "NAN (|W|)", "group": "nan", "host": "weight_averaging", "controls": ["permuted"]},
+    {"id": "permuted", "label": "Permuted", "group": "control"},
+]
+LEVELS = {"pretrained": 0.5, "individual": 0.9, "weight_averaging": 0.6, "tuned": 0.7, "nan": 0.6, "permuted": 0.61}
+
+
+def pair(method, against, kind, difference, p=0.001, discordant=40):
+    """A comparison row as the table holds it; the interval has a half-width of two points."""
+    numbers = {
+        "difference": difference,
+        "low": difference - 0.02,
+        "high": difference + 0.02,
+        "p": p,
+        "p_holm": p,
+        "n": 200,
+        "discordant": discordant,
+        "changed": discordant,
+    }
+    return {
+        "suite": "toy",
+        "method": method,
+        "against": against,
+        "kind": kind,
+        "task": "average",
+        "seeds": "0",
+        **{key: str(value) for key, value in numbers.items()},
+    }
+
+
+def measure(weights, task_vector):
+    squares = {"weights": [float(n) ** 2 for n in weights], "task_vector": [float(n) ** 2 for n in task_vector]}
+    return {"experts": TASKS, "tensors": {"layer": {"numel": 4, **squares}}}
+
+
+def probe(protocol, examples, weights, task_vector):
+    numbers = {
+        "examples": examples,
+        "steps": 5,
+        "norm_weights": weights,
+        "norm_task_vector": task_vector,
+        "accuracy": 0.5,
+        "seed": 0,
+    }
+    usual = {"suite": "toy", "task": "digits", "protocol": protocol, "accuracy": "0.5", "seed": "0"}
+    return {**usual, **{key: str(value) for key, value in numbers.items()}}
+
+
+@pytest.fixture
+def study():
+    """A complete study of two tasks: NAN repeats its host, λ was tuned, the premise holds at equal steps only."""
+    scores = [Score("toy", m, t, "accuracy", v, 100, 0) for m, v in LEVELS.items() for t in TASKS]
+    for value in (0.2, 0.3, 0.5):
+        scores += [Score("toy", f"tuned-{value}", t, "validation_accuracy", 0.6 + value / 5, 50, 0) for t in TASKS]
+    comparisons = [
+        pair("nan", "weight_averaging", "host", 0.0, 1.0, 0),
+        pair("nan", "permuted", "control", -0.01, 0.4),
+        pair("weight_averaging", "pretrained", "order", 0.1),
+        pair("tuned", "weight_averaging", "order", 0.1),
+        pair("individual", "tuned", "order", 0.2),
+        pair("tuned", "weight_averaging", "selection", 0.1),
+    ]
+    coefficients = [
+        {"suite": "toy", "method": m, "seed": 0, "experts": TASKS, "scope": "model", "rows": {"model": c}}
+        for m, c in (("weight_averaging", [0.5, 0.5]), ("nan", [0.5, 0.5]), ("permuted", [0.4, 0.6]))
+    ]
+    coefficients.append({**coefficients[0], "method": "tuned", "chosen": 0.5})
+    premise = [probe("steps", n, 100, 1 / n) for n in (10, 20, 40)] + [probe("epochs", n, 100, n) for n in (10, 20, 40)]
+    suite = {
+        "id": "toy",
+        "label": "Toy <suite>",
+        "tasks": [{"id": t, "label": t.title(), "train": SIZES[t]} for t in TASKS],
+        "seeds": [0],
+        "skipped": [],
+    }
+    return Study(suite, METHODS, scores, comparisons, coefficients, {0: measure([100, 100.001], [1.0, 2.0])}, {}, premise)
+
+
+def rendered(study, tmp_path, kind="accuracy"):
+    render_table(study, {"id": "t", "kind": kind, "title": "Title"}, tmp_path / "t_toy")
+    with open(tmp_path / "t_toy.csv", newline="") as lines:
+        return list(csv.DictReader(lines)), (tmp_path / "t_toy.md").read_text(), (tmp_path / "t_toy.tex").read_text()
+
+
+def test_a_known_leak_is_a_footnote_where_it_shows(study, tmp_path):
+    study.suite["tasks"][0]["leaks"] = {"accuracy": 0.86, "note": "Test images were trained on."}
+    _, page, _ = rendered(study, tmp_path)
+    line = next(line for line in page.splitlines() if line.startswith("| Individual"))
+    assert "90.0<sup>a</sup>" in line and "Test images were trained on." in page
+    assert page.count("<sup>a</sup>") == 2, "a merge below the bound betrays nothing"
+
+
+def test_a_leak_of_one_collection_is_told_of_that_collection_only(study, tmp_path):
+    study.suite["tasks"][0]["leaks"] = {"collection": "A", "note": "Another split."}
+    assert "Another split" not in rendered(study, tmp_path)[1]
+    study.suite["collection"] = {"id": "A", "label": "task_vectors"}
+    page = rendered(study, tmp_path)[1]
+    assert "Another split" in page and "collection A, task" in page
+
+
+def test_data_shared_by_suites_are_found_for_both(tmp_path):
+    (tmp_path / "shared/digits").mkdir(parents=True)
+    (tmp_path / "shared/digits/dataset.json").write_text(json.dumps({"splits": {"train": 7}}))
+    suites = [{"id": name, "data": "shared", "tasks": [{"id": "digits"}]} for name in ("one", "two")]
+    suites.append({"id": "three", "data": "shared", "tasks": [{"id": "digits", "train": 900}]})
+    files = [tmp_path / "shared/digits/dataset.json"]
+    assert training_sizes(suites, files) == {"one": {"digits": 7}, "two": {"digits": 7}, "three": {"digits": 900}}
+
+
+def score_file(path, *scores):
+    usual = {"suite": "toy", "task": "digits", "metric": "accuracy", "stderr": 0.1, "n": 9, "seed": 0}
+    path.write_text(json.dumps({"scores": [{**usual, **score} for score in scores]}))
+    return path
+
+
+def test_scores_keep_the_order_of_methods_and_the_word_nan(tmp_path):
+    files = [
+        score_file(tmp_path / f"{m}.json", *({"method": m, "value": 0.5, "task": task} for task in "ba"))
+        for m in ("pretrained", "nan", "dare")
+    ]
+    gather_scores(files, tmp_path / "scores.tsv")
+    found = [(row["method"], row["task"]) for row in read_table(tmp_path / "scores.tsv")]
+    assert found == [(m, t) for m in ("pretrained", "nan", "dare") for t in "ab"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.5, None])
+def test_a_score_that_is_no_fraction_is_refused_by_the_name_of_its_file(tmp_path, value):
+    with pytest.raises(UserError, match=r"bad\.json.*from 0 to 1"):
+        gather_scores([score_file(tmp_path / "bad.json", {"method": "dare", "value": value})], tmp_path / "scores.tsv")
+
+
+def test_a_score_given_twice_is_refused_with_both_files(tmp_path):
+    files = [score_file(tmp_path / name, {"method": "dare", "value": 0.5}) for name in ("one.json", "two.json")]
+    with pytest.raises(UserError, match=r"two\.json.*one\.json"):
+        gather_scores(files, tmp_path / "scores.tsv")
+
+
+def test_files_are_split_by_suite_and_read_back(tmp_path):
+    gather_scores([score_file(tmp_path / "a.json", {"method": "dare", "value": 0.25})], tmp_path / "scores.tsv")
+    for suite in ("toy", "other"):
+        (tmp_path / suite).mkdir()
+        (tmp_path / suite / "seed3.json").write_text(json.dumps(measure([1, 1], [1, 1])))
+    suites = [{"id": name, "tasks": [], "seeds": [3]} for name in ("toy", "other")]
+    measures = [tmp_path / name / "seed3.json" for name in ("toy", "other")]
+    toy, other = studies(suites, METHODS, tmp_path / "scores.tsv", measures=measures)
+    assert (len(toy.scores), len(other.scores), list(other.measures)) == (1, 0, [3])
+
+
+def test_json_arguments_are_texts_or_files(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    assert argument("[1]") == argument(str(tmp_path / "a.json")) == [1]
+    with pytest.raises(UserError, match="command line"):
+        argument("[1")
+
+
+def test_numbers_are_spelt_in_one_way():
+    assert [percent(0.743), percent(None)] == ["74.3", ""]
+    assert [percent(-0.0004, signed=True), percent(0.004, signed=True)] == ["0.0", "+0.4"]
+    assert percent(-0.01) == "−1.0" and p_value(0.0004) == "<0.001"
+
+
+def test_the_main_table_has_averages_intervals_and_differences(study, tmp_path):
+    rows, markdown, latex = rendered(study, tmp_path)
+    nan = next(row for row in rows if row["method"] == "nan")
+    assert float(nan["average"]) == pytest.approx(0.6) and nan["average_percent"] == "60.0"
+    assert float(nan["average_low"]) < 0.6 < float(nan["average_high"])
+    assert (nan["host"], nan["host_difference"], nan["control_1"]) == ("weight_averaging", "0.0", "permuted")
+    assert "Averaging: 0.0, same predictions<br>Permuted: −1.0 [−3.0, +1.0] p 0.400" in markdown
+    assert r"NAN (\|W\|)" in markdown and r"Tuned\_$\lambda$ \& 50 \%" in latex and r"\toprule" in latex
+    assert len({len(line) for line in markdown.splitlines() if line.startswith("|")}) == 1  # aligned
+
+
+def test_a_missing_score_is_an_empty_cell_with_a_footnote_and_no_average(study, tmp_path):
+    study.scores = [row for row in study.scores if (row.method, row.task) != ("nan", "news")]
+    rows, markdown, latex = rendered(study, tmp_path)
+    nan = next(row for row in rows if row["method"] == "nan")
+    assert nan["news"] == nan["average"] == nan["weighted_average"] == nan["normalised_average"] == ""
+    line = next(line for line in markdown.splitlines() if "NAN" in line and line.startswith("|"))
+    assert re.search(r"60\.0 \|\s+<sup>a</sup> \|\s+<sup>b</sup> \|", line)
+    assert "<sup>b</sup> No average without News." in markdown and r"\textsuperscript{b} No average" in latex
+
+
+def test_a_method_without_any_score_keeps_its_row(study, tmp_path):
+    study.scores = [row for row in study.scores if row.method != "permuted"]
+    rows, _, _ = rendered(study, tmp_path)
+    assert [row["method"] for row in rows] == [method["id"] for method in METHODS]
+
+
+def test_a_skipped_task_is_named_with_its_reason(study, tmp_path):
+    study.suite["skipped"] = [{"task": "news", "reason": "no licence was accepted"}]
+    rows, markdown, _ = rendered(study, tmp_path)
+    assert "Task News was skipped: no licence was accepted." in markdown and "news" not in rows[0]
+
+
+def test_several_seeds_are_shown_with_their_spread(study, tmp_path):
+    study.suite["seeds"] = [0, 1]
+    study.scores += [row._replace(seed=1, value=row.value + 0.02) for row in study.scores]
+    _, markdown, _ = rendered(study, tmp_path)
+    assert "61.0 ± 1.4" in markdown and "2 fine-tuning seeds" in markdown
+
+
+def test_the_comparison_table_gives_verdicts(study, tmp_path):
+    rows, markdown, _ = rendered(study, tmp_path, "comparisons")
+    assert [row["verdict"] for row in rows[:3]] == [FAILS, UNDECIDED, HOLDS]
+    assert "over the 2 host and control comparisons" in markdown
+
+
+def test_shares_from_norms_are_inverse_and_sum_to_one(study, tmp_path):
+    rows, _, _ = rendered(study, tmp_path, "experts")
+    assert [float(row["alpha_task_vector"]) for row in rows] == pytest.approx([2 / 3, 1 / 3])
+    assert sum(float(row["alpha_weights"]) for row in rows) == pytest.approx(1)
+    assert [float(row["share_of_data"]) for row in rows] == [0.75, 0.25]
+
+
+def test_coefficients_are_described_by_ratio_and_entropy(study, tmp_path):
+    study.coefficients[1] |= {"scope": "layer", "rows": {"a": [0.2, 0.4], "b": [0.3, 0.3]}}
+    rows, markdown, _ = rendered(study, tmp_path, "coefficients")
+    found = {row["method"]: row for row in rows}
+    assert float(found["weight_averaging"]["entropy_mean"]) == pytest.approx(1)
+    assert float(found["permuted"]["max_over_min_mean"]) == pytest.approx(1.5)
+    assert "1.500 [1.000, 2.000]" in markdown and float(found["nan"]["alpha_digits"]) == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_a_coefficient_that_is_not_positive_has_no_entropy(study):
+    study.coefficients = [{**study.coefficients[0], "method": "nan", "rows": {"model": [1.0, -0.5]}}]
+    assert norms.shares(study, "nan").entropy is None
+
+
+def test_an_unknown_kind_names_the_known_ones(study, tmp_path):
+    for draw in (render_table, draw_figure):
+        with pytest.raises(UserError, match=r"config/tables\.yaml.*known: accuracy"):
+            draw(study, {"id": "t", "kind": "pie", "title": ""}, tmp_path / "t")
+
+
+KINDS = ["accuracy", "selection", "coefficients", "premise"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_has_the_same_bytes_each_time(study, tmp_path, kind):
+    for name in ("one", "two"):
+        draw_figure(study, {"id": "f", "kind": kind, "title": "Title"}, tmp_path / name)
+    for suffix in (".svg", ".png"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+    assert "dc:date" not in (tmp_path / "one.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_of_nothing_is_drawn_and_says_so(tmp_path, kind):
+    empty = Study({"id": "toy", "tasks": [], "seeds": [0]}, [])
+    draw_figure(empty, {"id": "f", "kind": kind, "title": "Title"}, tmp_path / "f")
+    assert re.search("in this suite", (tmp_path / "f.svg").read_text())
+
+
+def test_the_configured_tables_and_figures_are_all_known(study, tmp_path):
+    from pathlib import Path
+
+    config = yaml.safe_load((Path(__file__).parents[3] / "config" / "tables.yaml").read_text(encoding="utf-8"))
+    for name, record in config["tables"].items():
+        render_table(study, {"id": name, **record}, tmp_path / name)
+    for name, record in config["figures"].items():
+        draw_figure(study, {"id": name, **record}, tmp_path / name)
+
+
+def verdicts(study):
+    return {claim.statement: claim.verdict for claim in claims.claims(study)}
+
+
+def test_claims_follow_from_the_numbers(study):
+    found = verdicts(study)
+    assert found["Methods are separated: pretrained < averaging < best merge < individual"] == HOLDS
+    assert found["NAN from the norms of whole weights differs from uniform coefficients"] == FAILS
+    assert found["NAN is above its host"] == FAILS
+    assert found['NAN is above the control "Permuted"'] == UNDECIDED
+    assert found["1/‖τ‖ follows the amount of data at equal steps"] == HOLDS
+    assert found["1/‖τ‖ follows the amount of data at equal epochs"] == claims.REVERSED
+    assert found["1/‖W‖ follows the amount of data at equal steps"] == FAILS
+    assert found["Tuned_λ & 50 %: λ selected on validation is above the fixed λ"] == HOLDS
+
+
+def test_a_higher_average_alone_never_holds(study):
+    study.comparisons = [{**row, "p_holm": "0.2"} for row in study.comparisons]
+    assert HOLDS not in [verdict for statement, verdict in verdicts(study).items() if not statement.startswith("1/")]
+
+
+def test_what_was_not_measured_is_not_tested(study):
+    empty = Study(study.suite, METHODS)
+    assert set(verdicts(empty).values()) == {NOT_TESTED}
+
+
+def test_a_choice_at_the_edge_of_the_grid_is_said(study):
+    assert any("edge of the grid" in line for claim in claims.claims(study) for line in claim.evidence)
+
+
+class Page(HTMLParser):
+    """Collect tags, ids and outside references of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.text = set(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "xlink:href", "src"):
+                self.links.append(value)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def page(study, tmp_path):
+    other = Study({**study.suite, "id": "other_toy", "label": "Other"}, METHODS)
+    tables, figures = [], []
+    for one in (study, other):
+        for kind in ("accuracy", "coefficients"):
+            render_table(one, {"id": kind, "kind": kind, "title": kind}, tmp_path / f"{kind}_{one.suite['id']}")
+            tables.append(tmp_path / f"{kind}_{one.suite['id']}.md")
+            draw_figure(one, {"id": kind, "kind": kind, "title": kind}, tmp_path / f"{kind}_{one.suite['id']}")
+            figures.append(tmp_path / f"{kind}_{one.suite['id']}.svg")
+    study.datasets = {"digits": {"classes": ["a", "b"], "splits": {"train": 900, "test": 100}, "licence": "CC0-1.0"}}
+    origin = {"versions": {"numpy": "2.0"}, "config": "abc123", "assets": [{"id": "base", "licence": "MIT", "sha256": "ff"}]}
+    write_report([study, other], METHODS, tables, figures, origin, tmp_path / "report.html")
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_needs_nothing_from_outside(page):
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "object"})
+    assert all(link.startswith("#") for link in page.links)
+    assert len(page.ids) == len(set(page.ids)) and {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_the_report_says_what_it_must(page):
+    text = " ".join(" ".join(page.text).split())
+    for words in (
+        "Variation over fine-tuning is not covered",
+        "Holm",
+        "Wilson",
+        "CC0-1.0",
+        "abc123",
+        "arXiv 2203.05482",
+        "Permuted",
+        "not tested",
+        "does not hold",
+        "MIT",
+        "0.0, same predictions",
+        "Toy <suite>",
+    ):
+        assert words in text, words
+    assert not re.search(r"\bnan\b(?! )[.,]|None|\binf\b", text)
+
+
+def test_a_file_of_an_unknown_suite_is_refused(study, tmp_path):
+    with pytest.raises(UserError, match="belongs to no suite"):
+        write_report([study], METHODS, [tmp_path / "main_elsewhere.md"], [], {}, tmp_path / "report.html")

@@ -1,0 +1,219 @@
+"""Intervals, adjustments and paired tests against closed forms, brute force and known values."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_table
+from nan_merge.reporting import paired as pairs
+from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, compare_methods, paired, verdict
+from nan_merge.reporting.records import Score, Study
+from nan_merge.reporting.statistics import holm, spearman, stratified, summarise, wilson
+
+
+def test_wilson_gives_the_textbook_interval():
+    assert wilson(0.1, 10) == pytest.approx((0.01787621, 0.40415002), abs=1e-7)
+    assert wilson(0.0, 20)[0] == 0.0 and wilson(1.0, 20)[1] == pytest.approx(1.0)
+
+
+def test_the_stratified_interval_of_one_task_is_wilsons():
+    assert stratified([0.3], [50])[1:] == pytest.approx(wilson(0.3, 50))
+
+
+def test_the_stratified_interval_approaches_the_normal_one():
+    p, n = np.array([0.6, 0.7, 0.8]), [40_000] * 3
+    half = 1.959964 * np.sqrt(np.sum(p * (1 - p) / n)) / 3
+    mean, low, high = stratified(p, n)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=1e-2)
+
+
+def test_the_stratified_interval_covers_at_its_level():
+    random, truth, n = np.random.default_rng(3), np.array([0.5, 0.75, 0.95]), [60, 60, 60]
+    draws = random.binomial(60, truth, (1500, 3)) / 60
+    covered = np.mean([low <= truth.mean() <= high for _, low, high in (stratified(draw, n) for draw in draws)])
+    assert 0.935 < covered < 0.975
+
+
+def test_holm_steps_down_and_never_falls():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.6]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_spearman_is_not_defined_for_a_constant():
+    assert spearman([1, 2, 3], [2, 4, 9]) == pytest.approx(1) and spearman([1, 2], [5, 5]) is None
+
+
+def exact_p(differences, weights):
+    """All sign patterns of the non-zero differences, task by task."""
+    scaled = [w * d / len(task) for w, task in zip(weights, differences, strict=True) for d in task if d]
+    observed = abs(sum(scaled))
+    flips = np.abs(np.array(list(itertools.product((-1, 1), repeat=len(scaled)))) @ scaled)
+    return np.mean(flips >= observed - 1e-12)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_sign_flip_test_agrees_with_all_sign_patterns(seeds):
+    differences = [np.array([1, 1, 1, -1, 0, 0, seeds, 1]), np.array([0, -1, 1, 1, seeds]), np.array([0, 0, 1, -seeds])]
+    found = paired(differences, seeds, [1, 1, 1], np.random.default_rng(0))
+    assert found.p == pytest.approx(exact_p(differences, [1, 1, 1]), abs=0.006)
+    assert found.difference == pytest.approx(np.mean([d.mean() / seeds for d in differences]))
+
+
+def test_one_task_is_the_exact_binomial_sign_test():
+    from scipy.stats import binomtest
+
+    differences = [np.array([1] * 14 + [-1] * 5 + [0] * 81)]
+    found = paired(differences, 1, [1], np.random.default_rng(1))
+    assert found.p == pytest.approx(binomtest(14, 19).pvalue, abs=0.003)
+
+
+def test_weights_reach_difference_and_test():
+    differences = [np.array([1, 0, 0, 0]), np.array([-1, 0, 0, 0])]
+    assert paired(differences, 1, [3, 1], np.random.default_rng(0)).difference == pytest.approx(0.125)
+
+
+def test_the_bootstrap_interval_has_the_width_of_the_normal_one():
+    random = np.random.default_rng(5)
+    differences = [random.choice([-1, 0, 1], 400, p=[0.05, 0.8, 0.15]) for _ in range(4)]
+    found = paired(differences, 1, np.ones(4), np.random.default_rng(6))
+    half = 1.96 * np.sqrt(sum(d.var() / len(d) for d in differences)) / 4
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
+    assert found.low < found.difference < found.high
+
+
+def test_identical_answers_differ_by_zero_with_p_one_and_a_bounded_interval():
+    found = paired([np.zeros(300, int)] * 6, 1, np.ones(6), np.random.default_rng(0))
+    assert (found.difference, found.p) == (0.0, 1.0)
+    assert found.high == pytest.approx((1 - 0.05 ** (1 / 300)) / 6) and found.low == -found.high
+
+
+def test_the_null_hypothesis_is_rejected_no_more_often_than_its_level(monkeypatch):
+    monkeypatch.setattr(pairs, "FLIPS", 1999)
+    monkeypatch.setattr(pairs, "RESAMPLES", 10)
+    random = np.random.default_rng(7)
+    rejected = [
+        paired([random.choice([-1, 0, 1], 100, p=[0.1, 0.8, 0.1]) for _ in range(3)], 1, np.ones(3), random).p < 0.05
+        for _ in range(600)
+    ]
+    assert np.mean(rejected) < 0.075
+
+
+def row(**given):
+    base = {"difference": 0.01, "low": 0.005, "high": 0.02, "p_holm": 0.01, "discordant": 30}
+    return {key: str(value) for key, value in {**base, **given}.items()}
+
+
+def test_a_verdict_needs_the_adjusted_test_and_the_interval():
+    assert verdict(row()) == HOLDS
+    assert verdict(row(p_holm=0.2)) == UNDECIDED
+    assert verdict(row(low=-0.001)) == UNDECIDED
+    assert verdict(row(difference=-0.01, low=-0.02, high=-0.005)) == FAILS
+    assert verdict(row(difference=0, p_holm=1, discordant=0)) == FAILS
+    assert verdict(row(difference=-0.001, low=-0.02, high=0.01, p_holm=1)) == UNDECIDED
+    assert verdict({"difference": "", "p_holm": ""}) == NOT_TESTED
+
+
+def answers(folder, method, predictions, seed=0, suite="toy"):
+    """Write a score file and its predictions; every label is 1."""
+    file = folder / method / f"seed{seed}" / "all.json"
+    file.parent.mkdir(parents=True)
+    usual = {"suite": suite, "method": method, "metric": "accuracy", "stderr": None, "seed": seed}
+    scores = [{**usual, "task": task, "value": float(np.mean(v)), "n": len(v)} for task, v in predictions.items()]
+    file.write_text(json.dumps({"scores": scores}))
+    np.savez(
+        file.with_suffix(".npz"),
+        **{f"{task}.prediction": np.array(v) for task, v in predictions.items()},
+        **{f"{task}.label": np.ones(len(v), int) for task, v in predictions.items()},
+    )
+    return file
+
+
+def test_comparisons_are_written_with_holm_over_the_nan_family(tmp_path):
+    random = np.random.default_rng(2)
+    host = {task: random.integers(0, 2, 200) for task in "ab"}
+    better = {task: values | (random.random(200) < 0.2) for task, values in host.items()}
+    files = [answers(tmp_path, "host", host), answers(tmp_path, "host_nan", better), answers(tmp_path, "same", host)]
+    wanted = [("host_nan", "host", "host"), ("host_nan", "same", "control"), ("same", "host", "host"), ("host", "same", "order")]
+    compare_methods(
+        files,
+        [dict(zip(("suite", "method", "against", "kind"), ("toy", *names), strict=True)) for names in wanted],
+        tmp_path / "out.tsv",
+        {"toy": {"a": 30, "b": 10}},
+    )
+    found = {(r["method"], r["against"], r["task"]): r for r in read_table(tmp_path / "out.tsv")}
+    gain = found["host_nan", "host", "average"]
+    assert float(gain["difference"]) == pytest.approx(np.mean([better[t].mean() - host[t].mean() for t in "ab"]))
+    assert float(gain["p_holm"]) == pytest.approx(3 * float(gain["p"])) and verdict(gain) == HOLDS
+    assert float(found["host_nan", "host", "weighted_average"]["difference"]) == pytest.approx(
+        (3 * (better["a"] - host["a"]).mean() + (better["b"] - host["b"]).mean()) / 4
+    )
+    same = found["same", "host", "average"]
+    assert (float(same["difference"]), same["p"], same["changed"]) == (0.0, "1.0", "0")
+    assert found["host", "same", "average"]["p_holm"] == "1.0"
+    assert gain["p"] == found["host_nan", "same", "average"]["p"]  # equal answers, equal p
+
+
+def test_seeds_of_one_example_are_flipped_together(tmp_path):
+    host, better = {"a": [0] * 40}, {"a": [1] * 6 + [0] * 34}
+    files = [answers(tmp_path, name, given, seed) for name, given in (("host", host), ("nan", better)) for seed in (0, 1, 2)]
+    compare_methods(files, [{"suite": "toy", "method": "nan", "against": "host", "kind": "host"}], tmp_path / "out.tsv")
+    found = read_table(tmp_path / "out.tsv")[0]
+    assert float(found["p"]) == pytest.approx(2 / 2**6, abs=0.004)  # six examples, not eighteen
+    assert (found["n"], found["discordant"], found["seeds"]) == ("120", "18", "0 1 2")
+
+
+def test_a_pair_without_all_tasks_is_left_empty_and_out_of_the_family(tmp_path):
+    files = [answers(tmp_path, "host", {"a": [0, 1], "b": [1, 1]}), answers(tmp_path, "nan", {"a": [1, 1]})]
+    compare_methods(files, [{"suite": "toy", "method": "nan", "against": "host", "kind": "host"}], tmp_path / "out.tsv")
+    found = read_table(tmp_path / "out.tsv")[0]
+    assert found["difference"] == found["p"] == found["p_holm"] == "" and verdict(found) == NOT_TESTED
+
+
+def test_different_examples_are_refused(tmp_path):
+    files = [answers(tmp_path, "host", {"a": [0, 1]}), answers(tmp_path, "nan", {"a": [1, 1, 0]})]
+    with pytest.raises(UserError, match="different examples"):
+        compare_methods(files, [{"suite": "toy", "method": "nan", "against": "host", "kind": "host"}], tmp_path / "out.tsv")
+
+
+def study(values, seeds=(0,), train=(300, 100)):
+    """values[method][task] is a value or one value a seed."""
+    scores = [
+        Score("toy", method, task, "accuracy", value, 100, seed)
+        for method, tasks in values.items()
+        for task, given in tasks.items()
+        for seed, value in zip(seeds, given if isinstance(given, tuple) else (given,), strict=False)
+    ]
+    suite = {"id": "toy", "tasks": [{"id": t, "train": n} for t, n in zip("ab", train, strict=True)], "seeds": list(seeds)}
+    return Study(suite, [{"id": method} for method in values], scores)
+
+
+def test_the_three_averages():
+    found = summarise(study({"individual": {"a": 0.8, "b": 0.5}, "merge": {"a": 0.6, "b": 0.4}}))[1]
+    assert found.average.value == pytest.approx(0.5)
+    assert found.weighted.value == pytest.approx((3 * 0.6 + 0.4) / 4)
+    assert found.normalised.value == pytest.approx((0.6 / 0.8 + 0.4 / 0.5) / 2)
+
+
+def test_a_missing_score_is_no_zero_and_gives_no_average():
+    found = summarise(study({"individual": {"a": 0.8, "b": 0.5}, "merge": {"a": 0.6}}))[1]
+    assert found.tasks["b"].value is None and found.average.value is None and "b" in found.average.reason
+    assert found.weighted.value is None and found.normalised.value is None
+
+
+def test_seeds_are_averaged_and_their_spread_is_given():
+    found = summarise(study({"merge": {"a": (0.6, 0.7), "b": (0.4, 0.4)}}, (0, 1)))[0]
+    assert found.average.value == pytest.approx(0.525)
+    assert found.average.deviation == pytest.approx(np.std([0.5, 0.55], ddof=1))
+    one = summarise(study({"merge": {"a": 0.65, "b": 0.4}}))[0]
+    assert (found.average.low, found.average.high) == pytest.approx((one.average.low, one.average.high))
+
+
+def test_a_missing_seed_is_said():
+    assert "seed 1" in summarise(study({"merge": {"a": (0.6,), "b": (0.4,)}}, (0, 1)))[0].average.reason
+
+
+def test_an_unknown_training_size_gives_no_weighted_average():
+    assert summarise(study({"merge": {"a": 0.6, "b": 0.4}}, train=(300, None)))[0].weighted.value is None

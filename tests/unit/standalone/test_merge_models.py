@@ -1,0 +1,543 @@
+"""One command turns models that a user has, in folders or on a hub, into a model that transformers loads."""
+
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from hub import Hub, point_to
+from layout_models import factors, write_adapter
+from models import ROOT, family, moved, random_model, same_bytes, save, shipped, tensors_of
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from experiment.methods import REFERENCES
+from nan_merge.core.digests import sha256
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
+from nan_merge.core.progress import Passes
+from nan_merge.methods.coefficients import COEFFICIENTS, WITHOUT_NORMS
+from nan_merge.standalone.sources import files, find, short_names
+from scripts import merge_models
+
+OPERATORS = ["[PAD]", *"abcdefghijklmnopqrstuvwxyz"]
+SMALL = {"vocab_size": len(OPERATORS)}
+ARCHITECTURES = {
+    "llama": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            **SMALL, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+        )
+    ),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**SMALL, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+    ),
+}
+PREPROCESSOR = {"do_resize": True, "size": 4}
+ABOUT = "---\nlicense: mit\npipeline_tag: text-generation\n---\n# a base\n"
+
+
+def build(folder, architecture, **how):
+    """Save a base and two experts of one architecture as transformers does, the base with all that goes with a model."""
+    torch.manual_seed(0)
+    base = ARCHITECTURES[architecture]()
+    base.generation_config.max_new_tokens = 7
+    base.save_pretrained(folder / "base", **how)
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(OPERATORS)}, unk_token="[PAD]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(folder / "base")
+    (folder / "base/preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    (folder / "base/README.md").write_text(ABOUT)
+    for seed, name in enumerate("ab", start=1):
+        torch.manual_seed(seed)
+        expert = ARCHITECTURES[architecture]()
+        expert.load_state_dict({n: t + 0.02 * torch.randn_like(t) for n, t in base.state_dict().items()})
+        expert.save_pretrained(folder / name, **how)
+        (folder / name / "README.md").write_text(ABOUT)
+    return base
+
+
+def words(folder, *more, experts=("a", "b"), method="task_arithmetic", output="out"):
+    """Return a command line over the models of a folder."""
+    given = [word for name in experts for word in ("--expert", str(folder / name))]
+    return ["--base", str(folder / "base"), *given, "--method", method, "--output", str(folder / output), "--threads", "2", *more]
+
+
+def merge(folder, *more, **given):
+    """Merge and return the tensors of the output."""
+    merge_models.main(words(folder, *more, **given))
+    return tensors_of(folder / given.get("output", "out"))
+
+
+# The output is a model that people can use.
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "8KB"}], ids=["one file", "shards"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_transformers_loads_the_merge_and_it_computes_the_sum(architecture, shards, tmp_path):
+    base = build(tmp_path, architecture, **shards)
+    merge(tmp_path, "--set", "coefficients.constant.value=0.5")
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == bool(shards)
+    found, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(told.values()), told
+    experts = [transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in "ab"]
+    for name, tensor in base.state_dict().items():
+        expected = tensor + sum(0.5 * (expert[name] - tensor) for expert in experts)
+        torch.testing.assert_close(found.state_dict()[name], expected, atol=1e-6, rtol=1e-6)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("c a b")["input_ids"] == [3, 1, 2]
+    assert found.generate(torch.tensor([[1, 2]]), do_sample=False).shape[1] <= 2 + 7
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "out").max_new_tokens == 7
+    assert read_json(tmp_path / "out/preprocessor_config.json") == PREPROCESSOR
+
+
+def test_the_output_says_where_it_comes_from(tmp_path):
+    build(tmp_path, "llama")
+    merge(tmp_path, method="task_arithmetic_nan_delta")
+    card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
+    assert (card.data.license, card.data.pipeline_tag, card.data.base_model) == ("mit", "text-generation", ["base", "a", "b"])
+    record = read_json(tmp_path / "out/provenance.json")
+    assert record["coefficients"]["experts"] == ["a", "b"]
+    assert sum(record["coefficients"]["rows"]["model"]) == pytest.approx(0.6)
+    assert record["inputs"]["a"]["files"]["model.safetensors"]["size"] == (tmp_path / "a/model.safetensors").stat().st_size
+    assert len({model["xxh3_128"] for model in record["inputs"].values()}) == 3
+    shutil.move(tmp_path / "out", tmp_path / "first")
+    again = record["command"].replace("\\\n", "").split()
+    assert again[:3] == ["python", "-m", "scripts.merge_models"]
+    merge_models.main(again[3:])
+    for file in (tmp_path / "first").iterdir():
+        assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_dtype_is_that_of_weights_and_config(dtype, tmp_path):
+    build(tmp_path, "llama")
+    found = merge(tmp_path, "--dtype", dtype)
+    assert {str(tensor.dtype) for tensor in found.values()} == {dtype}
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == getattr(torch, dtype)
+
+
+# The command does what it says.
+
+
+def distinct_methods():
+    """Return the records of the methods that merge, without scans."""
+    return {m: r for m, r in shipped().methods.items() if m not in REFERENCES and "-" not in m}
+
+
+MORE = {
+    "fisher": "needs data (calibration: fisher), which only a suite has",
+    "adamerging_task": "needs data (learn: ",
+    "emr": "makes a model for each task, not one",
+    "zipit": "there is nothing to match",
+}
+
+
+@pytest.mark.parametrize("method", MORE)
+def test_a_method_that_needs_more_than_models_says_so(method, tmp_path):
+    family(tmp_path)
+    with pytest.raises(UserError) as error:
+        merge(tmp_path, method=method, experts="abc")
+    assert MORE[method] in str(error.value)
+
+
+def needs_more(record):
+    """Say whether a method needs data, a choice on validation, or to be told the task, or refuses."""
+    return (
+        any(key in record for key in ("tune", "calibration", "learn"))
+        or not record["static"]
+        or "zipit" in record.get("combine", "")
+    )
+
+
+@pytest.mark.parametrize("method", [m for m, r in distinct_methods().items() if not needs_more(r)])
+def test_every_shipped_method_merges(method, tmp_path):
+    experts = "ab" if "slerp" in method else "abc"
+    family(tmp_path, experts=len(experts))
+    found = merge(tmp_path, method=method, experts=experts)
+    assert found.keys() == tensors_of(tmp_path / "base").keys()
+    assert not same_bytes(found, tensors_of(tmp_path / "base"))
+
+
+def test_set_overrides_a_hyper_parameter_and_puts_in_another_word(tmp_path):
+    family(tmp_path)
+    more = ["--set", "coefficients.given.values=[0.5, 0.3]", "--set", "combine=disjoint_sum"]
+    more += ["--set", "preprocess.trim.density=1e-1", "--set", "preprocess.trim.scope=tensor"]
+    merge(tmp_path, *more)
+    record = read_json(tmp_path / "out/provenance.json")
+    assert record["method_spec"] == {
+        "coefficients": {"given": {"values": [0.5, 0.3]}},
+        "combine": "disjoint_sum",
+        "preprocess": {"trim": {"density": 0.1, "scope": "tensor"}},
+    }
+    assert record["coefficients"]["rows"] == {"model": [0.5, 0.3]}
+
+
+def test_coefficients_and_time_are_printed(tmp_path, capsys):
+    family(tmp_path)
+    merge(tmp_path, "--set", "coefficients.constant.value=0.25")
+    printed = capsys.readouterr().out
+    assert "coefficients of task_arithmetic:\n          a     b\nmodel  0.25  0.25\n" in printed
+    assert f"{tmp_path / 'out'}: written in " in printed
+
+
+def test_many_rows_are_printed_in_short(tmp_path, capsys):
+    base = {f"layers.{i}.weight": np.ones(i + 1, np.float32) for i in range(20)}
+    for seed, name in enumerate(("base", "a", "b")):
+        save(tmp_path / name, {n: t + seed for n, t in base.items()})
+    merge(tmp_path, method="task_arithmetic_nan_delta_layer")
+    printed = capsys.readouterr().out
+    assert "layers.14" in printed
+    assert "layers.2 " not in printed
+    assert "... 12 more layers, all in provenance.json\n" in printed
+    assert "mean of 20      0.4  0.2\n" in printed
+
+
+def test_excluded_tensors_stay_at_the_base(tmp_path):
+    base, _ = family(tmp_path)
+    found = merge(tmp_path, "--exclude", "embeddings", "bias$", "--exclude", "scale")
+    origin = tensors_of(base)
+    changed = {name for name in origin if found[name].tobytes() != origin[name].tobytes()}
+    assert changed == {"encoder.layer.0.dense.weight", "encoder.layer.1.dense.weight", "encoder.layer.1.norm.weight"}
+
+
+def test_seed_and_names_decide_what_is_dropped_threads_do_not(tmp_path):
+    family(tmp_path)
+    dare = {"method": "dare"}
+    first = merge(tmp_path, **dare)
+    assert same_bytes(first, merge(tmp_path, "--threads", "1", output="threads", **dare))
+    assert not same_bytes(first, merge(tmp_path, "--seed", "1", output="seed", **dare))
+
+
+def test_the_mergekit_config_has_the_coefficients(tmp_path):
+    family(tmp_path)
+    merge(tmp_path, "--export-mergekit", str(tmp_path / "m.yml"), method="task_arithmetic_nan_delta")
+    text = (tmp_path / "m.yml").read_text()
+    for value in read_json(tmp_path / "out/provenance.json")["coefficients"]["rows"]["model"]:
+        assert f"weight: {value}" in text
+
+
+def test_an_adapter_is_an_expert_like_any_other(tmp_path, capsys):
+    base, _ = family(tmp_path, experts=1)
+    module, half = "encoder.layer.0.dense", ["--set", "coefficients.constant.value=0.5"]
+    low = factors(module, 13, 7)
+    write_adapter(tmp_path / "lora", low)
+    found = merge(tmp_path, *half, "--export-mergekit", str(tmp_path / "m.yml"), experts=("a", "lora"))
+    theta, expert = (tensors_of(folder)[f"{module}.weight"].astype(np.float64) for folder in (base, tmp_path / "a"))
+    step = 3 / 2 * low[f"{module}.lora_B.weight"] @ low[f"{module}.lora_A.weight"]
+    assert found[f"{module}.weight"] == pytest.approx(theta + 0.5 * (expert - theta) + 0.5 * step, abs=1e-6)
+    assert f"- model: {base}+{tmp_path / 'lora'}\n" in (tmp_path / "m.yml").read_text()
+    record = read_json(tmp_path / "out/provenance.json")
+    assert set(record["inputs"]["lora"]["files"]) == {"adapter_model.safetensors", "adapter_config.json"}
+    (note,) = record["notes"]
+    assert f"note: {note}" in capsys.readouterr().out
+    assert f"- {note}\n" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("word", sorted(WITHOUT_NORMS))
+def test_a_word_that_needs_no_norms_does_not_look_at_them(word):
+    takes = inspect.signature(COEFFICIENTS[word]).parameters.values()
+    given = {p.name: 0.3 for p in takes if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    assert COEFFICIENTS[word](np.zeros(3), **given).tolist() == COEFFICIENTS[word](np.array([1.0, 5.0, 2.0]), **given).tolist()
+
+
+def test_norms_are_measured_only_where_they_matter(tmp_path):
+    family(tmp_path)
+    merge(tmp_path)
+    assert read_json(tmp_path / "out/provenance.json")["coefficients"]["norms"] == {}
+    merge(tmp_path, method="task_arithmetic_nan", output="nan")
+    assert read_json(tmp_path / "nan/provenance.json")["coefficients"]["norms"]["model"]
+
+
+def test_a_merge_of_safetensors_never_loads_torch(tmp_path):
+    family(tmp_path)
+    program = f"""
+import sys
+from scripts import merge_models
+merge_models.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties_nan")!r})
+print(*sorted({{"torch", "pandas", "transformers", "huggingface_hub", "snakemake"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+    assert "merge: 100%" in done.stderr
+
+
+def test_the_documented_command_runs_from_the_checkout(tmp_path):
+    family(tmp_path)
+    command = [sys.executable, "-m", "scripts.merge_models", *words(tmp_path)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert (tmp_path / "out/README.md").is_file()
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a log"])
+def test_progress_is_a_bar_with_rate_on_a_terminal_and_lines_in_a_log(terminal, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Passes(4_000_000) as progress:
+        progress.begin("norms")
+        threads = [threading.Thread(target=lambda: [progress(1000) for _ in range(1000)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    text = stream.getvalue()
+    assert ("\r" in text) == terminal
+    assert re.search(r"norms: 100%.*4\.00M/4\.00M \[\d\d:\d\d<00:00, .*B/s\]", text)
+
+
+# Names.
+
+
+def test_experts_are_named_by_hand_or_by_their_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run1/last", "run2/last", "lr=0.1", "base"):
+        Path(folder).mkdir(parents=True)
+    found = merge_models.named(["run1/last", "run2/last/", "lr=0.1", "math=owner/model@v1", "owner/code", "base"])
+    assert found == {
+        "math": "owner/model@v1",
+        "last": "run1/last",
+        "last-2": "run2/last/",
+        "lr=0.1": "lr=0.1",
+        "code": "owner/code",
+        "base-2": "base",
+    }
+    for taken in (["a=x/y", "a=x/z"], ["base=x/y"]):
+        with pytest.raises(UserError, match="is taken; choose another"):
+            merge_models.named(taken)
+    assert short_names(["o/a@main", "p/a"]) == ["a", "a-2"]
+
+
+# Mistakes end with one message, before anything is written.
+
+
+MISTAKES = {
+    "an unknown method": (["--method", "tise"], "--method: unknown 'tise'; did you mean 'ties'?"),
+    "a reference": (["--method", "individual"], "--method individual: merges nothing"),
+    "a tuned method": (
+        ["--method", "task_arithmetic_tuned"],
+        "by an evaluation, which only a suite has; take --method task_arithmetic --set coefficients.constant.value=<number>",
+    ),
+    "a method tuned as another": (
+        ["--method", "task_arithmetic_nan_tuned"],
+        "--method task_arithmetic_nan_delta --set coefficients.nan.mean=<number>",
+    ),
+    "no value": (["--set", "preprocess.trim.density"], "expected slot.word.hyper_parameter=value, such as"),
+    "half a path": (["--set", "trim.density=0.1"], "expected slot.word.hyper_parameter=value, such as"),
+    "a slot": (["--set", "preproces.trim.density=0.1"], "no slot 'preproces'; did you mean 'preprocess'?"),
+    "a word": (["--set", "preprocess.trin.density=0.1"], "preprocess has no word 'trin'; did you mean 'trim'?"),
+    "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
+    "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
+    "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),
+    "too many coefficients": (
+        ["--set", "coefficients.given.values=[1, 2, 3]"],
+        "3 numbers for 2 experts; expected one an expert",
+    ),
+    "no regular expression": (["--exclude", "("], "--exclude (: no regular expression"),
+    "no such folder": (["--expert", "nowhere"], "nowhere: no such folder here, and no hub id either (`owner/name`"),
+    "a file": (["--expert", str(ROOT / "README.md")], "README.md: is a file; expected the folder of a model"),
+    "a device": (["--device", "abacus"], "device 'abacus': known are cpu, cuda"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_says_what_is_wrong_and_writes_nothing(mistake, tmp_path):
+    family(tmp_path, experts=2)
+    more, message = MISTAKES[mistake]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as error:
+        merge_models.main([*words(tmp_path), *more])
+    assert message in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_expert_is_refused_and_one_is_warned_of(tmp_path, capsys):
+    family(tmp_path)
+    with pytest.raises(SystemExit):
+        merge_models.main(words(tmp_path, experts=()))
+    assert "--expert" in capsys.readouterr().err
+    merge(tmp_path, experts="a")
+    assert "warning: one expert only" in capsys.readouterr().err
+
+
+def test_the_same_model_twice_is_refused(tmp_path):
+    family(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="'a-2' and 'a' are the same model"):
+        merge(tmp_path, experts=("a", "again"))
+
+
+def test_only_an_older_merge_is_overwritten_and_only_when_asked(tmp_path):
+    family(tmp_path)
+    merge(tmp_path)
+    with pytest.raises(UserError, match="out: is there already; choose another --output, or add --overwrite"):
+        merge(tmp_path)
+    first = tensors_of(tmp_path / "out")
+    assert not same_bytes(first, merge(tmp_path, "--overwrite", method="ties"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_text("a cat")
+    with pytest.raises(UserError, match=r"photos: is no merged model \(it has no provenance.json\)"):
+        merge(tmp_path, "--overwrite", output="photos")
+    assert (tmp_path / "photos/cat.jpg").exists()
+
+
+def test_an_input_is_never_overwritten(tmp_path):
+    family(tmp_path)
+    merge(tmp_path, output="first")
+    for output in (tmp_path / "first", tmp_path / "base"):
+        (output / "provenance.json").touch()
+        with pytest.raises(UserError, match="would replace the input"):
+            merge(tmp_path, "--overwrite", "--expert", str(tmp_path / "first"), output=output.name)
+    with pytest.raises(UserError, match="is no merged model"):
+        merge_models.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_merge(tmp_path, isolated):
+    family(tmp_path)
+    (tmp_path / "disk").mkdir()
+    shell = f'mount -t tmpfs -o size=1m none {tmp_path / "disk"} && exec "$@"'
+    before = (*isolated("--mount"), "sh", "-c", shell, "sh")
+    command = [sys.executable, "-m", "scripts.merge_models", *words(tmp_path, output="disk/far/out")]
+    done = subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "disk/far/out: the merged model takes 16.78 MB, the disk has 1.05 MB free; free some, choose another" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# Models of a hub.
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on the loopback with the models of `family`, and an empty cache."""
+    with Hub() as server:
+        point_to(server.url, monkeypatch)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        yield server
+
+
+def published(hub, folder, repo="owner/model", **how):
+    """Put one model with more than its share of files on the hub and return the commit."""
+    if not folder.exists():
+        save(folder, random_model(0), shards=2)
+        (folder / "pytorch_model.bin").write_bytes(b"the same as a pickle")
+        (folder / "consolidated.safetensors").write_bytes(b"the same for another program")
+        (folder / "modeling.py").write_text("raise SystemExit('code was run')")
+        (folder / "onnx").mkdir()
+        (folder / "onnx/model.safetensors").write_bytes(b"another model")
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "README.md").write_text(ABOUT)
+    return hub.put(repo, folder, **how)
+
+
+def test_a_hub_id_is_fetched_once_without_code_and_pinned(hub, tmp_path):
+    commit = published(hub, tmp_path / "model")
+    source = find("owner/model")
+    assert (source.repo, source.commit, source.pinned) == ("owner/model", commit, f"owner/model@{commit}")
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    there = sorted(file.name for file in source.folder.iterdir())
+    assert there == sorted(["README.md", "config.json", "model.safetensors.index.json", "tokenizer.json", *shards])
+    known = {name: about["sha256"] for name, about in files(source.folder).items() if "sha256" in about}
+    assert known == {name: sha256(tmp_path / "model" / name) for name in shards}
+    hub.forget()
+    assert find("owner/model").folder == source.folder
+    assert not [request for request in hub.requests if "/storage/" in request.path or "/resolve/" in request.path]
+
+
+def test_a_revision_is_a_branch_or_a_commit(hub, tmp_path):
+    first = published(hub, tmp_path / "model")
+    (tmp_path / "model/config.json").write_text('{"hidden_size": 9}')
+    second = published(hub, tmp_path / "model", branch="new")
+    for revision, commit in {"main": first, "new": second, first: first, second: second}.items():
+        assert find(f"owner/model@{revision}").commit == commit
+
+
+def test_pickles_are_taken_where_there_is_nothing_better(hub, tmp_path):
+    for name, content in {"config.json": "{}", "pytorch_model.bin": "x", "training_args.bin": "x"}.items():
+        (tmp_path / "old").mkdir(exist_ok=True)
+        (tmp_path / "old" / name).write_text(content)
+    hub.put("owner/old", tmp_path / "old")
+    assert sorted(file.name for file in find("owner/old").folder.iterdir()) == ["config.json", "pytorch_model.bin"]
+
+
+def test_a_local_folder_goes_before_the_hub(hub, tmp_path, monkeypatch):
+    published(hub, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    Path("owner/model").mkdir(parents=True)
+    source = find("owner/model")
+    assert (source.folder, source.repo) == (Path("owner/model"), None)
+    assert hub.requests == []
+
+
+def test_models_of_the_hub_merge_and_the_card_names_them(hub, tmp_path):
+    base = random_model(0)
+    for seed, name in enumerate(("base", "code", "math")):
+        folder = save(tmp_path / name, moved(base, seed))
+        (folder / "README.md").write_text(ABOUT)
+        hub.put(f"owner/{name}", folder)
+    given = ["--base", "owner/base", "--expert", "owner/code", "--expert", "m=owner/math@main", "--method", "ties"]
+    merge_models.main([*given, "--output", str(tmp_path / "out")])
+    card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.base_model == ["owner/base", "owner/code", "owner/math"]
+    commit = hub.repositories["models", "owner/math"].branches["main"]
+    assert f"--expert m=owner/math@{commit}" in card.text
+    record = read_json(tmp_path / "out/provenance.json")["inputs"]["m"]
+    assert (record["hub"], record["commit"]) == ("owner/math", commit)
+    assert record["files"]["model.safetensors"]["sha256"] == sha256(tmp_path / "math/model.safetensors")
+
+
+def test_what_keeps_the_hub_from_answering_is_said_with_a_way_out(hub, tmp_path, monkeypatch):
+    published(hub, tmp_path / "model")
+    published(hub, tmp_path / "model", "owner/gated", gated=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text("{}")
+    hub.put("owner/empty", tmp_path / "empty")
+
+    def refused(given, *parts):
+        with pytest.raises(UserError) as error:
+            find(given)
+        assert not [part for part in (given, *parts) if part not in str(error.value)], error.value
+
+    refused("owner/none", "no such folder here and no such model at http", "or, if it is private, log in")
+    refused("owner/model@v9", "has no branch, tag or commit 'v9'")
+    refused("owner/gated", "access is restricted; accept its terms at", "set HF_TOKEN")
+    refused("owner/empty", "holds no weights; expected one of model.safetensors.index.json, model.safetensors")
+    refused("owner/a--b", "no such folder here, and no hub id")
+    hub.fail("status", times=None)
+    refused("owner/model", "answers 503; try again later")
+    point_to("http://127.0.0.1:9", monkeypatch)
+    refused("owner/model", "no such folder here; http://127.0.0.1:9 cannot be reached", "hf download owner/model", "HF_HOME")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    refused("owner/model", "HF_HUB_OFFLINE is set, and it is not in the cache", "hf download owner/model")
+
+
+@pytest.mark.parametrize("trouble", ["down", "offline"])
+def test_without_the_hub_the_cache_is_taken(trouble, hub, tmp_path, monkeypatch):
+    commit = published(hub, tmp_path / "model")
+    find("owner/model")
+    if trouble == "down":
+        hub.fail("status", times=None)
+    else:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert find("owner/model").commit == commit
+    assert find(f"owner/model@{commit}").commit == commit
+
+
+def test_a_damaged_download_is_found_and_fetched_anew(hub, tmp_path):
+    published(hub, tmp_path / "model")
+    hub.fail("corrupt", "/model-00002-of-00002.safetensors", at=9, times=None)
+    with pytest.raises(UserError, match=r"owner/model: model-00002-of-00002.safetensors arrived damaged: sha256 .* run again"):
+        find("owner/model")
+    hub.forget()
+    same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))

@@ -1,0 +1,80 @@
+"""Models of the user go through the workflow by a small config file, and give what the one command gives."""
+
+import json
+
+import pytest
+import yaml
+from models import ROOT, family, moved, same_bytes, save, tensors_of
+from project import Project
+
+from experiment.experiment import Experiment
+from experiment.files import read_yaml
+from nan_merge.core.errors import UserError
+from scripts.merge_models import main as merge_models
+
+METHODS = ["task_arithmetic", "ties_nan_delta"]
+
+
+def merged(name):
+    return f"results/merged/mine/{name}/seed0"
+
+
+@pytest.fixture
+def own(fresh: Project, tmp_path):
+    """The tiny project with an overlay that names a base and its experts, and nothing to score."""
+    base, experts = family(tmp_path / "models")
+    folders = {"base": str(base), "experts": {name: str(folder) for name, folder in experts.items()}}
+    overlay = {
+        "suites": [],
+        "methods": METHODS,
+        "tables": [],
+        "figures": [],
+        "models": {"mine": {**folders, "merge": {"exclude": ["scale"]}}},
+    }
+    (fresh / "own.yaml").write_text(yaml.safe_dump(overlay))
+    return fresh, base, experts
+
+
+def test_a_small_config_file_merges_own_models(own, tmp_path):
+    project, base, experts = own
+    done = project.run("--configfile", "own.yaml")
+    assert done.code == 0, done.text
+    for method in METHODS:
+        words = [f"--expert={name}={folder}" for name, folder in experts.items()]
+        output = tmp_path / "alone" / method
+        merge_models(["--base", str(base), *words, "--method", method, "--exclude", "scale", "--output", str(output)])
+        assert same_bytes(tensors_of(project / merged(method)), tensors_of(output))
+        alone, through = (json.loads((folder / "provenance.json").read_text()) for folder in (output, project / merged(method)))
+        for name in ("base", *experts):
+            assert alone["inputs"][name]["xxh3_128"] == through["inputs"][name]["xxh3_128"]
+        assert "tags:\n- merge\n- nan-merge" in (project / merged(method) / "README.md").read_text()
+    again = project.run("--configfile", "own.yaml")
+    assert "Nothing to be done" in again.text
+
+
+def test_a_new_expert_costs_the_measures_and_every_merge_and_no_table(own, tmp_path):
+    project, base, _ = own
+    overlay = ("--configfile", "own.yaml")
+    project.made(*overlay)
+    assert project.jobs(*overlay) == set()
+    new = save(tmp_path / "models/new", moved(tensors_of(base), 9))
+    project.edit("own.yaml", lambda o: o["models"]["mine"]["experts"].update(new=str(new)))
+    measured = {"measure_weights: mine, seed 0", "measure_threshold: mine, density 0.2 of the model, seed 0"}
+    each = {f"{rule}: mine, {method}, seed 0" for rule in ("estimate_coefficients", "merge_checkpoints") for method in METHODS}
+    assert project.jobs(*overlay) == measured | each | {"write_run_config"}
+
+
+MISTAKES = {
+    "a tuned method": ({"methods": ["task_arithmetic_tuned"]}, "'task_arithmetic_tuned' needs scores to choose 'value'"),
+    "no experts": ({"models": {"mine": {"base": "b", "experts": {}}}}, "models.mine.experts"),
+    "an expert called base": ({"models": {"mine": {"base": "b", "experts": {"base": "e"}}}}, "the base has that name"),
+    "an unknown device": ({"device": "tpu"}, "device: 'tpu' does not match"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_before_anything_runs(mistake):
+    changes, message = MISTAKES[mistake]
+    own = {"suites": [], "methods": METHODS, "models": {"mine": {"base": "b", "experts": {"a": "e"}}}, **changes}
+    with pytest.raises(UserError, match=message):
+        Experiment({**read_yaml(ROOT / "config/config.yaml"), **own}, ROOT)

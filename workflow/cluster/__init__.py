@@ -1,0 +1,4 @@
+"""What a SLURM cluster needs: checks before a run, partitions, resources of jobs, the state of a run, one executor patch.
+
+The rules themselves live in `workflow/rules`.
+"""

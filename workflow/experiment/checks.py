@@ -1,0 +1,136 @@
+"""Check that every name of the config exists where it is looked up, and that what is asked for fits together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiment.files import known_names
+from experiment.methods import operators
+from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import DEFAULTS, operator_of
+
+
+class Experiment(Protocol):
+    """The parts of an experiment that are checked."""
+
+    config: dict[str, Any]
+    suites: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    families: dict[str, list[str]]
+    assets: dict[str, dict[str, Any]]
+    calibration: dict[str, dict[str, Any]]
+    reports: dict[str, dict[str, Any]]
+
+    def sharing(self, kind: str, name: str) -> list[str]:
+        """Return the suites that share data, checkpoints or a text tower of that name."""
+
+    def expert_asset(self, suite: str, task: str) -> str | None:
+        """Return the asset of a fetched expert, None if it is fine-tuned here."""
+
+
+SHARED = {  # what suites that share it must have in common
+    "data": ("input",),
+    "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
+}
+
+
+def check_methods(experiment: Experiment) -> None:
+    """Check every method of methods.yaml: calibration, host, controls, tuning."""
+    for method, record in experiment.methods.items():
+        where = f"config/methods.yaml: {method}"
+        _check_calibration(experiment, method, where)
+        known_names(f"{where}: host, controls", filter(None, [record.get("host")]), experiment.methods)
+        known_names(f"{where}: host, controls", record.get("controls", []), [*experiment.methods, *experiment.families])
+        tune = record.get("tune", {})
+        known_names(f"{where}: tune: as", [tune.get("as", method)], experiment.methods)
+        if "as" in tune and "grid" not in experiment.methods[tune["as"]].get("tune", {}):
+            raise UserError(f"{where}: tune: as: '{tune['as']}' has no grid of its own; name a method that has one")
+        tuned, coefficients = tune.get("hyper_parameter"), record.get("coefficients")
+        if tuned and not (isinstance(coefficients, dict) and tuned in next(iter(coefficients.values()))):
+            raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{word: {{{tuned}: 1.0}}}}")
+
+
+def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
+    """Compare the calibration that a method names with what its words look at."""
+    record = experiment.methods[method]
+    given = record.get("calibration")
+    known_names(f"{where}: calibration", [given] if given else [], experiment.calibration)
+    kind = experiment.calibration[given]["kind"].removesuffix("_plus") if given else None
+    looks = {operator.__name__: operator.calibration for operator in operators(record) if hasattr(operator, "calibration")}
+    if operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration":
+        looks["norm_of: calibration"] = kind or "fisher or gram"
+    name, needed = next(iter(looks.items()), (None, None))
+    if needed == kind:
+        return
+    found = f"is a {kind}" if kind else "is missing"
+    wanted = f"`{name}` looks at a {needed}; name an entry of config/calibration.yaml of that kind"
+    raise UserError(
+        f"{where}: calibration: {found}, but {wanted if needed else 'no operator of the method looks at any; remove it'}"
+    )
+
+
+def check_run(experiment: Experiment) -> None:
+    """Check what config.yaml lists: methods and the choices that they take."""
+    for method in experiment.config["methods"]:
+        tune = experiment.methods[method].get("tune", {})
+        if experiment.models and tune:
+            raise UserError(
+                f"config/config.yaml: methods: '{method}' needs scores to choose '{tune['hyper_parameter']}'; `models` have none"
+            )
+        if tune.get("as", method) not in experiment.config["methods"]:
+            raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tune['as']}'; list that one too")
+    for suite in experiment.models:
+        if suite in experiment.suites or "base" in experiment.models[suite]["experts"]:
+            raise UserError(f"config/config.yaml: models: {suite}: a suite or the base has that name; choose another")
+
+
+def check_reports(experiment: Experiment) -> None:
+    """Check the tables and figures of the config, and the methods that they name; a pattern may find none."""
+    for kind in ("tables", "figures", "published"):
+        experiment.config.setdefault(kind, [])
+        known_names(f"config/config.yaml: {kind}", experiment.config[kind], experiment.reports.get(kind, {}))
+    for kind in ("tables", "figures"):
+        for name, record in experiment.reports[kind].items():
+            listed = [*record.get("methods", []), *record.get("without", [])]
+            exact = [method for method in listed if not set(method) & set("*?[")]
+            known_names(
+                f"config/tables.yaml: {kind}: {name}: methods, without", exact, [*experiment.methods, *experiment.families]
+            )
+
+
+def check_suites(experiment: Experiment, root: Path) -> None:
+    """Check every suite of the run: family, tasks, groups and assets."""
+    for suite, record in experiment.suites.items():
+        where = f"config/suites/{suite}.yaml"
+        families = sorted(p.stem for p in (root / "workflow/nan_merge/models/families").glob("[a-z]*.py"))
+        known_names(f"{where}: family", [record["family"]], families)
+        known_names(f"{where}: tasks", record["tasks"], experiment.tasks)
+        grouped = [task for group in record.get("groups", {}).values() for task in group]
+        premise = record.get("premise", {})
+        known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
+        fetched = [experiment.expert_asset(suite, task) for task in [*record["tasks"], "multitask"]]
+        wanted = [record["base"], record["text_tower"], record["input"].get("tokenizer"), *fetched]
+        known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets)
+        for kind, keys in SHARED.items():
+            _check_shared(experiment, suite, kind, keys)
+        captions = [record["alignment"]["captions"]] if "alignment" in record else []
+        known_names(f"{where}: alignment: captions", captions, experiment.tasks)
+        for task in [*record["tasks"], *captions]:
+            known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets)
+
+
+def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:
+    """Check that the suites that share data or checkpoints mean the same by them."""
+    record = experiment.suites[suite]
+    where = f"config/suites/{suite}.yaml: {kind}: '{record.get(kind)}'"
+    if kind == "checkpoints" and kind in record and "experts" not in record:
+        raise UserError(f"{where}: only fetched experts can be shared; a suite that fine-tunes has its own: remove the key")
+    first = experiment.sharing(kind, record.get(kind, suite))[0]
+    for key in keys:
+        mine, others = record.get(key), experiment.suites[first].get(key)
+        if mine != others and not (key == "multitask" and None in (mine, others)):
+            found = f"but `{key}:` is {mine!r} here and {others!r} there; use another name"
+            raise UserError(f"{where} is shared with suite '{first}', {found}")

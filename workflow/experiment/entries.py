@@ -1,0 +1,72 @@
+"""Read entries that stand for more than they spell out: `each` of assets, `class_names` of tasks, `extends` of suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiment.files import check_schema, known_names, read_yaml
+from nan_merge.core.errors import UserError
+
+HOLE = "{}"
+
+
+def assets(config: Path, schemas: Path) -> dict[str, dict[str, Any]]:
+    """Return the assets of assets.yaml by id; an entry with `each` stands for one asset a key."""
+    records = read_yaml(config / "assets.yaml")
+    check_schema(records, schemas / "assets.schema.yaml", "config/assets.yaml")
+    found: dict[str, dict[str, Any]] = {}
+    for name, record in records.items():
+        for asset, entry in _each(name, record):
+            if asset in found:
+                raise UserError(f"config/assets.yaml: {name}: there are two assets '{asset}'; rename one")
+            found[asset] = entry
+    return found
+
+
+def _each(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if ("each" in record) != (HOLE in name):
+        raise UserError(f"config/assets.yaml: {name}: `each` and {HOLE} in the id go together; write both or neither")
+    if "each" not in record:
+        yield name, dict(record)
+    for key, value in record.get("each", {}).items():
+        own = value if isinstance(value, dict) else {"name": value}
+        entry = {k: _filled(v, own["name"]) for k, v in record.items() if k != "each"}
+        yield name.replace(HOLE, key), {**entry, **{k: v for k, v in own.items() if k != "name"}}
+
+
+def _filled(value: Any, operator: str) -> Any:
+    if isinstance(value, list):
+        return [_filled(item, operator) for item in value]
+    return value.replace(HOLE, operator) if isinstance(value, str) else value
+
+
+def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas: Path) -> dict[str, Any]:
+    """Return a task with the classes and the prompt templates that `class_names` names, if it does."""
+    if "class_names" not in record:
+        return dict(record)
+    known = [file.stem for file in (config / "class_names").glob("*.yaml")]
+    known_names(f"config/tasks.yaml: {task}: class_names", [record["class_names"]], known)
+    names = read_yaml(config / "class_names" / f"{record['class_names']}.yaml")
+    check_schema(names, schemas / "class_names.schema.yaml", f"config/class_names/{record['class_names']}.yaml")
+    rest = {key: value for key, value in record.items() if key != "class_names"}
+    return {**rest, "classes": names["classes"], "prompt": names["prompt"]}
+
+
+def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
+    """Return a suite by id; where it is silent, the suite that it `extends` speaks."""
+    record = _extended(name, config / "suites", ())
+    check_schema(record, schemas / "suite.schema.yaml", f"config/suites/{name}.yaml")
+    return record
+
+
+def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]:
+    where = f"config/suites/{name}.yaml"
+    if name in trail:
+        raise UserError(f"{where}: {' -> '.join([*trail, name])}: `extends` goes round in a circle")
+    record = read_yaml(folder / f"{name}.yaml")
+    if not isinstance(record, dict) or "extends" not in record:
+        return record
+    known_names(f"{where}: extends", [record["extends"]], [file.stem for file in folder.glob("*.yaml")])
+    return {**_extended(record["extends"], folder, (*trail, name)), **{k: v for k, v in record.items() if k != "extends"}}

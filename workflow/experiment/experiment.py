@@ -1,0 +1,270 @@
+"""What the config asks for: read, checked, cross-referenced and expanded. The only code that knows the config's layout.
+
+Imported by the Snakefile, so it imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiment import checks, entries
+from experiment.files import check_schema, known_names, read_yaml
+from experiment.methods import REFERENCES, families, methods, operators
+from nan_merge.assets.fetch import unavailable
+from nan_merge.core.files import canonical, read_json
+
+AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
+
+
+class Experiment:
+    """The checked config: suites, tasks, methods and assets by id, and every expansion that rules need."""
+
+    def __init__(self, config: Mapping[str, Any], root: Path) -> None:
+        """Read the files that `config` names below `root`; the first fault is a UserError."""
+        folder, schemas = root / "config", root / "workflow" / "schemas"
+        self.config = dict(config)
+        check_schema(self.config, schemas / "config.schema.yaml", "config/config.yaml")
+
+        def read(name: str, schema: str) -> dict[str, Any]:
+            value = read_yaml(folder / name)
+            check_schema(value, schemas / f"{schema}.schema.yaml", f"config/{name}")
+            return value
+
+        self.assets = entries.assets(folder, schemas)
+        self.lock = read_json(folder / "assets.lock.json")
+        self.tasks = read("tasks.yaml", "tasks")
+        self.methods = methods(root)
+        self.families = families(self.methods)
+        self.calibration = read("calibration.yaml", "calibration")
+        self.reports = read("tables.yaml", "tables")
+        known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
+        known_names("config/config.yaml: suites", self.config["suites"], known)
+        self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
+        self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
+        run = self.config["methods"]
+        known_names("config/config.yaml: methods", run, [*self.families, *self.methods])
+        members = (member for name in run for member in self.families.get(name, [name]))
+        self.config["methods"] = list(dict.fromkeys(members))  # an entry that is several methods stands for them
+        checks.check_methods(self)
+        checks.check_run(self)
+        checks.check_reports(self)
+        checks.check_suites(self, root)
+        for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
+            self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)
+        self.skipped = {suite: self._skip(suite) for suite in self.suites}
+        self._skipped_methods = {suite: self._unfit(suite) for suite in (*self.suites, *self.models)}
+        self.candidates = {
+            f"{method}-{value:g}": (method, value)
+            for method in self.config["methods"]
+            for value in self.methods[method].get("tune", {}).get("grid", [])
+        }
+
+    def own_models(self, suite: str) -> dict[str, str]:
+        """Return the folder or hub id of the base and of every expert of an entry of `models`."""
+        return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}
+
+    def data(self, suite: str) -> str:
+        """Return the name under which the prepared data of a suite lie, shared with suites of the same `input`."""
+        return str(self.suites[suite].get("data", suite))
+
+    def checkpoints(self, suite: str) -> str:
+        """Return the name under which base and experts of a suite lie, shared with suites of the same."""
+        return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
+
+    def tower(self, suite: str) -> str:
+        """Return the asset of the text tower, the name under which the heads of a suite lie."""
+        return str(self.suites[suite]["text_tower"])
+
+    def sharing(self, kind: str, name: str) -> list[str]:
+        """Return the suites whose `data`, `checkpoints` or `tower` have that name; the first may speak for all."""
+        place = {"data": self.data, "checkpoints": self.checkpoints, "tower": self.tower}[kind]
+        return [suite for suite in self.suites if place(suite) == name]
+
+    def expert_asset(self, suite: str, task: str) -> str | None:
+        """Return the asset of a fetched expert (or of the `multitask` model), None if it is fine-tuned here."""
+        record = self.suites[suite]
+        if task == "multitask":
+            return record.get("multitask")
+        return record["experts"].replace("{}", task) if "experts" in record else None
+
+    def class_prompts(self, task: str) -> dict[str, list[str]]:
+        """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
+
+        The classes of a mapping are in the order of its keys, as canonical JSON has them and readers number them.
+        """
+        classes, prompt = self.tasks[task]["classes"], self.tasks[task]["prompt"]
+        names = [classes[key] for key in sorted(classes)] if isinstance(classes, Mapping) else classes
+        return {"classes": [str(name) for name in names], "templates": [prompt] if isinstance(prompt, str) else list(prompt)}
+
+    def logit_scale(self, suite: str) -> float:
+        """Return the factor on cosine similarities that a suite's experts were trained with."""
+        record = self.suites[suite]
+        return float(record["finetune"]["logit_scale"] if "finetune" in record else record["logit_scale"])
+
+    def used_assets(self) -> list[str]:
+        """Return the assets of the run: bases, text towers, tokenizers, captions, data and fetched experts."""
+        names: set[str | None] = set()
+        for suite, record in self.suites.items():
+            names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
+            tasks = self.task_ids(suite)
+            names |= {name for task in [*tasks, *self.captions(suite)] for name in self.tasks[task]["assets"]}
+            multitask = ["multitask"] if "multitask" in self.run(suite) else []
+            names |= {self.expert_asset(suite, task) for task in [*tasks, *multitask]}
+        return sorted(name for name in names if name)
+
+    def unlocked(self, assets: Iterable[str]) -> list[str]:
+        """Return those of the assets whose lock does not say what they are."""
+        return [asset for asset in sorted(assets) if "unverified" in self.lock.get(asset, {"unverified": ""})]
+
+    def _skip(self, suite: str) -> dict[str, str]:
+        """Return the tasks of a suite (and its captions) that cannot be had on this machine, with the reason."""
+        tasks = [*self.suites[suite]["tasks"], *self._captions(suite)]
+        wanted = {asset for task in tasks for asset in self.tasks[task]["assets"]}
+        missing = {asset for asset in wanted if not Path("results/assets", asset, "asset.json").exists()}
+        reasons = unavailable({asset: self.assets[asset] for asset in sorted(missing)})
+        return {task: reasons[asset] for task in tasks for asset in self.tasks[task]["assets"] if asset in reasons}
+
+    def _captions(self, suite: str) -> list[str]:
+        alignment = self.suites[suite].get("alignment")
+        return [alignment["captions"]] if alignment else []
+
+    def captions(self, suite: str) -> list[str]:
+        """Return the data set of captioned images of a suite that is aligned, if it can be had."""
+        return [task for task in self._captions(suite) if task not in self.skipped[suite]]
+
+    def task_ids(self, suite: str) -> list[str]:
+        """Return the tasks of a suite that can be had, in the order of the config."""
+        return [task for task in self.suites[suite]["tasks"] if task not in self.skipped[suite]]
+
+    def groups(self, suite: str) -> dict[str, list[str]]:
+        """Return the tasks that are scored together, by job; a task in no group is its own."""
+        tasks = self.task_ids(suite)
+        groups = {g: [t for t in members if t in tasks] for g, members in self.suites[suite].get("groups", {}).items()}
+        grouped = {task for members in groups.values() for task in members}
+        return {g: m for g, m in groups.items() if m} | {task: [task] for task in tasks if task not in grouped}
+
+    def skipped_methods(self, suite: str) -> dict[str, str]:
+        """Return the methods of the run that a suite (or an entry of `models`) cannot have, with the reason."""
+        return self._skipped_methods[suite]
+
+    def _unfit(self, suite: str) -> dict[str, str]:
+        own = suite in self.models
+        experts = len(self.models[suite]["experts"] if own else self.task_ids(suite))
+        found = {method: self._reason(method, experts, own) for method in self.config["methods"] if method not in REFERENCES}
+        if not own and not {"finetune", "multitask"} & self.suites[suite].keys():
+            found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
+        found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
+        return {method: reason for method, reason in found.items() if reason}
+
+    def _reason(self, method: str, experts: int, own: bool) -> str:
+        """Say why a method cannot be had with so many experts, or on models of the user; empty if it can."""
+        record = self.methods[method]
+        for operator in operators(record):
+            if reason := getattr(operator, "refuses", ""):
+                return str(reason)
+            if (wanted := getattr(operator, "experts", experts)) != experts:
+                return f"{operator.__name__} merges {wanted} experts, here are {experts}"
+        if own and ("calibration" in record or "learn" in record):
+            return "it looks at data of the tasks, and models of your own come without data"
+        if record.get("family", {}).get("draw", 0) >= math.factorial(experts):
+            return f"{experts} experts have no more shuffles than {math.factorial(experts) - 1}"
+        return ""
+
+    def run(self, suite: str) -> list[str]:
+        """Return the methods that are run on a suite, in the order of the tables."""
+        return [method for method in self.config["methods"] if method not in self.skipped_methods(suite)]
+
+    def merges(self, suite: str) -> list[str]:
+        """Return the methods that need a merge of a suite."""
+        return [method for method in self.run(suite) if method not in REFERENCES]
+
+    def candidates_in(self, suite: str) -> list[str]:
+        """Return the candidates of all tuned methods of a suite."""
+        return [candidate for candidate, (method, _) in self.candidates.items() if method in self.run(suite)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the tables: the methods of the run, and the draws of one entry together as `draws`."""
+        found: dict[str, dict[str, Any]] = {}
+        for method in self.config["methods"]:
+            record = self.methods[method]
+            family = record.get("family", {})
+            if "draw" in family:
+                row = {**record, "id": family["id"], "label": family["label"], "draws": []}
+                found.setdefault(family["id"], row)["draws"].append(method)
+            else:
+                found[method] = {**record, "id": method}
+        return list(found.values())
+
+    def method_spec(self, method: str, *stages: str) -> str:
+        """Return the given slots of a method (or of a candidate) as canonical JSON: the value that reruns follow."""
+        name, value = self.candidates.get(method, (method, None))
+        record = dict(self.methods[name])
+        if value is not None:
+            ((operator, given),) = record["coefficients"].items()
+            hyper_parameter = record.pop("tune")["hyper_parameter"]  # the rest of the grid is no matter of this candidate
+            record["coefficients"] = {operator: {**given, hyper_parameter: value}}
+        return canonical({stage: record[stage] for stage in stages if stage in record})
+
+    def trim(self, method: str) -> tuple[float, str] | None:
+        """Return the density and the scope that a method trims with, or None when it does not trim."""
+        preprocess = self.methods[self.candidates.get(method, (method,))[0]].get("preprocess", {})
+        if preprocess == "trim":
+            preprocess = {"trim": {}}
+        return (
+            (preprocess["trim"].get("density", 0.2), preprocess["trim"].get("scope", "model")) if "trim" in preprocess else None
+        )
+
+    def tuner(self, method: str) -> str | None:
+        """Return the method whose validation choice `method` takes (itself, if it has a grid), or None."""
+        tune = self.methods[method].get("tune") if method in self.methods else None
+        return tune.get("as", method) if tune else None
+
+    def candidates_of(self, method: str) -> list[str]:
+        """Return the candidate ids of a tuned method, in the order of its grid."""
+        return [candidate for candidate, (owner, _) in self.candidates.items() if owner == method]
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Return what is compared, by kind; a control of several draws is compared as one, by its `draws`."""
+        found = []
+        for suite in self.suites:
+            run = self.run(suite)
+            for method, against, kind in (pair for name in run for pair in self._pairs_of(name)):
+                draws = [member for member in self.families.get(against, []) if member in run]
+                if method in run and (against in run or draws):
+                    pair = {"suite": suite, "method": method, "against": against, "kind": kind}
+                    found.append({**pair, "draws": draws} if draws else pair)
+        return found
+
+    def _pairs_of(self, method: str) -> Iterable[tuple[str, str, str]]:
+        """Yield (method, against, kind) of every comparison that a method brings with it."""
+        record = self.methods[method]
+        host, parent, group = record.get("host"), record.get("extends"), record.get("group")
+        scanned = "values" in record.get("family", {})  # compared with its host only, and adjusted apart
+        if host:
+            yield method, host, "scan" if scanned else "host"
+        for control in () if scanned else record.get("controls", []):
+            yield method, control, "control"
+        if parent and "grid" in record.get("tune", {}):
+            yield method, parent, "selection"
+        if parent and group == "ablation":
+            yield method, parent, "ablation"
+        if method == AVERAGING:
+            yield method, "pretrained", "order"
+        elif group == "host":
+            yield method, AVERAGING, "order"
+            yield "individual", method, "order"
+
+    def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
+        """Return the runs of the premise experiment by id: task, protocol, examples and steps."""
+        premise, settings = self.suites[suite].get("premise"), self.suites[suite].get("finetune")
+        if not premise or not settings or premise["task"] in self.skipped[suite]:
+            return {}
+        runs = {}
+        for size in premise["sizes"]:
+            per_epoch = size / settings["batch_size"]
+            for protocol, steps in (("steps", premise["steps"]), ("epochs", max(1, round(premise["epochs"] * per_epoch)))):
+                runs[f"{protocol}-{size}"] = {"task": premise["task"], "protocol": protocol, "examples": size, "steps": steps}
+        return runs

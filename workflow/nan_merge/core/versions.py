@@ -1,0 +1,30 @@
+"""Versions of Python and of the packages that results depend on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+PACKAGES = (
+    "numpy",
+    "numba",
+    "scipy",
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip_torch",
+    "tokenizers",
+    "safetensors",
+    "snakemake",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on, where installed."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,88 @@
+"""Keep a prepared data set as one folder: `dataset.json` and one pair of memory-mapped arrays a split."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json, write_json
+
+
+class Dataset:
+    """Read a prepared data set: `record` (dataset.json) and, split by split, inputs and labels."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.record: dict[str, Any] = read_json(self.folder / "dataset.json")
+
+    def inputs(self, split: str) -> np.ndarray:
+        """Return a split's inputs: tokens (N, length) uint16 or pixels (N, side, side, 3) uint8."""
+        return self._array(split, "inputs")
+
+    def labels(self, split: str) -> np.ndarray:
+        """Return a split's class indices, (N,) int64."""
+        return self._array(split, "labels")
+
+    def _array(self, split: str, part: str) -> np.ndarray:
+        if split not in self.record["splits"]:
+            known = ", ".join(self.record["splits"])
+            raise UserError(f"{self.folder}: no split {split!r}, only {known}; see `splits:` in config/tasks.yaml")
+        return np.load(self.folder / f"{split}.{part}.npy", mmap_mode="r")
+
+
+def work_folder(output: Path | str) -> Path:
+    """Return the folder beside an output in which a reader keeps what is half done; write_dataset removes it."""
+    return Path(output).with_name(f"{Path(output).name}.work")
+
+
+def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write a prepared data set, whole or not at all; `record["splits"]` is filled with the sizes.
+
+    Memory maps of whole files in the output's work folder are moved there, not copied.
+    Raises UserError for an empty split, inputs and labels of different length or a label outside the classes.
+    """
+    for split, (inputs, labels) in splits.items():
+        _check(f"{folder}: split {split!r}", inputs, labels, len(record["classes"]))
+    with atomic_write(Path(folder)) as part:
+        part.mkdir(parents=True)
+        for split, (inputs, labels) in splits.items():
+            if (done := _whole_map(inputs, work_folder(folder))) is not None:
+                _move(done, part / f"{split}.inputs.npy")
+            else:
+                np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
+            np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
+        write_json(part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}})
+    shutil.rmtree(work_folder(folder), ignore_errors=True)
+
+
+def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
+    """Return the file of an array that is the map of a whole .npy file of the work folder."""
+    if not isinstance(inputs, np.memmap) or inputs.filename is None:
+        return None
+    file = Path(inputs.filename).resolve()
+    inside = file.parent == work.resolve() and np.load(file, mmap_mode="r").shape == inputs.shape
+    return file if inside else None
+
+
+def _move(source: Path, target: Path) -> None:
+    """Link a file, so that it is still in its old place if this process is killed; rename it where links cannot be had."""
+    try:
+        os.link(source, target)
+    except OSError:
+        os.replace(source, target)
+
+
+def _check(where: str, inputs: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    if len(inputs) != len(labels):
+        raise UserError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; the reader must give one label an input")
+    if not len(inputs):
+        raise UserError(f"{where}: no example is left; check `splits:` and `arguments:` in config/tasks.yaml")
+    if np.min(labels) < 0 or np.max(labels) >= classes:
+        raise UserError(f"{where}: labels {np.min(labels)}..{np.max(labels)}, expected 0..{classes - 1} (`classes:`)")

@@ -1,0 +1,184 @@
+"""Decode pictures into a memory-mapped array, in processes, unit by unit, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import canonical, read_json, write_json
+from nan_merge.core.progress import bar
+from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
+
+UNIT = 512  # rows of one unit at most
+KILLED = (
+    "a decoding process was killed, most likely for memory; run again with fewer --processes (threads of the rule"
+    " prepare_dataset): what is decoded is kept"
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows of one shard that are decoded together; each goes to a position of a split's array."""
+
+    number: int
+    shard: Path
+    columns: tuple[str, str]  # image, label
+    rows: tuple[tuple[int, str, int], ...]  # row in the shard, split, position in its array
+
+
+def decode(data: bytes) -> Image.Image:
+    """Return one picture upright and in RGB, as the `datasets` library and FusionBench read it.
+
+    DIFFERS: transformers 5 puts transparent pictures on white where the peers' `convert("RGB")`, taken here, drops alpha.
+    """
+    picture: Image.Image = Image.open(io.BytesIO(data))
+    picture.load()
+    if picture.getexif().get(ExifTags.Base.Orientation) is not None:
+        picture = ImageOps.exif_transpose(picture)
+    return picture.convert("RGB")
+
+
+def square(picture: Image.Image, side: int, crop: str = "floor") -> np.ndarray:
+    """Resize the shorter side to `side` (bicubic, antialiased) and cut out the middle: (side, side, 3) uint8.
+
+    An odd remainder is halved by `floor` as in transformers, or by `round` (to even) as in torchvision, which open_clip
+    uses: a pixel more on one side for about a fifth of all pictures.
+    """
+    width, height = picture.size
+    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    left, top = (_half(length - side, crop) for length in size)
+    resized = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def _half(length: int, crop: str) -> int:
+    if crop not in ("floor", "round"):
+        raise UserError(f"`input: crop:` is {crop!r}, expected floor or round")
+    return length // 2 if crop == "floor" else round(length / 2)
+
+
+class Work:
+    """A folder of half-done arrays beside the output: plan.json, one array a split, one empty file a finished unit."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any], sizes: Mapping[str, int], side: int, crop: str) -> None:
+        """Continue what was left there by a run of the same plan, or begin anew."""
+        self.folder, self.side, self.crop = folder, side, crop
+        identity = hashlib.sha256(canonical({**plan, "code": _code()}).encode()).hexdigest()
+        if not (folder / "plan.json").is_file() or read_json(folder / "plan.json") != identity:
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "done").mkdir(parents=True)
+            for split, size in sizes.items():
+                self._allocate(split, size)
+            write_json(folder / "plan.json", identity)
+
+    def _allocate(self, split: str, size: int) -> None:
+        """Make the file of an array and claim its space: a disk that fills up would kill a process that writes through a map."""
+        array = np.lib.format.open_memmap(self.array(split), "w+", np.uint8, (size, self.side, self.side, 3))
+        del array
+        with open(self.array(split), "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+    def array(self, split: str) -> Path:
+        """Return the file of a split's pixels, (N, side, side, 3) uint8."""
+        return self.folder / f"{split}.inputs.npy"
+
+    def mark(self, unit: Unit) -> Path:
+        """Return the file that says that a unit is done."""
+        return self.folder / "done" / str(unit.number)
+
+    def fill(self, unit: Unit) -> int:
+        """Decode one unit into the arrays and return its number of pictures; an unreadable picture is a UserError."""
+        places = {row: (split, position) for row, split, position in unit.rows}
+        arrays = {split: np.load(self.array(split), mmap_mode="r+") for split in {split for _, split, _ in unit.rows}}
+        for row, data in _opened(unit.shard, *unit.columns, unit.shard.stat().st_mtime_ns).pictures(sorted(places)):
+            split, position = places[row]
+            arrays[split][position] = self._pixels(unit.shard, row, data)
+        for array in arrays.values():
+            array.flush()
+        self.mark(unit).touch()
+        return len(unit.rows)
+
+    def _pixels(self, shard: Path, row: int, data: bytes) -> np.ndarray:
+        try:
+            return square(decode(data), self.side, self.crop)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise what they like on broken data
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{shard}, row {row}: no readable image ({reason}); nothing is left out silently; {AGAIN}") from None
+
+    def run(self, units: Sequence[Unit], processes: int) -> None:
+        """Decode all units that are not done; whatever the number of processes, the bytes and the first error are the same."""
+        waiting = [unit for unit in units if not self.mark(unit).exists()]
+        total, left = (sum(len(unit.rows) for unit in some) for some in (units, waiting))
+        with bar("decode", total, "image") as shown:
+            shown.update(total - left)
+            for count in map(self.fill, waiting) if min(processes, len(waiting)) < 2 else self._parallel(waiting, processes):
+                shown.update(count)
+
+    def _parallel(self, units: Sequence[Unit], processes: int) -> Iterator[int]:
+        context = multiprocessing.get_context("spawn")  # threads of Arrow do not survive a fork
+        with ProcessPoolExecutor(min(processes, len(units)), context, _begin) as pool:
+            futures = [pool.submit(self.fill, unit) for unit in units]
+            try:
+                for future in as_completed(futures):
+                    if future.exception():
+                        break
+                    yield future.result()
+            finally:  # an error, or Ctrl-C: what is at work is finished, the rest is not begun
+                pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if not future.cancelled() and (error := future.exception()):
+                raise UserError(KILLED) if isinstance(error, BrokenProcessPool) else error
+
+
+def _begin() -> None:
+    """Begin a worker: leave Ctrl-C to the parent, and end when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: Path, image: str, label: str, _changed: int) -> Parquet | Tar:
+    return open_shard(path, image, label)
+
+
+@functools.cache
+def _code() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def units(shards: Sequence[Parquet | Tar], wanted: Sequence[Mapping[int, tuple[str, int]]]) -> list[Unit]:
+    """Cut the wanted rows of each shard (row -> split and position) into units: rows of one block, at most UNIT of them."""
+    found: list[Unit] = []
+    for shard, places in zip(shards, wanted, strict=True):
+        for block in shard.blocks():
+            rows = [(row, *places[row]) for row in block if row in places]
+            for first in range(0, len(rows), UNIT):
+                part = tuple(rows[first : first + UNIT])
+                found.append(Unit(len(found), shard.path, (shard.image, shard.label), part))
+    return found

@@ -1,0 +1,157 @@
+"""Say which files of a fetched hub data set make a split, and what it calls its labels, by its card and by the hub's rules.
+
+The rules are those of the `datasets` library (load_dataset on a local folder): `configs` in the header of README.md, else
+names of folders and files. They are written out because the library wants every split of the card to be there, and only
+the wanted ones are fetched; a test holds both to the same files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nan_merge.core.errors import UserError
+
+SUFFIXES = (".parquet", ".tar")
+KEYWORDS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "dev", "val"},
+    "test": {"test", "testing", "eval", "evaluation"},
+}
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """Return the YAML header of README.md, empty where there is none."""
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    header = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        found = yaml.safe_load(header[1]) if header else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{readme}: its header is not valid YAML ({error}); fetch the data set again") from None
+    return found if isinstance(found, dict) else {}
+
+
+def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
+    """Return the shards of one split of a fetched data set, sorted by path.
+
+    Raises UserError for an unknown configuration, an unknown split, a split without files and missing shards.
+    """
+    base, patterns = _configuration(folder, config)
+    if patterns is None:
+        found = _conventional(base)
+    else:
+        found = {
+            name: sorted({f for p in globs for f in base.glob(p.lstrip("/")) if f.is_file()}) for name, globs in patterns.items()
+        }
+    if split not in found:
+        known = ", ".join(map(repr, found)) or "no split at all"
+        raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
+    files = [file for file in found[split] if file.suffix in SUFFIXES]
+    if not files:
+        there = f"files {sorted({f.suffix for f in found[split]})}" if found[split] else "no file"
+        raise UserError(
+            f"{folder}: split {split!r} has {there}, expected parquet or tar shards"
+            f"{_globs(patterns, split)}; correct `members:` of the asset in config/assets.yaml"
+        )
+    _complete(folder, files)
+    return files
+
+
+def _globs(patterns: Mapping[str, list[str]] | None, split: str) -> str:
+    return f" like {', '.join(patterns[split])} (README.md)" if patterns else ""
+
+
+def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
+    """Return the folder of the wished configuration and its split -> patterns; None where file names decide."""
+    entries = {str(entry.get("config_name", "default")): entry for entry in card(folder).get("configs") or []}
+    if not entries:
+        base = folder / config if config else folder
+        if not base.is_dir():
+            raise UserError(f"{folder}: the data set has no configuration {config!r}; correct `arguments: config:`")
+        return base, None
+    defaults = [name for name, entry in entries.items() if entry.get("default") or name == "default" or len(entries) == 1]
+    name = config or (defaults[0] if defaults else None)
+    if name not in entries:
+        wished = f"no configuration {config!r}" if config else "several configurations and no default"
+        raise UserError(f"{folder / 'README.md'}: {wished}, expected one of {', '.join(entries)}; set `arguments: config:`")
+    files = entries[name].get("data_files")
+    if files is None:
+        return folder / str(entries[name].get("data_dir", "")), None
+    return folder, _patterns(files)
+
+
+def _patterns(files: Any) -> dict[str, list[str]]:
+    """Bring the forms of `data_files` to split -> patterns."""
+    if isinstance(files, str) or (isinstance(files, list) and all(isinstance(item, str) for item in files)):
+        return {"train": _listed(files)}
+    if isinstance(files, dict):
+        return {str(split): _listed(paths) for split, paths in files.items()}
+    return {str(item["split"]): _listed(item["path"]) for item in files}
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def _conventional(base: Path) -> dict[str, list[Path]]:
+    """Return split -> files by their names: data/<split>-00000-of-00001, else a keyword in a folder's or a file's name."""
+    files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES and not _hidden(f.relative_to(base)))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        if file.parent == base / "data" and (shard := re.match(r"(\w+)-\d{5}-of-\d{5}", file.name)):
+            found.setdefault(shard[1], []).append(file)
+    if found:
+        return found
+    for names in (lambda f: f.relative_to(base).parent.parts, lambda f: (f.name,)):
+        for file in files:
+            for split in _named(names(file)):
+                found.setdefault(split, []).append(file)
+        if found:
+            return found
+    return {"train": files} if files else {}
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    words = {word for name in names for word in re.split(r"[-._ 0-9]+", name)}
+    return [split for split, keywords in KEYWORDS.items() if words & keywords]
+
+
+def _complete(folder: Path, files: list[Path]) -> None:
+    """Refuse a split of which shards are missing: names like train-00000-of-00013 tell how many there are."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if shard := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5}).*", str(file.relative_to(folder))):
+            there.setdefault((shard[1], int(shard[3])), set()).add(int(shard[2]))
+    for (stem, total), numbers in there.items():
+        if missing := sorted(set(range(total)) - numbers):
+            raise UserError(
+                f"{folder}: {len(missing)} of the {total} shards of {stem} are missing, the first is {stem}-{missing[0]:05d}-of-"
+                f"{total:05d}; remove the folder and fetch the asset again, or correct its `members:` in config/assets.yaml"
+            )
+
+
+def label_names(folder: Path, label: str, config: str | None = None) -> dict[str, list[str]]:
+    """Return the names of the labels by the file that states them: README.md, and classnames.txt of CLIP Benchmark."""
+    found = {}
+    infos = card(folder).get("dataset_info") or []
+    for info in infos if isinstance(infos, list) else [infos]:
+        if len(infos) > 1 and isinstance(infos, list) and info.get("config_name", "default") != (config or "default"):
+            continue
+        for feature in info.get("features") or []:
+            kind = feature.get("dtype") if feature.get("name") == label else None
+            names = kind.get("class_label", {}).get("names") if isinstance(kind, dict) else None
+            if names:
+                keys = sorted(names, key=int) if isinstance(names, dict) else range(len(names))
+                found["README.md"] = [str(names[key]) for key in keys]
+    if (listed := folder / "classnames.txt").is_file():
+        found["classnames.txt"] = [name.strip() for name in listed.read_text(encoding="utf-8").split("\n") if name.strip()]
+    return found

@@ -1,0 +1,190 @@
+"""Prepare labelled texts: read what packages ship, split, remove duplicates, tokenise to fixed rows.
+
+A reader gives raw texts and class keys; `prepare` does everything that must be the same for all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nan_merge.core.errors import UserError
+
+Texts = tuple[list[str], list[str]]  # texts and, one each, class keys
+SEED = 0  # of the splits: a data set is the same for every seed of the fine-tuning
+SHORTEST = 3  # characters; below that there is nothing to classify
+
+
+def tab(
+    sources: list[Path], *, label: str, text: str, file: str = "", train: str = "", test: str = "",
+    where: Mapping[str, str] | None = None, held_out: float = 0.2,
+) -> dict[str, Texts]:  # fmt: skip
+    """Read Orange `.tab` tables: three header rows, then one text a row.
+
+    Either `train` and `test` name the two files of a published split, or `file` names one table and the share
+    `held_out` of its rows is drawn for testing. `where` keeps the rows whose columns have the given values.
+    """
+    if file:
+        rows = _table(_find(sources, file), label, text, where or {})
+        return _hold_out(rows, [str(i) for i in range(len(rows))], held_out)
+    return {split: _texts(_table(_find(sources, name), label, text, where or {}))
+            for split, name in (("train", train), ("test", test))}  # fmt: skip
+
+
+def comma(sources: list[Path], *, label: str, text: str, file: str, held_out: float = 0.2) -> dict[str, Texts]:
+    """Read a comma-separated table, one header row, then one text a row; hold out a share for testing."""
+    rows = _table(_find(sources, file), label, text, {}, delimiter=",", header_rows=1)
+    return _hold_out(rows, [str(i) for i in range(len(rows))], held_out)
+
+
+def rated(sources: list[Path], *, file: str, threshold: float = 0.3, held_out: float = 0.2) -> dict[str, Texts]:
+    """Read rated texts, `id TAB mean rating in -4..4 TAB text`, as `negative` and `positive`.
+
+    Ratings nearer to zero than `threshold` are left out as undecided. Ids `document_sentence` are held out by
+    whole documents, so no test sentence has a neighbour in training (Hutto & Gilbert 2014 publish no split).
+    """
+    rows, documents = [], []
+    path = _find(sources, file)
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        cells = line.split("\t")
+        try:
+            rating = float(cells[1])
+            words = cells[2].strip()
+        except (IndexError, ValueError):
+            raise UserError(f"{path}, line {number}: expected `id TAB rating TAB text`, found {line[:60]!r}") from None
+        if abs(rating) >= threshold:
+            rows.append((words, "positive" if rating > 0 else "negative"))
+            documents.append(cells[0].split("_")[0])
+    return _hold_out(rows, documents, held_out)
+
+
+def prepare(
+    task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Turn one entry of config/tasks.yaml into `(record, splits)` for `write_dataset`.
+
+    `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}. Validation is carved out of
+    train; a row of tokens that occurs in test is in neither of the two, and no row occurs twice.
+    """
+    name = task["reader"].split(".")[-1]
+    if name not in READERS:
+        raise UserError(f"config/tasks.yaml: unknown reader {task['reader']!r}; known: {_known()}")
+    raw = READERS[name]([Path(sources[asset]) for asset in task["assets"]], **task.get("arguments", {}))
+    keys = list(task["classes"])
+    vocabulary = Path(sources[form["tokenizer"]]) / "tokenizer.json"
+    seen: set[bytes] = set()
+    rows = {}
+    for split in ("test", "train"):  # test first: what it holds is taken from train
+        texts, labels = _of_classes(raw[split], keys)
+        rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
+    splits, available = _carve(rows, task["splits"], task.get("label", name))
+    record = {
+        "task": task.get("id", ""), "label": task["label"], "classes": keys,
+        "available": available, "source": task.get("source", ""), "licence": task.get("licence", ""),
+    }  # fmt: skip
+    return record, splits
+
+
+def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
+    """Return the token ids of `texts` as (N, length) uint16, truncated, padded on the right with 0."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(vocabulary))
+    if tokenizer.get_vocab_size() > 1 << 16:
+        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; ids are kept in 16 bits, at most 65536")
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=0)
+    # ASSUME: a word is at least one token, so twice `length` words fill any row; whole posts cost seconds.
+    short = [" ".join(text.split(None, 2 * length)[: 2 * length]) for text in texts]
+    rows = [line.ids for line in tokenizer.encode_batch(short)]
+    return np.array(rows, dtype=np.uint16).reshape(len(texts), length)
+
+
+def _find(sources: list[Path], file: str) -> Path:
+    for folder in sources:
+        if file and (folder / file).is_file():
+            return folder / file
+    places = ", ".join(str(folder) for folder in sources)
+    raise UserError(f"no file {file!r} in {places}; check the task's `arguments:` and the asset's `files:`")
+
+
+def _table(
+    path: Path, label: str, text: str, where: Mapping[str, str], delimiter: str = "\t", header_rows: int = 3
+) -> list[tuple[str, str]]:
+    csv.field_size_limit(1 << 30)
+    with open(path, encoding="utf-8", errors="replace", newline="") as lines:
+        table = csv.reader(lines, delimiter=delimiter)
+        header = next(table, [])
+        missing = [column for column in (label, text, *where) if column not in header]
+        if missing:
+            raise UserError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}; mend `arguments:` of the task")
+        at = {column: header.index(column) for column in (label, text, *where)}
+        body = [row for row in list(table)[header_rows - 1 :] if len(row) > max(at.values())]
+    return [(row[at[text]], row[at[label]]) for row in body if all(row[at[c]] == v for c, v in where.items())]
+
+
+def _texts(rows: list[tuple[str, str]]) -> Texts:
+    return [text for text, _ in rows], [key for _, key in rows]
+
+
+def _hold_out(rows: list[tuple[str, str]], documents: list[str], share: float) -> dict[str, Texts]:
+    """Split rows so that the given share of the documents is for testing, drawn with the fixed seed."""
+    names = sorted(set(documents))
+    drawn = np.random.default_rng(SEED).permutation(len(names))[: round(share * len(names))]
+    chosen = {names[i] for i in drawn}
+    train = [row for row, document in zip(rows, documents, strict=True) if document not in chosen]
+    test = [row for row, document in zip(rows, documents, strict=True) if document in chosen]
+    return {"train": _texts(train), "test": _texts(test)}
+
+
+def _of_classes(rows: Texts, keys: list[str]) -> tuple[list[str], np.ndarray]:
+    index = {key: i for i, key in enumerate(keys)}
+    kept = [(text, index[key]) for text, key in zip(*rows, strict=True) if key in index and len(text.strip()) >= SHORTEST]
+    return [text for text, _ in kept], np.array([label for _, label in kept], dtype=np.int64)
+
+
+def _unique(tokens: np.ndarray, labels: np.ndarray, seen: set[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Drop rows that are in `seen` already and add the others to it."""
+    kept = []
+    for i, row in enumerate(tokens):
+        if (key := row.tobytes()) not in seen:
+            seen.add(key)
+            kept.append(i)
+    return tokens[kept], labels[kept]
+
+
+def _carve(
+    rows: dict[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int], label: str
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
+    """Shuffle, cut validation off train and cap each split at its size; sizes are upper bounds.
+
+    Train keeps its order, so a smaller size gives a subset of a bigger one. Also returns how many may train.
+    """
+    drawn = {}
+    for i, (split, (tokens, labels)) in enumerate(sorted(rows.items())):
+        order = np.random.default_rng([SEED, i]).permutation(len(labels))
+        drawn[split] = (tokens[order], labels[order])
+    available = len(drawn["train"][1]) - sizes["validation"]
+    if available < 1:
+        total = available + sizes["validation"]
+        raise UserError(
+            f"task {label!r}: {sizes['validation']} texts wanted for validation, of {total} in all; "
+            "lower `splits: validation` in config/tasks.yaml"
+        )
+    cut = {"validation": ("train", 0, sizes["validation"]), "test": ("test", 0, sizes["test"]),
+           "train": ("train", sizes["validation"], sizes["validation"] + sizes["train"])}  # fmt: skip
+    parts = {name: tuple(part[a:b] for part in drawn[split]) for name, (split, a, b) in cut.items()}
+    return parts, available  # type: ignore[return-value]
+
+
+def _known() -> str:
+    return ", ".join(f"texts.{name}" for name in READERS)
+
+
+READERS: dict[str, Callable[..., dict[str, Texts]]] = {"tab": tab, "comma": comma, "rated": rated}

@@ -1,0 +1,88 @@
+"""Kernels in the place of words: same arguments, same bytes, on arrays of the host, which are overwritten.
+
+A word without a kernel here runs as it is, and so does every word on other devices.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nan_merge.core import kernels
+from nan_merge.engine.reader import BFLOAT16, FLOAT32
+from nan_merge.methods import combine, preprocess
+from nan_merge.methods.context import DRAWS, TensorContext
+from nan_merge.methods.recipe import Recipe
+
+
+def trim(tau: np.ndarray, context: TensorContext, **given: Any) -> np.ndarray:
+    """See `preprocess.trim`."""
+    kernels.trim(tau, tau.dtype.type(context.threshold))
+    return tau
+
+
+def drop(tau: np.ndarray, context: TensorContext, *, rate: float = 0.9) -> np.ndarray:
+    """See `preprocess.drop`."""
+    key = np.uint64(context.key & (1 << 64) - 1)
+    kernels.drop(tau, np.uint64(context.start), key, np.uint64(math.ceil(rate * DRAWS)), tau.dtype.type(1 - rate))
+    return tau
+
+
+def weighted_sum(taus: np.ndarray, alpha: Sequence[float], context: TensorContext) -> np.ndarray:
+    """See `combine.weighted_sum`."""
+    kernels.weighted_sum(taus, np.asarray(alpha, taus.dtype))
+    return taus[0]
+
+
+def linear(stored: Sequence[np.ndarray], alpha: Sequence[float], out: np.ndarray) -> bool:
+    """Write theta_0 + sum_t c_t tau_t of one piece into `out`, from `stored` (base and experts) in one go; say if it did.
+
+    It does where all are of one type that there is a kernel for, and all numbers are finite.
+    """
+    types = {block.dtype for block in (*stored, out)}
+    if types == {BFLOAT16}:
+        *models, into = (block.view(np.uint16) for block in (*stored, out))
+        return kernels.linear(tuple(models), np.asarray(alpha, np.float32), into)
+    return types == {FLOAT32} and kernels.linear(tuple(stored), np.asarray(alpha, np.float64), out)
+
+
+def _disjoint(taus: np.ndarray, alpha: Sequence[float], elect: str, weights: Sequence[float] | None) -> np.ndarray:
+    ones = np.ones(len(taus), taus.dtype)
+    election = np.asarray(alpha, taus.dtype) if elect == "weighted" else ones
+    shares = ones if weights is None else np.abs(np.asarray(weights, taus.dtype))
+    kernels.disjoint(taus, np.asarray(alpha, taus.dtype), election, shares, weights is not None)
+    return taus[0]
+
+
+def disjoint_sum(taus: np.ndarray, alpha: Sequence[float], context: TensorContext, *, elect: str = "weighted") -> np.ndarray:
+    """See `combine.disjoint_sum`."""
+    return _disjoint(taus, alpha, elect, None)
+
+
+def disjoint_mean(
+    taus: np.ndarray, alpha: Sequence[float], context: TensorContext, *, elect: str = "weighted", divide_by: str = "count"
+) -> np.ndarray:
+    """See `combine.disjoint_mean`."""
+    return _disjoint(taus, alpha, elect, alpha if divide_by == "coefficients" else [1.0] * len(taus))
+
+
+FUSED_KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {
+    preprocess.trim: trim,
+    preprocess.drop: drop,
+    combine.weighted_sum: weighted_sum,
+    combine.disjoint_sum: disjoint_sum,
+    combine.disjoint_mean: disjoint_mean,
+}
+
+
+def fused(recipe: Recipe) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return `preprocess` and `combine` of a recipe as kernels where there is one; these overwrite their inputs."""
+    first, second = (
+        functools.partial(FUSED_KERNELS.get(each.func, each.func), **each.keywords)
+        for each in (recipe.preprocess, recipe.combine)
+    )
+    return first, second

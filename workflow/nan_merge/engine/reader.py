@@ -1,0 +1,123 @@
+"""Read models piece by piece, and move between the numbers that are stored and the numbers that are computed. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core import kernels
+from nan_merge.core.blocks import SUM_TILE, compute_type, spans, step_for
+from nan_merge.core.errors import UserError
+from nan_merge.core.progress import Progress, silent
+
+BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Reader:
+    """Read the same piece of several models of one layout together, into buffers of one thread."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent, step: int | None = None) -> None:
+        self.checkpoints, self.progress, self.step = checkpoints, progress, step or step_for(len(checkpoints))
+        self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # pages that are not used cost nothing
+        self.wide: dict[np.dtype, np.ndarray] = {}
+
+    def pieces(self, name: str, start: int, stop: int, digests: Sequence[Any] = ()) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yield (first element, numbers (n,) of every model as stored) of one piece of a tensor after the other.
+
+        Each piece overwrites the one before. `digests`, one a model, are updated with the bytes that were read.
+        """
+        tensors = [checkpoint.entries[name] for checkpoint in self.checkpoints]
+        for first, last in spans(stop - start, self.step, start):
+            stored = []
+            for t, (tensor, buffer) in enumerate(zip(tensors, self.buffers, strict=True)):
+                stored.append(tensor.block(first, last, buffer))
+                if digests:
+                    digests[t].update(stored[t].view(np.uint8))  # at once, while it is in the cache
+            self.progress(sum(block.nbytes for block in stored))
+            yield first, stored
+
+    def task_vectors(self, name: str, first: int, stored: Sequence[np.ndarray]) -> np.ndarray:
+        """Return theta_0 and the task vectors of one piece, as computed, in a buffer that the next one overwrites: (models, n).
+
+        Raises UserError for NaN and infinity.
+        """
+        dtype, size = compute_type(self.checkpoints[0].entries[name].dtype), len(stored[0])
+        if dtype not in self.wide:
+            self.wide[dtype] = np.empty(len(stored) * self.step, dtype)
+        values = self.wide[dtype][: len(stored) * size].reshape(len(stored), size)
+        finite = [widen(stored[0], values[0])]
+        finite += [subtract(block, values[0], row) for block, row in zip(stored[1:], values[1:], strict=True)]
+        if not all(finite):
+            raise self.blame(name, first, stored)
+        return values
+
+    def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:
+        """Return the error that names model, tensor and index of the first number of a piece that is NaN or infinite."""
+        for checkpoint, block in zip(self.checkpoints, stored, strict=True):
+            index = first_not_finite(block)
+            if index is not None:
+                return UserError(
+                    f"{checkpoint.folder}: tensor '{name}' holds {block[index]} at flat index {first + index}; a merge of it"
+                    " would be NaN everywhere it reaches. Train or fetch this checkpoint again"
+                )
+        raise AssertionError(f"all numbers of '{name}' from {first} on are finite")
+
+
+def widen(stored: np.ndarray, out: np.ndarray) -> bool:
+    """Write stored numbers (n,) of any type into `out` (n,), float32 or float64; say whether all are finite."""
+    if stored.dtype == BFLOAT16 and out.dtype == FLOAT32:
+        return kernels.widen_bfloat16(stored.view(np.uint16), out)
+    if stored.dtype == FLOAT32 and out.dtype == FLOAT64:
+        return kernels.widen_float32(stored, out)
+    out[:] = stored
+    return bool(np.isfinite(out).all())
+
+
+def subtract(stored: np.ndarray, theta: np.ndarray, out: np.ndarray) -> bool:
+    """Write stored - theta (n,) into `out` (n,), of theta's type; say whether all that is stored is finite."""
+    if theta.dtype == FLOAT32 and stored.dtype == BFLOAT16:
+        return kernels.subtract_bfloat16(stored.view(np.uint16), theta, out)
+    if theta.dtype == FLOAT64 and stored.dtype == FLOAT32:
+        return kernels.subtract_float32(stored, theta, out)
+    finite = widen(stored, out)
+    out -= theta
+    return finite
+
+
+def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
+    """Write theta + tau (n,) into `out` (n,), rounded once to its type, to nearest even; say whether all are finite."""
+    if theta.dtype == FLOAT32 and out.dtype == BFLOAT16:
+        return kernels.add_to_bfloat16(theta, tau, out.view(np.uint16))
+    if theta.dtype == FLOAT64 and out.dtype == FLOAT32:
+        return kernels.add_to_float32(theta, tau, out)
+    out[:] = theta + tau
+    return first_not_finite(out) is None
+
+
+def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sums of squares of weights and of weights - base of every cell, in float64: (T, cells, 2).
+
+    `stored` are the numbers (n,) of the base and of T experts. What is not finite leads to a sum that is not.
+    """
+    sums = np.empty((len(stored) - 1, -(-len(stored[0]) // SUM_TILE), 2))
+    types = {block.dtype for block in stored}
+    if types in ({BFLOAT16}, {FLOAT32}):
+        kernels.squares(tuple(block.view(np.uint16) if types == {BFLOAT16} else block for block in stored), SUM_TILE, sums)
+        return sums
+    for number, (start, stop) in enumerate(spans(len(stored[0]), SUM_TILE)):
+        theta, *experts = (block[start:stop].astype(np.float64) for block in stored)
+        sums[:, number] = [(np.sum(weights * weights), np.sum((weights - theta) ** 2)) for weights in experts]
+    return sums
+
+
+def first_not_finite(stored: np.ndarray) -> int | None:
+    """Return the index of the first NaN or infinity among stored numbers (n,), or None."""
+    if stored.dtype == BFLOAT16:
+        bad = (stored.view(np.uint16) & 0x7F80) == 0x7F80
+    else:
+        bad = ~np.isfinite(stored if stored.dtype.kind == "f" else stored.astype(np.float32))
+    return int(np.argmax(bad)) if bad.any() else None

@@ -1,0 +1,89 @@
+"""Open folders of CLIP models as they lie on the hub or on a disk, under the names of their library. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.checkpoints.checkpoint import Checkpoint, read_file
+from nan_merge.checkpoints.pickles import pickled_model
+from nan_merge.checkpoints.safetensors_file import Tensor
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
+from nan_merge.layouts.canonical import Model
+from nan_merge.layouts.names import is_buffer
+
+STEM = "vision_model."
+PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")  # of a vision model whose names have no stem
+OTHERS = ("visual_projection.", "text_model.", "text_projection.", "logit_scale")
+HUB_CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # of the hub; of the waist
+ANCHOR = "visual.conv1.weight"  # what stands before it in a name is a prefix of training programs
+LEFTOVERS = ("positional_embedding", "text_projection", "logit_scale", "token_embedding", "ln_final")
+TOWERS = ("visual", "transformer", *LEFTOVERS)
+
+
+def of_transformers(folder: Path) -> Model:
+    """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a folder of the waist.
+
+    Raises UserError for a model of another type.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in ("clip", "clip_vision_model"):
+        raise UserError(
+            f"{folder}/config.json: model_type is {config.get('model_type')!r}; expected 'clip' or 'clip_vision_model' (family"
+            " clip); see config/assets.yaml, or choose another `family:` in the suite"
+        )
+    entries = {}
+    for name, tensor in Checkpoint(folder).entries.items():
+        short = name.rpartition(STEM)[2]
+        if is_buffer(name, tensor):
+            continue
+        if short.startswith(PARTS):
+            entries[STEM + short] = tensor
+        elif name.startswith(OTHERS):
+            entries[name] = tensor
+    return Model(folder, entries, config)
+
+
+def of_open_clip(folder: Path) -> Model:
+    """Open a folder of the hub or of the waist, or one with a single weight file somewhere in it, which has no config.
+
+    A file is a state dict or a whole pickled module, which is never run, with or without a prefix in its names. Raises
+    UserError for a file that holds no image encoder of open_clip, and for a module of another activation than QuickGELU.
+    """
+    file = _weights(folder)
+    found, kinds = (read_file(file), {}) if file.suffix == ".safetensors" else pickled_model(file)
+    prefixes = [name.removesuffix(ANCHOR) for name in found if name.endswith(ANCHOR)]
+    if len(prefixes) != 1:
+        raise UserError(f"{file}: {len(prefixes)} tensors are named '{ANCHOR}'; expected one image encoder of open_clip")
+    wrong = [f"'{name}' is {kind}" for name, kind in kinds.items() if name.endswith(".mlp.gelu") and kind != "QuickGELU"]
+    if wrong:
+        raise UserError(f"{file}: {wrong[0]}; expected QuickGELU, which OpenAI's CLIP was trained with; use another expert")
+    named = {name.removeprefix(prefixes[0]): tensor for name, tensor in found.items() if name.startswith(prefixes[0])}
+    entries = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in TOWERS and _is_weight(name, tensor)}
+    return Model(folder, entries, _config(folder))
+
+
+def _is_weight(name: str, tensor: Tensor) -> bool:
+    return tensor.is_float and not is_buffer(name, tensor)
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return `model_cfg` and what stands beside it, or nothing for a folder that has no config."""
+    for file in (folder / HUB_CONFIG, folder / "config.json"):
+        record = read_json(file) if file.is_file() else {}
+        if isinstance(record.get("model_cfg"), dict):
+            return record
+    return {}
+
+
+def _weights(folder: Path) -> Path:
+    """Return the weight file of a folder: that of the hub or of the waist, or the only one in it or below."""
+    named = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    files = named[:1] or sorted(file for file in folder.rglob("*") if file.suffix in (".pt", ".pth", ".bin", ".safetensors"))
+    if len(files) != 1:
+        listed = ", ".join(str(file.relative_to(folder)) for file in files[:8]) or "none"
+        raise UserError(f"{folder}: {len(files)} weight files ({listed}); expected one, {WEIGHTS[0]} or a *.pt")
+    return files[0]

@@ -1,0 +1,133 @@
+"""Rename, split, join and turn the tensors of CLIP between open_clip and the transformers library, block by block, as read.
+
+open_clip has the projections of attention fused, (3 d, d) of query, key and value, and multiplies with its last
+projections from the right; transformers has them apart, and turned. No number changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
+from nan_merge.core.errors import UserError
+
+OUTSIDE = {  # open_clip -> transformers; a name that ends in a dot is the beginning of several
+    "visual.conv1.": "vision_model.embeddings.patch_embedding.",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.": "vision_model.pre_layrnorm.",
+    "visual.ln_post.": "vision_model.post_layernorm.",
+    "visual.proj": "visual_projection.weight",
+    "token_embedding.": "text_model.embeddings.token_embedding.",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.": "text_model.final_layer_norm.",
+    "text_projection": "text_projection.weight",
+    "logit_scale": "logit_scale",
+}
+BLOCKS = {"visual.transformer.resblocks.": "vision_model.encoder.layers.", "transformer.resblocks.": "text_model.encoder.layers."}
+INSIDE = {
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "attn.out_proj.": "self_attn.out_proj.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+}
+TURNED = ("visual.proj", "text_projection")
+FUSED = re.compile(r"(.+\.)attn\.in_proj_(weight|bias)")
+APART = ("q", "k", "v")
+
+
+@dataclass
+class Turned(Tensor):
+    """The transpose of a matrix."""
+
+    matrix: Tensor
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        whole = self.matrix.block(0, self.matrix.size).reshape(self.matrix.shape)
+        return np.ascontiguousarray(whole.T).reshape(-1)[start:stop]
+
+
+@dataclass
+class Part(Tensor):
+    """Some rows of a tensor, from its element `first` on."""
+
+    whole: Tensor
+    first: int
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        return self.whole.block(self.first + start, self.first + stop, buffer)
+
+
+@dataclass
+class Joined(Tensor):
+    """Tensors of one size below each other."""
+
+    parts: tuple[Tensor, ...]
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        found, size = [np.empty(0, DTYPES[self.dtype])], self.parts[0].size
+        for i, part in enumerate(self.parts):
+            first, last = max(start - i * size, 0), min(stop - i * size, size)
+            if first < last:
+                found.append(part.block(first, last))
+        return np.concatenate(found)
+
+
+def to_transformers(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of open_clip's CLIP, of one half or both, under the names of transformers' CLIPModel."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in entries.items():
+        if fused := FUSED.fullmatch(name):
+            block, kind = renamed(folder, fused[1], BLOCKS, {}), fused[2]
+            rows = (tensor.shape[0] // 3, *tensor.shape[1:])
+            for i, which in enumerate(APART):
+                found[f"{block}self_attn.{which}_proj.{kind}"] = Part(tensor.dtype, rows, tensor, i * (tensor.size // 3))
+        else:
+            found[renamed(folder, name, BLOCKS | OUTSIDE, INSIDE)] = turned(tensor) if name in TURNED else tensor
+    return found
+
+
+def to_open_clip(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of transformers' CLIPModel, of one half or both, under the names of open_clip's CLIP."""
+    blocks, outside, inside = ({new: old for old, new in names.items()} for names in (BLOCKS, OUTSIDE, INSIDE))
+    turning = {OUTSIDE[name] for name in TURNED}
+    found: dict[str, Tensor] = {}
+    for name, tensor in entries.items():
+        if apart := re.fullmatch(r"(.+\.)self_attn\.([qkv])_proj\.(weight|bias)", name):
+            fused = f"{renamed(folder, apart[1], blocks, {})}attn.in_proj_{apart[3]}"
+            parts = [entries.get(f"{apart[1]}self_attn.{which}_proj.{apart[3]}") for which in APART]
+            whole = tuple(part for part in parts if part is not None)
+            if len(whole) != len(APART) or {part.shape for part in whole} != {tensor.shape}:
+                raise UserError(f"{folder}: '{name}' lacks its fellows of query, key and value; fetch the model again")
+            found.setdefault(fused, Joined(tensor.dtype, (3 * tensor.shape[0], *tensor.shape[1:]), whole))
+        else:
+            found[renamed(folder, name, blocks | outside, inside)] = turned(tensor) if name in turning else tensor
+    return found
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """Return the transpose of a matrix; that of a transpose is the matrix itself."""
+    return tensor.matrix if isinstance(tensor, Turned) else Turned(tensor.dtype, tensor.shape[::-1], tensor)
+
+
+def renamed(folder: Path, name: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
+    """Return the other library's name of a tensor; one without a counterpart is a UserError."""
+    for old, new in outside.items():
+        if name == old or (old.endswith(".") and name.startswith(old)):
+            rest = name.removeprefix(old)
+            number, dot, part = rest.partition(".")
+            if not number.isdecimal() or not part:
+                return new + rest
+            for before, after in inside.items():
+                if part.startswith(before):
+                    return f"{new}{number}{dot}{part.replace(before, after, 1)}"
+    raise UserError(f"{folder}: the tensor '{name}' has no counterpart; expected a ViT of CLIP without extras")

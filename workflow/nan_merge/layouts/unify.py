@@ -1,0 +1,182 @@
+"""Bring a base and its experts to one layout, on the fly: after `align`, every expert has the base's names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.pickles import Mapped
+from nan_merge.core.blocks import WORK_UNIT, spans
+from nan_merge.core.errors import UserError
+from nan_merge.layouts.adapters import folded, is_adapter
+from nan_merge.layouts.names import architectures, config, counted, is_buffer, listed, quantised, renamed
+from nan_merge.layouts.views import equal, view
+from nan_merge.layouts.vocabulary import same_rows, tie
+
+MISSING = ("error", "base")  # what may be done about a tensor that an expert lacks
+
+Chunk = tuple[str, int, int]  # tensor, first element, end
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base and its experts, sorted by name, in one layout.
+
+    `merged` are the names that are merged, in the base's order: every expert has them in the base's shape. All other
+    tensors of the base are copied. `config` are the keys of config.json that the layout changes, `notes` say in words
+    what was done to bring the models together.
+    """
+
+    base: Checkpoint
+    experts: dict[str, Checkpoint]
+    merged: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> list[Checkpoint]:
+        """The base and the experts."""
+        return [self.base, *self.experts.values()]
+
+    def chunks(self, names: Iterable[str]) -> list[Chunk]:
+        """Return (tensor, start, stop) of the named tensors of the base, in pieces that a thread takes at once."""
+        return [(name, *span) for name in names for span in spans(self.base.entries[name].size, WORK_UNIT)]
+
+
+def unify_layout(
+    base: Path | str,
+    experts: Mapping[str, Path],
+    exclude: Sequence[str] = (),
+    *,
+    vocabulary: str = "truncate",
+    missing: str = "error",
+) -> Models:
+    """Open a base and its experts and bring all to the layout of the base.
+
+    `exclude` are regular expressions of names left at the base; `vocabulary` says what happens to rows that differ in
+    number (`truncate`, `pad_mean`) and `missing` what to tensors that an expert lacks (`error`; `base`: they do not
+    move). Raises UserError for a model that cannot be brought to the layout of the base.
+    """
+    if not experts:
+        raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
+    notes: list[str] = []
+    origin = _base(Path(base), notes)
+    models = {name: _expert(name, Path(experts[name]), origin, notes) for name in sorted(experts)}
+    origin, models = tie(origin, models, notes)
+    names = _mergeable(origin, exclude)
+    origin, models, config = same_rows(origin, models, names, vocabulary, notes)
+    models = {name: _completed(name, model, origin, names, missing, notes) for name, model in models.items()}
+    _check(origin, models, names)
+    return Models(origin, models, tuple(names), config, tuple(notes))
+
+
+def check_distinct(models: Models) -> None:
+    """Raise a UserError for an expert whose merged tensors all equal the base's; reads up to the first difference."""
+    for name, expert in models.experts.items():
+        if all(equal(expert.entries[tensor], models.base.entries[tensor]) for tensor in models.merged):
+            raise UserError(
+                f"expert '{name}' ({expert.folder}) equals the base {models.base.folder} in all {len(models.merged)} merged"
+                " tensors, so it has nothing to merge; expected a fine-tuned model. Give the fine-tuned one, or leave it out"
+            )
+
+
+def _base(folder: Path, notes: list[str]) -> Checkpoint:
+    """Open the base: a whole model, not quantised."""
+    if is_adapter(folder):
+        raise UserError(f"{folder}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
+    return _plain(Checkpoint(folder), "base", notes)
+
+
+def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Checkpoint:
+    """Open an expert, a whole model or an adapter, under the names of the base."""
+    if is_adapter(folder):
+        model, done = folded(folder, base)
+        notes.append(f"expert '{name}': {done}")
+        return model
+    model = _plain(Checkpoint(folder), f"expert '{name}'", notes)
+    _same_architecture(name, model, base)
+    done, new = renamed(model.names, base.names)
+    if done:
+        notes.append(f"expert '{name}': {done}")
+    return view(model, {new.get(old, old): tensor for old, tensor in model.entries.items()})
+
+
+def _plain(model: Checkpoint, who: str, notes: list[str]) -> Checkpoint:
+    """Return a model that is not quantised; one that is raises a UserError. Say what cannot be mapped."""
+    held = sum(isinstance(tensor, Mapped) and tensor.held for tensor in model.entries.values())
+    if held:
+        notes.append(f"{who}: holds {counted(held, 'tensor')} in memory, because their file has the format before PyTorch 1.6")
+    found = quantised(model.entries)
+    if config(model).get("quantization_config") or found:
+        reason = f"tensor '{found}'" if found else "`quantization_config` of its config.json"
+        raise UserError(
+            f"{who} ({model.folder}) is quantised, says {reason}; expected plain floating-point weights. Dequantise it"
+            " first, or take the weights that it was quantised from"
+        )
+    return model
+
+
+def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:
+    """Compare the model types of both config.json, where both have one; a language model inside counts too."""
+    found, expected = (architectures(config(each)) for each in (model, base))
+    if found and expected and not found & expected:
+        raise UserError(
+            f"expert '{name}' ({model.folder}) is a model of type {' / '.join(sorted(found))}, the base {base.folder} of type"
+            f" {' / '.join(sorted(expected))}; expected experts fine-tuned from this base. If they are the same network under"
+            " two names, correct `model_type` in one config.json"
+        )
+
+
+def _mergeable(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
+    """Return the names of the base that are merged, in its order: floats that are neither buffers nor excluded."""
+    try:
+        patterns = [re.compile(pattern) for pattern in exclude]
+    except re.error as error:
+        raise UserError(f"merge: exclude: {error.pattern!r} is no regular expression ({error})") from None
+    floats = [name for name, tensor in base.entries.items() if tensor.is_float and not is_buffer(name, tensor)]
+    names = [name for name in floats if not any(pattern.search(name) for pattern in patterns)]
+    if not names:
+        raise UserError(f"{base.folder}: no tensor is left to merge; correct `merge: exclude:` of the suite ({list(exclude)})")
+    return names
+
+
+def _completed(
+    expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], missing: str, notes: list[str]
+) -> Checkpoint:
+    """Return an expert with the base's tensors where it lacks some, if that is wanted; say what is left out of it."""
+    if missing not in MISSING:
+        raise UserError(f"merge: missing: unknown {missing!r}; expected {' or '.join(MISSING)}")
+    extra = [n for n, tensor in model.entries.items() if n not in base.entries and not is_buffer(n, tensor)]
+    lacking = [name for name in names if name not in model.entries]
+    if extra:
+        notes.append(f"expert '{expert}': left out {counted(len(extra), 'tensor')} that the base lacks: {listed(extra)}")
+    if not lacking or missing == "error":
+        return model
+    notes.append(f"expert '{expert}': it lacks {counted(len(lacking), 'tensor')}, which it leaves at the base: {listed(lacking)}")
+    return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
+
+
+def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str]) -> None:
+    """Compare names and shapes, and list and count all that differs."""
+    lacking, others = [], []
+    for expert, model in experts.items():
+        for name in names:
+            if name not in model.entries:
+                lacking.append(f"expert '{expert}' has no tensor '{name}'")
+            elif model.shape(name) != base.shape(name):
+                others.append(
+                    f"expert '{expert}': tensor '{name}' is {list(model.shape(name))}, expected {list(base.shape(name))}"
+                )
+            elif not model.is_float(name):
+                others.append(f"expert '{expert}': tensor '{name}' is {model.entries[name].dtype}, expected floats")
+    if lacking or others:
+        count = f"{len(lacking) + len(others)} tensors do not match the base {base.folder}"
+        ways = "Use experts of this base, or leave these tensors at the base with `merge: exclude:`"
+        if lacking:
+            count += f" ({len(lacking)} are missing)"
+            ways += "; with `merge: missing: base` an expert leaves those at the base that it lacks"
+        raise UserError(f"{count}: {listed([*lacking, *others])}. {ways}")

@@ -1,0 +1,136 @@
+"""Tensors that are computed from others as they are read, block by block, and checkpoints that hold them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
+from nan_merge.core import kernels
+from nan_merge.core.blocks import SUM_TILE, spans
+
+
+def view(checkpoint: Checkpoint, entries: Mapping[str, Tensor]) -> Checkpoint:
+    """Return the checkpoint with other entries; a name that is gone leaves its shard, an empty shard is none."""
+    found = copy.copy(checkpoint)
+    found.entries = dict(entries)
+    shards = {file: [name for name in names if name in entries] for file, names in checkpoint.shards.items()}
+    found.shards = {file: names for file, names in shards.items() if names}
+    return found
+
+
+def equal(left: Tensor, right: Tensor) -> bool:
+    """Say whether two tensors hold the same numbers; reads up to the first cell that differs."""
+    if left is right:
+        return True
+    if left.shape != right.shape:
+        return False
+    for start, stop in spans(left.size, SUM_TILE):
+        one, other = left.block(start, stop), right.block(start, stop)
+        if left.dtype != right.dtype:
+            one, other = one.astype(np.float64), other.astype(np.float64)
+        if not np.array_equal(one.view(np.uint8), other.view(np.uint8)):
+            return False
+    return True
+
+
+@dataclass
+class FirstRows(Tensor):
+    """The first rows of a tensor: all that its smaller shape says."""
+
+    whole: Tensor
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        return self.whole.block(start, stop, buffer)
+
+
+@dataclass
+class MeanRows(Tensor):
+    """A tensor (rows, ...) that ends with its own mean row, repeated up to the rows of its larger shape."""
+
+    first: Tensor
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """The mean row, summed in float64 and rounded to the stored type: (columns,)."""
+        rows, columns = self.first.shape[0], math.prod(self.first.shape[1:])
+        total, step = np.zeros(columns), max(1, SUM_TILE // columns)
+        for start, stop in spans(rows, step):
+            block = self.first.block(start * columns, stop * columns)
+            total += block.astype(np.float64).reshape(-1, columns).sum(axis=0)
+        return (total / rows).astype(DTYPES[self.dtype])
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        end = self.first.size
+        if stop <= end:
+            return self.first.block(start, stop, buffer)
+        out = _space(stop - start, self.dtype, buffer)
+        head = max(0, end - start)
+        if head:
+            out[:head] = self.first.block(start, end)
+        out[head:] = self.mean[np.arange(start + head - end, stop - end) % len(self.mean)]
+        return out
+
+
+@dataclass
+class LowRank(Tensor):
+    """A tensor moved by a product of two thin matrices: W + scale B A, with B (out, r) and A (r, in ...).
+
+    `turned` adds the transpose of the product, for weights that are stored as (in, out). Every number is summed over
+    the rank in order in float64, so it does not depend on the range that is asked for.
+    """
+
+    base: Tensor
+    a: Tensor
+    b: Tensor
+    scale: float
+    turned: bool
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Compute the elements `start` to `stop`, flattened in C order, in float32 (float64 where W is): (stop - start,)."""
+        right, out = self._right(), _space(stop - start, self.dtype, buffer)
+        for first, last in spans(stop - start, SUM_TILE, start):
+            out[first - start : last - start] = self._moved(first, last, right)
+        return out
+
+    def _moved(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
+        """Compute the elements `start` to `stop` by the whole rows that they lie in: (stop - start,), float64."""
+        columns = right.shape[1]
+        first, last = start // columns, -(-stop // columns)
+        origin = first * columns
+        if last - first == 1:  # inside one row
+            right, origin = right[:, start - origin : stop - origin], start
+        update = np.empty((last - first, right.shape[1]))
+        kernels.product(self._left(first, last), right, update)  # BLAS sums in an order that depends on the shapes
+        update = update.reshape(-1)[start - origin : stop - origin]
+        update *= self.scale
+        update += self.base.block(start, stop)
+        return update
+
+    def _left(self, first: int, last: int) -> np.ndarray:
+        """Read rows `first` to `last` of B, or of A transposed: (last - first, r), float64."""
+        rank = self.b.shape[1]
+        if not self.turned:
+            return self.b.block(first * rank, last * rank).astype(np.float64).reshape(-1, rank)
+        width = self.a.shape[1]
+        return np.stack([self.a.block(k * width + first, k * width + last).astype(np.float64) for k in range(rank)], axis=1)
+
+    def _right(self) -> np.ndarray:
+        """Read A, or B transposed: (r, columns), float64."""
+        whole, rank = self.b if self.turned else self.a, self.b.shape[1]
+        values = whole.block(0, whole.size).astype(np.float64)
+        return np.ascontiguousarray(values.reshape(-1, rank).T) if self.turned else values.reshape(rank, -1)
+
+
+def _space(count: int, dtype: str, buffer: np.ndarray | None) -> np.ndarray:
+    """Return room for `count` numbers of a stored type, in the buffer if there is one: (count,)."""
+    size = count * DTYPES[dtype].itemsize
+    return (np.empty(size, np.uint8) if buffer is None else buffer[:size]).view(DTYPES[dtype])

@@ -1,0 +1,133 @@
+"""ACE-Merging (arXiv 2603.02945), a word of the slot `combine`: covariances of the inputs from the task vectors alone.
+
+Numbers of equations are the paper's. For one matrix, DW_t (out, in) the task vector of expert t:
+
+    W~_t   DW_t less its mean row                                    Eq. 5, 6
+    S~_t   W~_t^T W~_t, over its trace if the experts are uneven     Eq. 7-9
+    R_t    S~_t + eps_t I                                            Eq. 10
+    C      every row the mean row of sum_t S~_t, the prior           Eq. 11-13
+    W_pre  (sum_t W~_t R_t) (sum_t R_t + C)^-1                       Eq. 14
+    W      W_pre + sigma U_k V_k^T, if the experts are uneven        Eq. 15-19
+
+A coefficient c_t multiplies S~_t and R_t wherever they stand; over the trace they are NAN with exponent 2, a tensor at
+a time. Covariances are summed as they come; T of them are never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+from array_api_compat import device
+
+from nan_merge.methods.context import Array, TensorContext, namespace
+from nan_merge.methods.matrices import mean, of_matrices, solve_right, svd
+
+TINY = 1e-12  # the paper's code adds it to energies, traces and divisors
+ROUNDING = 1e-24  # share of a task vector's energy that rounding may leave of rows that are all alike
+
+Switch = Literal["adaptive", "always", "never"]
+Gamma = Literal["paper", "var_log", "cv_of_energy"]
+
+
+@of_matrices
+def ace(
+    taus: Array,
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    epsilon: Annotated[float, Gt(0), "the ridge"] = 1e-5,
+    epsilon_mode: Annotated[Literal["absolute", "relative"], "unit of the ridge"] = "absolute",
+    threshold: Annotated[float, Ge(0), "gamma above which experts are uneven, the paper's tau"] = 0.3,
+    gamma: Annotated[Gamma, "measure of how uneven experts are"] = "paper",
+    normalise: Annotated[Switch, "adaptive covariance normalisation"] = "adaptive",
+    prior: Annotated[bool, "collective prior"] = True,
+    refine: Annotated[Switch, "spectral refinement"] = "adaptive",
+    k_frac: Annotated[float, Gt(0), Le(1), "share of directions that refinement adds"] = 0.3,
+    centre: Annotated[bool, "take the mean row from each task vector"] = True,
+    restore_mean: Annotated[Literal["none", "mean"], "mean row that is given back"] = "none",
+) -> Array:
+    """Merge T task vectors by the covariances that they imply (ACE-Merging, arXiv 2603.02945): (T, out, in) -> (out, in).
+
+    `normalise` and `refine` are `adaptive` where the spread of the experts, `gamma`, is above `threshold`. `epsilon` is
+    in units of squared task vectors; `relative` makes it a share of the mean trace over the width. Centring takes
+    every expert's mean row away for good; `restore_mean: mean` gives back the mean of them.
+
+    DIFFERS: an expert without a centred task vector here, or with c_t = 0, is left out and T counts the others; in the
+    code its ridge eps / 1e-12 outgrows everything. ASSUME: the prior is made of the weighted covariances.
+    """
+    rows = [tau.sum(axis=0) / max(1, tau.shape[0]) for tau in taus]
+    centred = [tau - row for tau, row in zip(taus, rows, strict=True)] if centre else list(taus)
+    restored = 0 * taus[0] + (mean(rows, alpha) if centre and restore_mean == "mean" else 0)
+    used = [t for t, c in enumerate(alpha) if c != 0 and energy(centred[t]) > ROUNDING * energy(taus[t])]
+    if not used:
+        return restored
+    deltas, tildes = [taus[t] for t in used], [centred[t] for t in used]
+    energies, traces = [energy(delta) for delta in deltas], [energy(tilde) + TINY for tilde in tildes]
+    uneven = heterogeneity(energies, gamma) > threshold
+    normalised, refined = (uneven if on == "adaptive" else on == "always" for on in (normalise, refine))
+    weights = [alpha[t] / trace if normalised else alpha[t] for t, trace in zip(used, traces, strict=True)]
+    ridge = epsilon * (np.mean(traces).item() / taus[0].shape[1] if epsilon_mode == "relative" else 1.0)
+    share = 0.0 if not prior else 1 / (np.mean(energies).item() + TINY) if normalised else 1.0
+    w_pre, r = _closed_form(tildes, weights, ridge, share)
+    if refined:
+        w_pre = w_pre + _refinement(w_pre, deltas, tildes, weights, r / len(used), k_frac)
+    return restored + w_pre
+
+
+def energy(matrix: Array) -> float:
+    """Return the squared Frobenius norm: also the trace of matrix^T matrix."""
+    return float((matrix * matrix).sum())
+
+
+def heterogeneity(energies: Sequence[float], gamma: Gamma = "paper") -> float:
+    """Return gamma, the spread of the energies |DW_t|^2 above which experts are uneven (Eq. 7); 0 for fewer than two.
+
+    `paper` is Var(l) / mean(l)^2 of l_t = log |DW_t|^2 with the variance of a sample. It depends on the unit of the
+    weights and grows without bound as the energies approach 1; `var_log`, Var(l), and `cv_of_energy`, deviation over
+    mean of the energies, do not. Experts that did not move are left out.
+    """
+    moved = np.array([e for e in energies if e > 0])
+    if len(moved) < 2:
+        return 0.0
+    if gamma == "cv_of_energy":
+        return float((moved / moved.max()).std(ddof=1) / (moved / moved.max()).mean())  # squares of energies may overflow
+    logs = np.log(moved + (TINY if gamma == "paper" else 0.0))
+    variance = logs.var(ddof=1)
+    return float(variance / (logs.mean() ** 2 + TINY) if gamma == "paper" else variance)
+
+
+def _closed_form(tildes: Sequence[Array], weights: Sequence[float], ridge: float, share: float) -> tuple[Array, Array]:
+    """Return W_pre (out, in) of Eq. 14 and sum_t R_t (in, in), with `share` of the prior C."""
+    numerator = 0 * tildes[0]
+    sigma: Array = 0.0
+    for weight, tilde in zip(weights, tildes, strict=True):
+        part = weight * (tilde.T @ tilde)  # Eq. 8, 9
+        sigma = sigma + part
+        numerator = numerator + tilde @ part + weight * ridge * tilde
+    width = len(sigma)
+    eye = namespace(sigma).eye(width, dtype=sigma.dtype, device=device(sigma))
+    r = sigma + sum(weights) * ridge * eye  # Eq. 10
+    prior = share * sigma.sum(axis=0) / width  # Eq. 11-13: one row, added to every row
+    return solve_right(numerator, r + prior), r
+
+
+def _refinement(
+    w_pre: Array, deltas: Sequence[Array], tildes: Sequence[Array], weights: Sequence[float], r_mean: Array, k_frac: float
+) -> Array:
+    """Return sigma U_k V_k^T, the leading directions at one strength (Eq. 15-19).
+
+    U S V^T is W_pre + sum_t DW_t (S~_t - mean R), with the uncentred DW_t; sigma is the mean of the first k of S.
+    ASSUME: k = floor(k_frac min(out, in)), but at least one; the paper's k is zero for a side of three or fewer.
+    """
+    fused = w_pre
+    for weight, delta, tilde in zip(weights, deltas, tildes, strict=True):
+        fused = fused + weight * (delta @ (tilde.T @ tilde)) - delta @ r_mean
+    u, s, vt = svd(fused)
+    k = max(1, int(k_frac * len(s)))
+    return s[:k].sum() / k * (u[:, :k] @ vt[:k])
+
+
+COMBINE = {f.__name__: f for f in (ace,)}

@@ -1,0 +1,91 @@
+"""The context passed to operators, decorators that declare what an operator needs, and random draws."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+DRAWS = 1 << 24  # the number of different values of a random draw
+
+
+_GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+Array = Any  # a NumPy array or a torch tensor
+
+
+@dataclass(frozen=True)
+class TensorContext:
+    """Where a word is applied: the one object that a word may ask, so that with the same site it is pure.
+
+    `start` is the flat index in its tensor of the first element that the word sees, `base` the numbers of the base
+    there. `calibration` holds what was collected of every expert for this tensor, or nothing. `depth` runs from 0 in the
+    first block of the network to 1 in the last, and is None outside the blocks. `transposed` says that a matrix is
+    stored as (in, out), as in GPT-2, not as (out, in). `task` is the number of the expert whose task the merge is for,
+    of a method that makes a model for each.
+    """
+
+    tensor: str
+    start: int = 0
+    expert: str = ""
+    seed: int = 0
+    threshold: float = 0.0
+    base: Array = None
+    calibration: Sequence[Array] = ()
+    depth: float | None = None
+    transposed: bool = False
+    task: int | None = None
+
+    @property
+    def key(self) -> int:
+        """The random stream of (seed, expert, tensor), a signed 64-bit number."""
+        return _key(self.seed, self.expert, self.tensor)
+
+    def draws(self, like: Array) -> Array:
+        """Draw one number from 0 to 2^24 - 1 for every element of `like`: int64 of its shape, on its device.
+
+        Draw i is the upper 24 bits of output number `start` + i of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)
+        seeded by `key`, so it depends on seed, expert, tensor and element, and on nothing else.
+        """
+        ones = (abs(like) >= 0).reshape(-1)  # counted up in operators that NumPy and torch share
+        z = (ones.cumsum(0) + (self.start - 1)) * _GAMMA + self.key
+        z = (z ^ _shift(z, 30)) * _MIX_1
+        z = (z ^ _shift(z, 27)) * _MIX_2
+        return _shift(z ^ _shift(z, 31), 40).reshape(like.shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(*operators: object) -> int:
+    text = "\0".join(map(str, operators))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _shift(z: Array, bits: int) -> Array:
+    """Shift int64 to the right as if it had no sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def whole(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a word that must see whole tensors in their shape, in float64; the others see flat pieces of them."""
+    operator.whole = True  # type: ignore[attr-defined]
+    return operator
+
+
+def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a word of `combine` that looks at calibration of this kind in its site."""
+
+    def mark(operator: Callable[..., Any]) -> Callable[..., Any]:
+        operator.calibration = kind  # type: ignore[attr-defined]
+        return operator
+
+    return mark
+
+
+def namespace(array: Array) -> Any:
+    """Return NumPy or torch under the names of the array API standard, whichever the array is of."""
+    return array_namespace(array)

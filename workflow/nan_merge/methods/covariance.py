@@ -1,0 +1,166 @@
+"""Words of the slot `combine` that weigh the directions of a layer's input: RegMean, ACTMat with TACT, WUDI.
+
+With C_t the covariance of the inputs x of a linear layer in expert t, the loss sum_t c_t E|(tau - tau_t) x|^2 is least at
+
+    tau = (sum_t c_t tau_t C_t) (sum_t c_t C_t)^-1        tau, tau_t (out, in), C_t (in, in)
+
+RegMean measures C_t; ACTMat and WUDI take tau_t^T tau_t for it. c_t weighs the covariance of an expert, not its task
+vector, so a common factor of the coefficients cancels. Covariances are summed as they come; T of them are never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from array_api_compat import device
+
+from nan_merge.core.errors import UserError
+from nan_merge.methods.context import Array, TensorContext, namespace, requires
+from nan_merge.methods.matrices import mean, of_matrices, solve_right
+
+UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
+BETA_1, BETA_2, STABLE = 0.9, 0.999, 1e-8  # of Adam
+
+
+@requires("gram")
+@of_matrices
+def gram(
+    taus: Array,
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    off_diagonal: Annotated[float, Ge(0), Le(1), "factor of the off-diagonal entries of Gram matrices"] = 0.95,
+) -> Array:
+    """Return (sum_t c_t tau_t G_t) (sum_t c_t G_t)^-1 with G_t the Gram matrix of the layer's inputs (RegMean, arXiv 2212.09849).
+
+    `site.calibration` holds T Gram matrices (in, in); a tensor without them gets the mean. Entries off their diagonals
+    are multiplied by `off_diagonal` (the paper: 0.9; FusionBench for CLIP: 0.95). The base cancels: this plus the base
+    is RegMean on the weights.
+
+    ASSUME: an input that no expert ever saw gets the mean, the limit of a vanishing ridge; the paper is silent. To that
+    end it is solved around the mean, which changes nothing where the sum of the G_t has an inverse.
+    """
+    if len(context.calibration) == 0:
+        return mean(taus, alpha)
+    xp, (_, width) = namespace(taus[0]), taus[0].shape
+    like = {"dtype": taus[0].dtype, "device": device(taus[0])}
+    _check(context, len(taus), width)
+    factor = off_diagonal + (1 - off_diagonal) * xp.eye(width, **like)
+    around = mean(taus, alpha) * (len(taus) / (sum(alpha) or 1.0))
+    numerator, denominator = 0 * around, 0 * factor
+    for c, tau, found in zip(alpha, taus, context.calibration, strict=True):
+        weight = c * factor * xp.asarray(found, **like)
+        numerator = numerator + (tau - around) @ weight
+        denominator = denominator + weight
+    if off_diagonal < 1:
+        return around + solve_right(numerator, denominator)
+    return around + numerator @ _inverse(denominator, UNIT_64)  # fewer examples than inputs leave it singular
+
+
+def _check(context: TensorContext, experts: int, width: int) -> None:
+    """Raise a UserError unless the calibration is one square matrix of the layer's inputs for every expert."""
+    shapes = [list(found.shape) for found in context.calibration]
+    if shapes != [[width, width]] * experts:
+        raise UserError(
+            f"Gram matrices of tensor '{context.tensor}': expected {experts} of {[width, width]}, one an expert over the layer's"
+            f" {width} inputs; found {shapes}. Collect the calibration again with these experts, or average the tensor with"
+            " `exclude: <regex>`"
+        )
+
+
+def _inverse(symmetric: Array, unit: float) -> Array:
+    """Return the pseudo-inverse; eigenvalues below `unit` times the width, relative to the largest, count as zero."""
+    return namespace(symmetric).linalg.pinv(symmetric, rtol=unit * symmetric.shape[0], hermitian=True)
+
+
+@of_matrices
+def actmat(
+    taus: Array,
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    density: Annotated[float, Gt(0), Le(1), "share of the entries that covariances are made of"] = 1.0,
+    normalise: Annotated[Literal["none", "trace"], "what covariances are divided by"] = "none",
+    cutoff: Annotated[float, Ge(0), Lt(1), "share of the largest eigenvalue below which others count as zero"] = UNIT_32,
+) -> Array:
+    """Return (sum_t c_t tau_t C_t) (sum_t c_t C_t)^+ with C_t = tau_t^T tau_t (ACTMat, arXiv 2604.01329).
+
+    `density` below 1 makes C_t of the entries of largest magnitude only (TACT: 0.5); tau_t itself stays whole.
+    `normalise: trace` divides C_t by its trace; with `density` 1 that is the exact minimum of WUDI's loss.
+
+    ASSUME: which eigenvalues count as zero: those below `cutoff` times the width, relative to the largest. The code
+    inverts in float32, where torch takes 2^-23; 2^-52 is the whole of float64.
+    """
+    numerator, denominator = 0 * taus[0], 0.0
+    for c, tau in zip(alpha, taus, strict=True):
+        kept = _largest(tau, density)
+        covariance = kept.T @ kept
+        share = c / _or_one((kept * kept).sum()) if normalise == "trace" else c
+        numerator = numerator + tau @ (share * covariance)
+        denominator = denominator + share * covariance
+    return numerator @ _inverse(denominator, cutoff)
+
+
+def _largest(tau: Array, density: float) -> Array:
+    """Keep the round(density n), at least one, entries of largest magnitude and set the others to zero.
+
+    DIFFERS: all entries as large as the smallest that is kept are kept too; the code takes any of them.
+    """
+    size = tau.shape[0] * tau.shape[1]
+    if density == 1 or size == 0:
+        return tau
+    magnitudes = abs(tau)
+    smallest = namespace(tau).sort(magnitudes.reshape(-1))[size - max(1, round(density * size))]
+    return tau * (magnitudes >= smallest)
+
+
+def _or_one(energy: Array) -> Array:
+    """Return a number, or 1 where it is zero."""
+    return energy + (energy == 0)
+
+
+@of_matrices
+def wudi(
+    taus: Array,
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    steps: Annotated[int, Ge(0), "steps of Adam"] = 300,
+    learning_rate: Annotated[float, Gt(0), "of Adam"] = 1e-5,
+    init: Annotated[Literal["sum", "mean"], "of the task vectors, where Adam starts"] = "sum",
+) -> Array:
+    """Lower sum_t c_t |(tau - tau_t) tau_t^T|^2 / |tau_t|^2 by Adam, from the sum of the task vectors (WUDI, arXiv 2503.08099).
+
+    Few small steps stop long before the minimum, so where they start matters; c_t enters the loss and not the start.
+
+    DIFFERS: takes every matrix, the code the attention and MLP matrices only; `exclude` names the others. A zero task
+    vector has no loss instead of an undefined one. Computed in float64; each step costs 2 out in^2 operations.
+    """
+    target = 0 * taus[0]
+    curvature: Array = 0.0
+    for c, tau in zip(alpha, taus, strict=True):
+        weight = c / _or_one((tau * tau).sum()) * (tau.T @ tau)
+        target = target + tau @ weight
+        curvature = curvature + weight
+    average = mean(taus, [1.0] * len(taus))
+    start = average * len(taus) if init == "sum" else average
+    if not bool((curvature != 0).any()):  # nothing moved: spare the steps
+        return start
+    return _adam(start, lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
+
+
+def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning_rate: float) -> Array:
+    """Return where `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) lead from `start`."""
+    x, first, second = start, 0 * start, 0 * start
+    for step in range(1, steps + 1):
+        g = gradient(x)
+        first = BETA_1 * first + (1 - BETA_1) * g
+        second = BETA_2 * second + (1 - BETA_2) * g * g
+        size = (second / (1 - BETA_2**step)) ** 0.5 + STABLE
+        x = x - learning_rate / (1 - BETA_1**step) * first / size
+    return x
+
+
+COMBINE = {f.__name__: f for f in (gram, actmat, wudi)}

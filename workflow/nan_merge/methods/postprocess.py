@@ -1,0 +1,42 @@
+"""Words of the slot `postprocess`: the merged task vector in, and out, with those it was made of: (n,), (T, n) -> (n,).
+
+Written in operators that NumPy and torch share. Hyper-parameters are keyword-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from nan_merge.methods.context import Array, TensorContext
+
+
+def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> Array:
+    """Return the merged task vector as it is."""
+    return merged
+
+
+def scale(
+    merged: Array, taus: Sequence[Array], context: TensorContext, *, factor: Annotated[float, "of the merged task vector"]
+) -> Array:
+    """Multiply the merged task vector by `factor` (the lambda of methods whose coefficients are shares)."""
+    return factor * merged
+
+
+def lines(
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    alpha: Annotated[float, "factor in the first block and outside the blocks"] = 0.5,
+    beta: Annotated[float, "what the factor gains from the first block to the last"] = 1.0,
+) -> Array:
+    """Scale the merged task vector by alpha + beta l / (L - 1) in block l of L, by alpha outside (LiNeS, arXiv 2410.17146).
+
+    ASSUME: the paper takes alpha = |sum_t tau_t|_1 / |tau_merged|_1 / T over the model, which is 1 / (lambda T) for
+    lambda times a plain sum, and beta from a grid, by validation. The defaults keep the mean over the blocks at one.
+    """
+    return (alpha + beta * (context.depth or 0.0)) * merged
+
+
+POSTPROCESS = {f.__name__: f for f in (unchanged, scale, lines)}

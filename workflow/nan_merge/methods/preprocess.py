@@ -1,0 +1,43 @@
+"""Words of the slot `preprocess`: one task vector in, one out, block by block: (n,) -> (n,).
+
+Written in operators that NumPy and torch share. Hyper-parameters are keyword-only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from nan_merge.methods.context import DRAWS, Array, TensorContext
+
+
+def identity(tau: Array, context: TensorContext) -> Array:
+    """Return the task vector as it is."""
+    return tau
+
+
+def trim(
+    tau: Array,
+    context: TensorContext,
+    *,
+    density: Annotated[float, Gt(0), Le(1), "share of entries kept"] = 0.2,
+    scope: Annotated[Literal["model", "tensor"], "over what the share is kept"] = "model",
+) -> Array:
+    """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
+
+    The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert, or with
+    `scope: tensor` the smallest of the floor(density d) largest of each tensor; entries at the threshold are kept. It
+    is measured beforehand (`measure.thresholds`) and comes with the site.
+    """
+    return tau * (abs(tau) >= context.threshold)
+
+
+def drop(tau: Array, context: TensorContext, *, rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped"] = 0.9) -> Array:
+    """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
+    keep = context.draws(tau) >= math.ceil(rate * DRAWS)
+    return tau * keep / (1 - rate)
+
+
+PREPROCESS = {f.__name__: f for f in (identity, trim, drop)}

@@ -1,0 +1,150 @@
+"""Classify embeddings by fixed heads: one unit row a class, top-1 by cosine. Works for every family."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from xxhash import xxh3_128
+
+from nan_merge.core.errors import UserError
+
+Encoder = Callable[[np.ndarray], torch.Tensor]
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How encoders run: on which device, at which precision (autocast below float32), how many batches at once on a CPU."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a device that this machine does not have."""
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"device {self.device!r}: expected cpu, cuda or cuda:N; correct `scoring: device:` of the config")
+        if self.cuda and (found := torch.cuda.device_count()) <= int(self.device.partition(":")[2] or 0):
+            raise UserError(
+                f"device {self.device!r}: torch {torch.__version__} finds {found} CUDA devices here; set"
+                " `scoring: device:` of the config to cpu, or run on a machine with a GPU"
+            )
+
+    @property
+    def cuda(self) -> bool:
+        """Say whether encoders run on a GPU."""
+        return self.device != "cpu"
+
+    def record(self) -> dict[str, Any]:
+        """Return what enters the provenance of a score."""
+        gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.cuda else {}
+        return {"device": self.device, "dtype": self.precision, "threads": self.threads, **gpu}
+
+    def elsewhere(self) -> dict[str, Any]:
+        """Return what enters the record of a file that is made on a GPU, and nothing for one that a CPU makes."""
+        return self.record() if self.cuda else {}
+
+    def place(self, encoder: Encoder) -> torch.autocast:
+        """Move an encoder to the device and return the context that it runs in; one thread a batch.
+
+        Float32 on a GPU means IEEE float32: cuDNN's convolutions would take TF32 if nothing were said.
+        """
+        torch.set_num_threads(1)
+        if self.cuda:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        if isinstance(encoder, torch.nn.Module):
+            encoder.to(self.device)
+        return torch.autocast(self.device.partition(":")[0], PRECISIONS[self.precision], enabled=self.precision != "float32")
+
+
+def embed(encoder: Encoder, inputs: np.ndarray, batches: Sequence[np.ndarray], forward: Forward | None = None) -> np.ndarray:
+    """Return the embeddings of all inputs in their order, (N, d) float32; `batches` may be in any order.
+
+    A thread computes whole batches, so that the bytes are the same for any number of threads and processors.
+    """
+    forward = forward or Forward()
+    count = 1 if forward.cuda else min(forward.threads, len(batches))
+    parts = [batches[first::count] for first in range(count)]
+    found = torch.cat([torch.cat(part) for part in _embedded(encoder, inputs, parts, forward)]).float().cpu().numpy()
+    embeddings = np.empty_like(found)
+    embeddings[np.concatenate([batch for part in parts for batch in part])] = found
+    return embeddings
+
+
+def _embedded(
+    encoder: Encoder, inputs: np.ndarray, parts: Sequence[Sequence[np.ndarray]], forward: Forward
+) -> list[list[torch.Tensor]]:
+    """Return the embeddings of every batch of every part, each part in a thread of its own."""
+    stop = threading.Event()
+
+    def run(part: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        with torch.inference_mode(), forward.place(encoder):
+            return [encoder(batch) for batch in ahead(inputs, part, forward.cuda) if not stop.is_set()]
+
+    if len(parts) == 1:
+        return [run(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        running = [pool.submit(run, part) for part in parts]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:  # after an error or Ctrl-C the others end at their next batch
+            stop.set()
+        return [each.result() for each in running]
+
+
+def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = False) -> Iterator[np.ndarray]:
+    """Yield the inputs of each batch; a thread reads the next one, from the disk if need be, while this one is computed.
+
+    `pinned` memory is what a GPU copies from without a detour.
+    """
+
+    def read(batch: np.ndarray) -> np.ndarray:
+        found = np.asarray(inputs[batch])
+        return torch.from_numpy(found).pin_memory().numpy() if pinned else found
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(read, batches[0])
+        for batch in batches[1:]:
+            ready, waiting = waiting.result(), reader.submit(read, batch)
+            yield ready
+        yield waiting.result()
+
+
+def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return index batches in the order of the images."""
+    return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
+
+
+def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """Return the class with the greatest logit, logits = z @ head.T, for each row: (N,) int64."""
+    logits = torch.from_numpy(embeddings) @ torch.from_numpy(head).T
+    return logits.argmax(dim=1).numpy()
+
+
+def identity(files: Iterable[Path]) -> str:
+    """Return the XXH3-128 of names and contents of files, in the order of their names, read at the speed of memory."""
+    digest, block = xxh3_128(), bytearray(1 << 20)
+    for file in sorted(files):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with open(file, "rb", buffering=0) as stream:
+            while count := stream.readinto(block):
+                digest.update(memoryview(block)[:count])
+    return digest.hexdigest()
+
+
+def build_head(embeddings: np.ndarray) -> np.ndarray:
+    """Turn embeddings of the class prompts (C, d) into a head: centred over the task's classes, unit rows.
+
+    Centring takes away what all prompts of a task share, so the logits compare only what sets classes apart.
+    """
+    head = torch.from_numpy(embeddings)
+    return F.normalize(head - head.mean(dim=0), dim=1).numpy()

@@ -1,0 +1,161 @@
+"""Run the vision half of CLIP with the transformers library: pixels in, unit-norm embeddings out.
+
+The narrow waist is what `CLIPVisionModelWithProjection` reads: `vision_model.*` and `visual_projection.weight`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
+from nan_merge.layouts import canonical, clip_configs, clip_folders
+from nan_merge.models import zero_shot
+from nan_merge.models.classification import batches
+
+__all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
+
+PROJECTION = "visual_projection.weight"
+
+
+class Encoder(nn.Module):
+    """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters are named as in the waist."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Build the network that config.json describes, without memory for its parameters."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        super().__init__()
+        with torch.device("meta"):
+            model: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+        self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
+        self.side = config["image_size"]
+        _count_positions(self)
+
+    def forward(self, inputs: np.ndarray) -> Tensor:
+        """Return unit-norm embeddings (B, d) of uint8 images (B, side, side, 3)."""
+        pixels = zero_shot.normalised(inputs, self.side, self.visual_projection.weight)
+        pooled = self.vision_model(pixel_values=pixels).pooler_output
+        return zero_shot.unit(self.visual_projection(pooled))
+
+
+def _count_positions(model: nn.Module) -> None:
+    """Fill the only buffers of the library's modules: 0, 1, 2, .."""
+    for module in model.modules():
+        places = getattr(module, "position_ids", None)
+        if isinstance(places, Tensor):
+            module.position_ids = torch.arange(places.shape[-1]).expand(1, -1)
+
+
+def load(folder: Path | str) -> nn.Module:
+    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
+
+    Raises UserError where config.json describes no vision half of CLIP with QuickGELU or the tensors do not fit it.
+    """
+    torch.set_num_threads(1)
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != clip_configs.WAIST["model_type"]:
+        raise UserError(
+            f"{folder}/config.json: model_type is {config.get('model_type')!r}, family clip expects"
+            f" {clip_configs.WAIST['model_type']!r}; choose another `family:` or base in the suite"
+        )
+    network = _network(folder, config)
+    encoder = Encoder({**network, "projection_dim": config.get("projection_dim", clip_configs.WIDTH)})
+    zero_shot.fill(encoder, folder, Checkpoint(folder).entries)
+    layers: Any = encoder.vision_model.encoder.layers
+    zero_shot.quick_gelu(folder, [layer.mlp for layer in layers], "activation_fn")
+    return encoder
+
+
+def _network(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    network = clip_configs.network(config.get("vision_config", config))
+    clip_configs.check_transformers(folder / "config.json", network)
+    return network
+
+
+def prepare(
+    source: Path | str,
+    output: Path | str,
+    base: Path | str | None = None,
+    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
+) -> None:
+    """Bring a CLIPModel, or with `base` a CLIPVisionModel that was fine-tuned from it, to the narrow waist.
+
+    An expert without a projection gets the base's, which was frozen. Raises UserError for another activation or
+    backbone, for an expert of another base (farther than `max_relative_distance`), for NaN and infinities, and for missing files.
+    """
+    model = _read(Path(source))
+    if base is None:
+        if PROJECTION not in model.entries:
+            raise UserError(f"{source}: no tensor '{PROJECTION}'; expected a whole CLIPModel as the base; see config/assets.yaml")
+        return canonical.write(model, Path(output))
+    origin = _read(Path(base))
+    for key in clip_configs.VISION:
+        if model.config[key] != origin.config[key]:
+            raise UserError(
+                f"{source}/config.json: {key} is {model.config[key]!r}, that of the base {base} is {origin.config[key]!r};"
+                " expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
+            )
+    canonical.write(canonical.completed(model, origin, {PROJECTION}), Path(output), origin, max_relative_distance)
+
+
+def _read(folder: Path) -> canonical.Model:
+    """Open the vision half of a CLIPModel, a CLIPVisionModel or a folder of the waist."""
+    model = clip_folders.of_transformers(folder)
+    entries = {n: tensor for n, tensor in model.entries.items() if n.startswith(clip_folders.STEM) or n == PROJECTION}
+    width = entries[PROJECTION].shape[0] if PROJECTION in entries else clip_configs.WIDTH
+    return canonical.Model(folder, entries, {**_network(folder, model.config), "projection_dim": width, **clip_configs.WAIST})
+
+
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+    """Return the zero-shot head (C, d) of a CLIPModel folder with its tokenizer: unit rows, float32."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    tower = Path(tower)
+    found = clip_folders.of_transformers(tower)
+    if "text_config" not in found.config:
+        raise UserError(f"{tower}: no text half; expected a whole CLIPModel, as it was fetched, for `text_tower:` of the suite")
+    network = clip_configs.network(found.config["text_config"], clip_configs.TEXT)
+    clip_configs.check_transformers(tower / "config.json", network)
+    width = found.config.get("projection_dim", clip_configs.WIDTH)
+    with torch.device("meta"):
+        model: Any = CLIPTextModelWithProjection(CLIPTextConfig(**network, projection_dim=width))
+    _count_positions(model)
+    zero_shot.fill(model, tower, {name: tensor for name, tensor in found.entries.items() if name.startswith("text_")})
+    zero_shot.quick_gelu(tower, [layer.mlp for layer in model.text_model.encoder.layers], "activation_fn")
+    tokens = _tokens(list(zero_shot.prompts(classes, templates)), tower, network["max_position_embeddings"])
+    return zero_shot.build_head(lambda part: model(input_ids=part).text_embeds, tokens, len(templates))
+
+
+def _tokens(prompts: list[str], tower: Path, length: int) -> Tensor:
+    """Return the tokens (N, n) of the prompts, padded to the longest and cut at `length`.
+
+    DIFFERS: OpenAI and open_clip first mend broken Unicode and HTML entities; names of classes have none.
+    """
+    from transformers import CLIPTokenizer
+
+    if not (tower / "tokenizer.json").is_file() and not (tower / "vocab.json").is_file():
+        raise UserError(f"{tower}: no tokenizer.json, nor vocab.json and merges.txt; see config/assets.yaml")
+    tokenizer = CLIPTokenizer.from_pretrained(str(tower), local_files_only=True)
+    return tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")["input_ids"]
+
+
+def write_tokenizer(folder: Path, words: Mapping[str, int], merges: Sequence[Any]) -> None:
+    """Write the tokenizer of a CLIPModel from its words and merges, as `head` and the library read it."""
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer(vocab=dict(words), merges=list(merges)).save_pretrained(str(folder))
+
+
+def logit_scale(tower: Path | str) -> float:
+    """Return the factor on cosine similarities that a CLIPModel was trained with, exp(logit_scale)."""
+    return math.exp(float(Checkpoint(tower).read("logit_scale").item()))

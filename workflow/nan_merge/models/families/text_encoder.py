@@ -1,0 +1,154 @@
+"""Run a BERT sentence encoder (MiniLM): token ids in, unit-norm mean-pooled embeddings out.
+
+The encoder is written out here because importing transformers costs 5.2 CPU seconds a process and torch
+alone 2.1, and a run starts some sixty such processes; a test holds it equal to transformers' BertModel.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
+from nan_merge.layouts import canonical
+from nan_merge.models.onednn import Linear
+from nan_merge.models.prompts import by_length as batches
+from nan_merge.models.prompts import centred_head
+
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
+
+FILES = ("model.safetensors", "config.json", "tokenizer.json")  # what a checkpoint must have
+EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")  # kept where there, for other tools
+
+
+class Encoder(nn.Module):
+    """Encode rows of token ids; modules are named as in a Hugging Face checkpoint (Devlin et al. 2019)."""
+
+    def __init__(self, config: dict[str, Any], names: set[str]) -> None:
+        super().__init__()
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.heads = config["num_attention_heads"]
+        self.embeddings: Any = nn.ModuleDict({
+            "word_embeddings": nn.Embedding(config["vocab_size"], width),
+            "position_embeddings": nn.Embedding(config["max_position_embeddings"], width),
+            "token_type_embeddings": nn.Embedding(config["type_vocab_size"], width),
+            "LayerNorm": nn.LayerNorm(width, eps=eps),
+        })  # fmt: skip
+        layers = [_layer(width, config["intermediate_size"], eps) for _ in range(config["num_hidden_layers"])]
+        self.encoder: Any = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        if "pooler.dense.weight" in names:  # never run here; held so that names match the file
+            self.pooler = nn.ModuleDict({"dense": Linear(width, width)})
+        if "embeddings.position_ids" in names:  # 0, 1, 2, ..: written by older releases, never read here
+            shape = (1, config["max_position_embeddings"])
+            self.embeddings.register_buffer("position_ids", torch.zeros(shape, dtype=torch.int64))
+
+    def forward(self, inputs: np.ndarray) -> Tensor:
+        """Return unit-norm embeddings (B, d) of token rows (B, length); id 0 is padding, on the right."""
+        filled = self.filled(inputs)
+        width = filled.shape[1]
+        parts = self.embeddings
+        device = parts["word_embeddings"].weight.device
+        tokens = torch.from_numpy(inputs[:, :width].astype(np.int64)).to(device)
+        mask = torch.from_numpy(np.ascontiguousarray(filled)).to(device)
+        hidden = parts["word_embeddings"](tokens) + parts["token_type_embeddings"].weight[0]
+        hidden = parts["LayerNorm"](hidden + parts["position_embeddings"].weight[:width])
+        for layer in self.encoder["layer"]:
+            hidden = self._layer(layer, hidden, mask[:, None, None, :])
+        weight = mask[..., None].to(hidden.dtype)
+        return F.normalize((hidden * weight).sum(1) / weight.sum(1).clamp_min(1), dim=1)
+
+    def filled(self, inputs: np.ndarray) -> np.ndarray:
+        """Return which of the tokens that are run for a batch are no padding: (B, width) bool."""
+        filled = inputs != 0
+        return filled[:, : max(1, int(filled.sum(1).max()))]
+
+    def _layer(self, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+        parts = layer["attention"]["self"]
+        shape = (*hidden.shape[:2], self.heads, -1)
+        query, key, value = (parts[name](hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value"))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        hidden = _residual(layer["attention"]["output"], mixed, hidden)
+        return _residual(layer["output"], F.gelu(layer["intermediate"]["dense"](hidden)), hidden)
+
+
+def _layer(width: int, inner: int, eps: float) -> nn.ModuleDict:
+    return nn.ModuleDict({
+        "attention": nn.ModuleDict({
+            "self": nn.ModuleDict({name: Linear(width, width) for name in ("query", "key", "value")}),
+            "output": _output(width, width, eps),
+        }),
+        "intermediate": nn.ModuleDict({"dense": Linear(width, inner)}),
+        "output": _output(inner, width, eps),
+    })  # fmt: skip
+
+
+def _output(inner: int, width: int, eps: float) -> nn.ModuleDict:
+    return nn.ModuleDict({"dense": Linear(inner, width), "LayerNorm": nn.LayerNorm(width, eps=eps)})
+
+
+def _residual(parts: Any, change: Tensor, hidden: Tensor) -> Tensor:
+    return parts["LayerNorm"](parts["dense"](change) + hidden)
+
+
+def load(folder: Path | str) -> Encoder:
+    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
+
+    Raises UserError where config.json describes another architecture or the tensors do not fit it.
+    """
+    torch.set_num_threads(1)
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    _check(folder / "config.json", config)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    encoder = Encoder(config, set(tensors))
+    try:
+        encoder.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from None
+    return encoder.eval()
+
+
+def _check(path: Path, config: dict[str, Any]) -> None:
+    expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{path}: {key} is {config[key]!r}, family text_encoder expects {value!r}; "
+                            "choose another `family:` or base in the suite")  # fmt: skip
+
+
+def prepare(
+    source: Path | str,
+    output: Path | str,
+    base: Path | str | None = None,
+    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
+) -> None:
+    """Copy weights, config and tokenizer of a raw asset folder; the layout is the narrow waist already.
+
+    With `base`, the folder is an expert of it and checked against it (`waist.copy_expert`).
+    """
+    source = Path(source)
+    missing = [name for name in FILES if not (source / name).is_file()]
+    if missing:
+        raise UserError(f"{source}: no {missing[0]}; family text_encoder needs {', '.join(FILES)}; see config/assets.yaml")
+    if base is not None:
+        return canonical.copy_expert(source, Path(output), Path(base), max_relative_distance, (*FILES[2:], *EXTRA))
+    with atomic_write(Path(output)) as part:
+        part.mkdir(parents=True)
+        for name in (*FILES, *EXTRA):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, part / name)
+
+
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+    """Return the head (C, d) of a task from the folder of this encoder: centred, unit rows."""
+    return centred_head(classes, templates, load(tower), Path(tower))

@@ -1,0 +1,101 @@
+"""What CLIP models of every library share (Radford et al. 2021): pixels, activation, parameters, zero-shot heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nan_merge.checkpoints.safetensors_file import Tensor as Stored
+from nan_merge.core.errors import UserError
+from nan_merge.layouts.clip_configs import MEAN, STD
+from nan_merge.models.onednn import accelerate
+
+BATCH = 64  # prompts
+
+
+def normalised(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
+    """Turn uint8 images (B, side, side, 3) into (pixels / 255 - mean) / std, (B, 3, side, side), on the device of `like`.
+
+    Raises UserError for images of another size.
+    """
+    if inputs.shape[1:] != (side, side, 3):
+        raise UserError(
+            f"the images are {list(inputs.shape[1:])}, the model takes {[side, side, 3]}; correct `input: side:` of the suite"
+        )
+    pixels = torch.from_numpy(np.require(inputs, requirements=["C", "W"])).to(like.device).float()
+    mean, std = (torch.tensor(numbers, device=like.device) for numbers in (MEAN, STD))
+    return pixels.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2).to(like.dtype)
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Return embeddings (B, d) at unit length; those of autocast in float32."""
+    return F.normalize(embeddings.float() if embeddings.itemsize < 4 else embeddings, dim=1)
+
+
+def fill(model: nn.Module, folder: Path, entries: Mapping[str, Stored]) -> None:
+    """Give a model that was built without memory its numbers, as float32, and bring it to evaluation mode.
+
+    `entries` are tensors of `folder` by the names of the model. Raises UserError where they do not fit it.
+    """
+    try:
+        model.load_state_dict({name: _read(tensor) for name, tensor in entries.items()}, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: the tensors do not fit the model that its config describes: {error}") from None
+    accelerate(model)
+    model.eval()
+
+
+def _read(tensor: Stored) -> Tensor:
+    return torch.from_numpy(tensor.block(0, tensor.size).reshape(tensor.shape).astype(np.float32, copy=False))
+
+
+class QuickGELU(nn.Module):
+    """Return x sigmoid(1.702 x); without gradients in one piece of new memory, where the libraries take three."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of each number."""
+        if torch.is_grad_enabled():
+            return x * torch.sigmoid(1.702 * x)
+        return torch.mul(x, 1.702).sigmoid_().mul_(x)
+
+
+def quick_gelu(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
+    """Put QuickGELU in the place `name` of every part of a model, if that is what the library has put there.
+
+    Raises UserError for another activation: OpenAI's CLIP was trained with this one.
+    """
+    x = torch.linspace(-6, 6, 49)
+    for part in parts:
+        found: Any = getattr(part, name)
+        if not torch.allclose(found(x), QuickGELU()(x), atol=1e-6):
+            raise UserError(f"{folder}: the library runs it with {found}; expected QuickGELU, x sigmoid(1.702 x)")
+        setattr(part, name, QuickGELU())
+
+
+def prompts(classes: Sequence[str], templates: Sequence[str]) -> Iterator[str]:
+    """Yield every class in every template, class by class; raises UserError for a template without `{}`."""
+    for template in templates:
+        if "{}" not in template:
+            raise UserError(f"the template {template!r} has no {{}} for the class; correct `prompt:` of the task")
+    if not classes or not templates:
+        raise UserError(f"{len(classes)} classes and {len(templates)} templates; expected one and more of both; correct the task")
+    for name in classes:
+        for template in templates:
+            yield template.replace("{}", name)
+
+
+@torch.inference_mode()
+def build_head(encode: Callable[[Tensor], Tensor], tokens: Tensor, templates: int) -> np.ndarray:
+    """Return a head (C, d) of unit rows from the tokens (C * templates, n) of all prompts, class by class.
+
+    A class is the mean of the unit embeddings of its prompts, at unit length again.
+    """
+    torch.set_num_threads(1)
+    features = torch.cat([unit(encode(part)) for part in tokens.split(BATCH)])
+    return F.normalize(features.unflatten(0, (-1, templates)).mean(1), dim=1).float().numpy()

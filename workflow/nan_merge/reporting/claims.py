@@ -1,0 +1,282 @@
+"""Which claims hold, computed: each claim carries its verdict and the numbers behind it. Words only, no layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from nan_merge.reporting import norms
+from nan_merge.reporting.formats import count, interval, p_value, percent, spread
+from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
+
+BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
+REVERSED = "reversed"
+
+
+class Claim(NamedTuple):
+    """A sentence that can be wrong, its verdict and its evidence."""
+
+    statement: str
+    verdict: str
+    evidence: list[str]
+
+
+def claims(study: Study) -> list[Claim]:
+    """Return the claims of one suite in reading order; what was not measured is `not tested`, never left out."""
+    return [claim for build in CLAIMS for claim in build(study)]
+
+
+def describe(study: Study, row: dict[str, str]) -> str:
+    """Put one comparison into a line: who, against whom, difference, interval, p."""
+    pair = f"{study.label(row['method'])} − {study.label(row['against'])}"
+    if number(row, "difference") is None:
+        return f"{pair}: not compared, scores are missing."
+    size = f"{count(row['n'])} predictions"
+    limits = interval(number(row, "low"), number(row, "high"), signed=True)
+    if number(row, "discordant") == 0:
+        same = "the same predictions" if number(row, "changed") == 0 else "right and wrong on the same examples"
+        return (
+            f"{pair}: {same} ({size}). No gain was measured; one as large as "
+            f"{percent(number(row, 'high'), 2)} points cannot be excluded."
+        )
+    p = p_value(number(row, "p_holm"))
+    rank = f", above {row['above']} of {row['draws']} draws" if row.get("draws") else ""
+    return (
+        f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
+        f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant{rank}."
+    )
+
+
+def separation(study: Study) -> list[Claim]:
+    """Judge pretrained < averaging < best merge < individual, step by step, with paired tests."""
+    averages = {row.method["id"]: row for row in summarise(study)}
+    rows = {
+        (row["method"], row["against"]): row for row in study.comparisons if row["kind"] == "order" and row["task"] == "average"
+    }
+    merges = [
+        method
+        for method, against in rows
+        if against == AVERAGING and method != INDIVIDUAL and averages.get(method) and averages[method].average.value is not None
+    ]
+    best = max(merges, key=lambda method: averages[method].average.value or 0.0, default="")
+    steps = [(AVERAGING, BASE), (best, AVERAGING), (INDIVIDUAL, best)]
+    evidence, verdicts = [], []
+    for method, against in steps:
+        row = rows.get((method, against))
+        verdicts.append(verdict(row) if row else NOT_TESTED)
+        name = f"{study.label(against or 'best merge')} < {study.label(method or 'best merge')}"
+        evidence.append(f"{name}: {verdicts[-1]}. {describe(study, row) if row else 'This pair was not compared.'}")
+    known = [averages[method] for method in (BASE, AVERAGING, best, INDIVIDUAL) if method in averages]
+    evidence.insert(0, "Averages in %: " + "; ".join(map(_average, known)) + ".")
+    if best:
+        evidence.append(
+            f"The best of {len(merges)} merges was picked by its test average. Holm's adjustment covers all "
+            f"{len(rows)} comparisons of this kind, so the choice does not favour the step above averaging; "
+            "the average of the best itself is somewhat too high, as any maximum."
+        )
+    return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
+
+
+def _average(row: Summary) -> str:
+    label = row.method.get("label", row.method["id"])
+    return f"{label} {percent(row.average.value) or 'no average'} {interval(row.average.low, row.average.high)}".strip()
+
+
+def _all(verdicts: list[str]) -> str:
+    """Return what follows for a conjunction: one failure fails it, one gap leaves it open."""
+    for found in (FAILS, NOT_TESTED, UNDECIDED):
+        if found in verdicts:
+            return found
+    return HOLDS if verdicts else NOT_TESTED
+
+
+def weight_norms(study: Study) -> list[Claim]:
+    """Judge whether norms of whole weights give other coefficients than uniform ones."""
+    statement = "NAN from the norms of whole weights differs from uniform coefficients"
+    measured = norms.experts(study)
+    if not measured:
+        return [Claim(statement, NOT_TESTED, ["No norms were measured."])]
+    evidence, spreads = [], {}
+    for of, name in (("weights", "‖W‖"), ("task_vector", "‖τ‖")):
+        alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
+        spreads[of] = max(norms.relative_spread(column) for column in alpha.T)
+        evidence.append(
+            f"Shares from {name}: the largest exceeds the smallest by {spread(spreads[of])} %"
+            + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else ".")
+        )
+    ratio = max(float(row["ratio"].max()) for row in measured.values())
+    evidence.append(
+        f"The reason: a task vector is at most {spread(ratio)} % as long as the weights, and norms of weights "
+        "differ by no more than task vectors do."
+    )
+    nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
+    for row in study.comparisons:
+        if (
+            row["kind"] in ("host", "control")
+            and row["task"] == "average"
+            and row["method"] in nearly
+            and _uniform(study, row["against"])
+            and _alike(study, row)
+            and number(row, "changed") is not None
+        ):
+            evidence.append(
+                f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
+                f"within {100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ."
+            )
+    evidence.append(
+        f"Criterion, fixed beforehand: shares that differ by less than {100 * norms.SPREAD:g} % count as uniform. "
+        "This is about coefficients, no statistical test."
+    )
+    return [Claim(statement, HOLDS if spreads["weights"] >= norms.SPREAD else FAILS, evidence)]
+
+
+def _uniform(study: Study, method: str) -> bool:
+    shares = norms.shares(study, method)
+    return shares is not None and shares.ratio is not None and float(shares.ratio.max()) - 1 < norms.SPREAD
+
+
+def _alike(study: Study, row: dict[str, str]) -> bool:
+    found = [norms.shares(study, row[name]) for name in ("method", "against")]
+    means = np.array([shares.coefficient for shares in found if shares])
+    return len(means) == 2 and norms.relative_spread(means) < norms.SPREAD
+
+
+def gains(study: Study) -> list[Claim]:
+    """Judge every NAN row against its host, against each control, and against all of them together."""
+    plain = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in ("host", "control")]
+    if not plain:
+        return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in plain:
+        against = "its host" if row["kind"] == "host" else f'the control "{study.label(row["against"])}"'
+        groups.setdefault(against, []).append(row)
+    found = []
+    for against, rows in groups.items():
+        evidence = [f"{verdict(row).capitalize()}. {describe(study, row)}" for row in rows]
+        found.append(Claim(f"NAN is above {against}", _tally([verdict(row) for row in rows]), evidence))
+    methods = list(dict.fromkeys(row["method"] for row in plain))
+    together = {method: _all([verdict(row) for row in plain if row["method"] == method]) for method in methods}
+    evidence = [
+        f"{state.capitalize()}: {', '.join(study.label(m) for m in methods if together[m] == state)}."
+        for state in (HOLDS, FAILS, UNDECIDED, NOT_TESTED)
+        if state in together.values()
+    ]
+    evidence.append(
+        "A gain counts as NAN's only if the row is above its host and above every control of it: what a control "
+        "reaches too does not come from the norms. Rows without controls are judged by their host."
+    )
+    evidence.append(_resolution(plain))
+    return [Claim("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
+
+
+def _tally(verdicts: list[str]) -> str:
+    counts = Counter(verdicts)
+    if len(counts) == 1:
+        return verdicts[0]
+    return ", ".join(f"{name} {counts[name]}" for name in (HOLDS, FAILS, UNDECIDED, NOT_TESTED) if counts[name])
+
+
+def _resolution(rows: list[dict[str, str]]) -> str:
+    limits = [(number(row, "low"), number(row, "high")) for row in rows if number(row, "discordant")]
+    halves = [(high - low) / 2 for low, high in limits if low is not None and high is not None]
+    if not halves:
+        return "No pair has a discordant example, so nothing can be said about how fine this test set resolves."
+    half = percent(float(np.median(halves)))
+    return (
+        f"Resolution: half the width of the {100 * LEVEL:.0f} % interval of a difference is {half} points in the median, "
+        "before the adjustment for many comparisons; smaller differences stay undecided here."
+    )
+
+
+def premise(study: Study) -> list[Claim]:
+    """Judge, by norm and protocol, whether 1/norm grows with the amount of data."""
+    if not study.premise:
+        return [Claim("1/norm follows the amount of data", NOT_TESTED, ["The premise was not measured in this suite."])]
+    found = []
+    for of, name in (("weights", "1/‖W‖"), ("task_vector", "1/‖τ‖")):
+        drawn = norms.lines(study, of)
+        for protocol in dict.fromkeys(row["protocol"] for row in study.premise):
+            lines = [line for line in drawn if line.protocol == protocol]
+            evidence = [_line(study, line, name) for line in lines]
+            evidence.append(
+                "Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
+                f"{100 * norms.SPREAD:g} %. A description of these runs, not a test."
+            )
+            found.append(Claim(f"{name} follows the amount of data at equal {protocol}", _trend(lines), evidence))
+    experts = _across(study)
+    found[-1].evidence.extend([experts] if experts else [])
+    return found
+
+
+def _line(study: Study, line: norms.Line, name: str) -> str:
+    sizes = f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples)"
+    return (
+        f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over {sizes}; {_TREND[line.trend]}; the "
+        f"largest {name} exceeds the smallest by {spread(norms.relative_spread(line.inverse))} %."
+    )
+
+
+def _trend(lines: list[norms.Line]) -> str:
+    trends = {line.trend for line in lines if norms.relative_spread(line.inverse) >= norms.SPREAD}
+    if len(trends) != 1 or any(norms.relative_spread(line.inverse) < norms.SPREAD for line in lines):
+        return FAILS
+    return {1: HOLDS, -1: REVERSED}.get(trends.pop(), FAILS)
+
+
+def _across(study: Study) -> str:
+    measured, sizes = norms.experts(study), study.sizes
+    names = [name for name in measured if name in sizes]
+    if len(names) < 3:
+        return ""
+    inverse = [float(np.mean(1 / measured[name]["task_vector"])) for name in names]
+    rank = _rank(spearman([sizes[name] for name in names], inverse))
+    return (
+        f"Across the {len(names)} experts of the suite: Spearman of 1/‖τ‖ with the training-set size {rank}. Tasks differ "
+        "in classes and difficulty as well as in size, so this alone shows neither cause nor its absence."
+    )
+
+
+def _rank(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def selected(study: Study) -> list[Claim]:
+    """Judge whether a value selected on validation is above the fixed one, on the test split."""
+    rows = {row["method"]: row for row in study.comparisons if row["kind"] == "selection" and row["task"] == "average"}
+    curves = candidates(study)
+    if not curves and not rows:
+        return [Claim("λ selected on validation is above the fixed λ", NOT_TESTED, ["Nothing was selected in this suite."])]
+    found = []
+    for method in dict.fromkeys([*curves, *rows]):
+        grid = sorted(curves.get(method, {}))
+        values = chosen(study, method)
+        evidence = (
+            [
+                f"Candidates: {', '.join(f'{value:g}' for value in grid)}; chosen on validation: "
+                f"{', '.join(f'{value:g}' for value in values) or 'unknown'}."
+            ]
+            if grid
+            else []
+        )
+        if grid and any(value in (grid[0], grid[-1]) for value in values):
+            evidence.append("The chosen value lies at the edge of the grid: a wider grid could choose another.")
+        row = rows.get(method)
+        symbol = study.symbol(method)
+        evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")
+        found.append(
+            Claim(
+                f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}",
+                verdict(row) if row else NOT_TESTED,
+                evidence,
+            )
+        )
+    return found
+
+
+_TREND = {1: "rises at every step", -1: "falls at every step", 0: "neither rises nor falls throughout"}
+CLAIMS: tuple[Callable[[Study], list[Claim]], ...] = (separation, weight_norms, gains, premise, selected)

@@ -1,0 +1,192 @@
+"""The figures, one function a kind. Same study, same bytes: no dates, fixed salt, no random placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+from nan_merge.reporting import norm_figures
+from nan_merge.reporting.drawing import GREY, OKABE_ITO, STYLE, nothing
+from nan_merge.reporting.formats import percent
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, chosen, summarise
+
+AXES = {"λ": "λ (mean coefficient of a task vector)", "p": "p (exponent of the norm: 0 uniform, 1 NAN)"}
+
+
+def draw_figure(study: Study, record: dict[str, Any], output: Path | str) -> None:
+    """Write one figure of `config/tables.yaml` as `output`.svg and .png; the SVG carries its title and caption."""
+    if record["kind"] not in KINDS:
+        raise UserError(f"config/tables.yaml: figure {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+        figure, caption = KINDS[record["kind"]](study.only(record), record)
+        title = study.title(record)
+        described = {"Date": None, "Title": title, "Description": caption, "Creator": None}
+        for suffix, metadata in ((".svg", described), (".png", {"Software": None, "Title": title})):
+            with atomic_write(Path(f"{output}{suffix}")) as part:
+                figure.savefig(part, format=suffix[1:], dpi=160, metadata=metadata)
+
+
+def colours(study: Study) -> dict[str, str]:
+    """Return a colour for each group of methods, the same in every figure of a list of methods."""
+    groups = dict.fromkeys(method.get("group") or "" for method in study.methods)
+    return {group: OKABE_ITO[index % len(OKABE_ITO)] for index, group in enumerate(groups)}
+
+
+def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
+    """Heat map of methods by tasks, with the averages and their intervals as dots beside it."""
+    rows = summarise(study)
+    if not rows or not study.tasks:
+        return nothing("No method was scored in this suite.")
+    best = next((row.tasks for row in rows if row.method["id"] == INDIVIDUAL), {})
+    figure = Figure(figsize=(5.0 + 0.72 * len(study.tasks), 1.5 + 0.27 * len(rows)))
+    heat, dots = figure.subplots(1, 2, sharey=True, width_ratios=(0.72 * len(study.tasks), 3.0))
+    shown = np.full((len(rows), len(study.tasks)), np.nan)
+    for i, row in enumerate(rows):
+        for j, task in enumerate(study.tasks):
+            cell, top = row.tasks[task["id"]], best.get(task["id"], Estimate(None)).value
+            if cell.value is not None:
+                shown[i, j] = cell.value / top if top else cell.value
+    floor, top = (float(np.nanmin(shown)), float(np.nanmax(shown))) if np.isfinite(shown).any() else (0.0, 1.0)
+    edges = [np.arange(count + 1) - 0.5 for count in shown.shape]
+    shades = {"cmap": "Blues", "vmin": floor, "vmax": floor + (top - floor + 0.01) / 0.6}
+    heat.pcolormesh(edges[1], edges[0], np.ma.masked_invalid(shown), edgecolors="white", linewidth=0.6, **shades)
+    heat.set_ylim(len(rows) - 0.5, -0.5)
+    for i, row in enumerate(rows):
+        for j, task in enumerate(study.tasks):
+            text = percent(row.tasks[task["id"]].value) or "–"
+            heat.text(j, i, text, ha="center", va="center", fontsize=8)
+    heat.set_xticks(
+        range(len(study.tasks)),
+        [task.get("label", task["id"]) for task in study.tasks],
+        rotation=35,
+        ha="left",
+        rotation_mode="anchor",
+    )
+    heat.set_yticks(range(len(rows)), [row.method.get("label", row.method["id"]) for row in rows])
+    heat.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    heat.spines[:].set_visible(False)
+    heat.grid(False)
+    _averages(study, rows, dots)
+    for label, row in zip(heat.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row.method.get("host") else "normal")
+    measure = "accuracy relative to the individual model of the task" if best else "accuracy"
+    return figure, (
+        f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
+        + (" (small dots: single fine-tuning seeds)" if len(study.seeds) > 1 else "")
+        + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
+        + ". NAN rows are bold, with diamonds. The intervals of two methods on the same examples are not "
+        "independent: see the paired comparisons. A dash is a missing score."
+    )
+
+
+def _averages(study: Study, rows: list, axes: Axes) -> None:
+    palette = colours(study)
+    for i, row in enumerate(rows):
+        colour = palette[row.method.get("group") or ""]
+        if row.average.value is None:
+            axes.text(
+                0.02,
+                i,
+                "skipped" if "skipped" in row.method else "no average: a score is missing",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=7.5,
+                color=GREY,
+            )
+            continue
+        line = ":" if row.average.draws else "-"
+        axes.plot([100 * row.average.low, 100 * row.average.high], [i, i], line, color=colour, linewidth=1.4)
+        if len(row.average.by_seed) > 1:
+            axes.plot(
+                [100 * value for value in row.average.by_seed],
+                [i] * len(row.average.by_seed),
+                ".",
+                color="black",
+                markersize=3,
+                zorder=4,
+            )
+        several = len(row.average.by_seed) > 1
+        axes.plot(
+            100 * row.average.value,
+            i,
+            "D" if row.method.get("host") else "o",
+            color=colour,
+            markersize=7 if several else 5,
+            markerfacecolor="white" if several else colour,
+        )
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("average accuracy in %")
+    diamonds = {row.method.get("group") or "" for row in rows if row.method.get("host")}
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker="D" if group in diamonds else "o",
+            linewidth=1.4,
+            markersize=5,
+            label={"nan": "NAN"}.get(group, group or "methods"),
+        )
+        for group, colour in palette.items()
+    ]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, columnspacing=1)
+
+
+def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
+    """Validation accuracy of the candidates of each tuned method against λ; the chosen value is ringed."""
+    curves = candidates(study)
+    if not curves:
+        return nothing("No hyper-parameter was selected in this suite.")
+    figure = Figure(figsize=(6.6, 3.6))
+    axes = figure.subplots()
+    for index, (method, points) in enumerate(curves.items()):
+        colour = OKABE_ITO[index % len(OKABE_ITO)]
+        values = sorted(value for value, estimate in points.items() if estimate.value is not None)
+        heights = np.array([[100 * getattr(points[value], name) for value in values] for name in ("value", "low", "high")])
+        axes.fill_between(values, heights[1], heights[2], color=colour, alpha=0.12, linewidth=0)
+        axes.plot(values, heights[0], "o-", color=colour, markersize=4, linewidth=1.4, label=study.label(method))
+        picked = [value for value in chosen(study, method) if value in values]
+        axes.plot(
+            picked,
+            [heights[0][values.index(value)] for value in picked],
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=1.6,
+            label=f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}",
+        )
+    symbols = list(dict.fromkeys(map(study.symbol, curves)))
+    averaging = 1 / len(study.tasks) if symbols == ["λ"] else None
+    for value, style, name in ((averaging, ":", "1/T (averaging)"), (record.get("fixed"), "--", "fixed λ")):
+        if value is not None:
+            axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
+    for row in summarise(study, "validation_accuracy"):
+        if row.average.value is not None:
+            axes.axhline(100 * row.average.value, color=GREY, linewidth=0.8, linestyle="-.", label=row.method.get("label"))
+    axes.set_xlabel(" or ".join(AXES.get(symbol, symbol) for symbol in symbols))
+    axes.set_ylabel("average validation accuracy in %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure, (
+        "Average over tasks of the accuracy on the validation split, which shares no example with the test split; "
+        "band: 95 % interval over validation examples. Ringed: the value that was selected there, and only then "
+        "tested."
+    )
+
+
+KINDS: dict[str, Callable[[Study, dict[str, Any]], tuple[Figure, str]]] = {
+    "accuracy": accuracy,
+    "selection": selection,
+    "coefficients": norm_figures.coefficients,
+    "premise": norm_figures.premise,
+}

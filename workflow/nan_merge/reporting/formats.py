@@ -1,0 +1,194 @@
+"""A table as cells and notes, written as CSV, Markdown and LaTeX; and how every number is spelt."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nan_merge.core.atomic import atomic_write
+
+BREAK = "\n"  # within a cell
+
+
+def percent(fraction: float | None, digits: int = 1, signed: bool = False) -> str:
+    """Spell a fraction in per cent without the sign (0.743 is 74.3), empty for None; a rounded zero has no sign."""
+    if fraction is None:
+        return ""
+    return signed_number(100 * fraction, digits, signed)
+
+
+def signed_number(value: float, digits: int, signed: bool = True) -> str:
+    """Spell a number with a true minus sign and, if `signed`, a plus sign."""
+    rounded = round(value, digits)
+    sign = "−" if rounded < 0 else "+" if signed and rounded > 0 else ""
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def spread(fraction: float) -> str:
+    """Spell a relative difference in per cent with two significant digits and without an exponent."""
+    value = 100 * fraction
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 else f"{value:.6f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
+    """Spell an interval of fractions in per cent."""
+    return "" if low is None else f"[{percent(low, digits, signed)}, {percent(high, digits, signed)}]"
+
+
+def p_value(p: float | None) -> str:
+    """Spell a p-value with three decimals."""
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(value: Any) -> str:
+    """Spell a whole number with thousands separated by commas."""
+    return "" if value in (None, "") else f"{int(value):,}"
+
+
+@dataclass
+class Table:
+    """Cells as text, for people; records, for machines. Columns in `text` align left, the others right.
+
+    Footnotes are marked a, b, c in order of appearance; a cell may have several lines.
+    """
+
+    title: str
+    header: list[str]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+    breaks: set[int] = field(default_factory=set)
+    text: tuple[int, ...] = (0,)
+    group: Any = None  # of the latest row
+
+    def mark(self, text: str, footnote: str) -> str:
+        """Return a cell's text with the mark of a footnote, which is added once."""
+        if not footnote:
+            return text
+        if footnote not in self.footnotes:
+            self.footnotes.append(footnote)
+        return f"{text}^{letter(self.footnotes.index(footnote))}^"
+
+    def add(self, cells: Sequence[str], record: dict[str, Any], group: Any = None) -> None:
+        """Append a row; a rule is drawn where the group changes."""
+        if self.rows and group != self.group:
+            self.breaks.add(len(self.rows))
+        self.group = group
+        self.rows.append(list(cells))
+        self.records.append(record)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Footnotes with their marks, then the general notes."""
+        marked = [f"^{letter(index)}^ {text}" for index, text in enumerate(self.footnotes)]
+        return [*marked, *self.notes]
+
+
+def letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ... for 0, 1, ..."""
+    return (letter(index // 26 - 1) if index >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[index % 26]
+
+
+def write_csv(table: Table, path: Path) -> None:
+    """Write the records; empty cells are missing numbers, fractions are not rounded."""
+    columns = list(dict.fromkeys(key for record in table.records for key in record))
+    with atomic_write(path) as part, open(part, "w", encoding="utf-8", newline="") as lines:
+        writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in table.records)
+
+
+def write_markdown(table: Table, path: Path) -> None:
+    """Write an aligned pipe table with its notes below."""
+    cells = [[_markdown(cell) for cell in row] for row in [table.header, *table.rows]]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(table.header))]
+
+    def line(row: list[str]) -> str:
+        spelt = (
+            text.ljust(width) if column in table.text else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(spelt)} |"
+
+    rule = [":" + "-" * (w - 1) if column in table.text else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
+    body = [f"### {_markdown(table.title)}", "", line(cells[0]), line(rule), *map(line, cells[1:]), ""]
+    _publish(path, "\n".join([*body, *(f"- {_markdown(note)}" for note in table.remarks)]))
+
+
+def write_latex(table: Table, path: Path) -> None:
+    """Write a booktabs table, notes below; needs `booktabs` and UTF-8, and scales to the text width with graphicx."""
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize",
+        rf"\caption{{{_latex(table.title)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join('l' if i in table.text else 'r' for i in range(len(table.header)))}}}",
+        r"\toprule",
+        " & ".join(map(_latex, table.header)) + r" \\",
+        r"\midrule",
+    ]
+    for index, row in enumerate(table.rows):
+        lines += [r"\midrule"] if index in table.breaks else []
+        lines.append(" & ".join(map(_latex, row)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright"]
+    lines += [_latex(note) + r"\par" for note in table.remarks]
+    _publish(path, "\n".join([*lines, r"\end{table}"]))
+
+
+def _publish(path: Path, text: str) -> None:
+    with atomic_write(path) as part:
+        part.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _markdown(text: str) -> str:
+    text = re.sub(r"([\\|*_<>`])", r"\\\1", text)
+    return re.sub(r"\^([a-z]+)\^", r"<sup>\1</sup>", text).replace(BREAK, "<br>")
+
+
+def _latex(text: str) -> str:
+    if BREAK in text:
+        return r"\begin{tabular}[t]{@{}l@{}}" + r"\\".join(map(_latex, text.split(BREAK))) + r"\end{tabular}"
+    parts = re.split(r"\^([a-z]+)\^", text)
+    spelt = ["".join(_TEX.get(character, character) for character in part) for part in parts]
+    return "".join(part if index % 2 == 0 else rf"\textsuperscript{{{part}}}" for index, part in enumerate(spelt))
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "λ": r"$\lambda$",
+    "τ": r"$\tau$",
+    "–": "--",
+    "Σ": r"$\Sigma$",
+    "∝": r"$\propto$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "√": r"$\surd$",
+    "‖": r"$\Vert$",
+    "[": "{[}",
+    "\u202f": r"\,",
+    "\u00a0": "~",
+}
+
+WRITERS: dict[str, Callable[[Table, Path], None]] = {".csv": write_csv, ".md": write_markdown, ".tex": write_latex}

@@ -1,0 +1,91 @@
+"""The tables that are about the methods themselves, one function a kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nan_merge.reporting.formats import BREAK, Table
+from nan_merge.reporting.parts import INTERVAL_NOTE, difference, estimated, limits, pairs_of
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import candidates, chosen, summarise
+
+
+def methods(study: Study, record: dict[str, Any]) -> Table:
+    """One row a method: what it sees, whether one model serves all tasks, its paper, its average."""
+    header = ["Method", "Id", "Data", "One model", "Reference", "Average", "95 % interval"]
+    table = Table(study.title(record), header, text=(0, 1, 2, 3, 4))
+    for row in summarise(study):
+        of = row.method
+        data, static, reference = of.get("data", "none"), of.get("static", True), of.get("reference", "")
+        about = [of.get("label", of["id"]), of["id"], data, "yes" if static else "no", reference]
+        cells = {"average": row.average.value, "average_low": row.average.low, "average_high": row.average.high}
+        table.add(
+            [*about, estimated(table, row.average), limits(table, row.average)],
+            {"method": of["id"], "label": about[0], "data": data, "static": static, "reference": reference, **cells}
+            | {"draws": row.average.draws or None, "remark": row.average.reason},
+            study.block(of),
+        )
+    table.notes = [
+        "Data: what the method sees besides the weights. One model: whether one model serves all tasks; otherwise the task "
+        "must be known. Reference: arXiv. Average: accuracy in % on the test split, over tasks.",
+        INTERVAL_NOTE,
+    ]
+    return table
+
+
+def scan(study: Study, record: dict[str, Any]) -> Table:
+    """One row a combination of scanned hyper-parameters, against its host."""
+    rows = [row for row in summarise(study) if "values" in row.method.get("family", {})]
+    keys = list(dict.fromkeys(key for row in rows for key in row.method["family"]["values"]))
+    header = ["Method", *(key.replace("_", " ") for key in keys), "Average", "95 % interval", "Δ to its host"]
+    table = Table(study.title(record), header, text=(0, *range(1, 1 + len(keys)), len(header) - 1))
+    for row in rows:
+        family = row.method["family"]
+        pairs = [pair for pair in pairs_of(study, "scan") if pair["method"] == row.method["id"]]
+        values = {key: family["values"].get(key, "") for key in keys}
+        columns = ("against", "difference", "low", "high", "p", "p_holm", "discordant", "changed")
+        table.add(
+            [
+                family["label"],
+                *(str(value) for value in values.values()),
+                estimated(table, row.average),
+                limits(table, row.average),
+                BREAK.join(difference(study, pair) for pair in pairs),
+            ],
+            {"method": row.method["id"], **values, "average": row.average.value}
+            | {"average_low": row.average.low, "average_high": row.average.high, "remark": row.average.reason}
+            | {name: pair[name] for pair in pairs for name in columns},
+            family["id"],
+        )
+    tested = [pair for pair in pairs_of(study, "scan") if pair["p"] != ""]
+    table.notes = [
+        "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
+        "accuracy in % on the test split, over tasks.",
+        f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {len(tested)} comparisons "
+        "of scans in the suite. Of many rows the best is somewhat too high; nothing is chosen from them.",
+        INTERVAL_NOTE,
+    ]
+    return table
+
+
+def sweep(study: Study, record: dict[str, Any]) -> Table:
+    """One row a candidate of a tuned method: its accuracy on the validation splits, and which one was chosen."""
+    header = ["Method", "Tuned", "Value", "Average on validation", "95 % interval", "Chosen"]
+    table = Table(study.title(record), header, text=(0, 1, 5))
+    for method, points in candidates(study).items():
+        picked, symbol = chosen(study, method), study.symbol(method)
+        for value, average in sorted(points.items()):
+            cells = {"value": value, "average": average.value, "average_low": average.low, "average_high": average.high}
+            spelt = f"{value:g}".replace("-", "−")
+            mark = "chosen" if value in picked else ""
+            table.add(
+                [study.label(method), symbol, spelt, estimated(table, average), limits(table, average), mark],
+                {"method": method, "tuned": symbol, **cells, "chosen": bool(mark)},
+                method,
+            )
+    table.notes = [
+        "Accuracy in % on the validation splits, over tasks; none of it is a test score. λ: mean coefficient; p: exponent of the "
+        "norm, 0 for uniform coefficients, 1 for NAN.",
+        INTERVAL_NOTE,
+    ]
+    return table

@@ -1,0 +1,118 @@
+"""The figures about norms and coefficients, one function a kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nan_merge.reporting import norms
+from nan_merge.reporting.drawing import GREY, OKABE_ITO, nothing
+from nan_merge.reporting.formats import spread
+from nan_merge.reporting.records import Study
+
+
+def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
+    """NAN's shares against the norm they come from and against the amount of data."""
+    measured = norms.experts(study)
+    if not measured:
+        return nothing("No norms were measured in this suite.")
+    names, sizes = list(measured), study.sizes
+    figure = Figure(figsize=(9.2, 3.9))
+    left, right = figure.subplots(1, 2, sharey=True)
+    series = (("weights", "from ‖W‖", "s", OKABE_ITO[4], 8), ("task_vector", "from ‖τ‖", "o", OKABE_ITO[0], 12))
+    spreads: dict[str, float] = {}
+    numbers = {"ha": "center", "va": "center_baseline", "fontsize": 7.5, "color": "white", "fontweight": "bold"}
+    for of, label, marker, colour, width in series:
+        alpha = np.array([measured[name][f"alpha_{of}"].mean() for name in names])
+        norm = np.array([measured[name][of].mean() for name in names])
+        look = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
+        known = [i for i, name in enumerate(names) if name in sizes]
+        places = [(left, norm / norm.mean(), range(len(names))), (right, np.array([sizes.get(name, 0) for name in names]), known)]
+        for axes, x, kept in places:
+            axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **look)
+            for i in kept if of == "task_vector" else ():
+                axes.text(x[i], alpha[i], str(i + 1), **numbers)
+        spreads[of] = norms.relative_spread(alpha)
+    for axes in (left, right):
+        axes.axhline(1 / len(names), color=GREY, linestyle=":", linewidth=1, label="uniform, 1/T")
+    if len(sizes) == len(study.tasks):
+        order = sorted(sizes.values())
+        right.plot(order, [size / sum(order) for size in order], "--", color=GREY, linewidth=1, label="share of data")
+        right.set_xscale("log")
+        _plain_log(right, order)
+    right.set_xlabel("training examples (log scale)")
+    left.set_xlabel("norm of the expert / mean over experts")
+    left.set_ylabel("share α of the coefficients")
+    handles = {
+        handle.get_label(): handle
+        for axes in (left, right)
+        for handle in axes.get_lines()
+        if not handle.get_label().startswith("_")
+    }
+    numbered = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
+    right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+    return figure, (
+        "NAN's shares α (inverse norms, whole model, summing to 1). The largest share exceeds the smallest by "
+        f"{spread(spreads['weights'])} % with norms of whole weights and by {spread(spreads['task_vector'])} % "
+        "with norms of task vectors. Dashed: shares in proportion to the training-set size, which NAN's derivation "
+        "aims at." + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else "")
+    )
+
+
+def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
+    """Inverse norms against the number of examples, for equal steps and for equal epochs."""
+    if not study.premise:
+        return nothing("The premise was not measured in this suite.")
+    figure = Figure(figsize=(9.2, 3.6))
+    panels = figure.subplots(1, 2, sharey=True)
+    tasks = list(dict.fromkeys(row["task"] for row in study.premise))
+    looks: dict[str, tuple[str, Any]] = {"steps": (OKABE_ITO[0], "-"), "epochs": (OKABE_ITO[1], "--")}
+    for axes, of, name in zip(panels, norms.NORMS, ("1/‖W‖ (weights)", "1/‖τ‖ (task vector)"), strict=True):
+        drawn = norms.lines(study, of)
+        for line in drawn:
+            colour, style = looks.get(line.protocol, (GREY, ":"))
+            marker = "osD^vP*X"[tasks.index(line.task) % 8]
+            axes.plot(
+                line.examples,
+                line.inverse,
+                marker=marker,
+                color=colour,
+                linestyle=style,
+                markersize=5.5,
+                markerfacecolor="white",
+                linewidth=1.4,
+            )
+        axes.set_xscale("log")
+        _plain_log(axes, sorted({int(value) for line in drawn for value in line.examples}))
+        change = 100 * max(norms.relative_spread(line.inverse) for line in drawn)
+        axes.set_title(f"{name}: largest change along a line {change:.3g} %")
+        axes.set_xlabel("training examples (log scale)")
+    panels[0].set_ylabel("inverse norm / mean of its line")
+    handles = [
+        Line2D([], [], color=colour, linestyle=style, label=f"equal {protocol}")
+        for protocol, (colour, style) in looks.items()
+        if any(row["protocol"] == protocol for row in study.premise)
+    ]
+    handles += [
+        Line2D([], [], color=GREY, linestyle="none", marker="osD^vP*X"[i % 8], markersize=5, label=study.label(task))
+        for i, task in enumerate(tasks)
+    ]
+    panels[1].legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure, (
+        "Each line is one task, fine-tuned from the same base on nested subsets of growing size, either for equally "
+        "many steps or for equally many epochs. NAN's premise is that 1/norm grows with the number of examples."
+    )
+
+
+def _plain_log(axes: Axes, ticks: list[int]) -> None:
+    """Label a log axis at the data, leaving out labels that would touch."""
+    kept: list[int] = []
+    for tick in ticks:
+        if not kept or np.log(tick / kept[-1]) > 0.11 * np.log(max(ticks) / min(ticks) + 1e-9):
+            kept.append(tick)
+    axes.set_xticks(kept, [f"{tick:,}" for tick in kept])
+    axes.minorticks_off()

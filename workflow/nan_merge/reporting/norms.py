@@ -1,0 +1,106 @@
+"""What norms and coefficients say: shares of experts, how far from uniform, and whether norms follow the data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nan_merge.methods.coefficients import norm_law
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import spearman
+
+SPREAD = 0.01  # a relative spread of coefficients below one per cent is called uniform
+NORMS = {"weights": "norm_weights", "task_vector": "norm_task_vector"}
+
+
+def experts(study: Study) -> dict[str, dict[str, NDArray]]:
+    """Return, by expert, whole-model norms of weights and task vector and the shares from them, each (seeds,)."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for _, measure in sorted(study.measures.items()):
+        tensors = measure["tensors"].values()
+        squared = {of: np.sum([tensor[of] for tensor in tensors], axis=0) for of in NORMS}
+        norms = {of: np.sqrt(values) for of, values in squared.items()}
+        columns = {
+            **norms,
+            "ratio": norms["task_vector"] / norms["weights"],
+            **{f"alpha_{of}": norm_law(values, zero_norm="drop") for of, values in norms.items()},
+        }
+        for index, expert in enumerate(measure["experts"]):
+            for name, values in columns.items():
+                found.setdefault(expert, {}).setdefault(name, []).append(float(values[index]))
+    return {expert: {name: np.array(values) for name, values in row.items()} for expert, row in found.items()}
+
+
+class Shares(NamedTuple):
+    """Coefficients of one method: mean share by expert (T,); ratio and entropy by row and seed, None if undefined."""
+
+    scope: str
+    rows: int
+    coefficient: float
+    mean: NDArray
+    ratio: NDArray | None
+    entropy: NDArray | None
+
+
+def shares(study: Study, method: str) -> Shares | None:
+    """Return the shares of one method over all its rows, seeds and draws, None where it has no coefficients."""
+    members = study.members(method)
+    tables = [table for table in study.coefficients if table["method"] in members and table["rows"]]
+    if not tables:
+        return None
+    values = np.array([row for table in tables for row in table["rows"].values()], float)
+    sums = values.sum(axis=1, keepdims=True)
+    alpha = np.divide(values, sums, out=np.full_like(values, 1 / values.shape[1]), where=sums != 0)
+    ratio = entropy = None
+    if np.all(values > 0):
+        ratio = values.max(axis=1) / values.min(axis=1)
+        logs = -np.sum(alpha * np.log(alpha), axis=1)
+        entropy = logs / np.log(values.shape[1]) if values.shape[1] > 1 else np.ones(len(values))
+    return Shares(tables[0]["scope"], len(tables[0]["rows"]), float(values.mean()), alpha.mean(axis=0), ratio, entropy)
+
+
+def extent(name: str, values: NDArray | None) -> dict[str, float | None]:
+    """Return mean, smallest and largest of some values as named columns."""
+    parts = ("mean", "low", "high")
+    if values is None:
+        return dict.fromkeys((f"{name}_{part}" for part in parts), None)
+    numbers = (values.mean(), values.min(), values.max())
+    return {f"{name}_{part}": float(value) for part, value in zip(parts, numbers, strict=True)}
+
+
+def relative_spread(values: NDArray) -> float:
+    """Return largest over smallest, less one."""
+    return float(np.max(values) / np.min(values) - 1)
+
+
+class Line(NamedTuple):
+    """Norms of one task over growing subsets: `inverse` is 1/norm relative to its mean, one value a subset."""
+
+    task: str
+    protocol: str
+    seed: str
+    examples: NDArray
+    inverse: NDArray
+    rank: float | None
+
+    @property
+    def trend(self) -> int:
+        """1 where 1/norm grows with every step in the number of examples, -1 where it falls, else 0."""
+        steps = np.sign(np.diff(self.inverse)).astype(int)
+        return int(steps[0]) if len(steps) and np.all(steps == steps[0]) else 0
+
+
+def lines(study: Study, of: str) -> list[Line]:
+    """Return the premise's lines for one norm ("weights" or "task_vector"), by task, protocol and seed."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in study.premise:
+        groups.setdefault((row["task"], row["protocol"], row["seed"]), []).append(row)
+    found = []
+    for (task, protocol, seed), rows in sorted(groups.items()):
+        rows.sort(key=lambda row: int(row["examples"]))
+        examples = np.array([int(row["examples"]) for row in rows])
+        inverse = 1 / np.array([float(row[NORMS[of]]) for row in rows])
+        found.append(Line(task, protocol, seed, examples, inverse / inverse.mean(), spearman(examples, inverse)))
+    return found

@@ -1,0 +1,200 @@
+"""Paired tests of two methods on the same test examples, stratified by task."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json, write_table
+from nan_merge.reporting.statistics import LEVEL, holm
+
+FLIPS = 100_000
+RESAMPLES = 10_000
+FAMILIES = {"host": "nan", "control": "nan"}  # kinds of pairs that one Holm adjustment covers; others stand alone
+COLUMNS = [
+    "suite",
+    "method",
+    "against",
+    "kind",
+    "task",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "n",
+    "discordant",
+    "changed",
+    "seeds",
+    "draws",
+    "above",
+]
+
+
+class Paired(NamedTuple):
+    """Two methods on the same examples: `difference` of the averages over tasks, method minus the other."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
+    """Test and estimate a weighted mean over tasks of per-example differences.
+
+    `differences[t]` (n_t,) holds, for each example of task t, correct answers of the method less those of the other,
+    summed over `terms` pairs of models (fine-tuning seeds times draws of a control): integers from -terms to terms.
+    Sign-flip test: under the null hypothesis the two methods' answers to an example may be swapped (for all its terms
+    at once), so each non-zero difference has either sign; p = (1 + flips at least as extreme) / (1 + flips). Against
+    the mean of several draws, which is no set of answers, that holds for large samples only. Interval: percentile
+    bootstrap of the examples within each task. Without any discordant example the bootstrap has no width; then the
+    interval is the exact 95 % bound on the share of discordant examples, put where it moves the average most.
+    """
+    w = np.asarray(weights, float) / np.sum(weights)
+    scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
+    observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
+    if not any(d.any() for d in differences):
+        bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
+        return Paired(0.0, -float(bound), float(bound), 1.0)
+    flips, means = np.zeros(FLIPS), np.zeros(RESAMPLES)
+    for factor, d in zip(scale, differences, strict=True):
+        for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
+            flips += factor * size * (2.0 * random.binomial(count, 0.5, FLIPS) - count)
+        values, counts = np.unique(d, return_counts=True)
+        means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
+    extreme = int(np.sum(np.abs(flips) >= abs(observed) - 1e-12))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Paired(observed, float(low), float(high), (1 + extreme) / (1 + FLIPS))
+
+
+class _Answers(NamedTuple):
+    prediction: NDArray
+    label: NDArray
+
+
+def compare_methods(
+    files: Sequence[Path | str],
+    pairs: Sequence[dict[str, Any]],
+    output: Path | str,
+    sizes: dict[str, dict[str, int]] | None = None,
+) -> None:
+    """Compare pairs of methods example by example and write one row a pair (and one weighted by training-set size).
+
+    Predictions lie beside each score file. `sizes[suite][task]` are the training-set sizes; where all are known, a
+    second row `weighted_average` is written. A pair that lacks a task in common has empty numbers. A pair with `draws`
+    compares the method with the mean of these methods, and says above how many of them it is.
+    """
+    answers, tasks = _answers(files)
+    rows = []
+    for pair in pairs:
+        suite = pair["suite"]
+        sized = (sizes or {}).get(suite, {})
+        weightings = {"average": [1.0] * len(tasks.get(suite, []))}
+        if tasks.get(suite) and all(task in sized for task in tasks[suite]):
+            weightings["weighted_average"] = [sized[task] for task in tasks[suite]]
+        for name, weights in weightings.items():
+            numbers = _compare(answers, pair, tasks.get(suite, []), weights)
+            named = {key: value for key, value in pair.items() if key != "draws"}
+            rows.append({**dict.fromkeys(COLUMNS, ""), **named, "task": name, **numbers})
+    families: dict[tuple[str, ...], list[dict]] = {}
+    for row in rows:
+        if row["p"] != "":
+            families.setdefault((row["suite"], row["task"], FAMILIES.get(row["kind"], row["kind"])), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+    write_table(output, rows, COLUMNS)
+
+
+def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
+    found: dict[tuple, _Answers] = {}
+    tasks: dict[str, list[str]] = {}
+    for file in files:
+        scores = [row for row in read_json(file)["scores"] if row["metric"] == "accuracy"]
+        if not scores:
+            continue  # a candidate's validation scores are not compared
+        beside = Path(file).with_suffix(".npz")
+        if not beside.exists():
+            raise UserError(f"{beside}: no predictions beside {file}; delete the score file and evaluate again")
+        with np.load(beside) as arrays:
+            for row in scores:
+                names = [f"{row['task']}.{part}" for part in ("prediction", "label")]
+                if any(name not in arrays for name in names):
+                    raise UserError(f"{beside}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
+                key = (row["suite"], row["method"], row["task"], int(row["seed"]))
+                found[key] = _Answers(*(arrays[name] for name in names))
+                if row["task"] not in tasks.setdefault(row["suite"], []):
+                    tasks[row["suite"]].append(row["task"])
+    return found, {suite: sorted(names) for suite, names in tasks.items()}
+
+
+def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
+    """Return the numbers of one pair over the seeds that both have in every task, or none."""
+    others = pair.get("draws", [pair["against"]])
+    seeds = [
+        {seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
+        for who in (pair["method"], *others)
+        for task in tasks
+    ]
+    shared = sorted(set.intersection(*seeds)) if seeds else []
+    if not shared:
+        return {}
+    terms = [(seed, other) for seed in shared for other in others]
+    right, changed = [], 0  # right[t]: (terms, n_t), correct answers of the method less those of the other
+    for task in tasks:
+        one = [answers[pair["suite"], pair["method"], task, seed] for seed, _ in terms]
+        two = [answers[pair["suite"], other, task, seed] for seed, other in terms]
+        if any(not np.array_equal(x.label, one[0].label) for x in [*one, *two]):
+            raise UserError(
+                f"{pair['suite']}/{task}: {pair['method']!r} and {pair['against']!r} were tested on "
+                "different examples; evaluate both again"
+            )
+        both = list(zip(one, two, strict=True))
+        right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
+        changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
+    random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, whatever the names
+    return {
+        **paired([each.sum(axis=0) for each in right], len(terms), weights, random)._asdict(),
+        "discordant": sum(int(np.count_nonzero(each)) for each in right),
+        "changed": changed,
+        "n": sum(each.size for each in right),
+        "seeds": " ".join(map(str, shared)),
+        **(_rank(right, len(others), weights) if "draws" in pair else {}),
+    }
+
+
+def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dict[str, int]:
+    """Return how many draws there are and above how many of them the method is, by the average over tasks and seeds."""
+    gaps = [weight * each.mean(axis=1).reshape(-1, draws).mean(axis=0) for weight, each in zip(weights, right, strict=True)]
+    return {"draws": draws, "above": int(np.count_nonzero(np.sum(gaps, axis=0) > 1e-12))}
+
+
+def number(row: dict[str, Any], column: str) -> float | None:
+    """Read a number of a comparison row, None for an empty cell."""
+    return None if row.get(column) in ("", None) else float(row[column])
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Say whether "method is above the other" holds, from the adjusted test and the interval together.
+
+    A difference that is not significant decides nothing; without one discordant example
+    there is no advantage to claim.
+    """
+    p, difference, low, high = (number(row, name) for name in ("p_holm", "difference", "low", "high"))
+    if p is None or difference is None or low is None or high is None:
+        return NOT_TESTED
+    if number(row, "discordant") == 0 or (p < 1 - LEVEL and difference < 0 and high < 0):
+        return FAILS
+    if p < 1 - LEVEL and difference > 0 and low > 0:
+        return HOLDS
+    return UNDECIDED
+
+
+HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "not decided", "not tested"

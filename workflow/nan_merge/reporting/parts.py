@@ -1,0 +1,87 @@
+"""Cells and notes that several tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nan_merge.reporting.formats import Table, interval, p_value, percent
+from nan_merge.reporting.paired import FAMILIES, number
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import Estimate
+
+SHOWN = (*FAMILIES, "scan", "ablation")  # kinds of comparisons that stand beside a method in the tables of scores
+INTERVAL_NOTE = (
+    "Intervals: 95 %, test examples independent within a task; Wilson's limits of each task joined by "
+    "square-and-add (MOVER). They cover the choice of test examples, not another fine-tuning."
+)
+PAIRED_NOTE = (
+    "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
+    "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
+    "{size} host and control comparisons of the suite."
+)
+DRAWS_NOTE = (
+    'A control of several draws is shown by their mean and compared with it; "above" counts the draws whose average the '
+    "method exceeds."
+)
+
+
+def estimated(table: Table, estimate: Estimate) -> str:
+    """Spell an estimate in per cent with its spread over seeds; a remark becomes a footnote."""
+    spread = estimate.deviation
+    text = percent(estimate.value) + (f" ± {percent(spread)}" if spread is not None else "")
+    return table.mark(text, sentence(estimate.reason))
+
+
+def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estimate) -> str:
+    """Spell the accuracy on a task; what is known to leak from its test split into training becomes a footnote."""
+    leaks = task.get("leaks")
+    text = estimated(table, estimate)
+    if not leaks or estimate.value is None or estimate.value <= leaks.get("accuracy", 0.0):
+        return text
+    return table.mark(text, leaks["note"]) if leaks.get("collection", collection(study)) == collection(study) else text
+
+
+def collection(study: Study) -> str:
+    """Return the letter of the collection of checkpoints of a suite, empty for models that are fine-tuned here."""
+    return str(study.suite.get("collection", {}).get("id", ""))
+
+
+def limits(table: Table, estimate: Estimate) -> str:
+    """Spell the interval of an estimate, or the smallest and largest of its draws, which a footnote tells apart."""
+    if not estimate.draws:
+        return interval(estimate.low, estimate.high)
+    text = f"{percent(estimate.low)} to {percent(estimate.high)}"
+    return table.mark(text, "Smallest and largest average of the draws; this is no interval.")
+
+
+def sentence(text: str) -> str:
+    """Return a text as a sentence, empty for an empty one."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, str]]:
+    """Return the comparisons of one kind."""
+    return [row for row in study.comparisons if row["kind"] == kind and row["task"] == task]
+
+
+def family_size(study: Study) -> int:
+    """Return how many host and control comparisons share one Holm adjustment."""
+    return sum(number(row, "p") is not None for kind in FAMILIES for row in pairs_of(study, kind))
+
+
+def difference(study: Study, pair: dict[str, str]) -> str:
+    """Spell a comparison: against whom, difference, interval, p, and how many draws the method exceeds."""
+    name = f"{study.label(pair['against'])}: "
+    rank = f", above {pair['above']} of {pair['draws']}" if pair.get("draws") else ""
+    if number(pair, "difference") is None:
+        return f"{name}not compared"
+    if number(pair, "changed") == 0:
+        return f"{name}0.0, same predictions"
+    p = p_value(number(pair, "p_holm")).replace("<", "< ")
+    return f"{name}{percent(number(pair, 'difference'), signed=True)} {difference_limits(pair)} p {p}{rank}"
+
+
+def difference_limits(row: dict[str, str]) -> str:
+    """Spell the interval of a difference."""
+    return interval(number(row, "low"), number(row, "high"), signed=True)

@@ -1,0 +1,228 @@
+"""Read what other stages measured and hold it together, one `Study` a suite. No arithmetic beyond looking up."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json, read_table, write_table
+
+SYMBOLS = {"value": "λ", "mean": "λ", "total": "Σc", "exponent": "p"}  # of a tuned hyper-parameter
+SCORE_COLUMNS = ["suite", "method", "task", "metric", "value", "stderr", "n", "seed"]
+
+
+class Score(NamedTuple):
+    """One accuracy as a fraction, over `n` examples of one task, for one fine-tuning seed."""
+
+    suite: str
+    method: str
+    task: str
+    metric: str
+    value: float
+    n: int
+    seed: int
+
+
+@dataclass
+class Study:
+    """Everything measured about one suite; what was not measured is empty.
+
+    A method is a row: it may have `draws`, methods that are shown together, and `skipped`, why the suite has no score of it.
+    """
+
+    suite: dict[str, Any]
+    methods: list[dict[str, Any]]
+    scores: list[Score] = field(default_factory=list)
+    comparisons: list[dict[str, str]] = field(default_factory=list)
+    coefficients: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[int, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    premise: list[dict[str, str]] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)  # methods that a table or figure leaves out
+
+    def only(self, record: Mapping[str, Any]) -> Study:
+        """Return the study with the methods that a table or figure asks for: `methods` less `without`."""
+        wanted, unwanted = record.get("methods", ["*"]), record.get("without", [])
+        shown = [method for method in self.methods if _matches(method, wanted) and not _matches(method, unwanted)]
+        return replace(self, methods=shown, others=[*self.others, *(m for m in self.methods if m not in shown)])
+
+    def members(self, identifier: str) -> list[str]:
+        """Return the draws of a row, or the method that it is."""
+        return next((m["draws"] for m in [*self.methods, *self.others] if m["id"] == identifier and "draws" in m), [identifier])
+
+    def symbol(self, identifier: str) -> str:
+        """Return the letter of the hyper-parameter that a method tunes."""
+        tuned = {m["id"]: m.get("tune", {}).get("hyper_parameter", "value") for m in [*self.methods, *self.others]}
+        return SYMBOLS[tuned.get(identifier, "value")]
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """The tasks that are reported, in the suite's order."""
+        skipped = {entry["task"] for entry in self.suite.get("skipped", [])}
+        return [task for task in self.suite["tasks"] if task["id"] not in skipped]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The fine-tuning seeds of the suite."""
+        return [int(seed) for seed in self.suite.get("seeds", [0])]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Training-set sizes by task; a task of unknown size is absent."""
+        return _sizes(self.tasks, self.datasets)
+
+    def title(self, record: dict[str, Any]) -> str:
+        """Return the title of a table or figure on this suite."""
+        return f"{record['title']}: {self.suite.get('label', self.suite['id'])}"
+
+    def block(self, method: dict[str, Any]) -> str:
+        """Return the first method of the block of rows that this one belongs to; a rule precedes each block.
+
+        Methods with a host and controls close the block of the methods above them that stand alone.
+        """
+        controls = {control for other in self.methods for control in other.get("controls") or []}
+        start, derived = "", True
+        for other in self.methods:
+            stands = not other.get("host") and other["id"] not in controls
+            start = other["id"] if stands and derived else start
+            derived = not stands
+            if other["id"] == method["id"]:
+                break
+        return start
+
+    def label(self, identifier: str) -> str:
+        """Return the label of a method or task, or its id where it has none."""
+        for entry in [*self.methods, *self.others, *self.suite["tasks"]]:
+            if entry["id"] == identifier:
+                return entry.get("label") or identifier
+        return identifier
+
+
+def _matches(method: Mapping[str, Any], patterns: Iterable[str]) -> bool:
+    names = [method["id"], method.get("family", {}).get("id", method["id"])]
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _present(method: dict[str, Any], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row as a suite has it: the draws that it can have, their number in the label, or why it is skipped."""
+    members = method.get("draws", [method["id"]])
+    draws = [member for member in members if member not in skipped]
+    row = method if draws else {**method, "skipped": skipped[members[0]]}
+    if "draws" not in method:
+        return row
+    size = f", {len(draws)} draws" if len(draws) > 1 else ""
+    return {**row, "draws": draws, "label": f"{method.get('label', method['id'])}{size}"}
+
+
+def argument(text: str) -> Any:
+    """Read a JSON argument of a command line: the JSON itself or the path of a file that holds it."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return read_json(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"command line: {text[:60]!r} is not valid JSON ({error})") from None
+
+
+def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
+    """Write the scores of many JSON files as one tidy table, sorted by suite, method, metric, task and seed.
+
+    Methods keep the order in which the files are given. A score that is there twice, or is no fraction, is
+    refused by the name of its file.
+    """
+    seen: dict[tuple[str, ...], Path | str] = {}
+    order: dict[str, int] = {}
+    rows = []
+    for file in files:
+        for score in read_json(file)["scores"]:
+            key = tuple(str(score[column]) for column in ("suite", "method", "task", "metric", "seed"))
+            value = score["value"]
+            if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+                raise UserError(
+                    f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from 0 to 1; "
+                    "delete the file and evaluate again"
+                )
+            if key in seen:
+                raise UserError(f"{file}: the score {'/'.join(key)} is already in {seen[key]}; name each file once")
+            seen[key] = file
+            order.setdefault(score["method"], len(order))
+            rows.append(score)
+    rows.sort(key=lambda row: (row["suite"], order[row["method"]], row["metric"], row["task"], int(row["seed"])))
+    write_table(output, rows, SCORE_COLUMNS)
+
+
+def studies(
+    suites: Iterable[dict[str, Any]],
+    methods: list[dict[str, Any]],
+    scores: Path | str,
+    comparisons: Path | str | None = None,
+    coefficients: Sequence[Path | str] = (),
+    measures: Sequence[Path | str] = (),
+    datasets: Sequence[Path | str] = (),
+    premise: Sequence[Path | str] = (),
+) -> list[Study]:
+    """Read all files and split them by suite.
+
+    Coefficient files, scores, comparisons and premise rows name their suite; a measure lies in the folder
+    `{suite}/seed{seed}.json` and a data set in `{data}/{task}/dataset.json`, where `data` is the suite's id or its key `data`.
+    """
+    rows = [_score(row, scores) for row in read_table(scores)]
+    pairs = read_table(comparisons) if comparisons else []
+    tables = [read_json(file) for file in coefficients]
+    probes = [row for file in premise for row in read_table(file)]
+    found = []
+    for suite in suites:
+        here = suite["id"]
+        wanted = suite.get("methods") or [method["id"] for method in methods]
+        found.append(
+            Study(
+                suite=suite,
+                methods=[_present(method, suite.get("skipped_methods", {})) for method in methods if method["id"] in wanted],
+                scores=[row for row in rows if row.suite == here],
+                comparisons=[row for row in pairs if row["suite"] == here],
+                coefficients=[table for table in tables if table["suite"] == here],
+                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
+                datasets=_records(suite, map(Path, datasets)),
+                premise=[row for row in probes if row["suite"] == here],
+            )
+        )
+    return found
+
+
+def _score(row: dict[str, str], source: Path | str) -> Score:
+    try:
+        return Score(
+            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"])
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None
+
+
+def _seed(file: Path | str) -> int:
+    stem = Path(file).stem
+    if not stem.removeprefix("seed").isdigit():
+        raise UserError(f"{file}: expected a file named seed<number>.json, found {stem!r}")
+    return int(stem.removeprefix("seed"))
+
+
+def training_sizes(suites: Iterable[Mapping[str, Any]], datasets: Iterable[Path | str]) -> dict[str, dict[str, int]]:
+    """Return training-set sizes by suite and task, from `train` of a task or the files `{data}/{task}/dataset.json`."""
+    files = [Path(file) for file in datasets]
+    return {suite["id"]: _sizes(suite["tasks"], _records(suite, files)) for suite in suites}
+
+
+def _sizes(tasks: Iterable[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    sizes = {task["id"]: task.get("train") or records.get(task["id"], {}).get("splits", {}).get("train") for task in tasks}
+    return {task: int(size) for task, size in sizes.items() if size}
+
+
+def _records(suite: Mapping[str, Any], datasets: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Return the records of a suite's data by task; they lie in a folder named by the suite, or by its `data`."""
+    here = suite.get("data", suite["id"])
+    return {file.parent.name: read_json(file) for file in datasets if file.parent.parent.name == here}

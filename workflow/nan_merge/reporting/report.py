@@ -1,0 +1,145 @@
+"""Write the report: one HTML file that needs nothing else. Claims come from `claims`, numbers from `statistics`."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jinja2
+from markupsafe import Markup
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+from nan_merge.reporting.claims import claims
+from nan_merge.reporting.formats import count, interval, percent
+from nan_merge.reporting.paired import FLIPS, RESAMPLES
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import summarise
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+ARXIV = re.compile(r"\d{4}\.\d{4,5}")
+DUBLIN = "{http://purl.org/dc/elements/1.1/}"
+
+
+def write_report(
+    studies: Sequence[Study],
+    methods: Sequence[dict[str, Any]],
+    tables: Sequence[Path | str],
+    figures: Sequence[Path | str],
+    provenance: dict[str, Any],
+    output: Path | str,
+    published: Sequence[Path | str] = (),
+) -> None:
+    """Write all suites as one page; tables (.md) and figures (.svg) are told apart by `..._{suite}` in their names.
+
+    `published` are the printed tables (.md), which stand beside the measured numbers of all suites.
+    """
+    shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
+    sections = [
+        {
+            "study": study,
+            "claims": claims(study),
+            "averages": _averages(study),
+            "figures": [_figure(file) for file in shown[".svg"][study.suite["id"]]],
+            "tables": [_table(file) for file in shown[".md"][study.suite["id"]]],
+        }
+        for study in studies
+    ]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        sections=sections,
+        published=[_table(Path(file)) for file in published],
+        methods=methods,
+        provenance=provenance,
+        arxiv=ARXIV.fullmatch,
+        count=count,
+        flips=FLIPS,
+        resamples=RESAMPLES,
+        leaves=_leaves,
+    )
+    with atomic_write(Path(output)) as part:
+        part.write_text(page, encoding="utf-8")
+
+
+def _averages(study: Study) -> list[dict[str, str]]:
+    """Return the four or so numbers a reader looks for first: references and the best merge."""
+    rows = [row for row in summarise(study) if row.average.value is not None]
+    named = [row for row in rows if row.method["id"] in ("pretrained", "weight_averaging", "individual")]
+    rest = [row for row in rows if row not in named and "family" not in row.method]  # neither scans nor draws
+    named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
+    named.sort(key=lambda row: row.average.value or 0.0)
+    return [
+        {
+            "label": row.method.get("label", row.method["id"]),
+            "value": percent(row.average.value or 0.0),
+            "interval": interval(row.average.low, row.average.high),
+        }
+        for row in named
+    ]
+
+
+def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str) -> dict[str, list[Path]]:
+    names = sorted((study.suite["id"] for study in studies), key=len, reverse=True)
+    found: dict[str, list[Path]] = {name: [] for name in names}
+    for file in map(Path, files):
+        suite = next((name for name in names if file.stem.endswith(f"_{name}")), None)
+        if suite is None:
+            raise UserError(f"{file}: belongs to no suite of the report; expected a name that ends in one of {names}")
+        if file.suffix == suffix:
+            found[suite].append(file)
+    return found
+
+
+def _figure(file: Path) -> dict[str, Any]:
+    """Return an SVG for embedding, with the title and caption that it carries."""
+    text = file.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    said = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(said["title"])}" ', text, count=1)
+    text = re.sub(r'\bid="', f'id="{file.stem}-', text)  # ids of one page are unique
+    text = re.sub(r'(xlink:href="#|href="#|url\(#)', rf"\1{file.stem}-", text.replace('xlink:href="#', 'href="#'))
+    return {"svg": Markup(text), **said}
+
+
+def _table(file: Path) -> dict[str, Any]:
+    """Return a Markdown table as title, header, rows and notes, its few marks as HTML."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    rows = [[_inline(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
+    if len(rows) < 2:
+        raise UserError(f"{file}: expected a Markdown table, found none; render the table again")
+    numeric = [re.search(r"-:\s*$", str(cell)) is not None for cell in rows[1]]
+    notes = [_inline(line.removeprefix("- ")) for line in lines if line.startswith("- ")]
+    return {
+        "title": _inline(lines[0].removeprefix("### ")),
+        "header": rows[0],
+        "rows": rows[2:],
+        "numeric": numeric,
+        "notes": notes,
+        "file": file.with_suffix(".csv").name,
+    }
+
+
+def _inline(text: str) -> Markup:
+    """Turn the Markdown that `formats` writes (escapes, <sup>, <br>) into HTML."""
+    parts = re.split(r"(<br>|<sup>[a-z]+</sup>)", text.strip())
+    plain = (part if index % 2 else html.escape(re.sub(r"\\([\\|*_<>`])", r"\1", part)) for index, part in enumerate(parts))
+    return Markup("".join(plain))
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return a nested record as pairs of dotted name and text, in its order."""
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and all(isinstance(inner, dict) and "id" in inner for inner in value):
+        return [
+            (f"{path}.{inner['id']}", "; ".join(f"{key} {of}" for key, of in inner.items() if key != "id" and of))
+            for inner in value
+        ]
+    if isinstance(value, list):
+        return [(path, ", ".join(map(str, value)))]
+    return [(path, str(value))]

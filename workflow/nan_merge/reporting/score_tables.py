@@ -1,0 +1,173 @@
+"""The tables of scores and of their differences, one function a kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
+from nan_merge.reporting.paired import FAILS, FAMILIES, HOLDS, UNDECIDED, number, verdict
+from nan_merge.reporting.parts import (
+    DRAWS_NOTE,
+    INTERVAL_NOTE,
+    PAIRED_NOTE,
+    SHOWN,
+    difference,
+    difference_limits,
+    estimated,
+    family_size,
+    limits,
+    of_task,
+    pairs_of,
+)
+from nan_merge.reporting.records import Study
+from nan_merge.reporting.statistics import summarise
+
+OTHER_KINDS = " Other kinds of pairs are adjusted among themselves."
+
+
+def accuracy(study: Study, record: dict[str, Any]) -> Table:
+    """One row a method: tasks, averages, and each NAN row against its host and controls."""
+    header = [
+        "Method",
+        *(task.get("label", task["id"]) for task in study.tasks),
+        "Average",
+        "95 % interval",
+        "Weighted",
+        "Normalised",
+        "Δ against",
+    ]
+    table = Table(study.title(record), header, text=(0, len(header) - 1))
+    for row in summarise(study):
+        method = row.method
+        spelt = [of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        against = {kind: [pair for pair in pairs_of(study, kind) if pair["method"] == method["id"]] for kind in SHOWN}
+        table.add(
+            [
+                method.get("label", method["id"]),
+                *spelt,
+                estimated(table, row.average),
+                limits(table, row.average),
+                estimated(table, row.weighted),
+                estimated(table, row.normalised),
+                BREAK.join(difference(study, pair) for pairs in against.values() for pair in pairs),
+            ],
+            _accuracy_record(study, row, against),
+            study.block(method),
+        )
+    table.notes = [
+        "Accuracy in % on the test split"
+        + (
+            f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds."
+            if len(study.seeds) > 1
+            else "; one fine-tuning seed."
+        ),
+        "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
+        "accuracy of the individual model, in %.",
+        INTERVAL_NOTE,
+        PAIRED_NOTE.format(size=family_size(study)) + OTHER_KINDS,
+        *([DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
+        *(
+            [f"Checkpoints: collection {made['id']}, {made['label']}; numbers of another collection are not comparable."]
+            if (made := study.suite.get("collection"))
+            else []
+        ),
+        *(f"Task {study.label(entry['task'])} was skipped: {entry['reason']}." for entry in study.suite.get("skipped", [])),
+    ]
+    return table
+
+
+def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+    """Return fractions, unrounded, and the same in per cent, named so."""
+    record: dict[str, Any] = {
+        "suite": study.suite["id"],
+        "method": row.method["id"],
+        "label": row.method.get("label"),
+        "group": row.method.get("group"),
+        "draws": row.average.draws or None,
+    }
+    for name, estimate in [
+        *row.tasks.items(),
+        ("average", row.average),
+        ("weighted_average", row.weighted),
+        ("normalised_average", row.normalised),
+    ]:
+        record |= {
+            name: estimate.value,
+            f"{name}_low": estimate.low,
+            f"{name}_high": estimate.high,
+            f"{name}_sd_over_seeds": estimate.deviation,
+            f"{name}_percent": percent(estimate.value).replace("−", "-"),
+            f"{name}_remark": estimate.reason,
+        }
+    numbered = [(kind, pair) for kind in against if kind != "control" for pair in against[kind]]
+    numbered += [(f"control_{index}", pair) for index, pair in enumerate(against["control"], 1)]
+    for name, pair in numbered:
+        record |= {
+            name: pair["against"],
+            **{
+                f"{name}_{column}": pair[column]
+                for column in ("difference", "low", "high", "p", "p_holm", "discordant", "changed")
+            },
+        }
+    return record
+
+
+def comparisons(study: Study, record: dict[str, Any]) -> Table:
+    """One row a compared pair, host and control comparisons first; the verdict joins test and interval."""
+    weighted = {
+        (row["method"], row["against"], row["kind"]): row for row in study.comparisons if row["task"] == "weighted_average"
+    }
+    table = Table(
+        study.title(record),
+        [
+            "Method",
+            "Against",
+            "Kind",
+            "Verdict",
+            "Δ average",
+            "95 % interval",
+            "p",
+            "p (Holm)",
+            "Discordant",
+            "Changed",
+            "Predictions",
+            *(["Δ weighted"] if weighted else []),
+        ],
+        text=(0, 1, 2, 3),
+    )
+    shown = {method["id"] for method in study.methods}
+    plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
+    for row in sorted(plain, key=lambda row: "" if row["kind"] in FAMILIES else row["kind"]):
+        other = weighted.get((row["method"], row["against"], row["kind"]), {})
+        cells = [
+            study.label(row["method"]),
+            study.label(row["against"]),
+            row["kind"],
+            verdict(row),
+            percent(number(row, "difference"), signed=True),
+            difference_limits(row),
+            p_value(number(row, "p")),
+            p_value(number(row, "p_holm")),
+            count(row["discordant"]),
+            count(row["changed"]),
+            count(row["n"]),
+        ]
+        if weighted:
+            cells.append(f"{percent(number(other, 'difference'), signed=True)} {difference_limits(other)}".strip())
+        if number(row, "difference") is None:
+            cells[4] = table.mark(cells[4], "Not compared: the two methods have no seed with scores of every task in common.")
+        more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
+        table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in FAMILIES else row["kind"])
+    table.notes = [
+        PAIRED_NOTE.format(size=family_size(study)) + OTHER_KINDS,
+        "Discordant: predictions of which just one method's is correct. Changed: predictions that differ at all. Without a "
+        "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
+        f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '
+        f'side of 0, or, for "{FAILS}", without a single discordant example. Otherwise "{UNDECIDED}", which is no statement '
+        "of equality.",
+    ]
+    if weighted:
+        table.notes.append(
+            "Δ weighted: average weighted by training-set size; p-values of these are in the CSV file, adjusted among themselves."
+        )
+    return table

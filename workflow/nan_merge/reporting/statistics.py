@@ -1,0 +1,222 @@
+"""Averages and their intervals: the only place where scores are averaged.
+
+Test examples are taken as an independent sample within each task; tasks and fine-tuning seeds are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import norm, rankdata
+
+from nan_merge.reporting.records import Score, Study
+
+LEVEL = 0.95
+INDIVIDUAL = "individual"
+
+
+class Estimate(NamedTuple):
+    """A number with its interval; `value` is None, with a reason, where it cannot be given.
+
+    With `draws` the number is their mean, and the limits are the smallest and the largest of them, not an interval.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    by_seed: tuple[float, ...] = ()
+    reason: str = ""
+    draws: int = 0
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over fine-tuning seeds (n - 1), None for fewer than two."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method on one suite."""
+
+    method: dict[str, Any]
+    tasks: dict[str, Estimate]
+    average: Estimate
+    weighted: Estimate
+    normalised: Estimate
+
+
+def wilson(value: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion `value` over `n` examples (Wilson 1927)."""
+    z = norm.ppf((1 + level) / 2)
+    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def stratified(values: ArrayLike, n: Sequence[int], weights: ArrayLike | None = None) -> tuple[float, float, float]:
+    """Return a weighted mean of independent proportions and its interval, from Wilson's limits of each.
+
+    Square-and-add (MOVER; Newcombe 1998, Zou and Donner 2008): low = m - sqrt(sum w^2 (p - l)^2), high likewise.
+    With one stratum this is Wilson's interval; the weights are scaled to sum to 1.
+    """
+    p = np.asarray(values, float)
+    w = np.ones_like(p) if weights is None else np.asarray(weights, float)
+    w = w / w.sum()
+    limits = np.array([wilson(value, size) for value, size in zip(p, n, strict=True)])
+    mean = float(w @ p)
+    low = mean - np.sqrt(np.sum((w * (p - limits[:, 0])) ** 2))
+    high = mean + np.sqrt(np.sum((w * (limits[:, 1] - p)) ** 2))
+    return mean, float(low), float(high)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return Holm's step-down adjusted p-values (Holm 1979), in the given order."""
+    adjusted, worst = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
+    """Return Spearman's rank correlation (ties by mean rank), None where one side is constant."""
+    a, b = rankdata(x), rankdata(y)
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else None
+
+
+def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
+    """Return one summary a method, in the order of the methods; candidates' scores have another metric."""
+    by_method: dict[str, list[Score]] = {}
+    for score in study.scores:
+        if score.metric == metric:
+            by_method.setdefault(score.method, []).append(score)
+    best = _cells(study, by_method.get(INDIVIDUAL, []))
+    return [_row(study, method, by_method, best) for method in study.methods]
+
+
+def average_of(study: Study, method: str, metric: str) -> Estimate:
+    """Return the average over tasks of one method, which need not be in the list of methods."""
+    cells = _cells(study, [row for row in study.scores if row.method == method and row.metric == metric])
+    return _mean(study, cells, [1.0] * len(study.tasks))
+
+
+def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
+    """Return the validation averages of `<method>-<value>` by method and value."""
+    found: dict[str, dict[float, Estimate]] = {}
+    known = {method["id"] for method in study.methods}
+    for name in dict.fromkeys(row.method for row in study.scores if row.metric == "validation_accuracy"):
+        method, _, value = name.partition("-")
+        if method in known:
+            found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
+    return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
+
+
+def chosen(study: Study, method: str) -> list[float]:
+    """Return the values that validation chose for a method, each once, smallest first."""
+    return sorted(
+        {float(table["chosen"]) for table in study.coefficients if table["method"] == method and table.get("chosen") is not None}
+    )
+
+
+class _Cell(NamedTuple):
+    by_seed: dict[int, float]
+    n: int
+
+
+def _cells(study: Study, scores: Iterable[Score]) -> dict[str, _Cell]:
+    cells: dict[str, _Cell] = {}
+    for row in scores:
+        cells.setdefault(row.task, _Cell({}, row.n)).by_seed[row.seed] = row.value
+    return cells
+
+
+def _row(study: Study, method: dict[str, Any], by_method: dict[str, list[Score]], best: dict[str, _Cell]) -> Summary:
+    """Summarise a method, or the draws of one together."""
+    if "skipped" in method:
+        nothing = Estimate(None, reason=f"skipped: {method['skipped']}")
+        return Summary(method, {task["id"]: nothing for task in study.tasks}, nothing, nothing, nothing)
+    members = method.get("draws", [method["id"]])
+    found = [_summary(study, method, _cells(study, by_method.get(name, [])), best) for name in members]
+    return Summary(
+        method,
+        {task: _over_draws([each.tasks[task] for each in found]) for task in found[0].tasks},
+        _over_draws([each.average for each in found]),
+        _over_draws([each.weighted for each in found]),
+        _over_draws([each.normalised for each in found]),
+    )
+
+
+def _over_draws(found: Sequence[Estimate]) -> Estimate:
+    values = [each.value for each in found if each.value is not None]
+    if len(values) < len(found) or len(found) == 1:
+        return next((each for each in found if each.value is None), found[0])
+    by_seed = tuple(float(np.mean(of)) for of in zip(*(each.by_seed for each in found), strict=False))
+    reason = next((each.reason for each in found if each.reason), "")
+    return Estimate(float(np.mean(values)), min(values), max(values), by_seed, reason, len(found))
+
+
+def _summary(study: Study, method: dict[str, Any], cells: dict[str, _Cell], best: dict[str, _Cell]) -> Summary:
+    tasks = [task["id"] for task in study.tasks]
+    sizes = study.sizes
+    weighted = Estimate(None, reason="the training-set size of a task is unknown")
+    if all(task in sizes for task in tasks):
+        weighted = _mean(study, cells, [sizes[task] for task in tasks])
+    return Summary(
+        method,
+        {task: _single(study, cells.get(task)) for task in tasks},
+        _mean(study, cells, [1.0] * len(tasks)),
+        weighted,
+        _normalised(study, cells, best),
+    )
+
+
+def _single(study: Study, cell: _Cell | None) -> Estimate:
+    if cell is None:
+        return Estimate(None, reason="no score")
+    values = tuple(cell.by_seed[seed] for seed in sorted(cell.by_seed))
+    mean = float(np.mean(values))
+    lacking = [str(seed) for seed in study.seeds if seed not in cell.by_seed]
+    reason = f"without fine-tuning seed {', '.join(lacking)}" if lacking else ""
+    return Estimate(mean, *wilson(mean, cell.n), values, reason)
+
+
+def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[int], str]:
+    """Return the cells of all tasks, the seeds they share, and why there is no average, if so."""
+    lacking = [study.label(task["id"]) for task in study.tasks if task["id"] not in cells]
+    if lacking or not study.tasks:
+        return [], [], f"no average without {', '.join(lacking) or 'tasks'}"
+    found = [cells[task["id"]] for task in study.tasks]
+    seeds = sorted(set.intersection(*(set(cell.by_seed) for cell in found)))
+    if any(set(cell.by_seed) != set(seeds) for cell in found):
+        return [], [], "no average: the tasks have scores of different fine-tuning seeds"
+    return found, seeds, ""
+
+
+def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Estimate:
+    found, seeds, reason = _complete(study, cells)
+    if reason:
+        return Estimate(None, reason=reason)
+    # ASSUME: an example counts once however many seeds saw it, so the interval is too wide rather than too short.
+    means = [float(np.mean(list(cell.by_seed.values()))) for cell in found]
+    value, low, high = stratified(means, [cell.n for cell in found], weights)
+    by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)
+    lacking = [str(seed) for seed in study.seeds if seed not in seeds]
+    return Estimate(value, low, high, by_seed, f"without fine-tuning seed {', '.join(lacking)}" if lacking else "")
+
+
+def _normalised(study: Study, cells: dict[str, _Cell], best: dict[str, _Cell]) -> Estimate:
+    found, seeds, reason = _complete(study, cells)
+    bounds, known, lacking = _complete(study, best)
+    if reason or lacking:
+        return Estimate(None, reason=reason or f"{INDIVIDUAL} models: {lacking}")
+    shared = [seed for seed in seeds if seed in known]
+    if not shared or any(bound.by_seed[seed] == 0 for bound in bounds for seed in shared):
+        return Estimate(None, reason="no individual accuracy above 0 to divide by")
+    by_seed = tuple(
+        float(np.mean([a.by_seed[seed] / b.by_seed[seed] for a, b in zip(found, bounds, strict=True)])) for seed in shared
+    )
+    return Estimate(float(np.mean(by_seed)), by_seed=by_seed)

@@ -1,0 +1,35 @@
+"""The tables: a study becomes cells. No averages here; `statistics` has computed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nan_merge.core.errors import UserError
+from nan_merge.reporting import method_tables, norm_tables, score_tables
+from nan_merge.reporting.formats import WRITERS, Table
+from nan_merge.reporting.records import Study
+
+
+def render_table(study: Study, record: dict[str, Any], output: Path | str) -> None:
+    """Write one table of `config/tables.yaml` as `output`.csv, .md and .tex."""
+    if record["kind"] not in KINDS:
+        raise UserError(f"config/tables.yaml: table {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
+    table = KINDS[record["kind"]](study.only(record), record)
+    if not table.rows:
+        table.notes.insert(0, "Nothing of this kind was measured in this suite.")
+    for suffix, write in WRITERS.items():
+        write(table, Path(f"{output}{suffix}"))
+
+
+KINDS: dict[str, Callable[[Study, dict[str, Any]], Table]] = {
+    "accuracy": score_tables.accuracy,
+    "comparisons": score_tables.comparisons,
+    "methods": method_tables.methods,
+    "scan": method_tables.scan,
+    "sweep": method_tables.sweep,
+    "experts": norm_tables.experts,
+    "coefficients": norm_tables.coefficients,
+    "premise": norm_tables.premise,
+}

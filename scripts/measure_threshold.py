@@ -16,14 +16,13 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
-    parser.add_argument("--density", type=float, required=True)
-    parser.add_argument("--scope", choices=["model", "tensor"], default="model", help="over what the share is kept")
+    parser.add_argument("--settings", type=json.loads, required=True, help="hyper-parameters of the operator, as JSON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
-    found = thresholds(models, args.density, scope=args.scope, threads=args.threads)
-    write_json(args.output, {"density": args.density, "scope": args.scope, "thresholds": found})
+    found = thresholds(models, **args.settings, threads=args.threads)
+    write_json(args.output, {**args.settings, "thresholds": found})
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensor
     names = [f"expert_{t}" for t in range(compared.experts)]
     models = unify_layout(family.base, dict(zip(names, family.experts, strict=False)))
     recipe = bind(compared.method_spec(), compared.ours)
-    cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
+    cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
     files = family.calibration(compared.calibration) if compared.calibration else []
     calibration = {name: Checkpoint(file) for name, file in zip(names, files, strict=False)}
     measures = measure.norms(models)

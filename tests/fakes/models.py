@@ -96,7 +96,7 @@ def measures(method_spec: Mapping, base: Path, experts: Mapping[str, Path], excl
     """Return what a merge takes, measured: models, recipe, coefficients, thresholds."""
     recipe = bind(method_spec)
     models = unify_layout(base, enough(recipe, experts), exclude)
-    cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
+    cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
     found = measure.norms(models)
     if seen := calibration_for(recipe, base, models.experts):
         for name, sums in found["tensors"].items():

@@ -19,7 +19,7 @@ class Experiment(Protocol):
     models: dict[str, dict[str, Any]]
     tasks: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]]
-    families: dict[str, list[str]]
+    sweeps: dict[str, list[str]]
     assets: dict[str, dict[str, Any]]
     calibration: dict[str, dict[str, Any]]
     reports: dict[str, dict[str, Any]]
@@ -43,7 +43,7 @@ def check_methods(experiment: Experiment) -> None:
         where = f"config/methods.yaml: {method}"
         _check_calibration(experiment, method, where)
         known_names(f"{where}: host, controls", filter(None, [record.get("host")]), experiment.methods)
-        known_names(f"{where}: host, controls", record.get("controls", []), [*experiment.methods, *experiment.families])
+        known_names(f"{where}: host, controls", record.get("controls", []), [*experiment.methods, *experiment.sweeps])
         tune = record.get("tune", {})
         known_names(f"{where}: tune: as", [tune.get("as", method)], experiment.methods)
         if "as" in tune and "grid" not in experiment.methods[tune["as"]].get("tune", {}):
@@ -59,7 +59,9 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
     given = record.get("calibration")
     known_names(f"{where}: calibration", [given] if given else [], experiment.calibration)
     kind = experiment.calibration[given]["kind"].removesuffix("_plus") if given else None
-    looks = {operator.__name__: operator.calibration for operator in operators(record) if hasattr(operator, "calibration")}
+    looks = {
+        each.__name__: each.requires for each in operators(record) if getattr(each, "requires", None) not in (None, "thresholds")
+    }
     if operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration":
         looks["norm_of: calibration"] = kind or "fisher or gram"
     name, needed = next(iter(looks.items()), (None, None))
@@ -96,9 +98,7 @@ def check_reports(experiment: Experiment) -> None:
         for name, record in experiment.reports[kind].items():
             listed = [*record.get("methods", []), *record.get("without", [])]
             exact = [method for method in listed if not set(method) & set("*?[")]
-            known_names(
-                f"config/tables.yaml: {kind}: {name}: methods, without", exact, [*experiment.methods, *experiment.families]
-            )
+            known_names(f"config/tables.yaml: {kind}: {name}: methods, without", exact, [*experiment.methods, *experiment.sweeps])
 
 
 def check_suites(experiment: Experiment, root: Path) -> None:

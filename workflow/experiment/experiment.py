@@ -12,9 +12,10 @@ from typing import Any
 
 from experiment import checks, entries
 from experiment.files import check_schema, known_names, read_yaml
-from experiment.methods import REFERENCES, families, methods, operators
+from experiment.methods import REFERENCES, methods, operators, sweeps
 from nan_merge.assets.fetch import unavailable
 from nan_merge.core.files import canonical, read_json
+from nan_merge.methods.recipe import requirements
 
 AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
 
@@ -37,7 +38,7 @@ class Experiment:
         self.lock = read_json(folder / "assets.lock.json")
         self.tasks = read("tasks.yaml", "tasks")
         self.methods = methods(root)
-        self.families = families(self.methods)
+        self.sweeps = sweeps(self.methods)
         self.calibration = read("calibration.yaml", "calibration")
         self.reports = read("tables.yaml", "tables")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
@@ -45,8 +46,8 @@ class Experiment:
         self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
         self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
         run = self.config["methods"]
-        known_names("config/config.yaml: methods", run, [*self.families, *self.methods])
-        members = (member for name in run for member in self.families.get(name, [name]))
+        known_names("config/config.yaml: methods", run, [*self.sweeps, *self.methods])
+        members = (member for name in run for member in self.sweeps.get(name, [name]))
         self.config["methods"] = list(dict.fromkeys(members))  # an entry that is several methods stands for them
         checks.check_methods(self)
         checks.check_run(self)
@@ -169,7 +170,7 @@ class Experiment:
                 return f"{operator.__name__} merges {wanted} experts, here are {experts}"
         if own and ("calibration" in record or "learn" in record):
             return "it looks at data of the tasks, and models of your own come without data"
-        if record.get("family", {}).get("draw", 0) >= math.factorial(experts):
+        if record.get("sweep", {}).get("draw", 0) >= math.factorial(experts):
             return f"{experts} experts have no more shuffles than {math.factorial(experts) - 1}"
         return ""
 
@@ -190,10 +191,10 @@ class Experiment:
         found: dict[str, dict[str, Any]] = {}
         for method in self.config["methods"]:
             record = self.methods[method]
-            family = record.get("family", {})
-            if "draw" in family:
-                row = {**record, "id": family["id"], "label": family["label"], "draws": []}
-                found.setdefault(family["id"], row)["draws"].append(method)
+            sweep = record.get("sweep", {})
+            if "draw" in sweep:
+                row = {**record, "id": sweep["id"], "label": sweep["label"], "draws": []}
+                found.setdefault(sweep["id"], row)["draws"].append(method)
             else:
                 found[method] = {**record, "id": method}
         return list(found.values())
@@ -208,14 +209,19 @@ class Experiment:
             record["coefficients"] = {operator: {**given, hyper_parameter: value}}
         return canonical({stage: record[stage] for stage in stages if stage in record})
 
-    def trim(self, method: str) -> tuple[float, str] | None:
-        """Return the density and the scope that a method trims with, or None when it does not trim."""
-        preprocess = self.methods[self.candidates.get(method, (method,))[0]].get("preprocess", {})
-        if preprocess == "trim":
-            preprocess = {"trim": {}}
-        return (
-            (preprocess["trim"].get("density", 0.2), preprocess["trim"].get("scope", "model")) if "trim" in preprocess else None
-        )
+    def requirements(self, method: str) -> dict[str, dict[str, Any]]:
+        """Return what a method (or a candidate) needs measured: {kind: hyper-parameters of the operator that declares it}."""
+        return requirements(self.methods[self.candidates.get(method, (method,))[0]], method)
+
+    def thresholds(self, method: str) -> str | None:
+        """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""
+        settings = self.requirements(method).get("thresholds")
+        return None if settings is None else "-".join(f"{key}_{value}" for key, value in sorted(settings.items()))
+
+    def threshold_settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of every set of thresholds that the run's methods need, by id."""
+        methods = [method for method in self.config["methods"] if method not in REFERENCES]
+        return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
 
     def tuner(self, method: str) -> str | None:
         """Return the method whose validation choice `method` takes (itself, if it has a grid), or None."""
@@ -232,7 +238,7 @@ class Experiment:
         for suite in self.suites:
             run = self.run(suite)
             for method, against, kind in (pair for name in run for pair in self._pairs_of(name)):
-                draws = [member for member in self.families.get(against, []) if member in run]
+                draws = [member for member in self.sweeps.get(against, []) if member in run]
                 if method in run and (against in run or draws):
                     pair = {"suite": suite, "method": method, "against": against, "kind": kind}
                     found.append({**pair, "draws": draws} if draws else pair)
@@ -242,7 +248,7 @@ class Experiment:
         """Yield (method, against, kind) of every comparison that a method brings with it."""
         record = self.methods[method]
         host, parent, group = record.get("host"), record.get("extends"), record.get("group")
-        scanned = "values" in record.get("family", {})  # compared with its host only, and adjusted apart
+        scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart
         if host:
             yield method, host, "scan" if scanned else "host"
         for control in () if scanned else record.get("controls", []):

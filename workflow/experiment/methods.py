@@ -1,6 +1,6 @@
-"""Read config/methods.yaml: `extends` is resolved, and an entry with `draws` or a `scan` becomes a family of methods.
+"""Read config/methods.yaml: `extends` is resolved, and an entry with `draws` or a `scan` becomes a sweep: several methods.
 
-A member of a family is a method like any other. Its key `family` holds the id and the label of the entry and either
+A member of a sweep is a method like any other. Its key `sweep` holds the id and the label of the entry and either
 `draw`, its number, or `values`, the hyper-parameters that the scan gave it.
 """
 
@@ -25,7 +25,7 @@ NOT_INHERITED = ("tune", "draws", "scan")  # what makes several merges of one en
 
 
 def methods(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the methods of config/methods.yaml below `root` by id, checked, the members of a family at its place."""
+    """Return the methods of config/methods.yaml below `root` by id, checked, the members of a sweep at its place."""
     records = read_yaml(root / FILE)
     check_schema(records, root / SCHEMA, FILE, _definitions())
     found: dict[str, dict[str, Any]] = {}
@@ -37,12 +37,12 @@ def methods(root: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def families(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the members of every family by its id."""
+def sweeps(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the members of every sweep by its id."""
     found: dict[str, list[str]] = {}
     for name, record in records.items():
-        if "family" in record:
-            found.setdefault(record["family"]["id"], []).append(name)
+        if "sweep" in record:
+            found.setdefault(record["sweep"]["id"], []).append(name)
     return found
 
 
@@ -109,9 +109,9 @@ def _draws(name: str, record: Mapping[str, Any], count: int) -> Iterator[tuple[s
     if "seed" not in hyper_parameters(OPERATORS["control"][operator]):
         raise UserError(f"{FILE}: {name}: draws: `control: {operator}` draws nothing; name a control with a seed, as `permuted`")
     for draw in range(1, count + 1):
-        family = {"id": name, "label": record["label"], "draw": draw}
+        sweep = {"id": name, "label": record["label"], "draw": draw}
         control = {operator: {**given, "seed": draw}}
-        yield f"{name}_{draw}", {**record, "label": f"{record['label']}, draw {draw}", "control": control, "family": family}
+        yield f"{name}_{draw}", {**record, "label": f"{record['label']}, draw {draw}", "control": control, "sweep": sweep}
 
 
 def _scan(name: str, record: Mapping[str, Any], scan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,8 +124,8 @@ def _scan(name: str, record: Mapping[str, Any], scan: Mapping[str, Any]) -> Iter
             method_spec[axis.stage] = {axis.operator: {**given, axis.key: value}}
         spelt = {axis.key: value for axis, value in zip(axes, values, strict=True)}
         label = ", ".join(f"{key} {_spell(value)}".replace("_", " ") for key, value in spelt.items())
-        family = {"id": name, "label": record["label"], "values": spelt}
-        member = {**record, **method_spec, "label": f"{record['label']}: {label}", "family": family}
+        sweep = {"id": name, "label": record["label"], "values": spelt}
+        member = {**record, **method_spec, "label": f"{record['label']}: {label}", "sweep": sweep}
         yield "-".join([name, *map(_spell, values)]), member
 
 

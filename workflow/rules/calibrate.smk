@@ -46,7 +46,10 @@ for name in experiment.suites:
             experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
             datasets=every_dataset,
         output:
-            [directory(f"results/calibration/{{suite}}/{{calibration}}/seed{{seed}}/{task}") for task in experiment.task_ids(name)],
+            [
+                directory(f"results/calibration/{{suite}}/{{calibration}}/seed{{seed}}/{task}")
+                for task in experiment.task_ids(name)
+            ],
         log:
             "results/logs/collect_gram_plus/{suite}/{calibration}/seed{seed}.log",
         benchmark:

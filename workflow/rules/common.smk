@@ -30,10 +30,13 @@ shell.prefix(
     " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
 )
 
-PER_TASK_METHODS = [m for m in experiment.config["methods"] if not experiment.methods[m].get("static", True) and m not in REFERENCES]
+PER_TASK_METHODS = [
+    m for m in experiment.config["methods"] if not experiment.methods[m].get("static", True) and m not in REFERENCES
+]
 LEARNED = [method for method in experiment.config["methods"] if "learn" in experiment.methods[method]]
 ONE_BY_ONE = [name for name, record in experiment.calibration.items() if record["kind"] != "gram_plus"]
 JOINT_CALIBRATION = [name for name in experiment.calibration if name not in ONE_BY_ONE]
+THRESHOLDS = experiment.threshold_settings()
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU = {
@@ -67,8 +70,7 @@ wildcard_constraints:
     asset=any_of(experiment.assets),
     method=any_of([*experiment.config["methods"], *experiment.candidates]),
     seed="[0-9]+",
-    density="[0-9.]+",
-    scope="model|tensor",
+    thresholds=any_of(THRESHOLDS),
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
     table=any_of({**experiment.reports["tables"], **experiment.reports.get("published", {})}),
@@ -168,8 +170,12 @@ def scores():
     return [
         file
         for suite in experiment.suites
-        for file in of_each_group("results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.run(suite))
-        + of_each_group("results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.candidates_in(suite))
+        for file in of_each_group(
+            "results/scores/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.run(suite)
+        )
+        + of_each_group(
+            "results/validation/{suite}/{method}/seed{seed}/{group}.json", suite, experiment.candidates_in(suite)
+        )
     ]
 
 
@@ -229,10 +235,8 @@ def selected(wildcards):
 
 
 def thresholds(wildcards):
-    if experiment.trim(wildcards.method) is None:
-        return []
-    density, scope = experiment.trim(wildcards.method)
-    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{scope}_density{density}.json"
+    name = experiment.thresholds(wildcards.method)
+    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{name}.json" if name else []
 
 
 def calibration(wildcards):
@@ -250,7 +254,9 @@ def calibration_kind(wildcards):
 
 
 def calibration_settings(wildcards):
-    return canonical({key: value for key, value in experiment.calibration[wildcards.calibration].items() if key != "kind"})
+    return canonical(
+        {key: value for key, value in experiment.calibration[wildcards.calibration].items() if key != "kind"}
+    )
 
 
 def logit_scale(wildcards):
@@ -267,7 +273,9 @@ def every_head(wildcards):
 
 def calibration_norms(wildcards):
     """The calibration of a method whose coefficients come from the norms of it."""
-    coefficients = experiment.methods[experiment.candidates.get(wildcards.method, (wildcards.method,))[0]].get("coefficients")
+    coefficients = experiment.methods[experiment.candidates.get(wildcards.method, (wildcards.method,))[0]].get(
+        "coefficients"
+    )
     given = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
     return calibration(wildcards) if (given or {}).get("norm_of") == "calibration" else []
 

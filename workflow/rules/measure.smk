@@ -29,22 +29,23 @@ rule measure_threshold:
         base=lambda wildcards: pretrained(wildcards.suite),
         experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
     output:
-        "results/measures/{suite}/seed{seed}_{scope}_density{density}.json",
+        "results/measures/{suite}/seed{seed}_{thresholds}.json",
     log:
-        "results/logs/measure_threshold/{suite}/seed{seed}_{scope}_density{density}.log",
+        "results/logs/measure_threshold/{suite}/seed{seed}_{thresholds}.log",
     benchmark:
-        "results/benchmarks/measure_threshold/{suite}/seed{seed}_{scope}_density{density}.tsv"
+        "results/benchmarks/measure_threshold/{suite}/seed{seed}_{thresholds}.tsv"
     conda:
         "../../envs/merge.yaml"
     params:
         experts=named_experts,
         layout=layout,
+        settings=lambda wildcards: canonical(THRESHOLDS[wildcards.thresholds]),
         code=code("scripts.measure_threshold"),
     message:
-        "measure_threshold: {wildcards.suite}, density {wildcards.density} of the {wildcards.scope}, seed {wildcards.seed}"
+        "measure_threshold: {wildcards.suite}, {wildcards.thresholds}, seed {wildcards.seed}"
     shell:
         "python -m scripts.measure_threshold --base {input.base} --experts {params.experts:q} --layout {params.layout:q}"
-        " --density {wildcards.density} --scope {wildcards.scope} --threads {threads} --output {output} 2>&1 | tee {log}"
+        " --settings {params.settings:q} --threads {threads} --output {output} 2>&1 | tee {log}"
 
 
 rule estimate_coefficients:

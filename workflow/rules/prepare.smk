@@ -92,7 +92,9 @@ rule align_checkpoint:
         environment
     params:
         settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["alignment"]),
-        prompts=lambda wildcards: canonical({task: experiment.class_prompts(task) for task in experiment.task_ids(wildcards.suite)}),
+        prompts=lambda wildcards: canonical(
+            {task: experiment.class_prompts(task) for task in experiment.task_ids(wildcards.suite)}
+        ),
         captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
         family=family,
         code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),

@@ -36,7 +36,9 @@ rule compare_methods:
         "../../envs/report.yaml"
     params:
         pairs=canonical(experiment.pairs()),
-        suites=canonical([{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in experiment.suites]),
+        suites=canonical(
+            [{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in experiment.suites]
+        ),
         flags=flags(["datasets"], experiment.suites),
         code=code("scripts.compare_methods"),
     message:

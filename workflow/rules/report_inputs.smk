@@ -29,7 +29,11 @@ def wanted():
     if experiment.suites:
         files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
     for suite in experiment.models:
-        files += [f"results/merged/{suite}/{m}/seed{seed}" for m in experiment.merges(suite) for seed in experiment.config["seeds"]]
+        files += [
+            f"results/merged/{suite}/{m}/seed{seed}"
+            for m in experiment.merges(suite)
+            for seed in experiment.config["seeds"]
+        ]
     return files
 
 
@@ -52,14 +56,15 @@ def suite_json(suite):
         "tasks": [task_json(suite, task) for task in experiment.task_ids(suite)],
         "seeds": experiment.config["seeds"],
         "skipped": [
-            {"task": experiment.tasks[task]["label"], "reason": reason} for task, reason in experiment.skipped[suite].items()
+            {"task": experiment.tasks[task]["label"], "reason": reason}
+            for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
     }
 
 
 def methods_json():
-    keys = "id label host controls reference group summary data static tune family draws".split()
+    keys = "id label host controls reference group summary data static tune sweep draws".split()
     return [{key: row[key] for key in keys if key in row} for row in experiment.rows()]
 
 
@@ -110,11 +115,17 @@ def run_config():
     return {
         "config": experiment.config,
         "suites": experiment.suites,
-        "tasks": {task: experiment.tasks[task] for suite in experiment.suites for task in experiment.suites[suite]["tasks"]},
+        "tasks": {
+            task: experiment.tasks[task] for suite in experiment.suites for task in experiment.suites[suite]["tasks"]
+        },
         "methods": {method: experiment.methods[method] for method in experiment.config["methods"]},
-        "assets": {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()},
+        "assets": {
+            name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()
+        },
         "skipped": experiment.skipped,
-        "skipped_methods": {suite: experiment.skipped_methods(suite) for suite in [*experiment.suites, *experiment.models]},
+        "skipped_methods": {
+            suite: experiment.skipped_methods(suite) for suite in [*experiment.suites, *experiment.models]
+        },
     }
 
 
@@ -134,7 +145,11 @@ def provenance():
             for name in experiment.used_assets()
         ],
         "suites": {
-            suite: {k: experiment.suites[suite][k] for k in ("finetune", "merge", "premise") if k in experiment.suites[suite]}
+            suite: {
+                k: experiment.suites[suite][k]
+                for k in ("finetune", "merge", "premise")
+                if k in experiment.suites[suite]
+            }
             for suite in experiment.suites
         },
     }

@@ -324,7 +324,7 @@ def test_gram_plus_of_one_expert_is_its_gram(suite, task):
 
 def opened(suite, method_spec, dtype=torch.float32):
     models, recipe = aligned(suite), bind(method_spec)
-    cuts = measure.thresholds(models, **recipe.trim) if recipe.trim else {}
+    cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
     return Merge(models, recipe, cuts, 0, dtype), cuts
 
 

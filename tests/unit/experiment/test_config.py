@@ -222,7 +222,7 @@ def test_candidates_put_their_value_into_the_sentence():
     assert method_spec == {"coefficients": {"constant": {"value": 0.5}}}
     assert shipped().tuner("task_arithmetic_nan_tuned") == "task_arithmetic_tuned"
     assert shipped().tuner("task_arithmetic_tuned-0.5") is shipped().tuner("ties") is None
-    assert shipped().trim("ties") == (0.2, "model")
+    assert shipped().requirements("ties") == {"thresholds": {"density": 0.2, "scope": "model"}}
 
 
 def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):

@@ -9,7 +9,7 @@ from models import ROOT, shipped
 from experiment import experiment
 from experiment.experiment import Experiment
 from experiment.files import read_yaml
-from experiment.methods import families, methods
+from experiment.methods import methods, sweeps
 from nan_merge.methods.recipe import STAGES as OPERATORS
 
 
@@ -42,7 +42,7 @@ TWO = {"mine": {"base": "b", "experts": {"a": "e", "b": "f"}}}
 
 def test_draws_are_methods_with_a_seed_each(entries):
     found = entries(mixed={"extends": "permuted", "label": "Mixed", "summary": "s", "draws": 3})
-    assert families(found)["mixed"] == ["mixed_1", "mixed_2", "mixed_3"]
+    assert sweeps(found)["mixed"] == ["mixed_1", "mixed_2", "mixed_3"]
     assert "mixed" not in found
     assert [found[f"mixed_{k}"]["control"] for k in (1, 2, 3)] == [{"permuted": {"seed": k}} for k in (1, 2, 3)]
     assert found["mixed_2"]["label"] == "Mixed, draw 2"
@@ -63,14 +63,14 @@ def test_a_run_names_all_draws_by_the_entry():
 def test_a_scan_is_the_product_of_its_lists(entries):
     scan = {"coefficients": {"nan": {"exponent": [0.5, 2], "scope": ["layer"]}}, "preprocess": {"trim": {"density": [0.1, 0.2]}}}
     found = entries(scanned={"extends": "ties_nan", "label": "Scanned", "summary": "s", "scan": scan})
-    names = families(found)["scanned"]
+    names = sweeps(found)["scanned"]
     assert names == [f"scanned-{p}-layer-{density}" for p in ("0.5", "2") for density in ("0.1", "0.2")]
     record = found["scanned-2-layer-0.1"]
     assert record["coefficients"] == {"nan": {"norm_of": "weights", "mean": 0.3, "exponent": 2, "scope": "layer"}}
     assert record["preprocess"] == {"trim": {"density": 0.1}}
     assert record["combine"] == found["ties_nan"]["combine"]
     assert record["label"] == "Scanned: exponent 2, scope layer, density 0.1"
-    assert record["family"]["values"] == {"exponent": 2, "scope": "layer", "density": 0.1}
+    assert record["sweep"]["values"] == {"exponent": 2, "scope": "layer", "density": 0.1}
 
 
 def test_the_shipped_scans_are_few_and_stand_beside_their_hosts():

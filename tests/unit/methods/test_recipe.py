@@ -5,13 +5,13 @@ from models import sentences, shipped
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods import recipe
-from nan_merge.methods.recipe import STAGES, bind, operator_of
+from nan_merge.methods.recipe import STAGES, bind, operator_of, requirements
 
 
 @pytest.mark.parametrize("method", sentences())
 def test_every_shipped_method_binds(method):
     bound = bind(sentences()[method], method)
-    assert (bound.trim and (bound.trim["density"], bound.trim["scope"])) == shipped().trim(method)
+    assert bound.requirements == shipped().requirements(method)
 
 
 def test_what_a_sentence_leaves_out_is_plain_averaging():
@@ -21,7 +21,7 @@ def test_what_a_sentence_leaves_out_is_plain_averaging():
     assert bound.combine([1.0, 3.0], [0.5, 0.5], None) == 2.0
     assert bound.postprocess(2.0, [1.0, 3.0], None) == 2.0
     assert bound.is_linear and not bound.whole
-    assert bound.trim is None
+    assert not bound.requirements
 
 
 def test_every_default_is_a_word():
@@ -31,9 +31,11 @@ def test_every_default_is_a_word():
 
 
 def test_what_a_trim_asks_for_is_known_beforehand():
-    assert bind({"preprocess": "trim"}).trim == {"density": 0.2, "scope": "model"}
-    assert bind({"preprocess": {"trim": {"density": 0.4, "scope": "tensor"}}}).trim == {"density": 0.4, "scope": "tensor"}
-    assert bind({"preprocess": {"drop": {"rate": 0.4}}}).trim is None
+    assert bind({"preprocess": "trim"}).requirements == {"thresholds": {"density": 0.2, "scope": "model"}}
+    assert requirements({"preprocess": {"trim": {"density": 0.4, "scope": "tensor"}}}) == {
+        "thresholds": {"density": 0.4, "scope": "tensor"}
+    }
+    assert not requirements({"preprocess": {"drop": {"rate": 0.4}}})
 
 
 def test_words_are_given_by_name_or_with_hyper_parameters():

@@ -24,10 +24,10 @@ ROWS = [
         "id": "permuted",
         "label": "Permuted",
         "group": "control",
-        "family": {"id": "permuted", "label": "Permuted"},
+        "sweep": {"id": "permuted", "label": "Permuted"},
         "draws": DRAWS,
     },
-    {"id": "scan-2-layer", "label": "Scan: 2", "group": "scan", "family": {"id": "scan", "label": "Scan", "values": VALUES}},
+    {"id": "scan-2-layer", "label": "Scan: 2", "group": "scan", "sweep": {"id": "scan", "label": "Scan", "values": VALUES}},
     {"id": "slerp", "label": "Slerp", "group": "host", "data": "train", "static": False, "reference": "1234.56789"},
     {"id": "swept", "label": "Swept", "group": "nan", "tune": {"hyper_parameter": "exponent"}},
 ]

@@ -77,10 +77,14 @@ def whole(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a word of `combine` that looks at calibration of this kind in its site."""
+    """Declare what must be measured before an operator runs; the result reaches it in its context.
+
+    `thresholds` are measured from task vectors with the operator's own hyper-parameters; `fisher` and `gram` are calibration
+    statistics, collected from data with the settings of config/calibration.yaml.
+    """
 
     def mark(operator: Callable[..., Any]) -> Callable[..., Any]:
-        operator.calibration = kind  # type: ignore[attr-defined]
+        operator.requires = kind  # type: ignore[attr-defined]
         return operator
 
     return mark

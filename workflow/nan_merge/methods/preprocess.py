@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nan_merge.methods.context import DRAWS, Array, TensorContext
+from nan_merge.methods.context import DRAWS, Array, TensorContext, requires
 
 
 def identity(tau: Array, context: TensorContext) -> Array:
@@ -18,6 +18,7 @@ def identity(tau: Array, context: TensorContext) -> Array:
     return tau
 
 
+@requires("thresholds")
 def trim(
     tau: Array,
     context: TensorContext,

@@ -56,13 +56,13 @@ TABLE_HYPER_PARAMETERS = hyper_parameters(coefficients.estimate)  # of every coe
 
 @dataclass(frozen=True)
 class Recipe:
-    """The bound functions of one method; `trim` holds the arguments of `measure.thresholds`, for a method that trims."""
+    """The bound functions of one method, and what must be measured for them (see `requirements`)."""
 
     preprocess: functools.partial[Any]
     estimate: functools.partial[Any]
     combine: functools.partial[Any]
     postprocess: functools.partial[Any]
-    trim: dict[str, Any] | None
+    requirements: Mapping[str, Mapping[str, Any]]
 
     @property
     def whole(self) -> bool:
@@ -84,11 +84,19 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
     parts = {stage: operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method) for stage in STAGES}
     table = {k: parts["coefficients"][1].pop(k) for k in TABLE_HYPER_PARAMETERS.keys() & parts["coefficients"][1].keys()}
     bound = {stage: functools.partial(STAGES[stage][name], **given) for stage, (name, given) in parts.items()}
-    name, given = parts["preprocess"]
-    takes = hyper_parameters(STAGES["preprocess"][name])
-    trim = {k: given.get(k, takes[k][1]) for k in ("density", "scope")} if name == "trim" else None
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
-    return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], trim)
+    return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], requirements(method_spec, method))
+
+
+def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict[str, dict[str, Any]]:
+    """Return what the operators of a method declare with `@requires`: {kind: hyper-parameters of the operator, with defaults}."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        name, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method)
+        operator = STAGES[stage][name]
+        if kind := getattr(operator, "requires", None):
+            kinds[kind] = {key: values.get(key, default) for key, (_, default) in hyper_parameters(operator).items()}
+    return kinds
 
 
 def operator_of(entry: Any, stage: str, method: str = "method") -> tuple[str, dict[str, Any]]:

@@ -35,18 +35,18 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
 
 def scan(study: Study, record: dict[str, Any]) -> Table:
     """One row a combination of scanned hyper-parameters, against its host."""
-    rows = [row for row in summarise(study) if "values" in row.method.get("family", {})]
-    keys = list(dict.fromkeys(key for row in rows for key in row.method["family"]["values"]))
+    rows = [row for row in summarise(study) if "values" in row.method.get("sweep", {})]
+    keys = list(dict.fromkeys(key for row in rows for key in row.method["sweep"]["values"]))
     header = ["Method", *(key.replace("_", " ") for key in keys), "Average", "95 % interval", "Δ to its host"]
     table = Table(study.title(record), header, text=(0, *range(1, 1 + len(keys)), len(header) - 1))
     for row in rows:
-        family = row.method["family"]
+        sweep = row.method["sweep"]
         pairs = [pair for pair in pairs_of(study, "scan") if pair["method"] == row.method["id"]]
-        values = {key: family["values"].get(key, "") for key in keys}
+        values = {key: sweep["values"].get(key, "") for key in keys}
         columns = ("against", "difference", "low", "high", "p", "p_holm", "discordant", "changed")
         table.add(
             [
-                family["label"],
+                sweep["label"],
                 *(str(value) for value in values.values()),
                 estimated(table, row.average),
                 limits(table, row.average),
@@ -55,7 +55,7 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
             {"method": row.method["id"], **values, "average": row.average.value}
             | {"average_low": row.average.low, "average_high": row.average.high, "remark": row.average.reason}
             | {name: pair[name] for pair in pairs for name in columns},
-            family["id"],
+            sweep["id"],
         )
     tested = [pair for pair in pairs_of(study, "scan") if pair["p"] != ""]
     table.notes = [

@@ -16,7 +16,7 @@ from nan_merge.reporting.statistics import LEVEL, holm
 
 FLIPS = 100_000
 RESAMPLES = 10_000
-FAMILIES = {"host": "nan", "control": "nan"}  # kinds of pairs that one Holm adjustment covers; others stand alone
+CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that one Holm adjustment covers; others stand alone
 COLUMNS = [
     "suite",
     "method",
@@ -103,12 +103,12 @@ def compare_methods(
             numbers = _compare(answers, pair, tasks.get(suite, []), weights)
             named = {key: value for key, value in pair.items() if key != "draws"}
             rows.append({**dict.fromkeys(COLUMNS, ""), **named, "task": name, **numbers})
-    families: dict[tuple[str, ...], list[dict]] = {}
+    groups: dict[tuple[str, ...], list[dict]] = {}
     for row in rows:
         if row["p"] != "":
-            families.setdefault((row["suite"], row["task"], FAMILIES.get(row["kind"], row["kind"])), []).append(row)
-    for family in families.values():
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            groups.setdefault((row["suite"], row["task"], CORRECTION_GROUPS.get(row["kind"], row["kind"])), []).append(row)
+    for group in groups.values():
+        for row, p in zip(group, holm([row["p"] for row in group]), strict=True):
             row["p_holm"] = p
     write_table(output, rows, COLUMNS)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.reporting.formats import Table, interval, p_value, percent
-from nan_merge.reporting.paired import FAMILIES, number
+from nan_merge.reporting.paired import CORRECTION_GROUPS, number
 from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import Estimate
 
-SHOWN = (*FAMILIES, "scan", "ablation")  # kinds of comparisons that stand beside a method in the tables of scores
+SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons that stand beside a method in the tables of scores
 INTERVAL_NOTE = (
     "Intervals: 95 %, test examples independent within a task; Wilson's limits of each task joined by "
     "square-and-add (MOVER). They cover the choice of test examples, not another fine-tuning."
@@ -65,9 +65,9 @@ def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, s
     return [row for row in study.comparisons if row["kind"] == kind and row["task"] == task]
 
 
-def family_size(study: Study) -> int:
+def correction_group_size(study: Study) -> int:
     """Return how many host and control comparisons share one Holm adjustment."""
-    return sum(number(row, "p") is not None for kind in FAMILIES for row in pairs_of(study, kind))
+    return sum(number(row, "p") is not None for kind in CORRECTION_GROUPS for row in pairs_of(study, kind))
 
 
 def difference(study: Study, pair: dict[str, str]) -> str:

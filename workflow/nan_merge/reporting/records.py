@@ -105,7 +105,7 @@ class Study:
 
 
 def _matches(method: Mapping[str, Any], patterns: Iterable[str]) -> bool:
-    names = [method["id"], method.get("family", {}).get("id", method["id"])]
+    names = [method["id"], method.get("sweep", {}).get("id", method["id"])]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 

@@ -69,7 +69,7 @@ def _averages(study: Study) -> list[dict[str, str]]:
     """Return the four or so numbers a reader looks for first: references and the best merge."""
     rows = [row for row in summarise(study) if row.average.value is not None]
     named = [row for row in rows if row.method["id"] in ("pretrained", "weight_averaging", "individual")]
-    rest = [row for row in rows if row not in named and "family" not in row.method]  # neither scans nor draws
+    rest = [row for row in rows if row not in named and "sweep" not in row.method]  # neither scans nor draws
     named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
     named.sort(key=lambda row: row.average.value or 0.0)
     return [

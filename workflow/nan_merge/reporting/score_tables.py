@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
-from nan_merge.reporting.paired import FAILS, FAMILIES, HOLDS, UNDECIDED, number, verdict
+from nan_merge.reporting.paired import CORRECTION_GROUPS, FAILS, HOLDS, UNDECIDED, number, verdict
 from nan_merge.reporting.parts import (
     DRAWS_NOTE,
     INTERVAL_NOTE,
     PAIRED_NOTE,
     SHOWN,
+    correction_group_size,
     difference,
     difference_limits,
     estimated,
-    family_size,
     limits,
     of_task,
     pairs_of,
@@ -64,7 +64,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
         "accuracy of the individual model, in %.",
         INTERVAL_NOTE,
-        PAIRED_NOTE.format(size=family_size(study)) + OTHER_KINDS,
+        PAIRED_NOTE.format(size=correction_group_size(study)) + OTHER_KINDS,
         *([DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *(
             [f"Checkpoints: collection {made['id']}, {made['label']}; numbers of another collection are not comparable."]
@@ -137,7 +137,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
     )
     shown = {method["id"] for method in study.methods}
     plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
-    for row in sorted(plain, key=lambda row: "" if row["kind"] in FAMILIES else row["kind"]):
+    for row in sorted(plain, key=lambda row: "" if row["kind"] in CORRECTION_GROUPS else row["kind"]):
         other = weighted.get((row["method"], row["against"], row["kind"]), {})
         cells = [
             study.label(row["method"]),
@@ -157,9 +157,9 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         if number(row, "difference") is None:
             cells[4] = table.mark(cells[4], "Not compared: the two methods have no seed with scores of every task in common.")
         more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
-        table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in FAMILIES else row["kind"])
+        table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
-        PAIRED_NOTE.format(size=family_size(study)) + OTHER_KINDS,
+        PAIRED_NOTE.format(size=correction_group_size(study)) + OTHER_KINDS,
         "Discordant: predictions of which just one method's is correct. Changed: predictions that differ at all. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '

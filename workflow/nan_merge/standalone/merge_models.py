@@ -130,7 +130,7 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
     """Return how many bytes all passes together read, at most: norms if they are measured, thresholds, the merge."""
     base, *experts = read_bytes(models)
     total = (measured + 1) * (base + sum(experts))
-    if recipe.trim is None or recipe.trim["density"] >= 1:
+    if recipe.requirements.get("thresholds", {"density": 1.0})["density"] >= 1:
         return total
     counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # 16 bits a pass
     return total + counts * (sum(experts) + math.ceil(len(experts) / EXPERTS_PER_PASS) * base)
@@ -154,10 +154,10 @@ def _table(models: Models, recipe: Recipe, measured: bool, threads: int, progres
 
 
 def _thresholds(models: Models, recipe: Recipe, threads: int, progress: Passes) -> Mapping[str, Mapping[str, float]]:
-    if recipe.trim is None:
+    if "thresholds" not in recipe.requirements:
         return {}
     progress.begin("thresholds")
-    return thresholds(models, **recipe.trim, threads=threads, progress=progress)
+    return thresholds(models, **recipe.requirements["thresholds"], threads=threads, progress=progress)
 
 
 def _introduce(sources: Mapping[str, Source], models: Models) -> None:

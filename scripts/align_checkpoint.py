@@ -14,7 +14,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.alignment import Pairs, align_text_image
 from nan_merge.models.families import text_encoder
 from nan_merge.models.prompts import embed_prompts, filled
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 SEED = 0  # all experts of all seeds start from one base
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    encoder, tower = family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
+    encoder, tower = find_family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
 
     def embedded(prompts: list[str]) -> np.ndarray:
         return embed_prompts(prompts, tower, args.text_tower)

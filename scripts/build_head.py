@@ -7,7 +7,7 @@ from pathlib import Path
 from nan_merge.checkpoints.checkpoint import write_tensors
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--text-tower", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    head = family(args.family).head(args.prompts["classes"], args.prompts["templates"], args.text_tower)
+    head = find_family(args.family).head(args.prompts["classes"], args.prompts["templates"], args.text_tower)
     with atomic_write(args.output) as part:
         write_tensors(part, {"head": head})
 

@@ -11,7 +11,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import bar
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    forward, data, encoder = Forward(args.device), Dataset(args.dataset), family(args.family).load(args.checkpoint)
+    forward, data, encoder = Forward(args.device), Dataset(args.dataset), find_family(args.family).load(args.checkpoint)
     forward.place(encoder)
     task = Task(data.inputs("train"), data.labels("train"), Checkpoint(args.head).read("head"), args.logit_scale)
     leave_out(encoder, args.layout.get("exclude", []))

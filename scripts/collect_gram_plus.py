@@ -11,7 +11,7 @@ from nan_merge.core.progress import bar
 from nan_merge.data.dataset import Dataset
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import Forward
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
     inputs = {name: Dataset(folder).inputs("train") for name, folder in parse_named_folders(args.datasets).items()}
     collect = bound(KINDS_TOGETHER[args.kind], args.settings, f"config/calibration.yaml: kind: {args.kind}")
-    encoder = family(args.family).load(args.base)
+    encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     with bar(args.kind, 0) as shown:
         found = collect(encoder, models, inputs, shown.update)

@@ -17,7 +17,7 @@ from nan_merge.core.files import write_json
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import PRECISIONS, Forward, embed, identity, predict
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
 
@@ -29,7 +29,7 @@ def main() -> None:
         raise UserError(f"{len(args.checkpoints)} checkpoints for {len(args.datasets)} data sets; give one, or one for each")
     if min(args.batch_size, args.threads) < 1:
         raise UserError(f"--batch-size {args.batch_size}, --threads {args.threads}: expected 1 or more of both")
-    forward, module = Forward(args.device, args.precision, args.threads), family(args.family)
+    forward, module = Forward(args.device, args.precision, args.threads), find_family(args.family)
     load = functools.lru_cache(maxsize=1)(module.load)
     scores: list[dict[str, Any]] = []
     predictions: dict[str, Any] = {}

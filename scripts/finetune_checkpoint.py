@@ -9,7 +9,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 from nan_merge.models.training import finetune
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     forward = Forward(args.device)
-    data, module = Dataset(args.dataset), family(args.family)
+    data, module = Dataset(args.dataset), find_family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets
     inputs, labels = data.inputs("train")[:examples], data.labels("train")[:examples]
     head = Checkpoint(args.head).read("head")

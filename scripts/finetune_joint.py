@@ -9,7 +9,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task, finetune_joint
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     for folder, head in zip(args.datasets, args.heads, strict=True):
         data, scale = Dataset(folder), args.settings["logit_scale"]
         tasks.append(Task(data.inputs("train"), data.labels("train"), Checkpoint(head).read("head"), scale))
-    encoder = family(args.family).load(args.base)
+    encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     show = steps(f"finetune {args.output.name}", len(tasks) * args.settings["steps"])
     finetune_joint(encoder, tasks, args.settings, args.seed, show)

@@ -17,7 +17,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
 
 NO_LABELS = np.empty(0, np.int64)
@@ -52,7 +52,7 @@ def main() -> None:
     ]
     run = bound(learn, args.settings, f"method '{args.method}': learn")
     show = steps(f"learn {args.method}", run.keywords["steps"])
-    encoder = family(args.family).load(args.base)
+    encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     learned = run(encoder, merge, tasks, args.seed, show)
     record = {"suite": args.suite, "method": args.method, "seed": args.seed, "method_spec": {}}

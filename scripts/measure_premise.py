@@ -12,7 +12,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import embed, predict
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     models = unify_layout(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
     tensors = norms(models)["tensors"].values()
     squares = {key: math.fsum(tensor[key][0] for tensor in tensors) for key in ("weights", "task_vector")}
-    data, module = Dataset(args.dataset), family(args.family)
+    data, module = Dataset(args.dataset), find_family(args.family)
     inputs, labels = data.inputs("validation"), data.labels("validation")
     embeddings = embed(module.load(args.checkpoint), inputs, module.batches(inputs, 64))
     hits = predict(embeddings, Checkpoint(args.head).read("head")) == labels

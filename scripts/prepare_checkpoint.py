@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nan_merge.core.command_line import command_line
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     settings = {} if args.max_relative_distance is None else {"max_relative_distance": args.max_relative_distance}
-    family(args.family).prepare(args.source, args.output, args.base, **settings)
+    find_family(args.family).prepare(args.source, args.output, args.base, **settings)
 
 
 if __name__ == "__main__":

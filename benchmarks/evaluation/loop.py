@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.harness import turn
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.data.dataset import Dataset
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 
 PARTS = ("network", "encoder", "loop")
 Seconds = dict[str, float]
@@ -27,7 +27,7 @@ def measure(model: Path, data: Path, head: Path, size: int, precision: str, roun
     """
     from nan_merge.models.classification import Forward, embed, predict
 
-    module, forward = family("clip"), Forward(precision=precision)
+    module, forward = find_family("clip"), Forward(precision=precision)
     encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Checkpoint(head).read("head")
     batches = module.batches(inputs[: len(inputs) // size * size], size)
     first = np.asarray(inputs[batches[0]])

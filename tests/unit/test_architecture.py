@@ -17,7 +17,7 @@ MODULES = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for p
 MODEL_LIBRARIES = {"transformers", "open_clip", "torchvision", "timm", "lm_eval", "datasets"}
 NOT_FOR_THE_LIBRARY = {"snakemake", "scripts", "experiment", "planning", "cluster", "argparse"}
 TORCH = {"models", "calibration"}  # elsewhere only modules that load it on request: devices and the reader of pickles
-ON_REQUEST = {"engine.devices", "checkpoints.pickles"}
+ON_REQUEST = {"core.cuda", "engine.devices", "checkpoints.pickles"}
 
 
 def imported(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ from nan_merge.layouts import canonical
 from nan_merge.models import classification, prompts
 from nan_merge.models.families import image_encoder, text_encoder
 from nan_merge.models.families.image_encoder import CONFIG as IMAGES
-from nan_merge.models.registry import families, family
+from nan_merge.models.registry import family_names, find_family
 
 WORDS = ["red", "green", "blue", "a", "picture", "of"]
 CONFIG = {**tiny.BERT, "hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 80, "vocab_size": 12}
@@ -50,9 +50,9 @@ def step(tensors):
         tensors[name] = value + np.float32(0.01)
 
 
-@pytest.mark.parametrize("name", families())
+@pytest.mark.parametrize("name", family_names())
 def test_a_family_is_complete(name):
-    module = family(name)
+    module = find_family(name)
     assert list(inspect.signature(module.prepare).parameters) == ["source", "output", "base", "max_relative_distance"]
     assert list(inspect.signature(module.head).parameters) == ["classes", "templates", "tower"]
     assert all(callable(getattr(module, word)) for word in ("load", "batches"))

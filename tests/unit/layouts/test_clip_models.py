@@ -38,7 +38,7 @@ from nan_merge.layouts import clip_conversion, clip_names
 from nan_merge.layouts.clip_folders import LEFTOVERS
 from nan_merge.models import zero_shot
 from nan_merge.models.families import clip, open_clip
-from nan_merge.models.registry import family
+from nan_merge.models.registry import find_family
 from scripts import convert_checkpoint, prepare_checkpoint
 
 SUM = {"coefficients": {"constant": {"value": 0.4}}}
@@ -502,7 +502,7 @@ def test_another_activation_is_refused(world, copied):
         config = read_json(folder / "config.json")
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(UserError, match=r"OpenAI's CLIP was trained with"):
-            family(which).load(folder)
+            find_family(which).load(folder)
 
 
 @pytest.mark.parametrize(("kind", "library"), [("clip", "transformers.activations.QuickGELUActivation.forward"),
@@ -512,7 +512,7 @@ def test_the_activation_is_tried_when_a_model_is_loaded(kind, library, world, mo
 
     monkeypatch.setattr(library, lambda self, x: torch.nn.functional.gelu(x))
     with pytest.raises(UserError, match=r"base: the library runs it with .*; expected QuickGELU, x sigmoid\(1.702 x\)"):
-        family(kind).load(world / kind / "base")
+        find_family(kind).load(world / kind / "base")
 
 
 def test_a_module_that_was_trained_with_another_activation_is_refused(world, tmp_path):
@@ -558,7 +558,7 @@ def test_tensors_that_do_not_fit_their_config_are_named(world, copied):
     for which, name in (("clip", "vision_model.post_layernorm.bias"), ("open_clip", "visual.ln_post.bias")):
         folder = rewrite(copied(f"{which}/one"), lambda state, name=name: state.pop(name))
         with pytest.raises(UserError, match=r"(?s)the tensors do not fit the model that its config describes.*Missing key"):
-            family(which).load(folder)
+            find_family(which).load(folder)
 
 
 # ---- command lines --------------------------------------------------------------------------------------------------

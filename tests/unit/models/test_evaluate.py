@@ -165,7 +165,7 @@ def test_precision_is_that_of_the_forward_pass_and_embeddings_are_float32(precis
 
 
 def test_a_device_that_is_not_here_is_a_user_error():
-    with pytest.raises(UserError, match=r"device 'gpu': expected cpu, cuda or cuda:N; correct `scoring: device:`"):
+    with pytest.raises(UserError, match=r"device 'gpu': expected cpu, cuda or cuda:N; correct `device:`"):
         Forward("gpu")
     with pytest.raises(UserError, match=r"device 'cuda:99': torch .* finds \d+ CUDA devices here"):
         Forward("cuda:99")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from nan_merge.core.errors import UserError
 from nan_merge.models.classification import build_head, embed, predict
 from nan_merge.models.families import text_encoder
-from nan_merge.models.registry import families, family
+from nan_merge.models.registry import family_names, find_family
 
 SIZES = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
          "intermediate_size": 40, "max_position_embeddings": 16}  # fmt: skip
@@ -121,6 +121,6 @@ def test_prepare_copies_the_checkpoint_and_names_what_is_missing(folder, tmp_pat
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones():
-    assert family("text_encoder") is text_encoder and "text_encoder" in families()
+    assert find_family("text_encoder") is text_encoder and "text_encoder" in family_names()
     with pytest.raises(UserError, match=r"unknown family 'bag_of_words'; known: .*text_encoder"):
-        family("bag_of_words")
+        find_family("bag_of_words")

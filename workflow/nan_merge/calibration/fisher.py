@@ -11,7 +11,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from nan_merge.calibration.records import batches
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.models.training import Task
 
 Scalars = Callable[[nn.Module, Task, np.ndarray], Iterator[Tensor]]
@@ -46,7 +46,7 @@ ESTIMATORS: dict[str, Scalars] = {f.__name__: f for f in (batch_sqrt, exact, emp
 def fisher(
     encoder: nn.Module,
     task: Task,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     *,
     estimator: Annotated[Literal["batch_sqrt", "exact", "empirical"], "what is squared and averaged"] = "batch_sqrt",
     examples: Annotated[int, Ge(1), "how many of the training split"] = 256,

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from nan_merge.calibration.records import batches
 from nan_merge.core.errors import UserError
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.models.training import Task
 
 Inputs = Callable[[str, Tensor], object]  # called with the name of a matrix and what is multiplied with it: (..., d_in)
@@ -25,7 +25,7 @@ CONV1D = "Conv1D"  # of GPT-2: a linear layer whose weight is stored as (in, out
 def gram(
     encoder: nn.Module,
     task: Task,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     *,
     examples: Annotated[int, Ge(1), "how many of the training split"] = 256,
     batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
@@ -47,7 +47,7 @@ def grams(
     parts: list[np.ndarray],
     wanted: set[str],
     weights: Mapping[str, Tensor] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, np.ndarray]:
     """Return the Gram matrices of the `wanted` matrices over batches; `weights` stand in for those of the encoder."""
     totals: dict[str, Tensor] = {}

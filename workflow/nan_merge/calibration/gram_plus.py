@@ -14,7 +14,7 @@ from nan_merge.calibration.gram import grams, run
 from nan_merge.calibration.records import batches
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.blocks import LAYER_RE
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.layouts.names import config, transposed
 from nan_merge.layouts.unify import Models
 from nan_merge.methods import covariance
@@ -25,7 +25,7 @@ def gram_plus(
     encoder: nn.Module,
     models: Models,
     inputs: Mapping[str, np.ndarray],
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     *,
     examples: Annotated[int, Ge(1), "how many of each training split"] = 256,
     batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,

@@ -1,6 +1,6 @@
 """Ground floor: the user error, atomic writes, JSON and TSV files, digests, progress, threads, compiled kernels.
 
-Nothing about models, methods or data sets lives here, and no module imports torch.
+Nothing about models, methods or data sets lives here; only `cuda` imports torch, on request.
 
 Imports: nothing of this library.
 """

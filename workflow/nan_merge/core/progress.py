@@ -61,7 +61,7 @@ class Passes:
         with self._lock:
             self._bar.set_description(what, refresh=False)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print whole lines on stdout, above the bar if it is on the same terminal."""
         with self._lock:
             tqdm.write(text)
@@ -77,5 +77,5 @@ class Passes:
         self._bar.close()
 
 
-def silent(count: int) -> None:
+def no_progress(count: int) -> None:
     """Show no progress."""

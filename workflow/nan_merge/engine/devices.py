@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.blocks import WORK_UNIT
-from nan_merge.core.errors import UserError
+from nan_merge.core.cuda import check_cuda
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,5 @@ def device(name: str) -> Device:
         return CPU
     if name == "torch":
         return Torch("cpu")
-    import torch
-
-    if not name.startswith("cuda"):
-        raise UserError(f"device {name!r}: known are cpu, cuda, cuda:N and torch")
-    if not torch.cuda.is_available():
-        raise UserError(f"device {name!r}: torch {torch.__version__} finds no CUDA device here; use cpu")
+    check_cuda(name)
     return Torch(name)

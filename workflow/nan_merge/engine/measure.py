@@ -15,7 +15,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.parallel import parallel_map
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL
@@ -23,7 +23,7 @@ from nan_merge.methods.coefficients import MODEL
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass: the counts of more would take more memory
 
 
-def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = silent) -> dict[str, Any]:
+def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = no_progress) -> dict[str, Any]:
     """Return the squared Frobenius norm of every merged tensor of every expert, of weights and of task vectors.
 
     A cell is summed in float64 in a fixed order and the cells are added exactly (fsum), so the sums depend neither
@@ -111,7 +111,7 @@ def _counts(
     *,
     threads: int = 1,
     step: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> np.ndarray:
     """Count 16 bits of the magnitudes of each task vector that have the bits `above` (T,) them: (T, 65536)."""
     kind, wide = above.dtype, np.dtype(f"f{above.dtype.itemsize}")

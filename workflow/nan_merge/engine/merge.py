@@ -22,7 +22,7 @@ from nan_merge.core.blocks import compute_type
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.core.parallel import MemoryBudget, parallel_map
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.devices import CPU, Device
 from nan_merge.engine.fused import fused, linear
 from nan_merge.engine.reader import Reader, add, first_not_finite
@@ -48,7 +48,7 @@ def merge(
     dtype: np.dtype | None = None,
     threads: int = 1,
     device: Device = CPU,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     finish: Callable[[Path, dict[str, str]], object] = lambda folder, inputs: None,
 ) -> None:
     """Write theta_0 + postprocess(combine(preprocess(tau_t), c_t)) into the folder `output`, whole or not at all.

@@ -12,7 +12,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core import kernels
 from nan_merge.core.blocks import SUM_TILE, compute_type, spans, step_for
 from nan_merge.core.errors import UserError
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 
 BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
 
@@ -20,7 +20,7 @@ BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32),
 class Reader:
     """Read the same piece of several models of one layout together, into buffers of one thread."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent, step: int | None = None) -> None:
+    def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = no_progress, step: int | None = None) -> None:
         self.checkpoints, self.progress, self.step = checkpoints, progress, step or step_for(len(checkpoints))
         self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # pages that are not used cost nothing
         self.wide: dict[np.dtype, np.ndarray] = {}

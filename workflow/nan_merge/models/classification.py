@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from xxhash import xxh3_128
 
-from nan_merge.core.errors import UserError
+from nan_merge.core.cuda import check_cuda
 
 Encoder = Callable[[np.ndarray], torch.Tensor]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,13 +30,8 @@ class Forward:
 
     def __post_init__(self) -> None:
         """Raise UserError for a device that this machine does not have."""
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device {self.device!r}: expected cpu, cuda or cuda:N; correct `scoring: device:` of the config")
-        if self.cuda and (found := torch.cuda.device_count()) <= int(self.device.partition(":")[2] or 0):
-            raise UserError(
-                f"device {self.device!r}: torch {torch.__version__} finds {found} CUDA devices here; set"
-                " `scoring: device:` of the config to cpu, or run on a machine with a GPU"
-            )
+        if self.cuda:
+            check_cuda(self.device)
 
     @property
     def cuda(self) -> bool:

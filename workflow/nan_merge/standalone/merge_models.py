@@ -77,7 +77,7 @@ def run(job: MergeRequest) -> None:
     measured = operator_of(job.method_spec.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0] not in WITHOUT_NORMS
     with Passes(passes_bytes(models, recipe, measured) + copied_bytes(models) + written) as progress:
         table = _table(models, recipe, measured, job.threads, progress)
-        progress.say(f"coefficients of {job.method}:\n{show(table)}")
+        progress.print(f"coefficients of {job.method}:\n{show(table)}")
         if job.export:
             job.export.write_text(_mergekit(job, sources, models, table), encoding="utf-8")
         cuts = _thresholds(models, recipe, job.threads, progress)

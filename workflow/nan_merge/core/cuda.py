@@ -1,0 +1,21 @@
+"""Check that a CUDA device exists; the only module of this package that imports torch, on request."""
+
+from __future__ import annotations
+
+import re
+
+from nan_merge.core.errors import UserError
+
+
+def check_cuda(device: str) -> None:
+    """Raise a UserError unless `device` is `cuda` or `cuda:N` and torch finds it on this machine."""
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N; correct `device:` of the config")
+    import torch
+
+    count = torch.cuda.device_count()
+    if count <= int(device.partition(":")[2] or 0):
+        raise UserError(
+            f"device {device!r}: torch {torch.__version__} finds {count} CUDA devices here; set `device:` of the config"
+            " (`scoring: device:` for scores) to cpu, or run on a machine with a GPU"
+        )

@@ -13,7 +13,7 @@ from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.alignment import Pairs, align_text_image
 from nan_merge.models.families import text_encoder
-from nan_merge.models.prompts import embed_prompts, filled
+from nan_merge.models.prompts import embed_prompts, fill_template
 from nan_merge.models.registry import find_family
 
 SEED = 0  # all experts of all seeds start from one base
@@ -36,7 +36,7 @@ def main() -> None:
     def embedded(prompts: list[str]) -> np.ndarray:
         return embed_prompts(prompts, tower, args.text_tower)
 
-    tasks = [pairs(Dataset(f), "alignment", embedded(filled(**args.prompts[f.name]))) for f in args.datasets]
+    tasks = [pairs(Dataset(f), "alignment", embedded(fill_template(**args.prompts[f.name]))) for f in args.datasets]
     if args.captions:
         data = Dataset(args.captions)
         captions = pairs(data, "train", embedded(data.record["prompts"]))

@@ -16,7 +16,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset
-from nan_merge.models.classification import PRECISIONS, Forward, embed, identity, predict
+from nan_merge.models.classification import PRECISIONS, Forward, digest_files, embed, predict
 from nan_merge.models.registry import find_family
 
 METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
@@ -95,7 +95,7 @@ def provenance(args: argparse.Namespace, module: ModuleType, forward: Forward) -
         "family": module.__name__.rpartition(".")[2],
         "batch_size": args.batch_size,
         "checkpoints": [str(folder) for folder in args.checkpoints],
-        "xxh3_128": {path: identity(files) for path, files in entered.items()},
+        "xxh3_128": {path: digest_files(files) for path, files in entered.items()},
         "versions": versions(),
     }
 

@@ -61,6 +61,6 @@ def ready(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
     """Run the network of a CLIP encoder on one batch of pixels that were normalised once."""
     from nan_merge.models import zero_shot
 
-    pixels = zero_shot.normalised(batch, encoder.side, next(encoder.parameters()))
+    pixels = zero_shot.normalise_pixels(batch, encoder.side, next(encoder.parameters()))
     with mock.patch.object(zero_shot, "normalised", lambda images, *_: pixels[: len(images)]):
         repeated(encoder, batch, count, forward)

@@ -45,7 +45,7 @@ def test_every_type_and_shape_is_read_as_it_was_saved(how, tmp_path):
     checkpoint = Checkpoint(write_pickle(tmp_path / "model", tensors, **how))
     assert checkpoint.names == list(tensors)
     assert same_bytes({name: values(checkpoint, name) for name in tensors}, tensors)
-    assert {entry.held for entry in checkpoint.entries.values()} == {bool(how)}
+    assert {entry.in_memory for entry in checkpoint.entries.values()} == {bool(how)}
 
 
 def test_a_tensor_that_is_mapped_takes_no_memory(tmp_path):
@@ -74,8 +74,8 @@ def test_one_memory_under_two_names_is_recognised(tmp_path):
     w = torch.ones(3, 4)
     state = {"a": w, "b": w, "copy": w.clone(), "t": w.t(), "half": w[:2]}
     entries = Checkpoint(write_pickle(tmp_path / "model", state)).entries
-    assert {name for name in entries if pickles.memory(entries[name]) == pickles.memory(entries["a"])} == {"a", "b"}
-    assert pickles.memory(Checkpoint(write(tmp_path / "plain", draw(0))).entries[HEAD]) is None
+    assert {name for name in entries if pickles.storage_key(entries[name]) == pickles.storage_key(entries["a"])} == {"a", "b"}
+    assert pickles.storage_key(Checkpoint(write(tmp_path / "plain", draw(0))).entries[HEAD]) is None
 
 
 def test_what_training_programs_wrap_is_unwrapped(tmp_path):

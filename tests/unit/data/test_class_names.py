@@ -9,7 +9,7 @@ import yaml
 from models import ROOT
 
 from experiment.files import check_schema
-from nan_merge.data.class_order import plain
+from nan_merge.data.class_order import normalise_name
 
 CONFIG = ROOT / "config"
 FILES = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted((CONFIG / "class_names").glob("*.yaml"))}
@@ -44,7 +44,7 @@ def test_names_and_templates_are_whole(name):
     check_schema(FILES[name], ROOT / "workflow" / "schemas" / "class_names.schema.yaml", name)
     classes, templates, *_ = KNOWN[name]
     assert len(words(name)) == classes and len(FILES[name]["prompt"]) == templates
-    assert len(set(words(name))) == classes and len({plain(word) for word in words(name)}) == classes
+    assert len(set(words(name))) == classes and len({normalise_name(word) for word in words(name)}) == classes
     assert all(isinstance(word, str) and word == word.strip() and word for word in words(name))
     assert len(set(FILES[name]["prompt"])) == templates
     for template in FILES[name]["prompt"]:
@@ -76,7 +76,7 @@ def test_known_leaks_are_written_down():
 def test_names_stand_in_the_order_of_the_labels():
     """Labels that are numbers of sorted folders are sorted; EuroSAT and FER2013 are not in the order of openai/CLIP."""
     for name in ("dtd", "resisc45", "pets", "cifar100", "cifar10", "stl10", "fer2013", "sun397", "food101"):
-        keys = [plain(word) for word in words(name)]
+        keys = [normalise_name(word) for word in words(name)]
         assert keys == sorted(keys), name
     starts = [
         "annual crop",

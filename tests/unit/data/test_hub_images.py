@@ -25,7 +25,7 @@ from nan_merge.data import hub_images
 from nan_merge.data.class_order import check_order
 from nan_merge.data.dataset import Dataset, work_folder, write_dataset
 from nan_merge.data.decoding import Work, decode, square
-from nan_merge.data.draws import draw
+from nan_merge.data.draws import draw_rows
 from nan_merge.data.hub_cards import label_names, split_files
 from nan_merge.data.hub_images import prepare
 
@@ -306,8 +306,8 @@ def test_leftovers_of_other_settings_are_not_used(change, source, tmp_path, monk
         (source / "asset.json").unlink()
         os.utime(source / "data" / "test-00000-of-00002.parquet", (1, 1))
     if change == "draw":
-        other = draw(ORIGIN, TASK["splits"], {"train": 30, "test": 23})
-        monkeypatch.setattr(hub_images, "draw", lambda *_: {**other, "train": other["train"][::-1].copy()})
+        other = draw_rows(ORIGIN, TASK["splits"], {"train": 30, "test": 23})
+        monkeypatch.setattr(hub_images, "draw_rows", lambda *_: {**other, "train": other["train"][::-1].copy()})
     done = counting(monkeypatch)
     data = made(source, output, given, **form)
     assert done[0] == 0
@@ -361,7 +361,7 @@ def children(parent: int) -> list[int]:
 
 def test_only_wanted_rows_are_decoded(source, tmp_path):
     rows = examples(range(30))
-    taken = draw(ORIGIN, TASK["splits"], {"train": 30, "test": 23})
+    taken = draw_rows(ORIGIN, TASK["splits"], {"train": 30, "test": 23})
     drawn = {*taken["train"].tolist(), *taken["validation"].tolist()}
     for i in set(range(30)) - drawn:
         rows["image"][i] = {"bytes": b"not an image", "path": None}
@@ -376,8 +376,8 @@ def test_only_wanted_rows_are_decoded(source, tmp_path):
 
 
 def test_draws_are_disjoint_seeded_and_the_train_draw_stays():
-    one = draw(ORIGIN, {"train": 40, "validation": 30, "test": 999}, {"train": 100, "test": 50})
-    other = draw(ORIGIN, {"train": 40, "validation": 55, "test": 999}, {"train": 100, "test": 50})
+    one = draw_rows(ORIGIN, {"train": 40, "validation": 30, "test": 999}, {"train": 100, "test": 50})
+    other = draw_rows(ORIGIN, {"train": 40, "validation": 55, "test": 999}, {"train": 100, "test": 50})
     assert one["test"].tolist() == list(range(50))
     assert not set(one["train"]) & set(one["validation"]) and len(one["train"]) == 40 and len(one["validation"]) == 30
     assert one["train"].tolist() == other["train"].tolist() != sorted(one["train"])
@@ -385,10 +385,10 @@ def test_draws_are_disjoint_seeded_and_the_train_draw_stays():
 
 
 def test_what_is_scarce_goes_to_the_held_out_splits():
-    taken = draw(ORIGIN, {"train": 2560, "validation": 30, "test": 20}, {"train": 100, "test": 50})
+    taken = draw_rows(ORIGIN, {"train": 2560, "validation": 30, "test": 20}, {"train": 100, "test": 50})
     assert {split: len(rows) for split, rows in taken.items()} == {"train": 70, "validation": 30, "test": 20}
     assert taken["test"].tolist() == sorted(taken["test"]) != list(range(20))
-    alone = draw(dict.fromkeys(ORIGIN, "all"), {"train": 50, "validation": 10, "test": 10}, {"all": 60})
+    alone = draw_rows(dict.fromkeys(ORIGIN, "all"), {"train": 50, "validation": 10, "test": 10}, {"all": 60})
     assert sorted(np.concatenate(list(alone.values())).tolist()) == list(range(60)) and len(alone["train"]) == 40
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nan_merge.core.errors import UserError
 from nan_merge.data import rendered
-from nan_merge.data.images import READERS, captions, carve, distinct, fit, prepare
+from nan_merge.data.images import READERS, captions, draw_per_class, drop_duplicates, prepare, to_rgb_square
 
 FORM = {"side": 12}
 SPLITS = {"train": 6, "validation": 2, "test": 2, "alignment": 2}
@@ -114,7 +114,7 @@ def test_every_reader_is_tested():
 
 def test_a_published_test_split_stays_one(sources):
     raw = READERS["idx"]([sources["idx"]], classes=["even", "odd"], side=12)
-    own = {fit(image[None], 12).tobytes() for image in raw["test"][0]}
+    own = {to_rgb_square(image[None], 12).tobytes() for image in raw["test"][0]}
     _, splits = prepare(TASKS["idx"], sources, FORM)
     found = contents(splits)
     assert found["test"] <= own
@@ -191,7 +191,7 @@ def test_captions_see_nothing_of_the_clip_art_task(sources):
 
 def test_a_picture_that_occurs_twice_is_kept_for_the_test():
     zeros, ones, twos = (np.full((1, 2, 2), value, np.uint8) for value in range(3))
-    parts = distinct({
+    parts = drop_duplicates({
         "train": (np.concatenate([zeros, ones, twos, twos]), np.arange(4)),
         "test": (np.concatenate([ones, ones]), np.array([5, 6])),
     })  # fmt: skip
@@ -201,7 +201,7 @@ def test_a_picture_that_occurs_twice_is_kept_for_the_test():
 def test_small_classes_are_shared_out_and_large_ones_capped():
     labels = np.repeat([0, 1], [100, 6])
     images = np.arange(106, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
-    splits = carve({"train": (images, labels)}, SPLITS)
+    splits = draw_per_class({"train": (images, labels)}, SPLITS)
     counts = {split: np.bincount(y, minlength=2).tolist() for split, (_, y) in splits.items()}
     assert counts == {"train": [6, 3], "validation": [2, 1], "test": [2, 1], "alignment": [2, 1]}
     taken = np.concatenate([x[:, 0, 0] for x, _ in splits.values()])

@@ -307,7 +307,7 @@ def test_what_leaves_the_range_of_its_type_is_an_error(dtype, size, tmp_path):
 def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monkeypatch):
     base, experts = family(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    read, calls = safetensors_file.Stored.block, []
+    read, calls = safetensors_file.SafetensorsTensor.block, []
 
     def fails_late(*place):
         calls.append(place)
@@ -317,7 +317,7 @@ def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monk
 
     models = unify.unify_layout(base, experts)
     recipe, table = bind(SUM), bind(SUM).estimate(measure.norms(models))
-    monkeypatch.setattr(safetensors_file.Stored, "block", fails_late)
+    monkeypatch.setattr(safetensors_file.SafetensorsTensor, "block", fails_late)
     for threads in (1, 3):
         with pytest.raises(RuntimeError):
             merge.merge(models, recipe, table, {}, tmp_path / "out", threads=threads)

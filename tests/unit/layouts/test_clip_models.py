@@ -84,7 +84,7 @@ def logits(model, images, tokens):
 def prompts():
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer()(list(zero_shot.prompts(CLASSES, TEMPLATES)))
+    return SimpleTokenizer()(list(zero_shot.fill_templates(CLASSES, TEMPLATES)))
 
 
 # ---- two libraries, one model ---------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_a_model_of_full_size_gives_the_same_logits():
     with torch.device("meta"):
         here = CLIPModel(CLIPConfig(**clip_configs.to_transformers(ROOT, config, True)))
     clip._count_positions(here)
-    zero_shot.fill(here, ROOT, entries)
+    zero_shot.load_weights(here, ROOT, entries)
     images, tokens = normalised(photographs(2, 224)), prompts()[:3]
     found = [logits(model, images, tokens) for model in (there, here)]
     print(f"ViT-B/32: greatest difference of logits {np.abs(found[0] - found[1]).max():.1e}")
@@ -192,11 +192,11 @@ def test_an_encoder_is_the_librarys_own_with_the_names_of_the_waist(family, worl
 
 def test_pixels_are_normalised_as_torchvision_does_it():
     images = photographs(3)
-    assert torch.equal(zero_shot.normalised(images, SIDE, torch.zeros(1)), normalised(images))
+    assert torch.equal(zero_shot.normalise_pixels(images, SIDE, torch.zeros(1)), normalised(images))
     images.flags.writeable = False
-    assert torch.equal(zero_shot.normalised(images[::2], SIDE, torch.zeros(1)), normalised(images)[::2])
+    assert torch.equal(zero_shot.normalise_pixels(images[::2], SIDE, torch.zeros(1)), normalised(images)[::2])
     with pytest.raises(UserError, match=r"images are \[32, 32, 3\], the model takes \[224, 224, 3\]; correct `input: side:`"):
-        zero_shot.normalised(images, 224, torch.zeros(1))
+        zero_shot.normalise_pixels(images, 224, torch.zeros(1))
 
 
 @pytest.mark.parametrize("family", [clip, open_clip])

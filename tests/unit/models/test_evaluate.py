@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from nan_merge.checkpoints.checkpoint import write_checkpoint, write_tensors
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import write_dataset
-from nan_merge.models.classification import Forward, ahead, embed, identity, predict
+from nan_merge.models.classification import Forward, ahead, digest_files, embed, predict
 from nan_merge.models.families import text_encoder
 from scripts import evaluate_checkpoint
 
@@ -201,11 +201,11 @@ def test_the_identity_of_files_is_that_of_their_names_and_contents(tmp_path):
     files = [tmp_path / name for name in ("one", "two")]
     for file in files:
         file.write_bytes(b"x" * 3_000_000)
-    first = identity(files)
-    assert identity(reversed(files)) == first
-    assert identity(files[:1]) != first
+    first = digest_files(files)
+    assert digest_files(reversed(files)) == first
+    assert digest_files(files[:1]) != first
     files[1].write_bytes(b"x" * 2_999_999 + b"y")
-    assert identity(files) != first
+    assert digest_files(files) != first
 
 
 def test_a_head_of_another_task_or_width_is_a_user_error(folder, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ assert t.torch.get_num_threads() == 1
 
 
 def test_batches_visit_every_example_once_a_round():
-    order = training.draws(10, 4, seed=5)
+    order = training.index_batches(10, 4, seed=5)
     first = np.concatenate([next(order) for _ in range(5)])
     assert sorted(first[:10]) == sorted(first[10:]) == list(range(10))
     assert list(first[:10]) != list(first[10:])

@@ -17,7 +17,7 @@ from nan_merge.layouts.unify import Models
 from nan_merge.methods.coefficients import MODEL, CoefficientTable, row_of
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
-from nan_merge.models.training import Task, draws
+from nan_merge.models.training import Task, index_batches
 
 Thresholds = Mapping[str, Mapping[str, float]]
 
@@ -116,7 +116,7 @@ def learn(
     rows = {row: i for i, row in enumerate(sorted({row_of(name, scope) for name in merge.models.merged}))}
     leaf = torch.full((len(rows), len(experts)), init, dtype=torch.float64, device=merge.device, requires_grad=True)
     optimiser = torch.optim.Adam([leaf], learning_rate)
-    orders = [draws(len(task.inputs), batch_size, [seed, t]) for t, task in enumerate(tasks)]
+    orders = [index_batches(len(task.inputs), batch_size, [seed, t]) for t, task in enumerate(tasks)]
     losses, means = [], []
     for step in range(steps):
         alpha = leaf.clamp(0, 1) if clamp else leaf

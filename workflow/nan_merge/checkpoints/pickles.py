@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nan_merge.checkpoints.safe_unpickler import Placeholder, Unpickler, walked
+from nan_merge.checkpoints.safe_unpickler import Placeholder, Unpickler, module_tensors
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES, Tensor
-from nan_merge.checkpoints.torch_archive import ZIP, Piece, unpickled
+from nan_merge.checkpoints.torch_archive import ZIP, StridedTensor, unpickle_file
 from nan_merge.core.errors import UserError
 
 WRAPPER = "state_dict"  # the key under which training programs keep the tensors
@@ -21,11 +21,11 @@ BITS = {1: "uint8", 2: "uint16"}  # types that NumPy lacks are viewed as bits of
 
 
 @dataclass
-class Mapped(Tensor):
-    """A tensor of a pickle: `values` (*shape), numbers or their bits, are mapped from the file, or `held` in memory."""
+class PickledTensor(Tensor):
+    """A tensor of a pickle: `values` (*shape), numbers or their bits, are mapped from the file, or lie in memory where `in_memory`."""
 
     values: np.ndarray
-    held: bool
+    in_memory: bool
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
@@ -39,9 +39,9 @@ class Mapped(Tensor):
         return out.view(dtype)
 
 
-def memory(tensor: Tensor) -> Hashable | None:
+def storage_key(tensor: Tensor) -> Hashable | None:
     """Return what two names of one pickled tensor share: the place of its numbers; None for any other tensor."""
-    if not isinstance(tensor, Mapped) or not tensor.size:
+    if not isinstance(tensor, PickledTensor) or not tensor.size:
         return None
     return tensor.values.__array_interface__["data"], tensor.values.strides, tensor.shape, tensor.dtype
 
@@ -70,16 +70,16 @@ def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     entries: dict[str, Tensor] = {}
     kinds: dict[str, str] = {}
     try:
-        root = unpickled(file, Unpickler)
+        root = unpickle_file(file, Unpickler)
         if isinstance(root, Mapping) and isinstance(root.get(WRAPPER), (Mapping, Placeholder)):
             root = root[WRAPPER]
-        for name, value in root.items() if isinstance(root, Mapping) else walked(root, "", kinds):
-            if not isinstance(name, str) or not isinstance(value, Piece):
+        for name, value in root.items() if isinstance(root, Mapping) else module_tensors(root, "", kinds):
+            if not isinstance(name, str) or not isinstance(value, StridedTensor):
                 raise UserError(
                     f"{file}: {name!r} is an object of type {type(value).__name__}; expected nothing but tensors by name, or a"
                     " module of them; save the model's state_dict alone"
                 )
-            entries[name] = Mapped(value.dtype, value.shape, value.numbers(), held=False)
+            entries[name] = PickledTensor(value.dtype, value.shape, value.array(), in_memory=False)
     except UserError:
         raise
     except Exception as error:  # on a broken file the reader raises whatever its words run into
@@ -110,7 +110,7 @@ def _load(file: Path, mapped: bool) -> Any:
         ) from None
 
 
-def _tensors(file: Path, content: Mapping[Any, Any], mapped: bool) -> Iterator[tuple[str, Mapped]]:
+def _tensors(file: Path, content: Mapping[Any, Any], mapped: bool) -> Iterator[tuple[str, PickledTensor]]:
     import torch
 
     for name, tensor in content.items():
@@ -128,4 +128,4 @@ def _tensors(file: Path, content: Mapping[Any, Any], mapped: bool) -> Iterator[t
         plain = tensor.detach()
         if DTYPES[dtype].type.__module__ != "numpy":
             plain = plain.view(getattr(torch, BITS[plain.element_size()]))
-        yield name, Mapped(dtype, tuple(tensor.shape), plain.numpy(), held=not mapped)
+        yield name, PickledTensor(dtype, tuple(tensor.shape), plain.numpy(), in_memory=not mapped)

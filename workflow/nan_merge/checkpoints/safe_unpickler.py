@@ -13,7 +13,7 @@ from typing import Any
 
 from nan_merge.checkpoints import torch_archive
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
-from nan_merge.checkpoints.torch_archive import Piece, Storage
+from nan_merge.checkpoints.torch_archive import Storage, StridedTensor
 
 STORAGES = {  # torch's name of a storage -> the type of its numbers
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
@@ -111,12 +111,12 @@ class Rebuild:
         raise pickle.UnpicklingError("a function with a state")
 
 
-def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Piece:
-    return Piece(storage.dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> StridedTensor:
+    return StridedTensor(storage.dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _typed(storage: Storage, offset: int, shape: Any, strides: Any, _: Any, __: Any, dtype: str, *___: Any) -> Piece:
-    return Piece(dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+def _typed(storage: Storage, offset: int, shape: Any, strides: Any, _: Any, __: Any, dtype: str, *___: Any) -> StridedTensor:
+    return StridedTensor(dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
 def _first(value: Any, *_: Any) -> Any:
@@ -132,7 +132,7 @@ def _object(kind: Any, *_: Any) -> Any:
 
 
 def _from_bytes(data: bytes) -> Any:
-    return torch_archive.unpickled_bytes(bytes(data), Unpickler)
+    return torch_archive.unpickle_bytes(bytes(data), Unpickler)
 
 
 def _bytes(text: str, _: Any) -> bytes:
@@ -154,7 +154,7 @@ REBUILDS: dict[str, Rebuild] = {
 }
 
 
-def walked(module: Any, name: str, kinds: dict[str, str]) -> Iterator[tuple[Any, Any]]:
+def module_tensors(module: Any, name: str, kinds: dict[str, str]) -> Iterator[tuple[Any, Any]]:
     """Yield (name, tensor) of a stand-in for a torch module: its parameters, its lasting buffers, and those of its parts."""
     if not isinstance(module, Placeholder):
         raise ValueError(f"an object of type {type(module).__name__} where a module is expected")
@@ -168,4 +168,4 @@ def walked(module: Any, name: str, kinds: dict[str, str]) -> Iterator[tuple[Any,
                 yield f"{stem}{own}", value
     for own, part in (module.state.get("_modules") or {}).items():
         if part is not None:
-            yield from walked(part, f"{stem}{own}", kinds)
+            yield from module_tensors(part, f"{stem}{own}", kinds)

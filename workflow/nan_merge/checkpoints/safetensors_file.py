@@ -59,7 +59,7 @@ class Tensor:
         raise NotImplementedError
 
 
-class File:
+class SharedFile:
     """A file that tensors are read from, by any thread; opened at first use."""
 
     def __init__(self, path: Path) -> None:
@@ -89,11 +89,11 @@ class File:
 
 
 @dataclass
-class Stored(Tensor):
+class SafetensorsTensor(Tensor):
     """A tensor in a safetensors file, at a byte offset counted from the file's start."""
 
     name: str
-    file: File
+    file: SharedFile
     offset: int
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
@@ -107,8 +107,8 @@ class Stored(Tensor):
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one safetensors file by name, in the order of the file."""
-    file = File(path)
-    return {name: Stored(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()}
+    file = SharedFile(path)
+    return {name: SafetensorsTensor(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()}
 
 
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
@@ -125,13 +125,13 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
             raise UserError(f"{file}: the header says {length} bytes, the file has {size}; it is cut or no safetensors")
         try:
             header = json.loads(stream.read(length))
-            places = {name: _place(entry) for name, entry in header.items() if name != "__metadata__"}
+            places = {name: _parse_entry(entry) for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: its header is not a safetensors header ({error})") from None
-    return dict(_placed(file, places, 8 + length, size))
+    return dict(_checked(file, places, 8 + length, size))
 
 
-def _place(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+def _parse_entry(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
     start, stop = entry["data_offsets"]
     place = (str(entry["dtype"]), tuple(entry["shape"]), start, stop)
     if not all(type(number) is int and number >= 0 for number in (*place[1], start, stop)):
@@ -139,7 +139,7 @@ def _place(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
     return place
 
 
-def _placed(
+def _checked(
     file: Path, places: Mapping[str, Any], origin: int, size: int
 ) -> Iterator[tuple[str, tuple[str, tuple[int, ...], int, int]]]:
     end = 0

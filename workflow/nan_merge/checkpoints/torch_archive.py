@@ -40,7 +40,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Piece:
+class StridedTensor:
     """A tensor in a storage: offset and strides are counted in elements of its type."""
 
     dtype: str
@@ -49,7 +49,7 @@ class Piece:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def numbers(self) -> np.ndarray:
+    def array(self) -> np.ndarray:
         """Return the numbers (*shape), mapped; a tensor that leaves its storage is a ValueError."""
         dtype, data = DTYPES[self.dtype], self.storage.data
         steps = tuple(step * dtype.itemsize for step in self.strides)
@@ -61,22 +61,22 @@ class Piece:
 Unpickler = Callable[[Any, dict[str, Storage]], Any]  # makes what has a `load`, from a stream, and fills the storages
 
 
-def unpickled(file: Path, unpickler: Unpickler) -> Any:
+def unpickle_file(file: Path, unpickler: Unpickler) -> Any:
     """Return what a file holds, built by `unpickler`, with its storages mapped."""
     whole = np.memmap(file, np.uint8, "r")
     with open(file, "rb") as stream:
         if stream.read(len(ZIP)) == ZIP:
-            return _zipped(stream, whole, unpickler)
+            return _read_zip(stream, whole, unpickler)
         stream.seek(0)
-        return _in_turn(stream, whole, unpickler)
+        return _read_legacy(stream, whole, unpickler)
 
 
-def unpickled_bytes(data: bytes, unpickler: Unpickler) -> Any:
+def unpickle_bytes(data: bytes, unpickler: Unpickler) -> Any:
     """Return what a file inside a pickle holds; it is in the format before PyTorch 1.6."""
-    return _in_turn(io.BytesIO(data), np.frombuffer(data, np.uint8), unpickler)
+    return _read_legacy(io.BytesIO(data), np.frombuffer(data, np.uint8), unpickler)
 
 
-def _zipped(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
+def _read_zip(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
     """Read an archive: `data.pkl`, and a member for each storage, none of them compressed."""
     with zipfile.ZipFile(stream) as archive:
         members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -84,7 +84,7 @@ def _zipped(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
         raise ValueError("it is a TorchScript program, not a model of torch.save")
     if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
         raise ValueError("its members are compressed")
-    places = {name: _place(info, whole) for name, info in members.items()}
+    places = {name: _member_range(info, whole) for name, info in members.items()}
     if "byteorder" in places and bytes(whole[slice(*places["byteorder"])]) != b"little":
         raise ValueError("its numbers are big-endian")
     storages: dict[str, Storage] = {}
@@ -96,7 +96,7 @@ def _zipped(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
     return content
 
 
-def _place(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
+def _member_range(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
     """Return where the bytes of a member start and stop."""
     name, extra = struct.unpack("<HH", whole[info.header_offset + 26 : info.header_offset + LOCAL].tobytes())
     start = info.header_offset + LOCAL + name + extra
@@ -105,7 +105,7 @@ def _place(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
     return start, start + info.file_size
 
 
-def _in_turn(stream: Any, whole: np.ndarray, unpickler: Unpickler) -> Any:
+def _read_legacy(stream: Any, whole: np.ndarray, unpickler: Unpickler) -> Any:
     """Read pickles one behind the other: magic number, version, machine, content, keys; then the storages in their order.
 
     A file that does not begin with the magic number is a plain pickle.

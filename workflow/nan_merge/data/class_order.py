@@ -25,7 +25,7 @@ def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -
         names = names[first:]
         if len(names) != len(words):
             raise UserError(f"{file} names {len(names)} classes, expected {len(words)} (`classes:`); is it another data set?")
-        ours, theirs = (words, names) if exact else ([plain(word) for word in words], [plain(name) for name in names])
+        ours, theirs = (words, names) if exact else ([normalise_name(word) for word in words], [normalise_name(name) for name in names])
         for i, (word, name) in enumerate(zip(ours, theirs, strict=True)):
             if word == name:
                 agreed.add(i)
@@ -39,6 +39,6 @@ def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -
     return {"verified": len(agreed), "of": len(words), "by": sorted(stated)}
 
 
-def plain(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Return a name without capitals, underscores and punctuation, for comparison."""
     return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", name).casefold())) or name

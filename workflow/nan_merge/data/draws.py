@@ -10,7 +10,7 @@ SEED = 0
 ORDER = ("test", "validation", "alignment", "train")  # who takes first what is scarce
 
 
-def draw(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, np.ndarray]:
+def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Return the rows of the source's split that go into each split.
 
     A split that is wanted whole and shares its source's split with no other has all rows in their order. Else rows are

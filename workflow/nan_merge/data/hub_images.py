@@ -22,7 +22,7 @@ from nan_merge.core.parallel import available_processors
 from nan_merge.data.class_order import check_order
 from nan_merge.data.dataset import work_folder
 from nan_merge.data.decoding import Work, units
-from nan_merge.data.draws import SEED, available_rows, draw
+from nan_merge.data.draws import SEED, available_rows, draw_rows
 from nan_merge.data.hub_cards import label_names, split_files
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
@@ -67,7 +67,7 @@ def _prepare(
     if not order["by"]:
         _every_class(labels.values(), total)
     counts = {name: len(rows) for name, rows in labels.items()}
-    taken = draw(origin, task["splits"], counts)
+    taken = draw_rows(origin, task["splits"], counts)
     if empty := [split for split, rows in taken.items() if not len(rows)]:
         raise UserError(f"no image is left for {empty[0]}, the source has {counts} rows; correct `splits:` in config/tasks.yaml")
     record = {

@@ -42,8 +42,8 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"task {label}: `classes:` names {twice[0]!r} twice; equal names would be equal heads")
     folders = [Path(sources[asset]) for asset in task["assets"]]
-    parts = distinct(READERS[word](folders, classes=classes, side=form["side"], **task.get("arguments", {})))
-    splits = {split: (fit(x, form["side"]), y) for split, (x, y) in carve(parts, task["splits"]).items()}
+    parts = drop_duplicates(READERS[word](folders, classes=classes, side=form["side"], **task.get("arguments", {})))
+    splits = {split: (to_rgb_square(x, form["side"]), y) for split, (x, y) in draw_per_class(parts, task["splits"]).items()}
     if empty := [split for split, (x, _) in splits.items() if not len(x)]:
         raise UserError(f"task {label}: no image is left for {empty[0]}; correct `splits:` in config/tasks.yaml")
     held = sum(len(splits[split][1]) for split in splits if split != "train" and split not in parts)
@@ -88,7 +88,7 @@ def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Pa
     return {**_record(task, names, splits, len(images)), "prompts": [task["prompt"].format(name) for name in names]}, splits
 
 
-def distinct(parts: Parts) -> Parts:
+def drop_duplicates(parts: Parts) -> Parts:
     """Keep the first of equal pictures, test before validation before train."""
     seen: set[bytes] = set()
     kept: Parts = {}
@@ -103,7 +103,7 @@ def distinct(parts: Parts) -> Parts:
     return kept
 
 
-def carve(parts: Parts, wanted: Mapping[str, int]) -> Parts:
+def draw_per_class(parts: Parts, wanted: Mapping[str, int]) -> Parts:
     """Take `wanted[split]` images a class, from the part of that name or else from `train`, in a seeded order.
 
     Splits of one part are disjoint. Where a class is too small for all, each gets its share and train the rest.
@@ -124,7 +124,7 @@ def carve(parts: Parts, wanted: Mapping[str, int]) -> Parts:
     return {split: tuple(array[order[split]] for array in parts[origin[split]]) for split in wanted}  # type: ignore[misc]
 
 
-def fit(images: np.ndarray, side: int) -> np.ndarray:
+def to_rgb_square(images: np.ndarray, side: int) -> np.ndarray:
     """Bring uint8 images (N, h, w) or (N, h, w, 3) to RGB of shape (N, side, side, 3)."""
     if images.shape[1:3] != (side, side):
         resized = [Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in images]

@@ -82,7 +82,7 @@ def prepare(
     for split in ("test", "train"):  # test first: what it holds is taken from train
         texts, labels = _of_classes(raw[split], keys)
         rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
-    splits, available = _carve(rows, task["splits"], task.get("label", name))
+    splits, available = _cut_splits(rows, task["splits"], task.get("label", name))
     record = {
         "task": task.get("id", ""), "label": task["label"], "classes": keys,
         "available": available, "source": task.get("source", ""), "licence": task.get("licence", ""),
@@ -159,7 +159,7 @@ def _unique(tokens: np.ndarray, labels: np.ndarray, seen: set[bytes]) -> tuple[n
     return tokens[kept], labels[kept]
 
 
-def _carve(
+def _cut_splits(
     rows: dict[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int], label: str
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
     """Shuffle, cut validation off train and cap each split at its size; sizes are upper bounds.

@@ -12,7 +12,7 @@ from nan_merge.checkpoints.checkpoint import INDEX, PICKLE, PICKLE_INDEX, SINGLE
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
-from nan_merge.layouts.names import EMBEDDING, HEAD, counted, listed, renamed
+from nan_merge.layouts.names import EMBEDDING, HEAD, count_phrase, join_first, match_prefix
 from nan_merge.layouts.views import LowRank, equal, view
 
 CONFIG = "adapter_config.json"
@@ -45,7 +45,7 @@ def is_adapter(folder: Path) -> bool:
     return True
 
 
-def folded(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
+def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     """Open an adapter folder as a view of the base that it moves: (model, what was done in words).
 
     Raises UserError for an adapter that is no plain LoRA, and for tensors that have no place on the base.
@@ -55,7 +55,7 @@ def folded(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     if file is None:
         raise UserError(f"{folder}: an adapter ({CONFIG}) without weights; expected {' or '.join(WEIGHTS)}")
     whole, factors = _sorted(Checkpoint(file).entries)
-    how, new = renamed([*whole, *(f"{module}.weight" for module, _ in factors)], base.names)
+    how, new = match_prefix([*whole, *(f"{module}.weight" for module, _ in factors)], base.names)
     entries, lost = dict(base.entries), []
     for name, tensor in whole.items():
         if new.get(name, name) in base.entries or _is_saved(name, record):
@@ -64,20 +64,20 @@ def folded(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
             lost.append(f"'{name}' (the base has no such tensor)")
     for (module, embedding), pair in factors.items():
         name = f"{module}.weight"
-        moved, reason = _moved(entries.get(new.get(name, name)), pair, embedding, module, record)
+        moved, reason = _fold(entries.get(new.get(name, name)), pair, embedding, module, record)
         if moved is None:
             lost.append(f"'{module}' ({reason})")
         else:
             entries[new.get(name, name)] = moved
     if lost:
         raise UserError(
-            f"{file}: {len(lost)} parts of the adapter have no place on the base {base.folder}: {listed(lost)}. It was"
+            f"{file}: {len(lost)} parts of the adapter have no place on the base {base.folder}: {join_first(lost)}. It was"
             f" trained on {record.get('base_model_name_or_path') or 'another model'}: use that as the base"
         )
     adapter = view(base, entries)
     adapter.folder = folder
-    done = f"its LoRA adapter moves {counted(len(factors), 'tensor')} of the base"
-    done += f" and replaces {counted(len(whole), 'tensor')}" if whole else ""
+    done = f"its LoRA adapter moves {count_phrase(len(factors), 'tensor')} of the base"
+    done += f" and replaces {count_phrase(len(whole), 'tensor')}" if whole else ""
     return adapter, f"{done}; {how}" if how else done
 
 
@@ -132,7 +132,7 @@ def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tupl
     return whole, factors
 
 
-def _moved(
+def _fold(
     base: Tensor | None, pair: Mapping[str, Tensor], embedding: bool, module: str, record: Mapping[str, Any]
 ) -> tuple[LowRank | None, str]:
     """Fold a pair of factors onto its tensor: (the tensor, ""), or (None, why it does not fit)."""
@@ -149,14 +149,14 @@ def _moved(
     alpha = _pattern(record.get("alpha_pattern"), module, record.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
     straight = (b.shape[0], *a.shape[1:])
-    turned = embedding or bool(record.get("fan_in_fan_out"))
+    transposed = embedding or bool(record.get("fan_in_fan_out"))
     if len(straight) == 2 and base.shape != straight and base.shape == straight[::-1]:
-        turned = True  # one key speaks for all modules, PEFT looks at the kind of each: Conv1D stores (in, out)
+        transposed = True  # one key speaks for all modules, PEFT looks at the kind of each: Conv1D stores (in, out)
     elif not embedding and base.shape == straight and base.shape != straight[::-1]:
-        turned = False
-    if base.shape != (straight[::-1] if turned else straight) or not base.is_float:
+        transposed = False
+    if base.shape != (straight[::-1] if transposed else straight) or not base.is_float:
         return None, f"B A is {list(straight)}, the tensor {base.dtype} {list(base.shape)}"
-    return LowRank("F64" if base.dtype == "F64" else "F32", base.shape, base, a, b, scale, turned), ""
+    return LowRank("F64" if base.dtype == "F64" else "F32", base.shape, base, a, b, scale, transposed), ""
 
 
 def _pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:

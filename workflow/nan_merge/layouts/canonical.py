@@ -18,13 +18,13 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
-from nan_merge.layouts.names import listed
+from nan_merge.layouts.names import join_first
 
 MAX_RELATIVE_DISTANCE = 0.5  # |tau| / |W_0| of a whole model; fine-tuning moves a model by some percent
 
 
 @dataclass(frozen=True)
-class Model:
+class SourceModel:
     """A model to be written: where it lies, its tensors by the names that they shall have, its config."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Model:
 
 
 @dataclass
-class Distance:
+class BaseDistance:
     """How far a model is from its base, and what of it is no number, counted while it is copied."""
 
     moved: float = 0.0  # |tau|^2
@@ -52,7 +52,7 @@ class Distance:
             self.moved += float(numbers @ numbers)
 
 
-def completed(expert: Model, base: Model, frozen: Collection[str] = ()) -> Model:
+def match_base(expert: SourceModel, base: SourceModel, frozen: Collection[str] = ()) -> SourceModel:
     """Return an expert with the names of its base, in their order; tensors that are `frozen` may be the base's.
 
     Raises UserError for an expert of another backbone: a tensor is missing or has another shape.
@@ -69,9 +69,9 @@ def completed(expert: Model, base: Model, frozen: Collection[str] = ()) -> Model
     if wrong:
         raise UserError(
             f"{expert.folder}: {len(wrong)} of {len(base.entries)} tensors do not match the base {base.folder}:"
-            f" {listed(wrong)}; expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
+            f" {join_first(wrong)}; expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
         )
-    return Model(expert.folder, entries, base.config)
+    return SourceModel(expert.folder, entries, base.config)
 
 
 def copy_expert(source: Path, output: Path, base: Path, max_relative_distance: float, files: Collection[str] = ()) -> None:
@@ -79,18 +79,18 @@ def copy_expert(source: Path, output: Path, base: Path, max_relative_distance: f
 
     Raises UserError for an expert of another backbone or base, and for NaN and infinities.
     """
-    expert, origin = (Model(each, Checkpoint(each).entries, read_json(each / "config.json")) for each in (source, base))
+    expert, origin = (SourceModel(each, Checkpoint(each).entries, read_json(each / "config.json")) for each in (source, base))
 
     def add(folder: Path) -> None:
         for name in files:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
 
-    write(completed(expert, origin), output, origin, max_relative_distance, add=add)
+    write(match_base(expert, origin), output, origin, max_relative_distance, add=add)
 
 
 def write(
-    model: Model, output: Path, base: Model | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE, *,
+    model: SourceModel, output: Path, base: SourceModel | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE, *,
     file: str = SINGLE, config: str = "config.json", add: Callable[[Path], object] = lambda folder: None,
 ) -> None:  # fmt: skip
     """Write a model as one safetensors file and a config, with what `add` puts into the folder, whole or not at all.
@@ -99,7 +99,7 @@ def write(
     of the base's norm, so that it is an expert of another base.
     """
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in model.entries.items()}
-    distance = Distance()
+    distance = BaseDistance()
     with atomic_write(Path(output)) as part:
         part.mkdir()
         writer = Writer(part, {file: list(kinds)}, kinds)
@@ -114,11 +114,11 @@ def write(
         _check(model, base, distance, max_relative_distance)
 
 
-def _check(model: Model, base: Model | None, found: Distance, max_relative_distance: float) -> None:
+def _check(model: SourceModel, base: SourceModel | None, found: BaseDistance, max_relative_distance: float) -> None:
     if found.broken:
         counts = [f"'{name}' ({count} of {model.entries[name].size})" for name, count in found.broken.items()]
         raise UserError(
-            f"{model.folder}: NaN or infinite numbers in {listed(counts)}; expected finite"
+            f"{model.folder}: NaN or infinite numbers in {join_first(counts)}; expected finite"
             " ones. Fetch the model again, or leave it out: its training has failed"
         )
     moved, whole = math.sqrt(found.moved), math.sqrt(found.whole)

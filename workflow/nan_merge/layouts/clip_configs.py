@@ -20,7 +20,7 @@ TEXT = {
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the RGB values of CLIP's training images
 STD = (0.26862954, 0.26130258, 0.27577711)
 WIDTH = 512  # of the space that both halves are projected into
-WAIST = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}  # config.json of a vision half
+CANONICAL = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}  # config.json of a vision half
 MODEL_CFG = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 VISION_CFG = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
 TEXT_CFG = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
@@ -48,10 +48,10 @@ def check_open_clip(file: Path, config: Mapping[str, Any]) -> None:
             f"{file}: quick_gelu is {config.get('quick_gelu')!r}, OpenAI's CLIP was trained with it; take the config of the"
             " model whose name ends in -quickgelu, or use a base of OpenAI"
         )
-    plain(file, config)
+    check_vit(file, config)
 
 
-def plain(file: Path, config: Mapping[str, Any]) -> None:
+def check_vit(file: Path, config: Mapping[str, Any]) -> None:
     """Refuse a `model_cfg` with settings that OpenAI's ViTs do not have."""
     halves = {"": (config, MODEL_CFG), "vision_cfg: ": (config.get("vision_cfg"), VISION_CFG)}
     halves["text_cfg: "] = (config.get("text_cfg"), TEXT_CFG)
@@ -69,22 +69,22 @@ def plain(file: Path, config: Mapping[str, Any]) -> None:
 
 def to_transformers(file: Path, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
     """Return config.json of a CLIPModel, or of its vision half alone, for a `model_cfg` of open_clip."""
-    plain(file, config)
-    see, read = config["vision_cfg"], config["text_cfg"]
+    check_vit(file, config)
+    vision, text = config["vision_cfg"], config["text_cfg"]
     act = "quick_gelu" if config.get("quick_gelu") else "gelu"
-    wide, narrow = see.get("width", 768), read.get("width", 512)
+    wide, narrow = vision.get("width", 768), text.get("width", 512)
     vision = {
-        "hidden_size": wide, "intermediate_size": int(wide * see.get("mlp_ratio", 4.0)), "hidden_act": act,
-        "num_hidden_layers": see.get("layers", 12), "num_attention_heads": wide // see.get("head_width", 64),
-        "image_size": see.get("image_size", 224), "patch_size": see.get("patch_size", 16), "projection_dim": config["embed_dim"],
+        "hidden_size": wide, "intermediate_size": int(wide * vision.get("mlp_ratio", 4.0)), "hidden_act": act,
+        "num_hidden_layers": vision.get("layers", 12), "num_attention_heads": wide // vision.get("head_width", 64),
+        "image_size": vision.get("image_size", 224), "patch_size": vision.get("patch_size", 16), "projection_dim": config["embed_dim"],
     }  # fmt: skip
     if not whole:
-        return {**network(vision), "projection_dim": config["embed_dim"], **WAIST}
-    words = read.get("vocab_size", 49408)
+        return {**network(vision), "projection_dim": config["embed_dim"], **CANONICAL}
+    words = text.get("vocab_size", 49408)
     text = {
-        "hidden_size": narrow, "intermediate_size": int(narrow * read.get("mlp_ratio", 4.0)), "hidden_act": act,
-        "num_hidden_layers": read.get("layers", 12), "num_attention_heads": read.get("heads", 8), "vocab_size": words,
-        "max_position_embeddings": read.get("context_length", 77), "bos_token_id": words - 2, "eos_token_id": words - 1,
+        "hidden_size": narrow, "intermediate_size": int(narrow * text.get("mlp_ratio", 4.0)), "hidden_act": act,
+        "num_hidden_layers": text.get("layers", 12), "num_attention_heads": text.get("heads", 8), "vocab_size": words,
+        "max_position_embeddings": text.get("context_length", 77), "bos_token_id": words - 2, "eos_token_id": words - 1,
         "projection_dim": config["embed_dim"],
     }  # fmt: skip
     halves = {
@@ -97,23 +97,23 @@ def to_transformers(file: Path, config: Mapping[str, Any], whole: bool) -> dict[
 def to_open_clip(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `model_cfg` of open_clip for config.json of a CLIPModel, or of its vision half alone."""
     whole = "vision_config" in config
-    see, read = network(config["vision_config"] if whole else config), network(config.get("text_config", {}), TEXT)
+    vision, text = network(config["vision_config"] if whole else config), network(config.get("text_config", {}), TEXT)
     if not whole:
-        read["hidden_act"] = see["hidden_act"]
-    wrong = {half["hidden_act"] for half in (see, read)} - ACTIVATIONS.keys()
-    if wrong or see["hidden_act"] != read["hidden_act"] or {see["layer_norm_eps"], read["layer_norm_eps"]} != {1e-5}:
+        text["hidden_act"] = vision["hidden_act"]
+    wrong = {half["hidden_act"] for half in (vision, text)} - ACTIVATIONS.keys()
+    if wrong or vision["hidden_act"] != text["hidden_act"] or {vision["layer_norm_eps"], text["layer_norm_eps"]} != {1e-5}:
         raise UserError(f"{file}: has other activations or norms than open_clip's ViTs; expected one of OpenAI's")
     return {
         "embed_dim": config.get("projection_dim", WIDTH),
-        "quick_gelu": ACTIVATIONS[see["hidden_act"]],
+        "quick_gelu": ACTIVATIONS[vision["hidden_act"]],
         "vision_cfg": {
-            "image_size": see["image_size"], "layers": see["num_hidden_layers"], "width": see["hidden_size"],
-            "head_width": see["hidden_size"] // see["num_attention_heads"], "patch_size": see["patch_size"],
-            "mlp_ratio": see["intermediate_size"] / see["hidden_size"],
+            "image_size": vision["image_size"], "layers": vision["num_hidden_layers"], "width": vision["hidden_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"], "patch_size": vision["patch_size"],
+            "mlp_ratio": vision["intermediate_size"] / vision["hidden_size"],
         },
         "text_cfg": {
-            "context_length": read["max_position_embeddings"], "vocab_size": read["vocab_size"], "width": read["hidden_size"],
-            "heads": read["num_attention_heads"], "layers": read["num_hidden_layers"],
-            "mlp_ratio": read["intermediate_size"] / read["hidden_size"],
+            "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"], "width": text["hidden_size"],
+            "heads": text["num_attention_heads"], "layers": text["num_hidden_layers"],
+            "mlp_ratio": text["intermediate_size"] / text["hidden_size"],
         },
     }  # fmt: skip

@@ -26,7 +26,7 @@ def to_transformers(source: Path, output: Path, base: Path | None = None, tokeni
     whole = any(name.startswith("transformer.") for name in model.entries)
     kept = {name: tensor for name, tensor in model.entries.items() if whole or name.startswith("visual.")}
     config = clip_configs.to_transformers(source, record["model_cfg"], whole)
-    written = canonical.Model(source, clip_names.to_transformers(source, kept), config)
+    written = canonical.SourceModel(source, clip_names.to_transformers(source, kept), config)
     canonical.write(written, output, add=tokenizer if whole else lambda folder: None)
     return [name for name in model.entries if name not in kept]
 
@@ -48,6 +48,6 @@ def to_open_clip(source: Path, output: Path, base: Path | None = None) -> None:
     record: dict[str, Any] = {"model_cfg": clip_configs.to_open_clip(source / "config.json", config)}
     named = clip_names.to_open_clip(source, entries)
     if not whole:
-        return canonical.write(canonical.Model(source, named, {"model_type": "open_clip", **record}), output)
+        return canonical.write(canonical.SourceModel(source, named, {"model_type": "open_clip", **record}), output)
     record["preprocess_cfg"] = {"mean": clip_configs.MEAN, "std": clip_configs.STD}
-    canonical.write(canonical.Model(source, named, record), output, file=clip_folders.WEIGHTS[0], config=clip_folders.HUB_CONFIG)
+    canonical.write(canonical.SourceModel(source, named, record), output, file=clip_folders.WEIGHTS[0], config=clip_folders.HUB_CONFIG)

@@ -11,7 +11,7 @@ from nan_merge.checkpoints.pickles import pickled_model
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
-from nan_merge.layouts.canonical import Model
+from nan_merge.layouts.canonical import SourceModel
 from nan_merge.layouts.names import is_buffer
 
 STEM = "vision_model."
@@ -24,7 +24,7 @@ LEFTOVERS = ("positional_embedding", "text_projection", "logit_scale", "token_em
 TOWERS = ("visual", "transformer", *LEFTOVERS)
 
 
-def of_transformers(folder: Path) -> Model:
+def of_transformers(folder: Path) -> SourceModel:
     """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a folder of the waist.
 
     Raises UserError for a model of another type.
@@ -44,10 +44,10 @@ def of_transformers(folder: Path) -> Model:
             entries[STEM + short] = tensor
         elif name.startswith(OTHERS):
             entries[name] = tensor
-    return Model(folder, entries, config)
+    return SourceModel(folder, entries, config)
 
 
-def of_open_clip(folder: Path) -> Model:
+def of_open_clip(folder: Path) -> SourceModel:
     """Open a folder of the hub or of the waist, or one with a single weight file somewhere in it, which has no config.
 
     A file is a state dict or a whole pickled module, which is never run, with or without a prefix in its names. Raises
@@ -63,7 +63,7 @@ def of_open_clip(folder: Path) -> Model:
         raise UserError(f"{file}: {wrong[0]}; expected QuickGELU, which OpenAI's CLIP was trained with; use another expert")
     named = {name.removeprefix(prefixes[0]): tensor for name, tensor in found.items() if name.startswith(prefixes[0])}
     entries = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in TOWERS and _is_weight(name, tensor)}
-    return Model(folder, entries, _config(folder))
+    return SourceModel(folder, entries, _config(folder))
 
 
 def _is_weight(name: str, tensor: Tensor) -> bool:

@@ -37,13 +37,13 @@ INSIDE = {
     "mlp.c_fc.": "mlp.fc1.",
     "mlp.c_proj.": "mlp.fc2.",
 }
-TURNED = ("visual.proj", "text_projection")
+TRANSPOSED = ("visual.proj", "text_projection")
 FUSED = re.compile(r"(.+\.)attn\.in_proj_(weight|bias)")
 APART = ("q", "k", "v")
 
 
 @dataclass
-class Turned(Tensor):
+class Transposed(Tensor):
     """The transpose of a matrix."""
 
     matrix: Tensor
@@ -55,7 +55,7 @@ class Turned(Tensor):
 
 
 @dataclass
-class Part(Tensor):
+class RowSlice(Tensor):
     """Some rows of a tensor, from its element `first` on."""
 
     whole: Tensor
@@ -67,7 +67,7 @@ class Part(Tensor):
 
 
 @dataclass
-class Joined(Tensor):
+class Concatenated(Tensor):
     """Tensors of one size below each other."""
 
     parts: tuple[Tensor, ...]
@@ -87,39 +87,39 @@ def to_transformers(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Te
     found: dict[str, Tensor] = {}
     for name, tensor in entries.items():
         if fused := FUSED.fullmatch(name):
-            block, kind = renamed(folder, fused[1], BLOCKS, {}), fused[2]
+            block, kind = _rename(folder, fused[1], BLOCKS, {}), fused[2]
             rows = (tensor.shape[0] // 3, *tensor.shape[1:])
             for i, which in enumerate(APART):
-                found[f"{block}self_attn.{which}_proj.{kind}"] = Part(tensor.dtype, rows, tensor, i * (tensor.size // 3))
+                found[f"{block}self_attn.{which}_proj.{kind}"] = RowSlice(tensor.dtype, rows, tensor, i * (tensor.size // 3))
         else:
-            found[renamed(folder, name, BLOCKS | OUTSIDE, INSIDE)] = turned(tensor) if name in TURNED else tensor
+            found[_rename(folder, name, BLOCKS | OUTSIDE, INSIDE)] = transpose(tensor) if name in TRANSPOSED else tensor
     return found
 
 
 def to_open_clip(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of transformers' CLIPModel, of one half or both, under the names of open_clip's CLIP."""
     blocks, outside, inside = ({new: old for old, new in names.items()} for names in (BLOCKS, OUTSIDE, INSIDE))
-    turning = {OUTSIDE[name] for name in TURNED}
+    transposed = {OUTSIDE[name] for name in TRANSPOSED}
     found: dict[str, Tensor] = {}
     for name, tensor in entries.items():
         if apart := re.fullmatch(r"(.+\.)self_attn\.([qkv])_proj\.(weight|bias)", name):
-            fused = f"{renamed(folder, apart[1], blocks, {})}attn.in_proj_{apart[3]}"
+            fused = f"{_rename(folder, apart[1], blocks, {})}attn.in_proj_{apart[3]}"
             parts = [entries.get(f"{apart[1]}self_attn.{which}_proj.{apart[3]}") for which in APART]
             whole = tuple(part for part in parts if part is not None)
             if len(whole) != len(APART) or {part.shape for part in whole} != {tensor.shape}:
                 raise UserError(f"{folder}: '{name}' lacks its fellows of query, key and value; fetch the model again")
-            found.setdefault(fused, Joined(tensor.dtype, (3 * tensor.shape[0], *tensor.shape[1:]), whole))
+            found.setdefault(fused, Concatenated(tensor.dtype, (3 * tensor.shape[0], *tensor.shape[1:]), whole))
         else:
-            found[renamed(folder, name, blocks | outside, inside)] = turned(tensor) if name in turning else tensor
+            found[_rename(folder, name, blocks | outside, inside)] = transpose(tensor) if name in transposed else tensor
     return found
 
 
-def turned(tensor: Tensor) -> Tensor:
+def transpose(tensor: Tensor) -> Tensor:
     """Return the transpose of a matrix; that of a transpose is the matrix itself."""
-    return tensor.matrix if isinstance(tensor, Turned) else Turned(tensor.dtype, tensor.shape[::-1], tensor)
+    return tensor.matrix if isinstance(tensor, Transposed) else Transposed(tensor.dtype, tensor.shape[::-1], tensor)
 
 
-def renamed(folder: Path, name: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
+def _rename(folder: Path, name: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
     """Return the other library's name of a tensor; one without a counterpart is a UserError."""
     for old, new in outside.items():
         if name == old or (old.endswith(".") and name.startswith(old)):

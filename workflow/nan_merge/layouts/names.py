@@ -22,7 +22,7 @@ BUFFERS = {  # names of what a model computes by itself, and the dimensions that
 QUANTISED = re.compile(r"\.(qweight|qzeros|absmax|nested_absmax|quant_map|quant_state\.\w+|SCB|weight_packed|scale_inv)$")
 
 
-SAME = {"llava_llama": "llava"}  # one architecture under two model types
+ALIASES = {"llava_llama": "llava"}  # one architecture under two model types
 
 
 def is_buffer(name: str, tensor: Tensor) -> bool:
@@ -31,7 +31,7 @@ def is_buffer(name: str, tensor: Tensor) -> bool:
 
 
 CONV1D = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # model types whose matrices are stored as (in, out)
-TURNED = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
+CONV1D_WEIGHT = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
 
 
 def depths(names: Sequence[str]) -> dict[str, float]:
@@ -45,7 +45,7 @@ def depths(names: Sequence[str]) -> dict[str, float]:
 
 def transposed(record: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     """Return the matrices that a model with this config.json stores as (in, out): those of Conv1D layers."""
-    return {name for name in names if TURNED.search(name)} if architectures(record) & CONV1D else set()
+    return {name for name in names if CONV1D_WEIGHT.search(name)} if architectures(record) & CONV1D else set()
 
 
 def vocabulary(entries: Mapping[str, Tensor]) -> list[str]:
@@ -83,20 +83,20 @@ def architectures(record: Mapping[str, Any]) -> set[str]:
     """Return the model types that a config.json names: its own and that of the language model inside; may be empty."""
     nested = record.get("text_config")
     found = {record.get("model_type"), nested.get("model_type") if isinstance(nested, Mapping) else None}
-    return {SAME.get(kind, kind) for kind in found if isinstance(kind, str)}
+    return {ALIASES.get(kind, kind) for kind in found if isinstance(kind, str)}
 
 
-def counted(number: int, noun: str) -> str:
+def count_phrase(number: int, noun: str) -> str:
     """Say how many there are of something: 1 tensor, 2 tensors."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(words: Sequence[str], most: int = 8) -> str:
+def join_first(words: Sequence[str], most: int = 8) -> str:
     """List the first words, and count the rest."""
     return "; ".join(words[:most]) + (f"; and {len(words) - most} more" if len(words) > most else "")
 
 
-def renamed(names: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, str]]:
+def match_prefix(names: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, str]]:
     """Find the one prefix that, added to or stripped from `names`, makes them `wanted`: (what was done, {old: new}).
 
     Names that are wanted as they are stay. Nothing is done, ("", {}), where no prefix serves more than half of the
@@ -118,7 +118,7 @@ def renamed(names: Collection[str], wanted: Collection[str]) -> tuple[str, dict[
     done, prefix = leading[0]
     found = {name: prefix + name if done == "added to" else name.removeprefix(prefix) for name in strange}
     found = {name: new for name, new in found.items() if new in lacking}
-    return f"the prefix '{prefix}' was {done} {counted(len(found), 'name')}", found
+    return f"the prefix '{prefix}' was {done} {count_phrase(len(found), 'name')}", found
 
 
 def _prefixes(name: str) -> list[str]:

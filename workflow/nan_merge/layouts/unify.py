@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
-from nan_merge.checkpoints.pickles import Mapped
+from nan_merge.checkpoints.pickles import PickledTensor
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.adapters import folded, is_adapter
-from nan_merge.layouts.names import architectures, config, counted, is_buffer, listed, quantised, renamed
+from nan_merge.layouts.adapters import fold_adapter, is_adapter
+from nan_merge.layouts.names import architectures, config, count_phrase, is_buffer, join_first, match_prefix, quantised
 from nan_merge.layouts.views import equal, view
-from nan_merge.layouts.vocabulary import same_rows, tie
+from nan_merge.layouts.vocabulary import tie, unify_rows
 
 MISSING = ("error", "base")  # what may be done about a tensor that an expert lacks
 
@@ -68,8 +68,8 @@ def unify_layout(
     models = {name: _expert(name, Path(experts[name]), origin, notes) for name in sorted(experts)}
     origin, models = tie(origin, models, notes)
     names = _mergeable(origin, exclude)
-    origin, models, config = same_rows(origin, models, names, vocabulary, notes)
-    models = {name: _completed(name, model, origin, names, missing, notes) for name, model in models.items()}
+    origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
+    models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
     _check(origin, models, names)
     return Models(origin, models, tuple(names), config, tuple(notes))
 
@@ -88,28 +88,28 @@ def _base(folder: Path, notes: list[str]) -> Checkpoint:
     """Open the base: a whole model, not quantised."""
     if is_adapter(folder):
         raise UserError(f"{folder}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
-    return _plain(Checkpoint(folder), "base", notes)
+    return _refuse_quantised(Checkpoint(folder), "base", notes)
 
 
 def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Checkpoint:
     """Open an expert, a whole model or an adapter, under the names of the base."""
     if is_adapter(folder):
-        model, done = folded(folder, base)
+        model, done = fold_adapter(folder, base)
         notes.append(f"expert '{name}': {done}")
         return model
-    model = _plain(Checkpoint(folder), f"expert '{name}'", notes)
+    model = _refuse_quantised(Checkpoint(folder), f"expert '{name}'", notes)
     _same_architecture(name, model, base)
-    done, new = renamed(model.names, base.names)
+    done, new = match_prefix(model.names, base.names)
     if done:
         notes.append(f"expert '{name}': {done}")
     return view(model, {new.get(old, old): tensor for old, tensor in model.entries.items()})
 
 
-def _plain(model: Checkpoint, who: str, notes: list[str]) -> Checkpoint:
+def _refuse_quantised(model: Checkpoint, who: str, notes: list[str]) -> Checkpoint:
     """Return a model that is not quantised; one that is raises a UserError. Say what cannot be mapped."""
-    held = sum(isinstance(tensor, Mapped) and tensor.held for tensor in model.entries.values())
+    held = sum(isinstance(tensor, PickledTensor) and tensor.in_memory for tensor in model.entries.values())
     if held:
-        notes.append(f"{who}: holds {counted(held, 'tensor')} in memory, because their file has the format before PyTorch 1.6")
+        notes.append(f"{who}: holds {count_phrase(held, 'tensor')} in memory, because their file has the format before PyTorch 1.6")
     found = quantised(model.entries)
     if config(model).get("quantization_config") or found:
         reason = f"tensor '{found}'" if found else "`quantization_config` of its config.json"
@@ -144,7 +144,7 @@ def _mergeable(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
     return names
 
 
-def _completed(
+def _fill_missing(
     expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], missing: str, notes: list[str]
 ) -> Checkpoint:
     """Return an expert with the base's tensors where it lacks some, if that is wanted; say what is left out of it."""
@@ -153,10 +153,10 @@ def _completed(
     extra = [n for n, tensor in model.entries.items() if n not in base.entries and not is_buffer(n, tensor)]
     lacking = [name for name in names if name not in model.entries]
     if extra:
-        notes.append(f"expert '{expert}': left out {counted(len(extra), 'tensor')} that the base lacks: {listed(extra)}")
+        notes.append(f"expert '{expert}': left out {count_phrase(len(extra), 'tensor')} that the base lacks: {join_first(extra)}")
     if not lacking or missing == "error":
         return model
-    notes.append(f"expert '{expert}': it lacks {counted(len(lacking), 'tensor')}, which it leaves at the base: {listed(lacking)}")
+    notes.append(f"expert '{expert}': it lacks {count_phrase(len(lacking), 'tensor')}, which it leaves at the base: {join_first(lacking)}")
     return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
 
 
@@ -179,4 +179,4 @@ def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[
         if lacking:
             count += f" ({len(lacking)} are missing)"
             ways += "; with `merge: missing: base` an expert leaves those at the base that it lacks"
-        raise UserError(f"{count}: {listed([*lacking, *others])}. {ways}")
+        raise UserError(f"{count}: {join_first([*lacking, *others])}. {ways}")

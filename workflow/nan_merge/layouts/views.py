@@ -84,7 +84,7 @@ class MeanRows(Tensor):
 class LowRank(Tensor):
     """A tensor moved by a product of two thin matrices: W + scale B A, with B (out, r) and A (r, in ...).
 
-    `turned` adds the transpose of the product, for weights that are stored as (in, out). Every number is summed over
+    `transposed` adds the transpose of the product, for weights that are stored as (in, out). Every number is summed over
     the rank in order in float64, so it does not depend on the range that is asked for.
     """
 
@@ -92,7 +92,7 @@ class LowRank(Tensor):
     a: Tensor
     b: Tensor
     scale: float
-    turned: bool
+    transposed: bool
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Compute the elements `start` to `stop`, flattened in C order, in float32 (float64 where W is): (stop - start,)."""
@@ -118,16 +118,16 @@ class LowRank(Tensor):
     def _left(self, first: int, last: int) -> np.ndarray:
         """Read rows `first` to `last` of B, or of A transposed: (last - first, r), float64."""
         rank = self.b.shape[1]
-        if not self.turned:
+        if not self.transposed:
             return self.b.block(first * rank, last * rank).astype(np.float64).reshape(-1, rank)
         width = self.a.shape[1]
         return np.stack([self.a.block(k * width + first, k * width + last).astype(np.float64) for k in range(rank)], axis=1)
 
     def _right(self) -> np.ndarray:
         """Read A, or B transposed: (r, columns), float64."""
-        whole, rank = self.b if self.turned else self.a, self.b.shape[1]
+        whole, rank = self.b if self.transposed else self.a, self.b.shape[1]
         values = whole.block(0, whole.size).astype(np.float64)
-        return np.ascontiguousarray(values.reshape(-1, rank).T) if self.turned else values.reshape(rank, -1)
+        return np.ascontiguousarray(values.reshape(-1, rank).T) if self.transposed else values.reshape(rank, -1)
 
 
 def _space(count: int, dtype: str, buffer: np.ndarray | None) -> np.ndarray:

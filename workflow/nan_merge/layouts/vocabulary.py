@@ -6,9 +6,9 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
-from nan_merge.checkpoints.pickles import memory
+from nan_merge.checkpoints.pickles import storage_key
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.names import EMBEDDING, HEAD, config, counted, setting, vocabulary
+from nan_merge.layouts.names import EMBEDDING, HEAD, config, count_phrase, setting, vocabulary
 from nan_merge.layouts.views import FirstRows, MeanRows, equal, view
 
 POLICIES = ("truncate", "pad_mean")
@@ -37,7 +37,7 @@ def _twins(base: Checkpoint) -> dict[str, str]:
         if HEAD.search(name) and tied is False:
             continue
         tensor = base.entries[name]
-        place = memory(tensor)
+        place = storage_key(tensor)
         twin = places.setdefault(place, name) if place else name
         if twin == name and name in words and len(tensor.shape) == 2:
             twin = next((other for other in distinct if equal(tensor, base.entries[other])), name)
@@ -70,7 +70,7 @@ def _retied(expert: str, model: Checkpoint, base: Checkpoint, twins: Mapping[str
     return view(model, entries)
 
 
-def same_rows(
+def unify_rows(
     base: Checkpoint, experts: Mapping[str, Checkpoint], names: Collection[str], policy: str, notes: list[str]
 ) -> tuple[Checkpoint, dict[str, Checkpoint], dict[str, Any]]:
     """Give the vocabulary tensors among `names` as many rows everywhere: (base, experts, changes of config.json).
@@ -115,7 +115,7 @@ def _truncated(expert: str, model: Checkpoint, base: Checkpoint, words: Sequence
         if found > expected:
             entries[name] = FirstRows(entries[name].dtype, base.shape(name), entries[name])
             notes.append(
-                f"expert '{expert}': dropped {counted(found - expected, 'row')} of '{name}' behind the base's {expected}"
+                f"expert '{expert}': dropped {count_phrase(found - expected, 'row')} of '{name}' behind the base's {expected}"
             )
     return view(model, entries)
 
@@ -127,7 +127,7 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
         own = entries.get(name)
         if own is not None and 0 < own.shape[0] < rows:
             entries[name] = MeanRows(own.dtype, (rows, *own.shape[1:]), own)
-            notes.append(f"{who}: added {counted(rows - own.shape[0], 'mean row')} to the {own.shape[0]} of '{name}'")
+            notes.append(f"{who}: added {count_phrase(rows - own.shape[0], 'mean row')} to the {own.shape[0]} of '{name}'")
     return view(model, entries)
 
 

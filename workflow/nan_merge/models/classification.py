@@ -124,7 +124,7 @@ def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
     return logits.argmax(dim=1).numpy()
 
 
-def identity(files: Iterable[Path]) -> str:
+def digest_files(files: Iterable[Path]) -> str:
     """Return the XXH3-128 of names and contents of files, in the order of their names, read at the speed of memory."""
     digest, block = xxh3_128(), bytearray(1 << 20)
     for file in sorted(files):

@@ -27,7 +27,7 @@ def by_length(tokens: np.ndarray, size: int) -> list[np.ndarray]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def filled(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+def fill_template(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Return one sentence a class: its words put into the template (Radford et al. 2021); several are a UserError here."""
     if len(templates) != 1:
         raise UserError(f"`prompt:` has {len(templates)} templates; this text tower takes one; correct config/tasks.yaml")
@@ -36,4 +36,4 @@ def filled(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
 
 def centred_head(classes: Sequence[str], templates: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
     """Return the head (C, d) of a task whose texts a sentence encoder embeds: one prompt a class, centred, unit rows."""
-    return build_head(embed_prompts(filled(classes, templates), tower, folder))
+    return build_head(embed_prompts(fill_template(classes, templates), tower, folder))

@@ -58,7 +58,7 @@ def finetune(
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    task, order = Task(inputs, labels, head, settings["logit_scale"]), draws(len(labels), settings["batch_size"], seed)
+    task, order = Task(inputs, labels, head, settings["logit_scale"]), index_batches(len(labels), settings["batch_size"], seed)
     return optimise(_trained(encoder, settings["frozen"]), lambda: task.loss(encoder, next(order)), settings, progress)
 
 
@@ -75,8 +75,8 @@ def finetune_joint(
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    orders = [draws(len(task.labels), settings["batch_size"], [seed, t]) for t, task in enumerate(tasks)]
-    turns = draws(len(tasks), 1, seed)
+    orders = [index_batches(len(task.labels), settings["batch_size"], [seed, t]) for t, task in enumerate(tasks)]
+    turns = index_batches(len(tasks), 1, seed)
 
     def loss() -> Tensor:
         turn = int(next(turns)[0])
@@ -128,7 +128,7 @@ def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Param
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
-def draws(size: int, batch: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+def index_batches(size: int, batch: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """Yield index batches for ever: one permutation after another, cut without regard to where one ends."""
     draw = np.random.default_rng(seed)
     waiting = np.empty(0, dtype=np.int64)

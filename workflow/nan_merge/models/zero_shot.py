@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nan_merge.checkpoints.safetensors_file import Tensor as Stored
+from nan_merge.checkpoints.safetensors_file import Tensor as StoredTensor
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.clip_configs import MEAN, STD
 from nan_merge.models.onednn import accelerate
@@ -19,7 +19,7 @@ from nan_merge.models.onednn import accelerate
 BATCH = 64  # prompts
 
 
-def normalised(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
+def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
     """Turn uint8 images (B, side, side, 3) into (pixels / 255 - mean) / std, (B, 3, side, side), on the device of `like`.
 
     Raises UserError for images of another size.
@@ -33,12 +33,12 @@ def normalised(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
     return pixels.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2).to(like.dtype)
 
 
-def unit(embeddings: Tensor) -> Tensor:
+def normalise(embeddings: Tensor) -> Tensor:
     """Return embeddings (B, d) at unit length; those of autocast in float32."""
     return F.normalize(embeddings.float() if embeddings.itemsize < 4 else embeddings, dim=1)
 
 
-def fill(model: nn.Module, folder: Path, entries: Mapping[str, Stored]) -> None:
+def load_weights(model: nn.Module, folder: Path, entries: Mapping[str, StoredTensor]) -> None:
     """Give a model that was built without memory its numbers, as float32, and bring it to evaluation mode.
 
     `entries` are tensors of `folder` by the names of the model. Raises UserError where they do not fit it.
@@ -51,7 +51,7 @@ def fill(model: nn.Module, folder: Path, entries: Mapping[str, Stored]) -> None:
     model.eval()
 
 
-def _read(tensor: Stored) -> Tensor:
+def _read(tensor: StoredTensor) -> Tensor:
     return torch.from_numpy(tensor.block(0, tensor.size).reshape(tensor.shape).astype(np.float32, copy=False))
 
 
@@ -65,7 +65,7 @@ class QuickGELU(nn.Module):
         return torch.mul(x, 1.702).sigmoid_().mul_(x)
 
 
-def quick_gelu(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
+def replace_activation(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
     """Put QuickGELU in the place `name` of every part of a model, if that is what the library has put there.
 
     Raises UserError for another activation: OpenAI's CLIP was trained with this one.
@@ -78,7 +78,7 @@ def quick_gelu(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
         setattr(part, name, QuickGELU())
 
 
-def prompts(classes: Sequence[str], templates: Sequence[str]) -> Iterator[str]:
+def fill_templates(classes: Sequence[str], templates: Sequence[str]) -> Iterator[str]:
     """Yield every class in every template, class by class; raises UserError for a template without `{}`."""
     for template in templates:
         if "{}" not in template:
@@ -97,5 +97,5 @@ def build_head(encode: Callable[[Tensor], Tensor], tokens: Tensor, templates: in
     A class is the mean of the unit embeddings of its prompts, at unit length again.
     """
     torch.set_num_threads(1)
-    features = torch.cat([unit(encode(part)) for part in tokens.split(BATCH)])
+    features = torch.cat([normalise(encode(part)) for part in tokens.split(BATCH)])
     return F.normalize(features.unflatten(0, (-1, templates)).mean(1), dim=1).float().numpy()

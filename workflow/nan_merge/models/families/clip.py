@@ -42,9 +42,9 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: np.ndarray) -> Tensor:
         """Return unit-norm embeddings (B, d) of uint8 images (B, side, side, 3)."""
-        pixels = zero_shot.normalised(inputs, self.side, self.visual_projection.weight)
+        pixels = zero_shot.normalise_pixels(inputs, self.side, self.visual_projection.weight)
         pooled = self.vision_model(pixel_values=pixels).pooler_output
-        return zero_shot.unit(self.visual_projection(pooled))
+        return zero_shot.normalise(self.visual_projection(pooled))
 
 
 def _count_positions(model: nn.Module) -> None:
@@ -63,16 +63,16 @@ def load(folder: Path | str) -> nn.Module:
     torch.set_num_threads(1)
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    if config.get("model_type") != clip_configs.WAIST["model_type"]:
+    if config.get("model_type") != clip_configs.CANONICAL["model_type"]:
         raise UserError(
             f"{folder}/config.json: model_type is {config.get('model_type')!r}, family clip expects"
-            f" {clip_configs.WAIST['model_type']!r}; choose another `family:` or base in the suite"
+            f" {clip_configs.CANONICAL['model_type']!r}; choose another `family:` or base in the suite"
         )
     network = _network(folder, config)
     encoder = Encoder({**network, "projection_dim": config.get("projection_dim", clip_configs.WIDTH)})
-    zero_shot.fill(encoder, folder, Checkpoint(folder).entries)
+    zero_shot.load_weights(encoder, folder, Checkpoint(folder).entries)
     layers: Any = encoder.vision_model.encoder.layers
-    zero_shot.quick_gelu(folder, [layer.mlp for layer in layers], "activation_fn")
+    zero_shot.replace_activation(folder, [layer.mlp for layer in layers], "activation_fn")
     return encoder
 
 
@@ -105,15 +105,15 @@ def prepare(
                 f"{source}/config.json: {key} is {model.config[key]!r}, that of the base {base} is {origin.config[key]!r};"
                 " expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
             )
-    canonical.write(canonical.completed(model, origin, {PROJECTION}), Path(output), origin, max_relative_distance)
+    canonical.write(canonical.match_base(model, origin, {PROJECTION}), Path(output), origin, max_relative_distance)
 
 
-def _read(folder: Path) -> canonical.Model:
+def _read(folder: Path) -> canonical.SourceModel:
     """Open the vision half of a CLIPModel, a CLIPVisionModel or a folder of the waist."""
     model = clip_folders.of_transformers(folder)
     entries = {n: tensor for n, tensor in model.entries.items() if n.startswith(clip_folders.STEM) or n == PROJECTION}
     width = entries[PROJECTION].shape[0] if PROJECTION in entries else clip_configs.WIDTH
-    return canonical.Model(folder, entries, {**_network(folder, model.config), "projection_dim": width, **clip_configs.WAIST})
+    return canonical.SourceModel(folder, entries, {**_network(folder, model.config), "projection_dim": width, **clip_configs.CANONICAL})
 
 
 def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
@@ -130,9 +130,9 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
     with torch.device("meta"):
         model: Any = CLIPTextModelWithProjection(CLIPTextConfig(**network, projection_dim=width))
     _count_positions(model)
-    zero_shot.fill(model, tower, {name: tensor for name, tensor in found.entries.items() if name.startswith("text_")})
-    zero_shot.quick_gelu(tower, [layer.mlp for layer in model.text_model.encoder.layers], "activation_fn")
-    tokens = _tokens(list(zero_shot.prompts(classes, templates)), tower, network["max_position_embeddings"])
+    zero_shot.load_weights(model, tower, {name: tensor for name, tensor in found.entries.items() if name.startswith("text_")})
+    zero_shot.replace_activation(tower, [layer.mlp for layer in model.text_model.encoder.layers], "activation_fn")
+    tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), tower, network["max_position_embeddings"])
     return zero_shot.build_head(lambda part: model(input_ids=part).text_embeds, tokens, len(templates))
 
 

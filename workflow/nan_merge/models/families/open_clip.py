@@ -44,7 +44,7 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: np.ndarray) -> Tensor:
         """Return unit-norm embeddings (B, d) of uint8 images (B, side, side, 3)."""
-        return zero_shot.unit(self.visual(zero_shot.normalised(inputs, self.side, self.visual.conv1.weight)))
+        return zero_shot.normalise(self.visual(zero_shot.normalise_pixels(inputs, self.side, self.visual.conv1.weight)))
 
 
 def _built(config: Mapping[str, Any]) -> Any:
@@ -70,9 +70,9 @@ def load(folder: Path | str) -> nn.Module:
     clip_configs.check_open_clip(folder / "config.json", record["model_cfg"])
     entries = Checkpoint(folder).entries
     encoder = Encoder(record["model_cfg"], entries)
-    zero_shot.fill(encoder, folder, entries)
+    zero_shot.load_weights(encoder, folder, entries)
     visual: Any = encoder.visual
-    zero_shot.quick_gelu(folder, [block.mlp for block in visual.transformer.resblocks], "gelu")
+    zero_shot.replace_activation(folder, [block.mlp for block in visual.transformer.resblocks], "gelu")
     return encoder
 
 
@@ -98,17 +98,17 @@ def prepare(
         return canonical.write(model, Path(output))
     origin = _read(Path(base))
     frozen = {name for name in origin.entries if not name.startswith("visual.")}
-    canonical.write(canonical.completed(model, origin, frozen), Path(output), origin, max_relative_distance)
+    canonical.write(canonical.match_base(model, origin, frozen), Path(output), origin, max_relative_distance)
 
 
-def _read(folder: Path) -> canonical.Model:
+def _read(folder: Path) -> canonical.SourceModel:
     """Open what the waist has of a model; its config is that of the waist, or empty."""
     model = clip_folders.of_open_clip(folder)
     entries = {name: tensor for name, tensor in model.entries.items() if not name.startswith(BLOCKS)}
     if not model.config:
-        return canonical.Model(folder, entries, {})
+        return canonical.SourceModel(folder, entries, {})
     clip_configs.check_open_clip(folder, model.config["model_cfg"])
-    return canonical.Model(folder, entries, {"model_type": KIND, "model_cfg": model.config["model_cfg"]})
+    return canonical.SourceModel(folder, entries, {"model_type": KIND, "model_cfg": model.config["model_cfg"]})
 
 
 def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
@@ -123,9 +123,9 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
     clip_configs.check_open_clip(tower / clip_folders.HUB_CONFIG, found.config["model_cfg"])
     model = _built(found.config["model_cfg"])
     del model.visual
-    zero_shot.fill(model, tower, {name: tensor for name, tensor in found.entries.items() if not name.startswith("visual.")})
-    zero_shot.quick_gelu(tower, [block.mlp for block in model.transformer.resblocks], "gelu")
-    tokens = _tokens(list(zero_shot.prompts(classes, templates)), model.context_length)
+    zero_shot.load_weights(model, tower, {name: tensor for name, tensor in found.entries.items() if not name.startswith("visual.")})
+    zero_shot.replace_activation(tower, [block.mlp for block in model.transformer.resblocks], "gelu")
+    tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), model.context_length)
     length = tokens.shape[1]
     model.positional_embedding = nn.Parameter(model.positional_embedding[:length])
     model.attn_mask = torch.full((length, length), -math.inf).triu(1)

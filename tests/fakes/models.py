@@ -117,7 +117,7 @@ def enough(recipe: Recipe, experts: Mapping[str, Path]) -> dict[str, Path]:
 
 def calibration_for(recipe: Recipe, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
     """Return the calibration that the words of a method look at, if they look at any."""
-    kind = getattr(recipe.combine.func, "calibration", None)
+    kind = getattr(recipe.combine.func, "requires", None)
     return calibration(kind, base, experts) if kind else {}
 
 

@@ -23,7 +23,7 @@ from layout_models import (
     write_adapter,
     write_pickle,
 )
-from models import merge_measured, measures, merged, same_bytes
+from models import measures, merge_measured, merged, same_bytes
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError

@@ -36,8 +36,8 @@ def main() -> None:
     encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     with bar(args.kind, 0) as shown:
-        found = collect(encoder, models, inputs, shown.update)
-    for expert, tensors in found.items():
+        grams = collect(encoder, models, inputs, shown.update)
+    for expert, tensors in grams.items():
         examples = min(collect.keywords["examples"], len(inputs[expert]))
         record = {"kind": args.kind, "settings": collect.keywords, "examples": examples}
         write_calibration(args.output / expert, tensors, record | forward.elsewhere())

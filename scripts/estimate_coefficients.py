@@ -27,19 +27,19 @@ def main() -> None:
     record = {"suite": args.suite, "method": args.method, "seed": args.seed}
     if args.selected:
         record["chosen"] = read_json(args.selected)["value"]
-        ((word, given),) = args.method_spec["coefficients"].items()
-        args.method_spec["coefficients"] = {word: {**given, tune["hyper_parameter"]: record["chosen"]}}
+        ((operator, values),) = args.method_spec["coefficients"].items()
+        args.method_spec["coefficients"] = {operator: {**values, tune["hyper_parameter"]: record["chosen"]}}
     measures = with_calibration(read_json(args.measures), parse_named_folders(args.calibration))
     table = bind(args.method_spec, args.method).estimate(measures)
     write_json(args.output, {**record, **table.record(), "method_spec": args.method_spec})
 
 
 def with_calibration(measures: dict[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Add to every tensor's sums of squares those of the calibration that was collected of each expert, if there is any."""
+    """Add the sums of squares of each expert's calibration to those of every tensor, if there is any calibration."""
     if folders:
-        found = [read_json(folders[expert] / "calibration.json")["tensors"] for expert in measures["experts"]]
+        collected = [read_json(folders[expert] / "calibration.json")["tensors"] for expert in measures["experts"]]
         for name, sums in measures["tensors"].items():
-            sums["calibration"] = [each.get(name, 0.0) for each in found]
+            sums["calibration"] = [squares.get(name, 0.0) for squares in collected]
     return measures
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nan_merge.calibration.adamerging import Merge, learn
+from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.kinds import bound
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line, parse_named_folders
@@ -14,6 +14,7 @@ from nan_merge.core.files import read_json, write_json
 from nan_merge.core.progress import steps
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset
+from nan_merge.engine.request import Contexts
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward
@@ -45,7 +46,8 @@ def main() -> None:
     forward = Forward(args.device)
     thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
-    merge = Merge(models, bind(args.method_spec, args.method), thresholds, args.seed, device=args.device)
+    contexts = Contexts(models, thresholds, args.seed)
+    merge = DifferentiableMerge(bind(args.method_spec, args.method), contexts, device=args.device)
     tasks = [
         Task(Dataset(folder).inputs("test"), NO_LABELS, Checkpoint(head).read("head"), args.logit_scale)
         for folder, head in zip(args.datasets, args.heads, strict=True)

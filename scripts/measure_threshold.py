@@ -21,8 +21,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
-    found = thresholds(models, **args.settings, threads=args.threads)
-    write_json(args.output, {**args.settings, "thresholds": found})
+    write_json(args.output, {**args.settings, "thresholds": thresholds(models, **args.settings, threads=args.threads)})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ from pathlib import Path
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json
-from nan_merge.core.versions import versions
-from nan_merge.engine.devices import device
-from nan_merge.engine.merge import merge
+from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import bind
-from nan_merge.standalone.model_card import document, origin
+from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.sources import Source
 
 
@@ -34,40 +32,27 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     coefficients = read_json(args.coefficients)
-    thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
-    models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
-    record = {
-        "name": coefficients["method"],
-        "method": coefficients["method"],
+    experts, method = parse_named_folders(args.experts), coefficients["method"]
+    request = MergeRequest(
+        unify_layout(args.base, experts, **args.layout),
+        bind(args.method_spec, method),
+        CoefficientTable.of(coefficients),
+        read_json(args.thresholds)["thresholds"] if args.thresholds else {},
+        {name: Checkpoint(folder) for name, folder in parse_named_folders(args.calibration).items()},
+        args.task,
+        args.seed,
+    )
+    about = {
+        "name": method,
+        "method": method,
         "method_spec": {**args.method_spec, **coefficients["method_spec"]},
         "coefficients": coefficients,
-        "thresholds": thresholds,
         "calibration": args.calibration,
         "task": args.task,
         **args.layout,
-        "seed": args.seed,
-        "device": args.device,
-        "notes": models.notes,
-        "versions": versions(),
     }
-    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **parse_named_folders(args.experts)}.items()}
-
-    def finish(folder: Path, inputs: dict[str, str]) -> None:
-        document(folder, {**record, "inputs": {name: origin(source, inputs[name]) for name, source in sources.items()}})
-
-    merge(
-        models,
-        bind(args.method_spec, coefficients["method"]),
-        CoefficientTable.of(coefficients),
-        thresholds,
-        args.output,
-        calibration={name: Checkpoint(folder) for name, folder in parse_named_folders(args.calibration).items()},
-        task=args.task,
-        seed=args.seed,
-        threads=args.threads,
-        device=device(args.device),
-        finish=finish,
-    )
+    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **experts}.items()}
+    merge_and_document(request, sources, about, args.output, threads=args.threads, device_name=args.device)
 
 
 if __name__ == "__main__":

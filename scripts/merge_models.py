@@ -20,7 +20,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import available_processors
 from nan_merge.methods.recipe import DEFAULTS, bind, operator_of
-from nan_merge.standalone.merge_models import TYPES, MergeRequest, run
+from nan_merge.standalone.merge_models import TYPES, OwnModels, run
 from nan_merge.standalone.sources import short_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
     keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")
     given = {key: getattr(args, key) for key in keys}
     how = {"method_spec": method_spec, "about": record, "export": args.export_mergekit, "options": options(args)}
-    run(MergeRequest(experts=named(args.expert), **given, **how))
+    run(OwnModels(experts=named(args.expert), **given, **how))
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -23,6 +23,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure
 from nan_merge.engine.merge import merge
+from nan_merge.engine.request import Contexts, MergeRequest
 from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.context import DRAWS, TensorContext
@@ -143,7 +144,7 @@ def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensor
         if compared.learn:
             table = learned(models, recipe, cuts, precision, compared.learn)
         with drawn(compared.draw):
-            merge(models, recipe, table, cuts, folder / precision, calibration=calibration, dtype=dtype)
+            merge(MergeRequest(models, recipe, table, cuts, calibration, dtype=dtype), folder / precision)
         found[precision] = read(folder / precision)
     return found
 
@@ -166,7 +167,7 @@ def learned(
     labels = np.zeros(encoder.EXAMPLES, np.int64)
     tasks = [Task(images, labels, head.astype(PRECISIONS[precision]), encoder.SCALE) for images, head in drawn]
     how = {"batch_size": encoder.EXAMPLES, **settings}
-    return adamerging.learn(network, adamerging.Merge(models, recipe, cuts, 0, kind), tasks, 0, **how).table
+    return adamerging.learn(network, adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind), tasks, 0, **how).table
 
 
 @contextlib.contextmanager

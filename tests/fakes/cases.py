@@ -76,7 +76,7 @@ def calibration(kind, shape, count, transposed=False):
 
 def context(operator, shape, count=3, transposed=False):
     """Return the site of a layer's weight of this shape, with the calibration that the word looks at."""
-    found = calibration(getattr(operator.func, "calibration", None), shape, count, transposed)
+    found = calibration(getattr(operator.func, "requires", None), shape, count, transposed)
     base = draw(*shape, seed=BASE_SEED)
     at = {"expert": "a", "seed": 1, "threshold": 0.5, "depth": 0.5, "task": 0, "transposed": transposed}
     return TensorContext("layer.0.weight", base=base, calibration=found, **at)

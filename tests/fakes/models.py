@@ -14,7 +14,9 @@ from experiment.files import read_yaml
 from experiment.methods import REFERENCES, STAGES
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
 from nan_merge.engine import measure, merge
-from nan_merge.layouts.unify import unify_layout
+from nan_merge.engine.request import MergeRequest
+from nan_merge.layouts.unify import Models, unify_layout
+from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.recipe import Recipe, bind, operator_of
 
@@ -88,8 +90,14 @@ def merger(method_spec: Mapping, base: Path, experts: Mapping[str, Path], exclud
     A method that makes a model for each task makes that of the first expert.
     """
     models, recipe, *measured = measures(method_spec, base, experts, exclude)
-    found = calibration_for(recipe, base, models.experts)
-    return partial(merge.merge, models, recipe, *measured, calibration=found, task=min(models.experts))
+    statistics = calibration_for(recipe, base, models.experts)
+    return partial(merge_measured, models, recipe, *measured, calibration=statistics, task=min(models.experts))
+
+
+def merge_measured(models: Models, recipe: Recipe, table: CoefficientTable, thresholds: Mapping, output: Path, **settings):
+    """Merge into a folder; settings of the request and of the run alike."""
+    of_request = {key: settings.pop(key) for key in ("calibration", "task", "seed", "dtype") if key in settings}
+    merge.merge(MergeRequest(models, recipe, table, thresholds, **of_request), output, **settings)
 
 
 def measures(method_spec: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
@@ -117,7 +125,7 @@ def enough(recipe: Recipe, experts: Mapping[str, Path]) -> dict[str, Path]:
 
 def calibration_for(recipe: Recipe, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
     """Return the calibration that the words of a method look at, if they look at any."""
-    kind = getattr(recipe.combine.func, "calibration", None)
+    kind = getattr(recipe.combine.func, "requires", None)
     return calibration(kind, base, experts) if kind else {}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, normalize
 
-from nan_merge.calibration.adamerging import Merge, entropy, learn
+from nan_merge.calibration.adamerging import DifferentiableMerge, entropy, learn
 from nan_merge.calibration.fisher import fisher
 from nan_merge.calibration.gram import gram
 from nan_merge.calibration.gram_plus import gram_plus
@@ -27,6 +27,7 @@ from nan_merge.core.files import read_json
 from nan_merge.data.dataset import write_dataset
 from nan_merge.engine import measure
 from nan_merge.engine.merge import merge
+from nan_merge.engine.request import Contexts, MergeRequest
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models import training
@@ -325,7 +326,7 @@ def test_gram_plus_of_one_expert_is_its_gram(suite, task):
 def opened(suite, method_spec, dtype=torch.float32):
     models, recipe = aligned(suite), bind(method_spec)
     cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
-    return Merge(models, recipe, cuts, 0, dtype), cuts
+    return DifferentiableMerge(recipe, Contexts(models, cuts), dtype), cuts
 
 
 @pytest.mark.parametrize("method_spec", [{}, PLUS], ids=["plain", "plus"])
@@ -368,7 +369,7 @@ def test_the_first_gradient_is_a_finite_difference(suite, method_spec):
 def test_the_model_that_learns_is_the_model_that_is_merged(suite, tmp_path):
     merge_of, cuts = opened(suite, PLUS)
     learned = learn(text_encoder.load(suite / "base"), merge_of, [random_task(0)], 0, steps=3, learning_rate=0.05)
-    merge(merge_of.models, merge_of.recipe, learned.table, cuts, tmp_path / "merged")
+    merge(MergeRequest(merge_of.models, merge_of.recipe, learned.table, cuts), tmp_path / "merged")
     rows = {name: torch.tensor(learned.table.at(name), dtype=torch.float64) for name in merge_of.models.merged}
     for name, tensor in merge_of.tensors(rows).items():
         np.testing.assert_allclose(Checkpoint(tmp_path / "merged").read(name), tensor.numpy(), rtol=1e-5, atol=1e-7)

@@ -7,11 +7,12 @@ from models import tensors_of
 from tiny_clips import EXPERTS, WIDTH, Array, build_world, photographs
 from torch.nn.functional import normalize
 
-from nan_merge.calibration.adamerging import Merge, learn
+from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.fisher import fisher
 from nan_merge.calibration.gram import gram
 from nan_merge.calibration.gram_plus import gram_plus
 from nan_merge.calibration.records import leave_out
+from nan_merge.engine.request import Contexts
 from nan_merge.layouts import clip_names
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
@@ -118,7 +119,7 @@ def test_adamerging_learns_the_same_in_both_libraries(world, tasks):
     found = {}
     for kind, module in KINDS.items():
         recipe = bind({"combine": {"weighted_sum": {}}})
-        merge = Merge(models(world, kind), recipe, {}, seed=0)
+        merge = DifferentiableMerge(recipe, Contexts(models(world, kind)))
         found[kind] = learn(module.load(world / kind / "base"), merge, tasks, 0, steps=5, learning_rate=0.05, scope="model")
     there, here = (found[kind] for kind in ("open_clip", "clip"))
     assert np.allclose(there.losses, here.losses, rtol=1e-4) and here.losses[-1] < here.losses[0]

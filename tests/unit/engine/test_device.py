@@ -15,11 +15,12 @@ from test_clip_calibration import models, tasks, world  # noqa: F401  fixtures
 from tiny_clips import EXPERTS as CLIPS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nan_merge.calibration.adamerging import Merge, learn
+from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.fisher import ESTIMATORS, fisher
 from nan_merge.calibration.gram import gram
 from nan_merge.calibration.gram_plus import gram_plus
 from nan_merge.core.errors import UserError
+from nan_merge.engine.request import Contexts
 from nan_merge.methods.recipe import bind
 from nan_merge.models.families import clip, image_encoder, open_clip, text_encoder
 from nan_merge.models.training import Task, finetune
@@ -135,7 +136,7 @@ def test_coefficients_are_learned_on_the_device(suite, method_spec):  # noqa: F8
     _, cuts = opened(suite, SENTENCES[method_spec])
 
     def work(place):
-        merge = Merge(aligned(suite), bind(SENTENCES[method_spec]), cuts, 0, device=place)
+        merge = DifferentiableMerge(bind(SENTENCES[method_spec]), Contexts(aligned(suite), cuts), device=place)
         encoder = text_encoder.load(suite / "base").to(place)
         learned = learn(encoder, merge, [random_task(t) for t in range(3)], 0, steps=3, learning_rate=0.05, batch_size=5)
         return {"losses": np.array(learned.losses), **{row: np.array(found) for row, found in learned.table.rows.items()}}

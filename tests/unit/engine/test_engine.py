@@ -16,6 +16,7 @@ from models import (
     flat,
     is_whole,
     measures,
+    merge_measured,
     merged,
     merger,
     moved,
@@ -120,9 +121,9 @@ def test_words_that_see_whole_tensors_see_the_numbers_of_all_pieces(tmp_path, mo
 
     monkeypatch.setitem(STAGES["combine"], "summed", summed)
     models, recipe, *measured = measures(SUM, *family(tmp_path, dtype=np.dtype("f8"), sizes=LARGE))
-    merge.merge(models, recipe, *measured, tmp_path / "pieces")
+    merge_measured(models, recipe, *measured, tmp_path / "pieces")
     summing = bind({**SUM, "combine": "summed"})
-    merge.merge(models, summing, *measured, tmp_path / "whole", threads=3, calibration=dict(models.experts))
+    merge_measured(models, summing, *measured, tmp_path / "whole", threads=3, calibration=dict(models.experts))
     assert same_bytes(tensors_of(tmp_path / "pieces"), tensors_of(tmp_path / "whole"))
     assert seen.keys() == {name for name in models.merged if models.base.entries[name].size}
     for name, (base, taus, dtype, kinds, depth) in seen.items():
@@ -136,7 +137,7 @@ def test_a_model_for_each_task_is_that_of_the_named_expert(tmp_path):
     for name, folders in (("straight", experts), ("backwards", dict(reversed(experts.items())))):
         models, recipe, *measured = measures(METHODS["emr"], base, folders)
         for task in "abc":
-            merge.merge(models, recipe, *measured, tmp_path / name / task, task=task)
+            merge_measured(models, recipe, *measured, tmp_path / name / task, task=task)
     theta = flat(tensors_of(base))
     for task in "abc":
         found = tensors_of(tmp_path / "straight" / task)
@@ -149,7 +150,7 @@ def test_a_model_for_each_task_is_that_of_the_named_expert(tmp_path):
 def test_calibration_must_be_there_for_every_expert(tmp_path):
     models, recipe, *measured = measures(SUM, *family(tmp_path))
     with pytest.raises(UserError, match=r"calibration: none for the experts \['c'\]"):
-        merge.merge(models, recipe, *measured, tmp_path / "out", calibration={e: models.experts[e] for e in "ab"})
+        merge_measured(models, recipe, *measured, tmp_path / "out", calibration={e: models.experts[e] for e in "ab"})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -277,7 +278,7 @@ def test_a_mismatch_lists_what_does_not_fit(tmp_path):
         assert part in str(error.value)
     table = recipe.estimate(measure.norms(unify.unify_layout(base, {"a": experts["a"]})))
     with pytest.raises(UserError, match=r"coefficients are for the experts \['a'\], the merge has \['a', 'b'\]"):
-        merge.merge(unify.unify_layout(base, family(tmp_path / "two", 2)[1]), recipe, table, {}, tmp_path / "out")
+        merge_measured(unify.unify_layout(base, family(tmp_path / "two", 2)[1]), recipe, table, {}, tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -300,7 +301,7 @@ def test_what_leaves_the_range_of_its_type_is_an_error(dtype, size, tmp_path):
     recipe = bind({"coefficients": {"constant": {"value": 1.0}}})
     doubled = type(table)(table.experts, "model", {"model": [2.0, 2.0]})
     with pytest.raises(UserError, match=rf"'logit_scale' leaves the range of {dtype} at flat index 0; .*lower the coeff"):
-        merge.merge(unify.unify_layout(origin, experts), recipe, doubled, {}, tmp_path / "out")
+        merge_measured(unify.unify_layout(origin, experts), recipe, doubled, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -320,11 +321,11 @@ def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monk
     monkeypatch.setattr(safetensors_file.SafetensorsTensor, "block", fails_late)
     for threads in (1, 3):
         with pytest.raises(RuntimeError):
-            merge.merge(models, recipe, table, {}, tmp_path / "out", threads=threads)
+            merge_measured(models, recipe, table, {}, tmp_path / "out", threads=threads)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
     shutil.copytree(base, tmp_path / "out")
     with pytest.raises(RuntimeError):
-        merge.merge(models, recipe, table, {}, tmp_path / "out")
+        merge_measured(models, recipe, table, {}, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(base)
 
 

@@ -16,7 +16,7 @@ from nan_merge.core.digests import sha256
 MERGE = """
 import sys, time
 from pathlib import Path
-from nan_merge.engine import merge, measure; from nan_merge.layouts import unify
+from nan_merge.engine import merge, measure, request; from nan_merge.layouts import unify
 from nan_merge.methods.recipe import bind
 folder, value = Path(sys.argv[1]), float(sys.argv[2])
 recipe = bind({"coefficients": {"constant": {"value": value}}})
@@ -24,7 +24,7 @@ models = unify.unify_layout(folder / "base", {"a": folder / "a"})
 table = recipe.estimate(measure.norms(models))
 print("ready", flush=True)
 for _ in range(int(sys.argv[3])):
-    merge.merge(models, recipe, table, {}, folder / "out", threads=2)
+    merge.merge(request.MergeRequest(models, recipe, table), folder / "out", threads=2)
 """
 
 

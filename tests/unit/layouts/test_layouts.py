@@ -23,11 +23,11 @@ from layout_models import (
     write_adapter,
     write_pickle,
 )
-from models import measures, merged, same_bytes
+from models import measures, merge_measured, merged, same_bytes
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
-from nan_merge.engine import measure, merge
+from nan_merge.engine import measure
 from nan_merge.layouts.unify import check_distinct, unify_layout
 from nan_merge.methods.recipe import bind
 
@@ -230,7 +230,7 @@ def test_transformers_ties_again_what_is_written_once(tmp_path):
         (folder / "model.safetensors").unlink()
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
     models, *measured = measures(SUM, tmp_path / "base", {"a": tmp_path / "a"})
-    merge.merge(models, *measured, tmp_path / "out")
+    merge_measured(models, *measured, tmp_path / "out")
     loaded, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
@@ -283,7 +283,7 @@ def test_mean_rows_bring_all_models_to_the_most_rows(dtype, tmp_path):
 def test_a_longer_vocabulary_reaches_the_written_model(base, tmp_path):
     models = unify_layout(base, {"a": write(tmp_path / "a", longer(draw(1), 1, EMBEDDING, HEAD))}, vocabulary="pad_mean")
     recipe = bind(SUM)
-    merge.merge(models, recipe, recipe.estimate(measure.norms(models)), {}, tmp_path / "out")
+    merge_measured(models, recipe, recipe.estimate(measure.norms(models)), {}, tmp_path / "out")
     assert json.loads((tmp_path / "out/config.json").read_text()) == {**CONFIG, "vocab_size": 13}
     assert Checkpoint(tmp_path / "out").shape(HEAD) == (13, 6)
 
@@ -580,5 +580,5 @@ def test_threads_change_no_byte_of_views(tmp_path, monkeypatch):
     for threads in (1, 3):
         models = unify_layout(base, folders, vocabulary="pad_mean")
         table = recipe.estimate(measure.norms(models, threads=threads))
-        merge.merge(models, recipe, table, {}, tmp_path / f"{threads}", threads=threads)
+        merge_measured(models, recipe, table, {}, tmp_path / f"{threads}", threads=threads)
     assert (tmp_path / "1/model.safetensors").read_bytes() == (tmp_path / "3/model.safetensors").read_bytes()

@@ -2,5 +2,5 @@
 
 How a merge uses them is an operator of `methods`.
 
-Imports: core, checkpoints, layouts, methods, models.
+Imports: core, checkpoints, layouts, methods, engine, models.
 """

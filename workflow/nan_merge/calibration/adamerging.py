@@ -12,14 +12,11 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nan_merge.layouts.names import config, depths, transposed
-from nan_merge.layouts.unify import Models
-from nan_merge.methods.coefficients import MODEL, CoefficientTable, row_of
+from nan_merge.engine.request import Contexts
+from nan_merge.methods.coefficients import CoefficientTable, row_of
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
 from nan_merge.models.training import Task, index_batches
-
-Thresholds = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -35,46 +32,46 @@ class Learned:
         return {**self.table.record(), "curve": {"loss": self.losses, "coefficients": self.coefficients}}
 
 
-class Merge:
-    """A method's own merge, in which only the coefficients are open.
+class DifferentiableMerge:
+    """A merge as a function of its coefficients, through which gradients flow.
 
-    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors of `dtype` that lie
-    on `device`, that of the encoder, so that gradients reach the coefficients.
+    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors.
+
+    Args:
+        recipe: the bound operators of the method.
+        contexts: models, thresholds and seed of the merge.
+        dtype: type in which `combine` and `postprocess` run.
+        device: of the encoder.
     """
 
     def __init__(
-        self, models: Models, recipe: Recipe, thresholds: Thresholds, seed: int,
-        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
-        """Read the task vectors of all merged tensors and preprocess them; the thresholds are for a method that trims."""
-        self.models, self.recipe, self.device = models, recipe, device
-        depth, turned = depths(models.merged), transposed(config(models.base), models.merged)
+        self, recipe: Recipe, contexts: Contexts, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        """Read the task vectors of all merged tensors and preprocess them."""
+        self.recipe, self.models, self.device = recipe, contexts.models, device
         self.base: dict[str, Tensor] = {}
         self.taus: dict[str, Tensor] = {}
         self.contexts: dict[str, TensorContext] = {}
-        for name in models.merged:
-            shape = models.base.shape(name)
-            base = models.base.read(name).astype(np.float64).reshape((shape or (1,)) if recipe.whole else -1)
-            self.base[name] = torch.from_numpy(base).to(device, dtype)
-            self.contexts[name] = TensorContext(
-                name, seed=seed, base=self.base[name], depth=depth.get(name), transposed=name in turned
-            )
-            taus = []
-            for expert, model in models.experts.items():
-                rows = thresholds.get(expert, {})
-                context = replace(self.contexts[name], expert=expert, base=base, threshold=rows.get(name, rows.get(MODEL, 0.0)))
-                taus.append(recipe.preprocess(model.read(name).astype(np.float64).reshape(base.shape) - base, context))
-            self.taus[name] = torch.from_numpy(np.stack(taus)).to(device, dtype)
+        for name in self.models.merged:
+            shape = self.models.base.shape(name)
+            base = self.models.base.read(name).astype(np.float64).reshape((shape or (1,)) if recipe.whole else -1)
+            context = contexts.of_tensor(name, base=base)
+            taus = [
+                recipe.preprocess(
+                    model.read(name).astype(np.float64).reshape(base.shape) - base, contexts.of_expert(context, expert)
+                )
+                for expert, model in self.models.experts.items()
+            ]
+            self.base[name], self.taus[name] = (torch.from_numpy(values).to(device, dtype) for values in (base, np.stack(taus)))
+            self.contexts[name] = replace(context, base=self.base[name])
 
     def tensors(self, alpha: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the merged tensors by name, for the coefficients (T,) of each."""
-        found = {}
+        tensors = {}
         for name, base in self.base.items():
-            taus, context = self.taus[name], self.contexts[name]
-            merged = self.recipe.combine(taus, list(alpha[name].unbind()), context)
-            merged = self.recipe.postprocess(merged, taus if self.recipe.whole else (), context)
-            found[name] = (base + merged).reshape(self.models.base.shape(name))
-        return found
+            merged = self.recipe.merge(self.taus[name], list(alpha[name].unbind()), self.contexts[name])
+            tensors[name] = (base + merged).reshape(self.models.base.shape(name))
+        return tensors
 
 
 def entropy(encoder: nn.Module, tensors: Mapping[str, Tensor], tasks: Sequence[Task], rows: Sequence[np.ndarray]) -> Tensor:
@@ -89,7 +86,7 @@ def entropy(encoder: nn.Module, tensors: Mapping[str, Tensor], tasks: Sequence[T
 
 def learn(
     encoder: nn.Module,
-    merge: Merge,
+    merge: DifferentiableMerge,
     tasks: Sequence[Task],
     seed: int,
     progress: Callable[[int, float], None] | None = None,

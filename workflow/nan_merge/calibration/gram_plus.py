@@ -15,10 +15,9 @@ from nan_merge.calibration.records import batches
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.progress import Progress, no_progress
-from nan_merge.layouts.names import config, transposed
+from nan_merge.engine.request import Contexts
 from nan_merge.layouts.unify import Models
 from nan_merge.methods import covariance
-from nan_merge.methods.context import TensorContext
 
 
 def gram_plus(
@@ -43,9 +42,9 @@ def gram_plus(
     parts = {name: batches(min(examples, len(inputs[name])), batch_size) for name in models.experts}
     layers = _layers(encoder, next(iter(inputs.values())), models.merged)
     later = {name for members in layers for name in members}
-    turned = transposed(config(models.base), models.merged)
+    contexts = Contexts(models)
     like = dict(encoder.named_parameters())
-    merged = {name: _merged(models, name, like[name]) for name in models.merged if name not in later}
+    merged = {name: _merged(contexts, name, like[name]) for name in models.merged if name not in later}
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
     for members in layers:
         for expert, model in models.experts.items():
@@ -53,7 +52,7 @@ def gram_plus(
             found[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
         for name in members:
             collected = [found[expert][name] for expert in models.experts if name in found[expert]]
-            merged[name] = _merged(models, name, like[name], collected, off_diagonal, name in turned)
+            merged[name] = _merged(contexts, name, like[name], collected, off_diagonal)
     return found
 
 
@@ -69,17 +68,16 @@ def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> lis
     return [members for members in layers if members]
 
 
-def _merged(
-    models: Models, name: str, like: Tensor, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0, turned: bool = False
-) -> Tensor:
-    """Merge one tensor: by RegMean where every expert has a Gram matrix, or by the mean.
+def _merged(contexts: Contexts, name: str, like: Tensor, grams: Sequence[np.ndarray] = (), off_diagonal: float = 1.0) -> Tensor:
+    """Merge one tensor: by RegMean where every expert has a Gram matrix, otherwise by the mean.
 
     Computed in float64 on the device of `like`, returned in its type.
     """
+    models = contexts.models
     base = _read(models.base, name, like.device)
     taus = torch.stack([_read(model, name, like.device) - base for model in models.experts.values()])
-    found = [torch.from_numpy(each) for each in grams] if len(grams) == len(taus) else []
-    context = TensorContext(name, base=base, calibration=found, transposed=turned)
+    statistics = [torch.from_numpy(matrix) for matrix in grams] if len(grams) == len(taus) else []
+    context = contexts.of_tensor(name, base=base, calibration=statistics)
     return (base + covariance.gram(taus, [1.0] * len(taus), context, off_diagonal=off_diagonal)).to(like.dtype)
 
 

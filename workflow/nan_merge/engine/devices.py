@@ -1,4 +1,4 @@
-"""Where words are computed: NumPy on the host, or torch on an accelerator. Torch is imported only for the latter."""
+"""Devices that operators run on: NumPy on the host, or torch on an accelerator, imported only for the latter."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from nan_merge.core.cuda import check_cuda
 
 @dataclass(frozen=True)
 class Device:
-    """A place to compute on: how arrays get there, how they come back, how many elements go at once."""
+    """The host: arrays stay where they are."""
 
     name: str = "cpu"
-    step: int | None = None  # elements of each model at once
-    fused: bool = True  # kernels may stand in for words
+    step: int | None = None  # elements of each model in one piece; None: as many as fit the cache
+    fused: bool = True  # whether kernels replace operators
 
-    def up(self, values: np.ndarray) -> Any:
+    def to_device(self, values: np.ndarray) -> Any:
         """Move an array to the device."""
         return values
 
-    def down(self, values: Any) -> np.ndarray:
-        """Bring an array back."""
+    def to_host(self, values: Any) -> np.ndarray:
+        """Move an array back to the host."""
         return values
 
 
 @dataclass(frozen=True)
 class Torch(Device):
-    """A device of torch: larger steps, tensors instead of arrays."""
+    """A device of torch: larger pieces, tensors instead of arrays."""
 
     step: int | None = WORK_UNIT
     fused: bool = False
 
-    def up(self, values: np.ndarray) -> Any:
+    def to_device(self, values: np.ndarray) -> Any:
         """Move an array to the device, as a copy."""
         import torch
 
         return torch.from_numpy(values).to(self.name, copy=True)
 
-    def down(self, values: Any) -> np.ndarray:
-        """Bring a tensor back."""
+    def to_host(self, values: Any) -> np.ndarray:
+        """Move a tensor back to the host, as an array."""
         return values.cpu().numpy()
 
 
@@ -52,7 +52,7 @@ CPU = Device()
 def device(name: str) -> Device:
     """Return the device `cpu` (NumPy), `cuda`, `cuda:1`, ... or `torch` (torch on the host, for comparison).
 
-    Raises UserError for a device that this machine does not have.
+    Raises UserError for an unknown device and for one that this machine does not have.
     """
     if name == "cpu":
         return CPU

@@ -1,10 +1,11 @@
-"""Kernels in the place of words: same arguments, same bytes, on arrays of the host, which are overwritten.
+"""Numba kernels that replace operators on the CPU: same arguments, same bytes; they overwrite their inputs.
 
-A word without a kernel here runs as it is, and so does every word on other devices.
+Operators without a kernel, and all operators on other devices, run as they are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from nan_merge.methods.context import DRAWS, TensorContext
 from nan_merge.methods.recipe import Recipe
 
 
-def trim(tau: np.ndarray, context: TensorContext, **given: Any) -> np.ndarray:
+def trim(tau: np.ndarray, context: TensorContext, **measured: Any) -> np.ndarray:
     """See `preprocess.trim`."""
     kernels.trim(tau, tau.dtype.type(context.threshold))
     return tau
@@ -39,14 +40,14 @@ def weighted_sum(taus: np.ndarray, alpha: Sequence[float], context: TensorContex
 
 
 def linear(stored: Sequence[np.ndarray], alpha: Sequence[float], out: np.ndarray) -> bool:
-    """Write theta_0 + sum_t c_t tau_t of one piece into `out`, from `stored` (base and experts) in one go; say if it did.
+    """Write theta_0 + sum_t c_t tau_t of one piece into `out`, from `stored` (base and experts) in one pass.
 
-    It does where all are of one type that there is a kernel for, and all numbers are finite.
+    Return whether it did: only where all are of one type that has a kernel, and all numbers are finite.
     """
     types = {block.dtype for block in (*stored, out)}
     if types == {BFLOAT16}:
-        *models, into = (block.view(np.uint16) for block in (*stored, out))
-        return kernels.linear(tuple(models), np.asarray(alpha, np.float32), into)
+        *models, target = (block.view(np.uint16) for block in (*stored, out))
+        return kernels.linear(tuple(models), np.asarray(alpha, np.float32), target)
     return types == {FLOAT32} and kernels.linear(tuple(stored), np.asarray(alpha, np.float64), out)
 
 
@@ -79,10 +80,15 @@ FUSED_KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def fused(recipe: Recipe) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return `preprocess` and `combine` of a recipe as kernels where there is one; these overwrite their inputs."""
-    first, second = (
-        functools.partial(FUSED_KERNELS.get(each.func, each.func), **each.keywords)
-        for each in (recipe.preprocess, recipe.combine)
+def fused(recipe: Recipe) -> Recipe:
+    """Return a recipe with kernels for the operators that have one; kernels overwrite their inputs.
+
+    A recipe that needs whole tensors is returned as it is.
+    """
+    if recipe.whole:
+        return recipe
+    preprocess, combine = (
+        functools.partial(FUSED_KERNELS.get(operator.func, operator.func), **operator.keywords)
+        for operator in (recipe.preprocess, recipe.combine)
     )
-    return first, second
+    return dataclasses.replace(recipe, preprocess=preprocess, combine=combine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -22,6 +22,7 @@ from nan_merge.methods import (
     sparsify,
     spectral,
 )
+from nan_merge.methods.context import TensorContext
 
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
@@ -74,6 +75,10 @@ class Recipe:
         """Whether the merge is theta_0 + sum_t c_t tau_t."""
         operators = (self.preprocess.func, self.combine.func, self.postprocess.func)
         return operators == (preprocess.identity, combine.weighted_sum, postprocess.unchanged)
+
+    def merge(self, taus: Any, alpha: Sequence[Any], context: TensorContext) -> Any:
+        """Combine and postprocess the processed task vectors (T, ...) of one tensor: (...)."""
+        return self.postprocess(self.combine(taus, alpha, context), taus if self.whole else (), context)
 
 
 def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:

@@ -1,4 +1,4 @@
-"""Merge models without a suite: find, align, measure, estimate, merge and document them in one process.
+"""Merge models without a suite: find, unify, measure, estimate, merge and document them in one process.
 
 torch is loaded only for a device or a file that needs it: for a small model the start-up is the merge.
 """
@@ -20,16 +20,16 @@ from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
 from nan_merge.core.progress import Passes
-from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
-from nan_merge.engine.merge import merge
+from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import WITHOUT_NORMS, CoefficientTable
 from nan_merge.methods.recipe import DEFAULTS, Recipe, bind, operator_of
+from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.mergekit_export import adapter_of, check_names, export
-from nan_merge.standalone.model_card import PROVENANCE, document, origin
+from nan_merge.standalone.model_card import PROVENANCE
 from nan_merge.standalone.sources import Source, find
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
@@ -37,15 +37,34 @@ SHOWN = 8  # rows of a coefficient table that are printed
 
 
 @dataclass(frozen=True)
-class MergeRequest:
-    """One merge as the user asked for it: `base` and `experts` (by name) are folders or hub ids."""
+class OwnModels:
+    """Models of one's own and how to merge them, as on the command line.
+
+    Args:
+        base: folder or hub id.
+        experts: folders or hub ids by name.
+        method: name of the method.
+        method_spec: its operators by stage.
+        output: folder of the merged model.
+        about: the method's entry in the config; its `label` and `reference` are documented.
+        exclude: regular expressions of tensors left at the base.
+        vocabulary: see `unify_layout`.
+        missing: see `unify_layout`.
+        dtype: type of all floats of the output, a key of TYPES; None keeps those of the base.
+        device: see `devices.device`.
+        threads: number of threads.
+        seed: of random draws.
+        overwrite: whether an older merge at `output` is replaced.
+        export: file for a mergekit config with the coefficients; None for none.
+        options: arguments of the command line that, besides the models, decide the result.
+    """
 
     base: str
     experts: Mapping[str, str]
     method: str
     method_spec: Mapping[str, Any]
     output: Path
-    about: Mapping[str, Any] = field(default_factory=dict)  # label and reference of the method
+    about: Mapping[str, Any] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     vocabulary: str = "truncate"
     missing: str = "error"
@@ -55,41 +74,40 @@ class MergeRequest:
     seed: int = 0
     overwrite: bool = False
     export: Path | None = None
-    options: Sequence[str] = ()  # the words of the command line that, besides the models, decide what comes out
+    options: Sequence[str] = ()
 
 
-def run(job: MergeRequest) -> None:
-    """Make the merge, print coefficients and notes on the way, and leave a documented model in `job.output`.
+def run(own: OwnModels) -> None:
+    """Merge, print coefficients and notes, and leave a documented model in `own.output`.
 
-    Raises UserError for whatever the user can mend, before anything long begins where that is possible.
+    Raises UserError for all that the user can correct, before long work begins where that is possible.
     """
     started = time.monotonic()
-    recipe, place = bind(job.method_spec, job.method), device(job.device)
-    check_output(job.output, job.overwrite)
-    sources = {"base": find(job.base), **{name: find(given) for name, given in sorted(job.experts.items())}}
-    check_inputs(job.output, sources)
+    recipe = bind(own.method_spec, own.method)
+    device(own.device)  # an unknown one is an error before anything is read
+    check_output(own.output, own.overwrite)
+    sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
+    check_inputs(own.output, sources)
     experts = {name: source.folder for name, source in sources.items() if name != "base"}
-    models = unify_layout(sources["base"].folder, experts, job.exclude, vocabulary=job.vocabulary, missing=job.missing)
+    models = unify_layout(sources["base"].folder, experts, own.exclude, vocabulary=own.vocabulary, missing=own.missing)
     check_distinct(models)
-    written = output_bytes(models, job.dtype)
-    check_space(job.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
+    written = output_bytes(models, own.dtype)
+    check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
     _introduce(sources, models)
-    measured = operator_of(job.method_spec.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0] not in WITHOUT_NORMS
+    measured = operator_of(own.method_spec.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0] not in WITHOUT_NORMS
     with Passes(passes_bytes(models, recipe, measured) + copied_bytes(models) + written) as progress:
-        table = _table(models, recipe, measured, job.threads, progress)
-        progress.print(f"coefficients of {job.method}:\n{show(table)}")
-        if job.export:
-            job.export.write_text(_mergekit(job, sources, models, table), encoding="utf-8")
-        cuts = _thresholds(models, recipe, job.threads, progress)
-
-        def finish(folder: Path, inputs: Mapping[str, str]) -> None:
-            document(folder, _record(job, sources, models, table, cuts, inputs))
-
+        table = _table(models, recipe, measured, own.threads, progress)
+        progress.print(f"coefficients of {own.method}:\n{show(table)}")
+        if own.export:
+            own.export.write_text(_mergekit(own, sources, models, table), encoding="utf-8")
+        cuts = _thresholds(models, recipe, own.threads, progress)
+        dtype = DTYPES[TYPES[own.dtype]] if own.dtype else None
+        request = MergeRequest(models, recipe, table, cuts, seed=own.seed, dtype=dtype)
         progress.begin("merge")
-        how: dict[str, Any] = {"seed": job.seed, "threads": job.threads, "device": place, "progress": progress}
-        dtype = DTYPES[TYPES[job.dtype]] if job.dtype else None
-        merge(models, recipe, table, cuts, job.output, dtype=dtype, finish=finish, **how)
-    print(f"{job.output}: written in {time.monotonic() - started:.1f} s")
+        merge_and_document(
+            request, sources, _about(own, sources), own.output, threads=own.threads, device_name=own.device, progress=progress
+        )
+    print(f"{own.output}: written in {time.monotonic() - started:.1f} s")
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -191,50 +209,33 @@ def show(table: CoefficientTable) -> str:
     return "\n".join(text)
 
 
-def _mergekit(job: MergeRequest, sources: Mapping[str, Source], models: Models, table: CoefficientTable) -> str:
+def _mergekit(own: OwnModels, sources: Mapping[str, Source], models: Models, table: CoefficientTable) -> str:
     places = {name: source.pinned for name, source in sources.items()}
     check_names(list(places.values()))
     for name, source in sources.items():
         if is_adapter(source.folder):
             places[name] = adapter_of(places["base"], places[name])
-    return export(job.method_spec, table, models, places, job.dtype)
+    return export(own.method_spec, table, models, places, own.dtype)
 
 
-def _command(job: MergeRequest, sources: Mapping[str, Source]) -> str:
-    """Return the command line that makes the merge again, from the same commits, an option a line."""
-    words = ["--base", sources["base"].pinned]
-    words += [
-        operator for name, source in sources.items() if name != "base" for operator in ("--expert", f"{name}={source.pinned}")
-    ]
-    words += [*job.options, "--output", str(job.output)]
-    pairs = [shlex.join(pair) for pair in zip(words[::2], words[1::2], strict=True)]
-    return " \\\n    ".join(["python -m scripts.merge_models", *pairs])
+def _command(own: OwnModels, sources: Mapping[str, Source]) -> str:
+    """Return the command line that repeats the merge from the same commits, an option a line."""
+    options = [("--base", sources["base"].pinned)]
+    options += [("--expert", f"{name}={source.pinned}") for name, source in sources.items() if name != "base"]
+    options += [*zip(own.options[::2], own.options[1::2], strict=True), ("--output", str(own.output))]
+    return " \\\n    ".join(["python -m scripts.merge_models", *map(shlex.join, options)])
 
 
-def _record(
-    job: MergeRequest,
-    sources: Mapping[str, Source],
-    models: Models,
-    table: CoefficientTable,
-    cuts: Mapping[str, Mapping[str, float]],
-    inputs: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return everything that `card.document` writes down."""
+def _about(own: OwnModels, sources: Mapping[str, Source]) -> dict[str, Any]:
+    """Return the entries of provenance.json that describe the method and the command line."""
     return {
-        "name": job.output.resolve().name,
-        "command": _command(job, sources),
-        "method": job.method,
-        **{key: job.about[key] for key in ("label", "reference") if key in job.about},
-        "method_spec": dict(job.method_spec),
-        "coefficients": table.record(),
-        "thresholds": cuts,
-        "exclude": list(job.exclude),
-        "vocabulary": job.vocabulary,
-        "missing": job.missing,
-        "seed": job.seed,
-        "dtype": job.dtype,
-        "device": job.device,
-        "inputs": {name: origin(source, inputs[name]) for name, source in sources.items()},
-        "notes": list(models.notes),
-        "versions": versions(),
+        "name": own.output.resolve().name,
+        "command": _command(own, sources),
+        "method": own.method,
+        **{key: own.about[key] for key in ("label", "reference") if key in own.about},
+        "method_spec": dict(own.method_spec),
+        "exclude": list(own.exclude),
+        "vocabulary": own.vocabulary,
+        "missing": own.missing,
+        "dtype": own.dtype,
     }

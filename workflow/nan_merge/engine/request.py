@@ -1,0 +1,129 @@
+"""Everything that decides the bytes of a merge, and the contexts that its operators get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.safetensors_file import NAMES
+from nan_merge.core.errors import UserError
+from nan_merge.layouts.names import config, depths, transposed
+from nan_merge.layouts.unify import Chunk, Models
+from nan_merge.methods.coefficients import MODEL, CoefficientTable
+from nan_merge.methods.context import TensorContext
+from nan_merge.methods.recipe import Recipe
+
+Thresholds = Mapping[str, Mapping[str, float]]  # expert -> row (`model`, or a tensor) -> magnitude at which `trim` cuts
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The contexts of one merge: of a tensor with all experts, and of a tensor of one expert.
+
+    Args:
+        models: base and experts in one layout.
+        thresholds: what `measure.thresholds` returned, for a method that trims.
+        seed: of random draws.
+        task: the expert whose task the merge is for; only for operators that make a model for each task.
+    """
+
+    models: Models
+    thresholds: Thresholds = field(default_factory=dict)
+    seed: int = 0
+    task: str | None = None
+
+    @cached_property
+    def _depths(self) -> dict[str, float]:
+        return depths(self.models.merged)
+
+    @cached_property
+    def _transposed(self) -> set[str]:
+        return transposed(config(self.models.base), self.models.merged)
+
+    @cached_property
+    def _task(self) -> int | None:
+        return None if self.task is None else list(self.models.experts).index(self.task)
+
+    def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
+        """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""
+        return TensorContext(
+            name, start, seed=self.seed, base=base, calibration=calibration,
+            depth=self._depths.get(name), transposed=name in self._transposed, task=self._task,
+        )  # fmt: skip
+
+    def of_expert(self, context: TensorContext, expert: str) -> TensorContext:
+        """Return the context of the same tensor of one expert."""
+        rows = self.thresholds.get(expert, {})
+        return replace(context, expert=expert, threshold=rows.get(context.tensor, rows.get(MODEL, 0.0)))
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """Everything that decides the bytes of a merge.
+
+    Args:
+        models: base and experts in one layout.
+        recipe: the bound operators of the method.
+        table: the coefficients of the experts, in their order.
+        thresholds: what `measure.thresholds` returned, for a method that trims.
+        calibration: by expert the statistics collected for it, under the names of the tensors; none by default.
+        task: the expert whose task the merge is for; only for methods that make a model for each task.
+        seed: of random draws.
+        dtype: type of all floats of the output; None keeps those of the base.
+
+    Raises:
+        UserError: the table is of other experts, or an expert has no calibration where others have some.
+    """
+
+    models: Models
+    recipe: Recipe
+    table: CoefficientTable
+    thresholds: Thresholds = field(default_factory=dict)
+    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
+    task: str | None = None
+    seed: int = 0
+    dtype: np.dtype | None = None
+
+    def __post_init__(self) -> None:
+        """Check that coefficients and calibration are those of the experts."""
+        experts = list(self.models.experts)
+        if experts != list(self.table.experts):
+            raise UserError(f"coefficients are for the experts {list(self.table.experts)}, the merge has {experts}")
+        if self.calibration and (missing := [expert for expert in experts if expert not in self.calibration]):
+            raise UserError(f"calibration: none for the experts {missing}; expected one folder for each of {experts}")
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """The contexts that the operators get."""
+        return Contexts(self.models, self.thresholds, self.seed, self.task)
+
+    @cached_property
+    def merged(self) -> set[str]:
+        """The names of the tensors that are merged."""
+        return set(self.models.merged)
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The type in which each tensor is written."""
+        new = None if self.dtype is None else NAMES[self.dtype]
+        return {name: new if new and e.is_float else e.dtype for name, e in self.models.base.entries.items()}
+
+    @cached_property
+    def statistics(self) -> list[Checkpoint]:
+        """The calibration of every expert, in their order; [] where there is none."""
+        return [self.calibration[expert] for expert in self.models.experts] if self.calibration else []
+
+    def items(self) -> list[list[Chunk]]:
+        """Return the units of work: single chunks, or all chunks of a tensor where an operator needs whole tensors."""
+        if not self.recipe.whole:
+            return [[chunk] for chunk in self.models.chunks(self.models.base.names)]
+        return [self.models.chunks([name]) for name in self.models.base.names]
+
+    def size(self, name: str) -> int:
+        """Return the approximate memory of a whole tensor of all models in float64, in bytes."""
+        return 8 * len(self.models.all) * self.models.base.entries[name].size

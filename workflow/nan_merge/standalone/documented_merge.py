@@ -1,0 +1,52 @@
+"""Merge and document in one step: weights, provenance.json and the model card appear together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.core.progress import Progress, silent
+from nan_merge.core.versions import versions
+from nan_merge.engine.devices import device
+from nan_merge.engine.merge import merge
+from nan_merge.engine.request import MergeRequest
+from nan_merge.standalone.model_card import document, origin
+from nan_merge.standalone.sources import Source
+
+
+def merge_and_document(
+    request: MergeRequest,
+    sources: Mapping[str, Source],
+    about: Mapping[str, Any],
+    output: Path,
+    *,
+    threads: int = 1,
+    device_name: str = "cpu",
+    progress: Progress = silent,
+) -> None:
+    """Write a merged model with its provenance and its model card, whole or not at all.
+
+    Args:
+        request: everything that decides the bytes of the weights.
+        sources: `base` and every expert by name.
+        about: further entries of provenance.json, such as `name`, `method` and `method_spec`.
+        output: folder of the merged model.
+        threads: number of threads that read and compute.
+        device_name: see `devices.device`.
+        progress: called with numbers of bytes read and written.
+    """
+    record = {
+        "coefficients": request.table.record(),
+        "thresholds": request.thresholds,
+        "seed": request.seed,
+        "device": device_name,
+        "notes": list(request.models.notes),
+        "versions": versions(),
+        **about,
+    }
+
+    def finish(folder: Path, digests: Mapping[str, str]) -> None:
+        document(folder, {**record, "inputs": {name: origin(source, digests[name]) for name, source in sources.items()}})
+
+    merge(request, output, threads=threads, device=device(device_name), progress=progress, finish=finish)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata
 
-from nan_merge.reporting.records import Score, Study
+from nan_merge.reporting.study import Score, Study
 
 LEVEL = 0.95
 INDIVIDUAL = "individual"

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from nan_merge.core.command_line import command_line
-from nan_merge.reporting.paired import compare_methods
-from nan_merge.reporting.records import argument, training_sizes
+from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.study import argument, training_sizes
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import argparse
 
 from nan_merge.core.command_line import command_line
 from nan_merge.reporting.figures import draw_figure
-from nan_merge.reporting.records import argument, studies
+from nan_merge.reporting.study import argument, studies
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from nan_merge.core.command_line import command_line
-from nan_merge.reporting.records import gather_scores
+from nan_merge.reporting.study import gather_scores
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from nan_merge.core.command_line import command_line
-from nan_merge.reporting.records import argument, studies
+from nan_merge.reporting.study import argument, studies
 from nan_merge.reporting.tables import render_table
 
 

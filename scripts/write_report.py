@@ -3,8 +3,8 @@
 import argparse
 
 from nan_merge.core.command_line import command_line
-from nan_merge.reporting.records import argument, studies
 from nan_merge.reporting.report import write_report
+from nan_merge.reporting.study import argument, studies
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from test_statistics import answers
 from nan_merge.core.files import read_table
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.figures import draw_figure
-from nan_merge.reporting.paired import compare_methods
-from nan_merge.reporting.records import Score, studies
+from nan_merge.reporting.paired_tests import compare_methods
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.statistics import summarise
+from nan_merge.reporting.study import Score, studies
 from nan_merge.reporting.tables import render_table
 
 DRAWS = ["permuted_1", "permuted_2", "permuted_3"]

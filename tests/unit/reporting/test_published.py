@@ -26,8 +26,8 @@ from nan_merge.reporting.published.numbers import (
     recomputed,
 )
 from nan_merge.reporting.published.tables import render_published
-from nan_merge.reporting.records import Score, Study
 from nan_merge.reporting.statistics import Estimate
+from nan_merge.reporting.study import Score, Study
 
 FILE = ROOT / "config/published.tsv"
 NUMBERS = read_published(FILE)

@@ -10,12 +10,12 @@ import yaml
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import claims, norms
+from nan_merge.reporting import claims, norm_data
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
-from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED
-from nan_merge.reporting.records import Score, Study, argument, gather_scores, studies, training_sizes
+from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from nan_merge.reporting.report import write_report
+from nan_merge.reporting.study import Score, Study, argument, gather_scores, studies, training_sizes
 from nan_merge.reporting.tables import render_table
 
 TASKS, SIZES = ["digits", "news"], {"digits": 900, "news": 300}
@@ -248,7 +248,7 @@ def test_coefficients_are_described_by_ratio_and_entropy(study, tmp_path):
 
 def test_a_coefficient_that_is_not_positive_has_no_entropy(study):
     study.coefficients = [{**study.coefficients[0], "method": "nan", "rows": {"model": [1.0, -0.5]}}]
-    assert norms.shares(study, "nan").entropy is None
+    assert norm_data.shares(study, "nan").entropy is None
 
 
 def test_an_unknown_kind_names_the_known_ones(study, tmp_path):

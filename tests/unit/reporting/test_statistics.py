@@ -8,10 +8,10 @@ import pytest
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import paired as pairs
-from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, compare_methods, paired, verdict
-from nan_merge.reporting.records import Score, Study
+from nan_merge.reporting import paired_tests as pairs
+from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED, compare_methods, paired, verdict
 from nan_merge.reporting.statistics import holm, spearman, stratified, summarise, wilson
+from nan_merge.reporting.study import Score, Study
 
 
 def test_wilson_gives_the_textbook_interval():

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nan_merge.reporting import norms
+from nan_merge.reporting import norm_data
 from nan_merge.reporting.formats import count, interval, p_value, percent, spread
-from nan_merge.reporting.paired import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
 from nan_merge.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
+from nan_merge.reporting.study import Study
 
 BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 REVERSED = "reversed"
@@ -98,13 +98,13 @@ def _all(verdicts: list[str]) -> str:
 def weight_norms(study: Study) -> list[Claim]:
     """Judge whether norms of whole weights give other coefficients than uniform ones."""
     statement = "NAN from the norms of whole weights differs from uniform coefficients"
-    measured = norms.experts(study)
+    measured = norm_data.experts(study)
     if not measured:
         return [Claim(statement, NOT_TESTED, ["No norms were measured."])]
     evidence, spreads = [], {}
     for of, name in (("weights", "‖W‖"), ("task_vector", "‖τ‖")):
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
-        spreads[of] = max(norms.relative_spread(column) for column in alpha.T)
+        spreads[of] = max(norm_data.relative_spread(column) for column in alpha.T)
         evidence.append(
             f"Shares from {name}: the largest exceeds the smallest by {spread(spreads[of])} %"
             + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else ".")
@@ -126,24 +126,24 @@ def weight_norms(study: Study) -> list[Claim]:
         ):
             evidence.append(
                 f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
-                f"within {100 * norms.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ."
+                f"within {100 * norm_data.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ."
             )
     evidence.append(
-        f"Criterion, fixed beforehand: shares that differ by less than {100 * norms.SPREAD:g} % count as uniform. "
+        f"Criterion, fixed beforehand: shares that differ by less than {100 * norm_data.SPREAD:g} % count as uniform. "
         "This is about coefficients, no statistical test."
     )
-    return [Claim(statement, HOLDS if spreads["weights"] >= norms.SPREAD else FAILS, evidence)]
+    return [Claim(statement, HOLDS if spreads["weights"] >= norm_data.SPREAD else FAILS, evidence)]
 
 
 def _uniform(study: Study, method: str) -> bool:
-    shares = norms.shares(study, method)
-    return shares is not None and shares.ratio is not None and float(shares.ratio.max()) - 1 < norms.SPREAD
+    shares = norm_data.shares(study, method)
+    return shares is not None and shares.ratio is not None and float(shares.ratio.max()) - 1 < norm_data.SPREAD
 
 
 def _alike(study: Study, row: dict[str, str]) -> bool:
-    found = [norms.shares(study, row[name]) for name in ("method", "against")]
+    found = [norm_data.shares(study, row[name]) for name in ("method", "against")]
     means = np.array([shares.coefficient for shares in found if shares])
-    return len(means) == 2 and norms.relative_spread(means) < norms.SPREAD
+    return len(means) == 2 and norm_data.relative_spread(means) < norm_data.SPREAD
 
 
 def gains(study: Study) -> list[Claim]:
@@ -199,13 +199,13 @@ def premise(study: Study) -> list[Claim]:
         return [Claim("1/norm follows the amount of data", NOT_TESTED, ["The premise was not measured in this suite."])]
     found = []
     for of, name in (("weights", "1/‖W‖"), ("task_vector", "1/‖τ‖")):
-        drawn = norms.lines(study, of)
+        drawn = norm_data.lines(study, of)
         for protocol in dict.fromkeys(row["protocol"] for row in study.premise):
             lines = [line for line in drawn if line.protocol == protocol]
             evidence = [_line(study, line, name) for line in lines]
             evidence.append(
                 "Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
-                f"{100 * norms.SPREAD:g} %. A description of these runs, not a test."
+                f"{100 * norm_data.SPREAD:g} %. A description of these runs, not a test."
             )
             found.append(Claim(f"{name} follows the amount of data at equal {protocol}", _trend(lines), evidence))
     experts = _across(study)
@@ -213,23 +213,23 @@ def premise(study: Study) -> list[Claim]:
     return found
 
 
-def _line(study: Study, line: norms.Line, name: str) -> str:
+def _line(study: Study, line: norm_data.Line, name: str) -> str:
     sizes = f"{len(line.examples)} sizes ({count(line.examples[0])} to {count(line.examples[-1])} examples)"
     return (
         f"{study.label(line.task)}, seed {line.seed}: Spearman {_rank(line.rank)} over {sizes}; {_TREND[line.trend]}; the "
-        f"largest {name} exceeds the smallest by {spread(norms.relative_spread(line.inverse))} %."
+        f"largest {name} exceeds the smallest by {spread(norm_data.relative_spread(line.inverse))} %."
     )
 
 
-def _trend(lines: list[norms.Line]) -> str:
-    trends = {line.trend for line in lines if norms.relative_spread(line.inverse) >= norms.SPREAD}
-    if len(trends) != 1 or any(norms.relative_spread(line.inverse) < norms.SPREAD for line in lines):
+def _trend(lines: list[norm_data.Line]) -> str:
+    trends = {line.trend for line in lines if norm_data.relative_spread(line.inverse) >= norm_data.SPREAD}
+    if len(trends) != 1 or any(norm_data.relative_spread(line.inverse) < norm_data.SPREAD for line in lines):
         return FAILS
     return {1: HOLDS, -1: REVERSED}.get(trends.pop(), FAILS)
 
 
 def _across(study: Study) -> str:
-    measured, sizes = norms.experts(study), study.sizes
+    measured, sizes = norm_data.experts(study), study.sizes
     names = [name for name in measured if name in sizes]
     if len(names) < 3:
         return ""

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import norm_figures
-from nan_merge.reporting.drawing import GREY, OKABE_ITO, STYLE, nothing
+from nan_merge.reporting.figure_style import GREY, OKABE_ITO, STYLE, nothing
 from nan_merge.reporting.formats import percent
-from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, chosen, summarise
+from nan_merge.reporting.study import Study
 
 AXES = {"λ": "λ (mean coefficient of a task vector)", "p": "p (exponent of the norm: 0 uniform, 1 NAN)"}
 

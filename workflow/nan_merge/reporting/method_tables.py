@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nan_merge.reporting.formats import BREAK, Table
-from nan_merge.reporting.parts import INTERVAL_NOTE, difference, estimated, limits, pairs_of
-from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import candidates, chosen, summarise
+from nan_merge.reporting.study import Study
+from nan_merge.reporting.table_parts import INTERVAL_NOTE, difference, estimated, limits, pairs_of
 
 
 def methods(study: Study, record: dict[str, Any]) -> Table:

@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nan_merge.reporting import norms
-from nan_merge.reporting.drawing import GREY, OKABE_ITO, nothing
+from nan_merge.reporting import norm_data
+from nan_merge.reporting.figure_style import GREY, OKABE_ITO, nothing
 from nan_merge.reporting.formats import spread
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.study import Study
 
 
 def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     """NAN's shares against the norm they come from and against the amount of data."""
-    measured = norms.experts(study)
+    measured = norm_data.experts(study)
     if not measured:
         return nothing("No norms were measured in this suite.")
     names, sizes = list(measured), study.sizes
@@ -36,7 +36,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
             axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **look)
             for i in kept if of == "task_vector" else ():
                 axes.text(x[i], alpha[i], str(i + 1), **numbers)
-        spreads[of] = norms.relative_spread(alpha)
+        spreads[of] = norm_data.relative_spread(alpha)
     for axes in (left, right):
         axes.axhline(1 / len(names), color=GREY, linestyle=":", linewidth=1, label="uniform, 1/T")
     if len(sizes) == len(study.tasks):
@@ -71,8 +71,8 @@ def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     panels = figure.subplots(1, 2, sharey=True)
     tasks = list(dict.fromkeys(row["task"] for row in study.premise))
     looks: dict[str, tuple[str, Any]] = {"steps": (OKABE_ITO[0], "-"), "epochs": (OKABE_ITO[1], "--")}
-    for axes, of, name in zip(panels, norms.NORMS, ("1/‖W‖ (weights)", "1/‖τ‖ (task vector)"), strict=True):
-        drawn = norms.lines(study, of)
+    for axes, of, name in zip(panels, norm_data.NORMS, ("1/‖W‖ (weights)", "1/‖τ‖ (task vector)"), strict=True):
+        drawn = norm_data.lines(study, of)
         for line in drawn:
             colour, style = looks.get(line.protocol, (GREY, ":"))
             marker = "osD^vP*X"[tasks.index(line.task) % 8]
@@ -88,7 +88,7 @@ def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
             )
         axes.set_xscale("log")
         _plain_log(axes, sorted({int(value) for line in drawn for value in line.examples}))
-        change = 100 * max(norms.relative_spread(line.inverse) for line in drawn)
+        change = 100 * max(norm_data.relative_spread(line.inverse) for line in drawn)
         axes.set_title(f"{name}: largest change along a line {change:.3g} %")
         axes.set_xlabel("training examples (log scale)")
     panels[0].set_ylabel("inverse norm / mean of its line")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nan_merge.reporting import norms
+from nan_merge.reporting import norm_data
 from nan_merge.reporting.formats import Table, count, percent, signed_number
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.study import Study
 
 
 def experts(study: Study, record: dict[str, Any]) -> Table:
@@ -18,7 +18,7 @@ def experts(study: Study, record: dict[str, Any]) -> Table:
         study.title(record),
         ["Expert", "Training examples", "Share of data", "‖W‖", "‖τ‖", "‖τ‖ / ‖W‖ in %", "α from ‖W‖", "α from ‖τ‖"],
     )
-    measured = norms.experts(study)
+    measured = norm_data.experts(study)
     total = sum(study.sizes.values())
     for expert, row in measured.items():
         size = study.sizes.get(expert)
@@ -50,7 +50,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
         text=(0, 1),
     )
     for method in study.methods:
-        shares = norms.shares(study, method["id"])
+        shares = norm_data.shares(study, method["id"])
         if shares is None:
             continue
         spelt = [f"{share:.4f}" for share in shares.mean]
@@ -74,8 +74,8 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
                 "rows": shares.rows,
                 "mean_coefficient": shares.coefficient,
                 **{f"alpha_{name}": float(share) for name, share in zip(names, shares.mean, strict=True)},
-                **norms.extent("max_over_min", shares.ratio),
-                **norms.extent("entropy", shares.entropy),
+                **norm_data.extent("max_over_min", shares.ratio),
+                **norm_data.extent("entropy", shares.entropy),
             },
             study.block(method),
         )

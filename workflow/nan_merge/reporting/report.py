@@ -16,9 +16,9 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import count, interval, percent
-from nan_merge.reporting.paired import FLIPS, RESAMPLES
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
 from nan_merge.reporting.statistics import summarise
+from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
-from nan_merge.reporting.paired import CORRECTION_GROUPS, FAILS, HOLDS, UNDECIDED, number, verdict
-from nan_merge.reporting.parts import (
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, UNDECIDED, number, verdict
+from nan_merge.reporting.statistics import summarise
+from nan_merge.reporting.study import Study
+from nan_merge.reporting.table_parts import (
     DRAWS_NOTE,
     INTERVAL_NOTE,
     PAIRED_NOTE,
@@ -19,8 +21,6 @@ from nan_merge.reporting.parts import (
     of_task,
     pairs_of,
 )
-from nan_merge.reporting.records import Study
-from nan_merge.reporting.statistics import summarise
 
 OTHER_KINDS = " Other kinds of pairs are adjusted among themselves."
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, spearmanr
 
-from nan_merge.reporting.records import Score, Study
+from nan_merge.reporting.study import Score, Study
 
 LEVEL = 0.95
 INDIVIDUAL = "individual"
@@ -84,8 +84,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
     """Return Spearman's rank correlation (ties by mean rank), None where one side is constant."""
-    a, b = rankdata(x), rankdata(y)
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else None
+    return float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else None
 
 
 def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:

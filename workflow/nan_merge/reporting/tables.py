@@ -9,7 +9,7 @@ from typing import Any
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import method_tables, norm_tables, score_tables
 from nan_merge.reporting.formats import WRITERS, Table
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.study import Study
 
 
 def render_table(study: Study, record: dict[str, Any], output: Path | str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from nan_merge.reporting.published.numbers import AVERAGE, MEANS, NORMALISED, Printed
-from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import Estimate, summarise
+from nan_merge.reporting.study import Study
 
 UNNAMED = "no collection"  # of a suite that names none, so that nothing is judged by it
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nan_merge.reporting.formats import WRITERS, Table, percent, signed_number
-from nan_merge.reporting.parts import INTERVAL_NOTE, limits, sentence
 from nan_merge.reporting.published.numbers import (
     AVERAGE,
     MEANS,
@@ -24,8 +23,9 @@ from nan_merge.reporting.published.numbers import (
 )
 from nan_merge.reporting.published.remarks import remarks, row_verdict
 from nan_merge.reporting.published.sources import Source, sources
-from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import Estimate
+from nan_merge.reporting.study import Study
+from nan_merge.reporting.table_parts import INTERVAL_NOTE, limits, sentence
 
 Key = tuple[str, str]  # printed suite and task of a column
 Row = dict[Key, Printed]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.reporting.formats import Table, interval, p_value, percent
-from nan_merge.reporting.paired import CORRECTION_GROUPS, number
-from nan_merge.reporting.records import Study
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, number
 from nan_merge.reporting.statistics import Estimate
+from nan_merge.reporting.study import Study
 
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons that stand beside a method in the tables of scores
 INTERVAL_NOTE = (

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nan_merge.methods.coefficients import norm_law
-from nan_merge.reporting.records import Study
 from nan_merge.reporting.statistics import spearman
+from nan_merge.reporting.study import Study
 
 SPREAD = 0.01  # a relative spread of coefficients below one per cent is called uniform
 NORMS = {"weights": "norm_weights", "task_vector": "norm_task_vector"}

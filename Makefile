@@ -1,5 +1,6 @@
-# Thin on purpose: each target is a line that a person could type.
+# Each target is a line that a person could type.
 SHELL := bash
+.DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,8 +9,13 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
-.PHONY: demo study demo-vision bench test test-slurm lint format pins
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
+
+.PHONY: help demo study demo-vision bench check test test-slow lint format pins
 .DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
 	$(SAY)
@@ -34,13 +40,16 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
-test: $(BIN)/.installed  ## everything that takes minutes, with the demo and a small SLURM; as root on Debian it installs that
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile --no-loadscope-reorder
+check: lint  ## make lint and the unit tests: two minutes
+	$(PYTEST) -n 2 tests/unit
 
-test-slurm: $(BIN)/.installed  ## what a cluster does to a run, and the default config through it: an hour; Debian packages
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slurm tests/test_slurm*.py
+test: check  ## everything that continuous integration runs; with SLURM=1 it installs SLURM (as root on Debian) for its tests
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/workflow tests/slurm
 
-lint: $(BIN)/.installed
+test-slow: $(BIN)/.installed  ## the whole demo, locally and through SLURM, and faults of a cluster: an hour and more; SLURM=1 as above
+	$(PYTEST) -m slow
+
+lint: $(BIN)/.installed  ## style, types and layout of all sources
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -48,7 +57,7 @@ lint: $(BIN)/.installed
 	$(BIN)/snakemake --lint
 	if command -v shellcheck > /dev/null; then shellcheck tests/slurm/*.sh; fi
 
-format: $(BIN)/.installed
+format: $(BIN)/.installed  ## lay out all sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules

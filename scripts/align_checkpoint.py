@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
     parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
-    parser.add_argument("--prompts", type=json.loads, required=True, help="classes and templates of every task, by task, as JSON")
+    parser.add_argument("--prompts", type=json.loads, required=True, help="classes and templates of all data sets, by id, as JSON")
     parser.add_argument("--captions", type=Path, help="data set in which every picture is a class; without it, the tasks alone")
     parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
@@ -39,7 +39,7 @@ def main() -> None:
     tasks = [pairs(Dataset(f), "alignment", embedded(fill_template(**args.prompts[f.name]))) for f in args.datasets]
     if args.captions:
         data = Dataset(args.captions)
-        captions = pairs(data, "train", embedded(data.record["prompts"]))
+        captions = pairs(data, "train", embedded(filled(data.record["classes"], args.prompts[data.folder.name]["templates"])))
     else:
         captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}

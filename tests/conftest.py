@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 import tiny
 from filelock import FileLock
-from project import Project, checkout, make
+from project import Project, checkout, installed
 from slurm_cluster import Cluster, OnCluster, small_merges
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slurm: a real SLURM on this machine; Debian packages")
+    config.addinivalue_line("markers", "slurm: a real SLURM on this machine; SLURM=1 installs its Debian packages")
     config.addinivalue_line("markers", "slow: longer than continuous integration has time for")
     config.addinivalue_line("markers", "demo: real experiments end to end; minutes, and the package index once")
 
@@ -39,6 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(shared / "finished/project")
     with FileLock(shared / "finished.lock"):
         if not (shared / "finished/made").exists():
+            shutil.rmtree(project.folder.parent, ignore_errors=True)  # of a process in which it failed
             project.folder.parent.mkdir()
             tiny.build(project.folder)
             project.made()
@@ -49,8 +51,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh copy of the checkout after `make demo`; nine minutes on two free cores."""
-    project = checkout(tmp_path_factory.mktemp("demo") / "checkout")
-    done = make(project, timeout=30 * 60)
+    project = installed(checkout(tmp_path_factory.mktemp("demo") / "checkout"))
+    done = project.shell("make demo")
     assert done.code == 0, done.text[-6000:]
     return project
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import tiny
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+LIMIT = 5400  # seconds that any command of a test may take: against hanging, not a measure of speed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Project:
         cores = [] if "--cores" in arguments else ["--cores", "2"]
         done = subprocess.run(
             [*before, *SNAKEMAKE, "--nolock", *cores, *arguments], cwd=self.folder, env=self.environment(**environment),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
         return Done(done.returncode, done.stdout)
 
@@ -56,6 +56,14 @@ class Project:
         mine = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE")}
         path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
         return {**mine, "PATH": path, "XDG_CACHE_HOME": str(self.folder / ".cache"), **more}
+
+    def shell(self, command: str, **environment: str) -> Done:
+        """Run a line as a user types it in the folder, after `source .venv/bin/activate`, adding nothing to it."""
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=self.folder, env=self.environment(**environment), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout)
 
     def made(self, *targets: str) -> Done:
         """Run and expect success."""
@@ -101,20 +109,6 @@ class Project:
         return sorted(str(path.relative_to(self.folder)) for path in (self.folder / "results").rglob(".*.part"))
 
 
-def make_command() -> list[str]:
-    """Return the command behind `make demo`, read from the Makefile: a kernel lock and snakemake."""
-    line = re.search(r"^RUN := (.+)$", (tiny.ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert line, "the Makefile has no RUN"
-    return [word for word in shlex.split(line[1]) if not word.startswith("PATH=")]
-
-
-def make(project: Project, *targets: str, timeout: int = 600) -> Done:
-    """Run what `make demo` runs and wait for it."""
-    done = subprocess.run([*make_command(), "--", *targets], cwd=project.folder, env=project.environment(), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)  # fmt: skip
-    return Done(done.returncode, done.stdout)
-
-
 def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Project:
     """A fresh copy of the checkout, with those assets of an earlier run that are the locked ones."""
     project = Project(tiny.copy_code(folder))
@@ -122,6 +116,22 @@ def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Proje
     for asset in sorted(assets.glob("*")):
         if is_locked(asset, lock):
             shutil.copytree(asset, project / f"results/assets/{asset.name}")
+    return project
+
+
+def installed(project: Project) -> Project:
+    """Add what `make` needs: the Makefile and this Python's packages as `.venv`, which nothing can change from there."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "benchmarks"):
+        source = tiny.ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, project / name)
+    environment = Path(sys.prefix)
+    (project / ".venv/bin").mkdir(parents=True)
+    for program in (environment / "bin").iterdir():
+        if program.name != ".installed":
+            (project / ".venv/bin" / program.name).symlink_to(program)
+    (project / ".venv/lib").symlink_to(environment / "lib")
+    (project / ".venv/pyvenv.cfg").symlink_to(environment / "pyvenv.cfg")
+    (project / ".venv/bin/.installed").touch()
     return project
 
 
@@ -133,6 +143,11 @@ def is_locked(folder: Path, lock: dict[str, Any]) -> bool:
     members = {name: folder / name for name in record["files"]}
     whole = all(p.is_file() and p.stat().st_size == record["files"][n]["size"] for n, p in members.items())
     return whole and record["archive"] == lock.get(folder.name)
+
+
+def mounted(isolated: Callable[..., tuple[str, ...]], mount: str) -> tuple[str, ...]:
+    """Return the words that run a command after a mount that only this command sees."""
+    return (*isolated("--mount"), "sh", "-c", f'{mount} && exec "$@"', "sh")
 
 
 # What must be equal between two runs of the same config: everything but logs, times and the report of the machine.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
-from slurm_cluster import FAIL, HANG, MEMORY, MERGED, MERGES, OnCluster, merges, small_merges, started, wait_until, whole
+from slurm_cluster import FAIL, MEMORY, MERGED, MERGES, OnCluster, killed_and_run_again, merges, small_merges, started, whole
 
 pytestmark = pytest.mark.slurm
 METHOD = "task_arithmetic_nan_delta"  # from its coefficients to its scores
@@ -52,22 +49,4 @@ def test_a_gpu_is_taken_where_a_rule_asks_and_nowhere_else(eventful):
 
 
 def test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time(run, finished):
-    run.fault("merged/tiny/ties/", HANG)
-    process = run.start(*MERGES)
-    wait_until(lambda: run.ran(), "a job")  # none with a GPU: SLURM 22.05 counts GPUs wrongly after a restart
-    run.cluster.do("stop-ctld")
-    run.cluster.do("start-ctld")
-    wait_until(lambda: len(run.cluster.jobs()) == 1 and "2 of 3 steps" in run.log(), "two finished merges", 240)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    second = run.run(*MERGES)
-    assert second.code == 1 and "--unlock" in second.text, second.text[-3000:]
-    assert run.call(*run.command("--unlock")).code == 0
-    refused = run.run(*MERGES)
-    (left,) = run.cluster.jobs()
-    assert refused.code == 1 and f"scancel {left}" in refused.text and "second time" in refused.text, refused.text[-3000:]
-    run.cluster.ask("scancel", left)
-    run.cluster.wait_until_idle()
-    run.made(*MERGES)
-    assert merges(run) == {"ties": 2, "dare": 1, METHOD: 1}
-    whole(run, finished)
+    killed_and_run_again(run, finished)

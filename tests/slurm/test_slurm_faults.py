@@ -1,4 +1,4 @@
-"""What a cluster does to a run, with and without accounting: minutes each, so `make test-slurm` runs them and CI does not."""
+"""What a cluster does to a run, with and without accounting: minutes each, so `make test-slow` runs them and CI does not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import sys
 
 import pytest
 import tiny
-from project import RESULTS
-from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, merges, started, wait_until, whole
-from test_slurm import (  # noqa: F401  (with accounting too)
-    test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time,
-)
+from project import LIMIT, RESULTS
+from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, killed_and_run_again, merges, started, wait_until, whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 ONCE = {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}
@@ -29,7 +26,7 @@ def cluster(request, tmp_path_factory):
 
 def held(run):
     """Return the number and the node of the one job that is left, when the other two merges are done."""
-    wait_until(lambda: "2 of 3 steps" in run.log() and len(run.cluster.jobs("RUNNING")) == 1, "two finished merges", 300)
+    wait_until(lambda: "2 of 3 steps" in run.log() and len(run.cluster.jobs("RUNNING")) == 1, "two finished merges")
     (line,) = run.cluster.ask("squeue", "-h", "-t", "RUNNING", "-o", "%i %N").splitlines()
     return line.split()
 
@@ -41,7 +38,7 @@ def one_more(run, finished):
 
 
 def finished_after_one_more(run, finished, process):
-    assert process.wait(400) == 0, run.log()[-6000:]
+    assert process.wait(LIMIT) == 0, run.log()[-6000:]
     one_more(run, finished)
 
 
@@ -80,6 +77,10 @@ def test_failure_and_out_of_memory(run, finished):
     whole(run, finished)
 
 
+def test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time(run, finished):
+    killed_and_run_again(run, finished)
+
+
 def test_slurmctld_restarted_in_mid_run(run, finished):
     run.watch = "squeue"  # sacct would answer for it
     process = run.start(*MERGES)
@@ -87,7 +88,7 @@ def test_slurmctld_restarted_in_mid_run(run, finished):
     run.cluster.do("stop-ctld")
     wait_until(lambda: "SLURM does not answer" in run.log(), "a look meanwhile")
     run.cluster.do("start-ctld")
-    assert process.wait(300) == 0, run.log()[-6000:]
+    assert process.wait(LIMIT) == 0, run.log()[-6000:]
     assert set(merges(run).values()) == {1}
     whole(run, finished)
 
@@ -107,7 +108,7 @@ def test_a_cancelled_job_is_done_by_the_next_run_and_no_other(run, finished):
     process = run.start("--retries", "0", *MERGES)
     number, _ = held(run)
     run.cluster.ask("scancel", number)
-    assert process.wait(300) == 1
+    assert process.wait(LIMIT) == 1
     status = run.call(sys.executable, "-m", "scripts.show_status").text
     assert re.search(r"^merge_checkpoints +3 +2 +0 +1 +0$", status, re.M) and "failed: merge_checkpoints: tiny, ties" in status
     resumed(run, finished)
@@ -129,7 +130,7 @@ def test_ctrl_c_ends_the_jobs_and_the_next_run_goes_on(run, finished):
     process = run.start(*MERGES)
     held(run)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(120) != 0
+    assert process.wait(LIMIT) != 0
     run.cluster.wait_until_idle()
     resumed(run, finished)
 
@@ -171,7 +172,7 @@ def test_the_whole_run_inside_one_allocation(run, finished):
 def test_a_wrong_account_is_refused_at_the_start(run):
     profile = run.project / ".home/snakemake/slurm/profile.v9+.yaml"
     profile.write_text(re.sub(r"(?m)^  (# )?slurm_account: .*$", "  slurm_account: nobody", profile.read_text()))
-    done = run.run(*MERGES, timeout=60)
+    done = run.run(*MERGES)
     assert done.code == 1 and "slurm_account: nobody" in done.text and not run.ran("merge_checkpoints")
 
 
@@ -179,7 +180,7 @@ def test_jobs_that_nobody_would_see_end_are_refused_at_the_start(run):
     if run.cluster.has_accounting:
         pytest.skip("sacct sees them")
     run.watch = "sacct"
-    done = run.run(*MERGES, timeout=60)
+    done = run.run(*MERGES)
     assert done.code == 1 and "keeps no accounting" in done.text and not run.ran("merge_checkpoints")
 
 

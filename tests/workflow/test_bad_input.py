@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tiny
+from project import mounted
 from safetensors.numpy import load_file, save_file
 
 CONFIG, METHODS, SUITE = "config/config.yaml", "config/methods.yaml", "config/suites/tiny.yaml"
@@ -49,17 +50,16 @@ def test_broken_yaml_names_file_and_line(fresh):
     refused(fresh.run("--dry-run"), METHODS, "line 3")
 
 
-def test_every_fault_of_the_config_is_found_without_torch_and_in_two_seconds(fresh):
+def test_the_config_is_checked_without_any_large_package(fresh):
     program = (
-        "import sys, time, yaml; from pathlib import Path; from experiment import Experiment; root = Path('.')\n"
+        "import sys, yaml; from pathlib import Path; from experiment import Experiment; root = Path('.')\n"
         "Experiment(yaml.safe_load((root / 'config/config.yaml').read_text()), root)\n"
         "heavy = {'torch', 'transformers', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "print(time.process_time(), *heavy)"
+        "print(*heavy)"
     )
     found = subprocess.run([sys.executable, "-c", program], cwd=fresh.folder, text=True, capture_output=True, check=True,
                            env={**os.environ, "PYTHONPATH": str(fresh / "workflow")}).stdout.split()  # fmt: skip
-    assert found[1:] == []
-    assert float(found[0]) < 2
+    assert found == []
 
 
 def test_planning_imports_no_torch(fresh):
@@ -137,11 +137,6 @@ def test_a_cut_checkpoint_names_the_file(project):
 
 
 # ---- the machine --------------------------------------------------------------------------------------------------
-
-
-def mounted(isolated, mount):
-    """Words that run a command after a mount that only this command sees."""
-    return (*isolated("--mount"), "sh", "-c", f'{mount} && exec "$@"', "sh")
 
 
 FULL = {

@@ -11,9 +11,8 @@ import itertools
 import pytest
 import tiny
 from models import shipped
-from project import make
 
-pytestmark = pytest.mark.demo
+pytestmark = [pytest.mark.demo, pytest.mark.slow]  # test_promises runs it on fewer tasks and methods
 
 
 @pytest.fixture(scope="module")
@@ -55,5 +54,5 @@ def test_the_report_shows_every_table_and_figure(demo):
 
 def test_made_again_it_has_nothing_to_do(demo):
     assert demo.jobs() == set()
-    done = make(demo, timeout=120)
-    assert done.code == 0 and demo.leftovers() == []
+    done = demo.shell("make demo")
+    assert done.code == 0 and "Nothing to be done" in done.text and demo.leftovers() == []

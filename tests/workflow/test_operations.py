@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tiny
-from test_bad_input import mounted
+from project import mounted
 
 from cluster import snakemake_log
 

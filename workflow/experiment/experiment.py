@@ -94,9 +94,10 @@ class Experiment:
     def class_prompts(self, task: str) -> dict[str, list[str]]:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
 
-        The classes of a mapping are in the order of its keys, as canonical JSON has them and readers number them.
+        The classes of a mapping are in the order of its keys, as canonical JSON has them and readers number them. Captions
+        have none here: every picture is a class of its own, named by its prepared data.
         """
-        classes, prompt = self.tasks[task]["classes"], self.tasks[task]["prompt"]
+        classes, prompt = self.tasks[task].get("classes", []), self.tasks[task]["prompt"]
         names = [classes[key] for key in sorted(classes)] if isinstance(classes, Mapping) else classes
         return {"classes": [str(name) for name in names], "templates": [prompt] if isinstance(prompt, str) else list(prompt)}
 

@@ -93,7 +93,10 @@ rule align_checkpoint:
     params:
         settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["alignment"]),
         prompts=lambda wildcards: canonical(
-            {task: experiment.class_prompts(task) for task in experiment.task_ids(wildcards.suite)}
+            {
+                task: experiment.class_prompts(task)
+                for task in [*experiment.task_ids(wildcards.suite), *experiment.captions(wildcards.suite)]
+            }
         ),
         captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
         family=family,

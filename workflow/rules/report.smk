@@ -216,7 +216,7 @@ rule plan:
         "../../envs/workflow.yaml"
     params:
         config=canonical(config),
-        jobs=workflow.nodes or workflow.cores or 1,
+        jobs=workflow.nodes or workflow.resource_settings.cores or 1,
     message:
         "plan: what a run would fetch, write, do and take"
     shell:

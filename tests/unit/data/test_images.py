@@ -182,7 +182,7 @@ def test_captions_see_nothing_of_the_clip_art_task(sources):
     record, splits = prepare(wanted, sources, FORM)
     images, labels = splits["train"]
     assert len(images) == 14 and labels.tolist() == list(range(14))
-    assert set(record["prompts"]) == {"a picture of my picture, shapes, stars"}
+    assert set(record["classes"]) == {"my picture, shapes, stars"} and "prompts" not in record
     _, others = prepare(TASKS["clipart"], sources, FORM)
     assert not contents(splits)["train"] & set().union(*contents(others).values())
     with pytest.raises(UserError, match="no picture is left"):

@@ -219,13 +219,13 @@ def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, m
     labels = np.arange(24) % 3
     record = {"classes": words[:3]}
     write_dataset(tmp_path / "task", record, {"alignment": (some_images(24), labels)})
-    write_dataset(tmp_path / "captions", {"classes": words, "prompts": words}, {"train": (some_images(4), np.arange(4))})
+    write_dataset(tmp_path / "captions", {"classes": words}, {"train": (some_images(4), np.arange(4))})
 
     found = align_checkpoint.pairs(Dataset(tmp_path / "task"), "alignment", rows[1:4].numpy())
     np.testing.assert_array_equal(found.texts, rows[labels + 1].numpy())
 
     settings = {**SETTINGS, "steps": 2, "batch_size": 6, "captions": "captions"}
-    prompts = json.dumps({"task": {"classes": words[:3], "templates": ["{}"]}})
+    prompts = json.dumps({"task": {"classes": words[:3], "templates": ["{}"]}, "captions": {"classes": [], "templates": ["{}"]}})
     for name in ("one", "two"):
         places = {"prepared": tiny, "text-tower": tmp_path / "tower", "datasets": tmp_path / "task",
                   "captions": tmp_path / "captions", "output": tmp_path / name}  # fmt: skip

@@ -85,7 +85,7 @@ def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Pa
     if not images:
         raise UserError(f"task {task['label']}: no picture is left in {folder}; correct `arguments: without:`")
     splits: Parts = {"train": (np.stack(images), np.arange(len(images)))}
-    return {**_record(task, names, splits, len(images)), "prompts": [task["prompt"].format(name) for name in names]}, splits
+    return _record(task, names, splits, len(images)), splits
 
 
 def drop_duplicates(parts: Parts) -> Parts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nan_merge.core.progress import Progress, silent
+from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import merge
@@ -23,7 +23,7 @@ def merge_and_document(
     *,
     threads: int = 1,
     device_name: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> None:
     """Write a merged model with its provenance and its model card, whole or not at all.
 

@@ -39,7 +39,7 @@ def main() -> None:
     tasks = [pairs(Dataset(f), "alignment", embedded(fill_template(**args.prompts[f.name]))) for f in args.datasets]
     if args.captions:
         data = Dataset(args.captions)
-        captions = pairs(data, "train", embedded(filled(data.record["classes"], args.prompts[data.folder.name]["templates"])))
+        captions = pairs(data, "train", embedded(fill_template(data.record["classes"], args.prompts[data.folder.name]["templates"])))
     else:
         captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}

@@ -62,5 +62,5 @@ def ready(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
     from nan_merge.models import zero_shot
 
     pixels = zero_shot.normalise_pixels(batch, encoder.side, next(encoder.parameters()))
-    with mock.patch.object(zero_shot, "normalised", lambda images, *_: pixels[: len(images)]):
+    with mock.patch.object(zero_shot, "normalise_pixels", lambda images, *_: pixels[: len(images)]):
         repeated(encoder, batch, count, forward)

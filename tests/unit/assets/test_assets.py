@@ -193,7 +193,7 @@ def test_an_address_is_downloaded(index, tmp_path):
         tmp_path / "toy",
     )
     assert found(tmp_path / "toy") == FILES
-    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\): absent: the server answers 404; correct `url:`"):
+    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\): absent: HTTP status 404; correct `url:`"):
         fetch("toy", {"kind": "url", "url": f"{server}/absent", **ABOUT}, locked("absent", b""), tmp_path / "toy")
 
 

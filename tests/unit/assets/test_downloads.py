@@ -1,4 +1,4 @@
-"""Assets of the hub arrive whole and verified or not at all, whatever happens on the way: every fault on a loopback hub."""
+"""Assets of the hub are received whole and verified or not at all, under every fault of a loopback hub."""
 
 import errno
 import hashlib
@@ -36,7 +36,7 @@ QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.002, longest_retry_after=5,
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub on the loopback with one model; clients of this process and of its children talk to it, without patience."""
+    """A hub on the loopback with one model; clients of this process and of its children use it, with short waits."""
     monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
     with Hub(TOKEN) as server:
         point_to(server.url, monkeypatch)
@@ -157,7 +157,7 @@ def test_an_address_is_kept_and_resumed_too(hub, tmp_path):
     assert hub.requests == []
 
 
-# What breaks on the way, and mends.
+# Faults that pass.
 
 
 @pytest.mark.parametrize("kind", ["drop", "close", "stall"])
@@ -170,7 +170,7 @@ def test_a_connection_that_ends_early_goes_on_at_the_byte(kind, case, hub):
 
 def test_a_connection_that_ends_again_and_again_is_left_resumable(case, hub):
     fault = hub.fail("close", STORED, at=600_000, times=None)
-    case.refused("model.safetensors: connection to localhost lost", "the bytes received are kept: run again to resume")
+    case.refused("model.safetensors: connection to localhost lost", "run again to resume (the bytes received are kept)")
     assert fault.hits == QUICK.attempts
     assert case.part.stat().st_size == 600_000
     hub.forget()
@@ -179,7 +179,7 @@ def test_a_connection_that_ends_again_and_again_is_left_resumable(case, hub):
     assert hub.ranges(STORED) == ["bytes=600000-"]
 
 
-def test_an_attempt_that_brings_much_renews_the_patience(case, hub, monkeypatch):
+def test_an_attempt_with_progress_resets_the_count(case, hub, monkeypatch):
     monkeypatch.setattr(retry, "PROGRESS", 50_000)
     for step in range(18):  # every other attempt brings 100,000 bytes, the others none
         hub.fail("close", STORED, at=100_000 * (step // 2 + 1), skip=step)
@@ -275,7 +275,7 @@ def test_damage_in_the_store_is_noticed(case, hub):
     assert hub.requests == [], "touched, read again, found whole"
 
 
-# What the server says.
+# Statuses and headers.
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -350,7 +350,7 @@ def test_what_cannot_work_is_not_tried_again(case, hub, monkeypatch):
     refused(410, "in a browser to see whether it still exists")
 
 
-def test_a_hub_that_announces_something_else_than_the_lock_is_refused(case, hub):
+def test_an_announcement_that_contradicts_the_lock_is_refused(case, hub):
     other = "0" * 64
     for lie in ({"etag": other}, {"size": 7}, {"commit": "0" * 40}):
         hub.forget()
@@ -495,7 +495,7 @@ def test_a_lock_of_another_spec_is_refused(case):
 def test_a_lock_that_climbs_out_of_the_folder_is_refused(case):
     files = case.lock["toy"]["files"]
     files["../../climbs.json"] = files["config.json"]
-    case.refused("member '../../climbs.json' climbs out of its folder")
+    case.refused("member '../../climbs.json' has a path outside its folder")
 
 
 @pytest.fixture
@@ -548,7 +548,7 @@ def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted
     assert read_json(config) == {"toy_model": noted}
     shown, commit = capfd.readouterr().err, hub.repositories["models", "owner/model"].branches["main"]
     assert f"toy_model: CHANGED: commit: noted {'4' * 40}, found {commit}" in shown
-    assert "is not what was noted (model card)" in shown
+    assert "are not those noted (model card)" in shown
     assert "run: python -m scripts.update_lock --accept toy_model" in shown
     locking(monkeypatch, "--accept", "toy_model")
     assert read_json(config)["toy_model"]["commit"] == commit

@@ -577,7 +577,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(hub, tmp_path):
 def test_an_incomplete_download_is_not_taken_offline(hub, tmp_path, monkeypatch):
     published(hub, tmp_path / "model")
     fault = hub.fail("close", f"/storage/.*{SHARD}", at=500, times=None)
-    with pytest.raises(UserError, match="the bytes received are kept: run again to resume"):
+    with pytest.raises(UserError, match="given up, run again to resume"):
         find("owner/model")
     assert fault.hits == retry.RETRY_POLICY.attempts
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

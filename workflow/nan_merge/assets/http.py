@@ -1,7 +1,7 @@
 """Receive a file over HTTP: redirects, Range requests, the headers that a hub announces a file with, and errors.
 
-The headers of a `Remote`, a token among them, are sent to the origin of its address only, not to the target of a redirect.
-No message contains them, nor an address of a redirect, which may be signed.
+A token is sent to the origin of a `Remote` only, not to the target of a redirect. No message contains it, nor the address
+of a redirect, which may be signed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from nan_merge.assets import retry
 from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 READ_SIZE = 1 << 16  # bytes
-REDIRECTS = 10
 DIGEST = "[0-9a-f]{64}|[0-9a-f]{40}"
 
 
@@ -48,9 +47,15 @@ def receive(remote: Remote, target: Path) -> None:
     """Append to `target` the bytes that it lacks of `remote`, with retries; the size is checked, the digest is not."""
     import requests
 
-    with requests.Session() as session, ExitStack() as stack:
+    class Session(requests.Session):
+        def rebuild_auth(self, request: Any, response: Any) -> None:
+            """Send the token to no other origin, and to none the passwords of ~/.netrc, which requests adds here."""
+            if self.should_strip_auth(response.request.url, request.url):
+                request.headers.pop("Authorization", None)
+
+    with Session() as session, ExitStack() as stack:
         progress = functools.cache(lambda: stack.enter_context(bar(remote.name, remote.size or 0, "B")))
-        session.auth = lambda request: request  # without it, requests takes passwords from ~/.netrc
+        session.auth = lambda request: request  # no password of ~/.netrc in the first request either
         with_retries(remote.name, lambda: _attempt(session, remote, target, progress), lambda: size_of(target))
 
 
@@ -62,7 +67,15 @@ def _attempt(session: Session, remote: Remote, target: Path, progress: Callable[
         start = 0
     if start and start == remote.size:
         return
-    with _response(session, remote, start) as response, _translated(response.url):
+    with _translated(remote.url):
+        response = session.get(
+            remote.url,
+            headers={"Accept-Encoding": "identity", **remote.headers, **({"Range": f"bytes={start}-"} if start else {})},
+            stream=True,
+            timeout=(retry.RETRY_POLICY.connect_timeout, retry.RETRY_POLICY.read_timeout),
+            hooks={"response": functools.partial(_check_announced, remote)},
+        )
+    with response, _translated(response.url):
         if not _continues(response, remote, start):
             target.unlink(missing_ok=True)
             raise TransientError(f"no answer to a request from byte {start:,} on; restarted at the first byte")
@@ -81,54 +94,34 @@ def _attempt(session: Session, remote: Remote, target: Path, progress: Callable[
         raise TransientError(f"connection closed after {count:,} of {remote.size:,} bytes")
 
 
-@contextmanager
-def _response(session: Session, remote: Remote, start: int) -> Iterator[Response]:
-    """Request a file from byte `start` on, follow redirects, and yield the response of status 200, 206 or 416."""
-    url, own = remote.url, _origin(remote.url)
-    timeout = (retry.RETRY_POLICY.connect_timeout, retry.RETRY_POLICY.read_timeout)
-    for _ in range(REDIRECTS):
-        headers = {"Accept-Encoding": "identity", **(remote.headers if _origin(url) == own else {})}
-        headers |= {"Range": f"bytes={start}-"} if start else {}
-        with _translated(url):
-            response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
-        with response:
-            if response.ok and _origin(url) == own:
-                _check_announced(remote, response)
-            if not response.is_redirect:
-                if response.status_code not in (200, 206, 416):
-                    error = status_error(remote.name, response.status_code, response.headers)
-                    expired = isinstance(error, PermanentError) and _origin(url) != own  # signed addresses last minutes
-                    host, status = urlsplit(url).hostname, response.status_code
-                    raise TransientError(f"HTTP status {status} from {host}", weight=2) if expired else error
-                yield response
-                return
-            url = urljoin(url, response.headers["location"])
-    raise PermanentError(f"{remote.name}: more than {REDIRECTS} redirects")
-
-
-def _check_announced(remote: Remote, response: Response) -> None:
-    """Compare the headers of a hub with the expected commit, size and digest before any content is received."""
+def _check_announced(remote: Remote, response: Response, **_: Any) -> None:
+    """Compare the headers of a hub with the expected commit, size and digest before a redirect or any content."""
+    if remote.commit is None or not response.ok or _origin(response.url) != _origin(remote.url):
+        return
     headers = response.headers
     etag = (headers.get("x-linked-etag") or headers.get("etag", "")).removeprefix("W/").strip('"')
-    comparable = re.fullmatch(DIGEST, etag) and len(etag) == len(remote.digest or "")
-    announced = {
-        "commit": headers.get("x-repo-commit"), "size": headers.get("x-linked-size"), "digest": etag if comparable else None
-    }  # fmt: skip
+    digest = etag if re.fullmatch(DIGEST, etag) and len(etag) == len(remote.digest or "") else None
+    announced = {"commit": headers.get("x-repo-commit"), "size": headers.get("x-linked-size"), "digest": digest}
     for key, value in announced.items():
-        expected = getattr(remote, key)
-        if remote.commit is not None and None not in (value, expected) and value != str(expected):
-            raise PermanentError(
-                f"{remote.name}: announced {key} {value}, expected {expected}; nothing was fetched: the file or a mirror changed",
-                code="Changed",
-            )
+        if value is not None and value != str(getattr(remote, key)):
+            reason = f"announced {key} {value}, expected {getattr(remote, key)}"
+            raise PermanentError(f"{remote.name}: {reason}; nothing was fetched: the file or a mirror changed", "Changed")
 
 
 def _continues(response: Response, remote: Remote, start: int) -> bool:
-    """Return whether a response begins at byte `start` or at the first; TransientError for a file of another size."""
-    total = None if "content-encoding" in response.headers else response.headers.get("content-length")
-    if response.status_code != 200:
-        span = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
-        if response.status_code != 206 or span is None or int(span[1]) != start:
+    """Return whether a response begins at byte `start` or at the first.
+
+    Raises PermanentError or TransientError for another status than 200, 206 and 416, TransientError for another size.
+    """
+    status, headers = response.status_code, response.headers
+    if status not in (200, 206, 416):
+        if _origin(response.url) != _origin(remote.url) and status not in retry.TRANSIENT:  # signed addresses expire
+            raise TransientError(f"HTTP status {status} from {urlsplit(response.url).hostname}", weight=2)
+        raise status_error(remote.name, status, headers)
+    total = None if "content-encoding" in headers else headers.get("content-length")
+    if status != 200:
+        span = re.match(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+        if status == 416 or span is None or int(span[1]) != start:
             return False
         total = span[2].replace("*", "") or None
     if total is not None and remote.size not in (None, int(total)):
@@ -142,14 +135,15 @@ def _translated(url: str) -> Iterator[None]:
     from requests import exceptions
     from urllib3.exceptions import HTTPError, TimeoutError
 
-    host = urlsplit(url).hostname
     try:
         yield
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema):
-        raise PermanentError(f"{url}: not an address of a file; expected https://...") from None
+    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema, exceptions.TooManyRedirects):
+        raise PermanentError(f"{url}: not the address of a file; expected https://...") from None
     except (exceptions.Timeout, TimeoutError):
-        raise TransientError(f"{host} timed out") from None
+        raise TransientError(f"{urlsplit(url).hostname} timed out") from None
     except (exceptions.RequestException, HTTPError) as error:
+        request = getattr(error, "request", None)  # the one after a redirect
+        host = urlsplit(str(request.url) if request else url).hostname
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
             causes.append(cause)

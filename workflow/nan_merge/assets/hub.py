@@ -56,9 +56,8 @@ class Repository:
         Raises PermanentError for a refusal, UserError for a hub that cannot be reached in `attempts` attempts.
         """
         info = with_retries(str(self), self._info, attempts=attempts)
-        digests = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or []}
-        sizes = {file.rfilename: file.size for file in info.siblings or []}
-        return info.sha, {path: self.remote(path, info.sha, sizes[path], digest) for path, digest in digests.items()}
+        files = {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings or []}
+        return info.sha, {path: self.remote(path, info.sha, *file) for path, file in files.items()}
 
     def _info(self) -> Any:
         from huggingface_hub import HfApi, constants, errors
@@ -71,9 +70,9 @@ class Repository:
             code = "RepoNotFound" if isinstance(error, errors.RepositoryNotFoundError) else ""
             raise status_error(str(self), error.response.status_code, error.response.headers, code) from None
         except errors.HFValidationError as error:
-            raise PermanentError(f"not an id of a hub: {error}", code="RepoNotFound") from None
+            raise PermanentError(f"not an id of a hub: {error}", "RepoNotFound") from None
         except errors.OfflineModeIsEnabled:
-            raise UserError(f"{self}: HF_HUB_OFFLINE is set, no request to {constants.ENDPOINT}; unset it") from None
+            raise UserError(f"{self}: no request to {constants.ENDPOINT}, since HF_HUB_OFFLINE is set (unset it)") from None
         except Exception as error:
             if not type(error).__module__.startswith("httpx"):  # its name differs between versions of huggingface_hub
                 raise
@@ -95,7 +94,7 @@ class Repository:
         page = f"{constants.ENDPOINT}/{self.path}"
         log_in = "log in with `hf auth login` or set HF_TOKEN" if self.login else "set HF_TOKEN"
         place, renew = ("config/assets.yaml", f", then run: {lock}") if lock else ("owner/name@revision", "")
-        if error.status in (401, 403) and not error.code:
+        if error.code in ("401", "403"):
             sent = any(key.lower() == "authorization" for key in self._headers())
             return "the token is not accepted: correct or unset HF_TOKEN" if sent else f"{log_in} to a token with read access"
         changed = f"correct the revision or the names of files in {place} ({page}/commits lists them){renew}"

@@ -43,11 +43,11 @@ class TransientError(Exception):
 
 
 class PermanentError(UserError):
-    """An error that no retry removes; `status` is the HTTP status (0: none), `code` the X-Error-Code of a hub."""
+    """An error that no retry removes; `code` is the X-Error-Code of a hub, `Changed`, or the HTTP status."""
 
-    def __init__(self, message: str, status: int = 0, code: str = "") -> None:
+    def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.code = code
 
 
 def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0, attempts: int | None = None) -> T:
@@ -67,7 +67,7 @@ def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int]
             if error.wait > RETRY_POLICY.longest_retry_after:
                 raise UserError(f"{what}: {error}, retry after {error.wait:,.0f} s; run again then") from None
             if failed >= (attempts or RETRY_POLICY.attempts):
-                raise UserError(f"{what}: {error}; given up, the bytes received are kept: run again to resume") from None
+                raise UserError(f"{what}: {error}; given up, run again to resume (the bytes received are kept)") from None
             backoff = min(RETRY_POLICY.first_wait * 2.0 ** (failed - 1), RETRY_POLICY.longest_wait)
             wait = error.wait + backoff * random.uniform(0.5, 1)
             log(f"{what}: {error}; next attempt in {wait:.0f} s")
@@ -79,7 +79,7 @@ def status_error(what: str, status: int, headers: Mapping[str, str], code: str =
     if status in TRANSIENT:
         return TransientError(f"HTTP status {status}", retry_after(headers))
     code = headers.get("x-error-code") or code
-    return PermanentError(f"{what}: HTTP status {status}{f' ({code})' if code else ''}", status, code)
+    return PermanentError(f"{what}: HTTP status {status}{f' ({code})' if code else ''}", code or str(status))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

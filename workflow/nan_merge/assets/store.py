@@ -30,14 +30,21 @@ def ensure(remote: Remote, target: Path) -> None:
     Raises PermanentError for a refusal or a contradicting announcement; UserError for retries without success, content
     that is damaged twice, and a full disk. Bytes received are kept and resumed, unless they are damaged.
     """
-    with alone(target, remote.name), _full_disk_explained(remote, target):
+    with alone(target, remote.name):
         if is_stored(remote, target):
             return
         if target.exists():
             log(f"{remote.name}: {target} is damaged; fetched again")
             target.unlink()
         part = _beside(target, "part")
-        _receive_verified(remote, part)
+        try:
+            _receive_verified(remote, part)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            full = f"the disk of {target.parent} is full ({error.strerror}) after {human(size_of(part))}"
+            way_out = "free some space and run again to resume"
+            raise UserError(f"{remote.name}: {full} of {human(remote.size or 0)}; {way_out}") from None
         part.chmod(0o444)  # its bytes will have a second name
         part.replace(target)
         _write_stamp(remote, target)
@@ -52,8 +59,7 @@ def is_stored(remote: Remote, target: Path) -> bool:
         return True
     if _digest(target, remote) != remote.digest:
         return False
-    with suppress(OSError):  # a folder without write access: hashed again next time
-        _write_stamp(remote, target)
+    _write_stamp(remote, target)
     return True
 
 
@@ -75,14 +81,13 @@ def place(file: Path, target: Path, symbolic: bool = False) -> None:
 
 
 def _receive_verified(remote: Remote, part: Path) -> None:
-    for attempt in (1, 2):
+    for _ in range(2):
         receive(remote, part)
         digest = _digest(part, remote)
         if digest == remote.digest:
             return
         part.unlink()
-        if attempt == 1:
-            log(f"{remote.name}: received damaged (digest {digest}); fetched again from the first byte")
+        log(f"{remote.name}: received damaged (digest {digest}) and deleted")
     raise UserError(
         f"{remote.name}: received damaged twice: digest: expected {remote.digest}, found {digest}; nothing was kept. Check"
         f" proxies and mirrors on the way to {urlsplit(remote.url).hostname}"
@@ -121,26 +126,13 @@ def alone(target: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _full_disk_explained(remote: Remote, target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        received = human(size_of(_beside(target, "part")))
-        raise UserError(
-            f"{remote.name}: the disk of {target.parent} is full ({error.strerror}) after {received} of"
-            f" {human(remote.size or 0)}; free some space and run again to resume"
-        ) from None
-
-
 def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f"{target.name}.{kind}")
 
 
 def _write_stamp(remote: Remote, target: Path) -> None:
-    write_json(_beside(target, "stamp"), _state(remote, target))
+    with suppress(OSError):  # no write access or a full disk: hashed again next time
+        write_json(_beside(target, "stamp"), _state(remote, target))
 
 
 def _state(remote: Remote, target: Path) -> dict[str, Any]:

@@ -623,6 +623,14 @@ def test_a_download_by_the_client_of_the_hub_is_taken_and_verified(hub, tmp_path
     assert huggingface_hub.snapshot_download("owner/model", local_files_only=True) == folder
 
 
+def test_a_damaged_index_of_the_cache_is_fetched_again(hub, tmp_path):
+    published(hub, tmp_path / "model")
+    hub.fail("corrupt", "index.json", method="GET", at=0)
+    folder = huggingface_hub.snapshot_download("owner/model")
+    assert (Path(folder) / "model.safetensors.index.json").read_text()[0] != "{"
+    assert same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))
+
+
 def test_the_client_of_the_hub_takes_what_was_fetched(hub, tmp_path):
     published(hub, tmp_path / "model")
     folder = find("owner/model").folder

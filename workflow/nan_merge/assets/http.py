@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 READ_SIZE = 1 << 16  # bytes
-DIGEST = "[0-9a-f]{64}|[0-9a-f]{40}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _check_announced(remote: Remote, response: Response, **_: Any) -> None:
         return
     headers = response.headers
     etag = (headers.get("x-linked-etag") or headers.get("etag", "")).removeprefix("W/").strip('"')
-    digest = etag if re.fullmatch(DIGEST, etag) and len(etag) == len(remote.digest or "") else None
+    digest = etag if len(etag) == len(remote.digest or "") else None  # else a digest of another kind
     announced = {"commit": headers.get("x-repo-commit"), "size": headers.get("x-linked-size"), "digest": digest}
     for key, value in announced.items():
         if value is not None and value != str(getattr(remote, key)):
@@ -139,11 +138,11 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema, exceptions.TooManyRedirects):
         raise PermanentError(f"{url}: not the address of a file; expected https://...") from None
-    except (exceptions.Timeout, TimeoutError):
-        raise TransientError(f"{urlsplit(url).hostname} timed out") from None
     except (exceptions.RequestException, HTTPError) as error:
         request = getattr(error, "request", None)  # the one after a redirect
         host = urlsplit(str(request.url) if request else url).hostname
+        if isinstance(error, (exceptions.Timeout, TimeoutError)):
+            raise TransientError(f"{host} timed out") from None
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
             causes.append(cause)

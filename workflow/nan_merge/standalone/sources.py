@@ -175,8 +175,8 @@ def _cached(repository: Repository) -> Path | None:
     local: Any = {"allow_patterns": list(CONFIGS), "local_files_only": True}
     try:
         folder = Path(snapshot_download(repository.id, revision=repository.revision, **local))
-    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        names = {file.name for file in folder.iterdir() if file.exists()}
+        weights = weight_files(names, lambda name: read_json(folder / name))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, UserError):  # the last: a damaged index
         return None
-    names = {file.name for file in folder.iterdir() if file.exists()}
-    weights = weight_files(names, lambda name: read_json(folder / name))
     return folder if weights and names.issuperset(weights) else None

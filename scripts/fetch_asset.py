@@ -1,4 +1,4 @@
-"""Fetch one asset: download, verify against the lock, keep what is wanted of it (rule fetch_asset)."""
+"""Fetch one asset: download, verify against the lock, keep its named files (rule fetch_asset)."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--asset", required=True)
     parser.add_argument("--spec", type=json.loads, required=True, help="its entry of config/assets.yaml as JSON")
     parser.add_argument("--lock", type=json.loads, required=True, help="its entry of config/assets.lock.json as JSON")
-    parser.add_argument("--store", type=Path, default=Path("results/downloads"), help="what is kept and resumed between runs")
+    parser.add_argument("--store", type=Path, default=Path("results/downloads"), help="folder of resumed and kept downloads")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     try:
@@ -23,8 +23,8 @@ def main() -> None:
     except UserError as error:
         kept = sorted(p.parent.name for p in args.output.parent.glob("*/asset.json"))
         raise UserError(
-            f"{error}\nmissing: {args.asset}. Already fetched and kept: {', '.join(kept) or 'nothing'}; everything"
-            " behind them is cached, so running again fetches only what is missing"
+            f"{error}\nmissing: {args.asset}. Already fetched and kept: {', '.join(kept) or 'nothing'}; run"
+            " again to fetch only the missing ones"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Fetch one model of the user from the hub; its files stay in the cache of the hub, linked from here (rule fetch_model)."""
+"""Fetch one model of the user from the hub into the cache of Hugging Face and link its files (rule fetch_model)."""
 
 import argparse
 from pathlib import Path

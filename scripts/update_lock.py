@@ -18,10 +18,10 @@ LOCK = ROOT / "config/assets.lock.json"
 
 
 def main() -> None:
-    """Lock the named assets, or all that are not locked; what cannot be had keeps none of the others back."""
+    """Lock the named assets, or all that are not locked; a failure does not stop the others."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("assets", nargs="*", help="asset ids; without any, all that are missing or unverified in the lock")
-    parser.add_argument("--accept", action="store_true", help="lock what is found even where unverified values differ from it")
+    parser.add_argument("--accept", action="store_true", help="lock the values found even where unverified values differ")
     args = parser.parse_args()
     specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
     assets = args.assets or [asset for asset in sorted(specs) if "unverified" in lock.get(asset, {"unverified": ""})]
@@ -41,21 +41,21 @@ def main() -> None:
 
 
 def renewed(asset: str, spec: Mapping[str, Any], old: Mapping[str, Any], accept: bool) -> dict[str, Any]:
-    """Return the new entry of an asset; one that contradicts unverified values is a UserError unless accepted."""
-    found = pin(asset, spec)
-    changes = differences(found, old)
+    """Return the new entry of an asset; UserError if it contradicts unverified values and is not accepted."""
+    entry = pin(asset, spec)
+    changes = differences(entry, old)
     for change in changes:
         print(f"{asset}: CHANGED: {change}", file=sys.stderr)
     if changes and "unverified" in old and not accept:
         raise UserError(
-            f"asset '{asset}': what is found is not what was noted ({old['unverified']}); find out why, and if what is found"
-            f" is right, run: python -m scripts.update_lock --accept {asset}"
+            f"asset '{asset}': the values found are not those noted ({old['unverified']}); find out why, and if they"
+            f" are right, run: python -m scripts.update_lock --accept {asset}"
         )
-    return found
+    return entry
 
 
 def summary(entry: Mapping[str, Any]) -> str:
-    """Say in one line what is locked."""
+    """Describe an entry of the lock in one line."""
     if "files" not in entry:
         return f"{entry['name']}, {entry['size']:,} bytes, sha256 {entry['sha256']}"
     files = entry["files"].values()

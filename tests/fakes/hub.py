@@ -1,8 +1,8 @@
-"""A model hub on the loopback, so that genuine clients run without a network, and everything can go wrong on request.
+"""A model hub on the loopback interface with faults on request, for the tests of genuine clients without a network.
 
-It speaks the read-only part of the protocol that downloads need: listings, resolve, Range. Large files (LFS) have their
-SHA-256 as etag and are served, like on the real hub, by a redirect to a second origin; small ones have their git blob id
-as etag and are served directly. Nothing reaches past the loopback interface.
+It implements the read-only part of the protocol that downloads need: listings, resolve, Range. As on the real hub, large
+files (LFS) have their SHA-256 as etag and are served by a redirect to a second origin; small files have their git blob id
+as etag and are served directly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAULTS = ("status", "refuse", "delay", "drop", "close", "stall", "truncate", "co
 
 
 def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make clients in this process and in its children talk to a hub, without a token, as HF_ENDPOINT does in a new process."""
+    """Direct the clients of this process and of its children to a hub, without a token, as HF_ENDPOINT does at the start."""
     monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
@@ -37,14 +37,14 @@ def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Fault:
-    """One rule: what goes wrong, for which requests, and how often.
+    """One kind of fault, the requests that it hits, and how often.
 
     status    answers with `status` and `headers` instead of the content
     refuse    resets the connection before any answer
     delay     waits `seconds` first, then answers as usual
     drop      announces the full length, sends the body up to byte `at`, then resets the connection (RST)
     close     the same, but ends the connection in the orderly way (FIN), as a proxy would
-    stall     the same, but keeps silent for `seconds` before that
+    stall     the same, after a pause of `seconds`
     truncate  sends the body up to byte `at`, with a Content-Length that agrees
     corrupt   sends the right number of bytes, the byte at position `at` changed
     norange   ignores Range (answers 200 with the whole body)
@@ -71,7 +71,7 @@ class Fault:
         assert self.kind in FAULTS, f"unknown fault {self.kind!r}; one of {FAULTS}"
 
     def takes(self, method: str, path: str) -> bool:
-        """Say whether the rule hits this request, and count it."""
+        """Return whether the fault hits this request, and count it."""
         if self.method not in ("", method) or not re.search(self.match, path):
             return False
         self.skip, passed = max(self.skip - 1, 0), self.skip > 0
@@ -103,7 +103,7 @@ class Blob:
 
 @dataclass
 class Repository:
-    """A model or data set: its commits, the commit of each branch, and who may read it."""
+    """A model or data set: its commits, the commit of each branch, and its access."""
 
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Repository:
     private: bool = False
 
     def commit(self, revision: str) -> str | None:
-        """Return the commit that a branch or commit stands for, None if there is no such revision."""
+        """Return the commit of a branch or commit, None for an unknown revision."""
         return revision if revision in self.commits else self.branches.get(revision)
 
 
@@ -145,7 +145,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT should be."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._servers[0].server_port}"
 
     @property
@@ -153,10 +153,12 @@ class Hub:
         """The origin of large files; clients tell it from the hub by its host name."""
         return f"http://localhost:{self._servers[1].server_port}"
 
-    def put(self, repo: str, content: Path | Mapping[str, bytes], kind: str = "models", branch: str = "main", **who: bool) -> str:
+    def put(
+        self, repo: str, content: Path | Mapping[str, bytes], kind: str = "models", branch: str = "main", **access: bool
+    ) -> str:
         """Commit the files of a folder, or the bytes of each name, to a branch and return the commit.
 
-        `kind` is models or datasets; `gated` and `private` (in `who`) say who may read it.
+        `kind` is models or datasets; `access` has `gated` and `private`, without either everybody may read it.
         """
         if isinstance(content, Path):
             content = {str(p.relative_to(content)): p.read_bytes() for p in sorted(content.rglob("*")) if p.is_file()}
@@ -164,9 +166,9 @@ class Hub:
         listing = "\n".join(f"{blob.git} {name}" for name, blob in blobs.items())
         commit = hashlib.sha1(f"{kind}/{repo}\n{listing}".encode()).hexdigest()
         with self.lock:
-            there = self.repositories.setdefault((kind, repo), Repository())
-            there.commits[commit], there.branches[branch] = blobs, commit
-            there.gated, there.private = who.get("gated", False), who.get("private", False)
+            repository = self.repositories.setdefault((kind, repo), Repository())
+            repository.commits[commit], repository.branches[branch] = blobs, commit
+            repository.gated, repository.private = access.get("gated", False), access.get("private", False)
         return commit
 
     def blob(self, sha256: str) -> Blob:

@@ -1,4 +1,4 @@
-"""The two servers of the loopback hub: they answer as huggingface.co does, or as a fault demands."""
+"""The two servers of the loopback hub, with the responses of huggingface.co or of a fault."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
     hub: Hub
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about connections that a client or a fault broke off."""
+        """Print no error of a connection that a client or a fault closed."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self._error(404)
 
     def _open(self, kind: str, name: str, revision: str, content: bool) -> tuple[Repository, str] | None:
-        """Return the repository and commit that a request means, or None after answering with the right error."""
+        """Return repository and commit of a request, or None after a response with the error."""
         repo = self.hub.repositories.get((kind, name))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         known = token in self.hub.tokens
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._reset()
 
     def _reset(self) -> None:
-        """Break the connection off with a TCP reset, as a dying server or network would."""
+        """Close the connection with a TCP reset, as a failing server or network does."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.assets.http import Remote
-from nan_merge.assets.hub import wanted
+from nan_merge.assets.hub import Repository
 from nan_merge.assets.store import missing
 from nan_merge.core.disk import MARGIN, human
 from nan_merge.core.errors import UserError
@@ -79,13 +79,13 @@ def _to_fetch(sizes: Sizes, asset: str) -> int | None:
     if "files" not in pinned:
         return sizes.asset(asset)
     remotes = [Remote("", name, file["size"], file["sha256"]) for name, file in pinned["files"].items()]
-    return sum(missing(remote, STORE / str(remote.sha256)) for remote in remotes)
+    return sum(missing(remote, STORE / str(remote.digest)) for remote in remotes)
 
 
 def _source(spec: Any) -> str:
     """Say where an asset comes from."""
     if spec["kind"] == "hub":
-        return f"hub {wanted(spec).removesuffix('@main')}"
+        return f"hub {str(Repository.of(spec)).removesuffix('@main')}"
     name = next(str(spec[key]) for key in ("package", "url", "path") if key in spec)
     return " ".join(filter(None, (spec["kind"], name, str(spec.get("version", "")))))
 

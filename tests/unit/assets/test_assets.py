@@ -127,9 +127,9 @@ def test_a_source_distribution_is_data_and_is_not_run(index, tmp_path):
 
 
 def test_an_index_without_the_file_says_what_it_has(index, tmp_path):
-    with pytest.raises(UserError, match=rf"asset 'toy' \(pypi toy-pack 1.0\): .*does not offer absent.whl; found .*{WHEEL}"):
+    with pytest.raises(UserError, match=rf"asset 'toy' \(pypi toy-pack 1.0\): .*does not have absent.whl; found .*{WHEEL}"):
         fetch("toy", spec("absent.whl"), locked("absent.whl", b""), tmp_path / "toy")
-    with pytest.raises(UserError, match=r"found nothing \(no network, or the package index does not answer\)"):
+    with pytest.raises(UserError, match=r"found nothing \(no network, or no answer of the package index\)"):
         fetch("toy", {**spec(WHEEL), "package": "absent"}, locked(WHEEL, b""), tmp_path / "toy")
     assert not (tmp_path / "toy").exists()
 
@@ -193,7 +193,7 @@ def test_an_address_is_downloaded(index, tmp_path):
         tmp_path / "toy",
     )
     assert found(tmp_path / "toy") == FILES
-    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\): absent: the server answers 404; correct `url:`"):
+    with pytest.raises(UserError, match=r"asset 'toy' \(url .*absent\): absent: HTTP status 404; correct `url:`"):
         fetch("toy", {"kind": "url", "url": f"{server}/absent", **ABOUT}, locked("absent", b""), tmp_path / "toy")
 
 
@@ -232,7 +232,7 @@ def test_every_archive_is_unpacked_alike(pack, tmp_path):
 def test_a_member_that_climbs_out_is_refused(pack, member, tmp_path):
     archive = saved(tmp_path, "archive", pack({member: b"evil"}))
     (tmp_path / "a/b").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"climbs out of its folder|has no member like"):
+    with pytest.raises(UserError, match=r"has a path outside its folder|has no member like"):
         extract("toy", {}, archive, tmp_path / "a/b")
     assert not list(tmp_path.rglob("climbs.txt"))
     assert not Path("/climbs.txt").exists()

@@ -1,4 +1,4 @@
-"""Assets of the hub arrive whole and verified or not at all, whatever happens on the way: every fault on a loopback hub."""
+"""Assets of the hub are received whole and verified or not at all, under every fault of a loopback hub."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from models import ROOT
 
 from nan_merge.assets import fetch, retry, store
-from nan_merge.assets.retry import RetryPolicy, asked_wait
+from nan_merge.assets.retry import RetryPolicy, retry_after
 from nan_merge.core import disk
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
@@ -29,14 +29,14 @@ from scripts import update_lock
 TOKEN = "hf_secretsecretsecret"
 WEIGHTS = np.random.default_rng(0).bytes(1_000_000)
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": WEIGHTS, "other/model.bin": b"not asked for", "README.md": b"card"}
-WISH = {"kind": "hub", "repo": "owner/model", "members": ["*.json", "*.safetensors"], "licence": "MIT", "source": "a toy"}
+SPEC = {"kind": "hub", "repo": "owner/model", "members": ["*.json", "*.safetensors"], "licence": "MIT", "source": "a toy"}
 STORED = "/storage/.*model.safetensors"
-QUICK = RetryPolicy(first=0.001, longest=0.002, asked=5, read=0.3)
+QUICK = RetryPolicy(first_wait=0.001, longest_wait=0.002, longest_retry_after=5, read_timeout=0.3)
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub on the loopback with one model; clients of this process and of its children talk to it, without patience."""
+    """A hub on the loopback with one model; clients of this process and of its children use it, with short waits."""
     monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
     with Hub(TOKEN) as server:
         point_to(server.url, monkeypatch)
@@ -47,7 +47,7 @@ def hub(monkeypatch):
 class Case:
     """The asset `toy` in a folder: its spec, its lock, and where it is fetched to."""
 
-    def __init__(self, folder, spec=WISH, lock=None):
+    def __init__(self, folder, spec=SPEC, lock=None):
         self.spec, self.store, self.output = spec, folder / "downloads", folder / "assets/toy"
         self.lock = {"toy": lock or fetch.pin("toy", spec)}
 
@@ -80,7 +80,8 @@ class Case:
         """Fetch in another process, under that name."""
         code = (
             "import json, sys; from pathlib import Path; from nan_merge.assets import fetch, retry;"
-            " from nan_merge.core.command_line import command_line; retry.RETRY_POLICY = retry.RetryPolicy(first=0.01, asked=5, read=20);"
+            " from nan_merge.core.command_line import command_line; "
+            " retry.RETRY_POLICY = retry.RetryPolicy(first_wait=0.01, longest_retry_after=5, read_timeout=20);"
             " asset, spec, lock, output, store = sys.argv[1:]; command_line(lambda: fetch.fetch(asset, json.loads(spec),"
             " json.loads(lock), Path(output), Path(store)))"
         )
@@ -134,7 +135,7 @@ def test_a_moved_branch_does_not_matter(case, hub):
 
 def test_a_data_set_and_a_root_have_their_own_addresses(hub, tmp_path):
     hub.put("owner/data", {"deep/down/a b.parquet": b"rows", "README.md": b"card"}, kind="datasets")
-    spec = {**WISH, "repo": "owner/data", "type": "dataset", "root": "deep", "members": ["down/*.parquet"]}
+    spec = {**SPEC, "repo": "owner/data", "type": "dataset", "root": "deep", "members": ["down/*.parquet"]}
     data = Case(tmp_path, spec)
     assert list(data.lock["toy"]["files"]) == ["deep/down/a b.parquet"]
     data.fetch()
@@ -156,7 +157,7 @@ def test_an_address_is_kept_and_resumed_too(hub, tmp_path):
     assert hub.requests == []
 
 
-# What breaks on the way, and mends.
+# Faults that pass.
 
 
 @pytest.mark.parametrize("kind", ["drop", "close", "stall"])
@@ -169,7 +170,7 @@ def test_a_connection_that_ends_early_goes_on_at_the_byte(kind, case, hub):
 
 def test_a_connection_that_ends_again_and_again_is_left_resumable(case, hub):
     fault = hub.fail("close", STORED, at=600_000, times=None)
-    case.refused("model.safetensors: localhost broke off", "what has arrived is kept, run again later to go on")
+    case.refused("model.safetensors: connection to localhost lost", "run again to resume (the bytes received are kept)")
     assert fault.hits == QUICK.attempts
     assert case.part.stat().st_size == 600_000
     hub.forget()
@@ -178,7 +179,7 @@ def test_a_connection_that_ends_again_and_again_is_left_resumable(case, hub):
     assert hub.ranges(STORED) == ["bytes=600000-"]
 
 
-def test_an_attempt_that_brings_much_renews_the_patience(case, hub, monkeypatch):
+def test_an_attempt_with_progress_resets_the_count(case, hub, monkeypatch):
     monkeypatch.setattr(retry, "PROGRESS", 50_000)
     for step in range(18):  # every other attempt brings 100,000 bytes, the others none
         hub.fail("close", STORED, at=100_000 * (step // 2 + 1), skip=step)
@@ -211,7 +212,7 @@ def test_a_shorter_body_with_a_consistent_length_is_refused(case, hub):
     case.weights.unlink()
     hub.fail("truncate", STORED, at=600_000, times=None)
     case.output = case.output.with_name("again")
-    case.refused("the server has 600,000 bytes, expected 1,000,000")
+    case.refused("600,000 bytes announced, expected 1,000,000")
 
 
 def test_a_part_that_is_too_long_or_damaged_is_fetched_anew(case, hub):
@@ -238,7 +239,7 @@ def test_a_server_that_sends_too_much_is_stopped(case, hub):
     case.lock["toy"]["files"]["model.safetensors"]["size"] = 600_000
     hub.fail("lie", "model.safetensors", size=600_000, times=None)
     hub.fail("unsaid", STORED, times=None)
-    case.refused("the server sends more than the 600,000 bytes expected")
+    case.refused("more than the expected 600,000 bytes")
 
 
 def test_content_that_is_damaged_once_is_fetched_anew(case, hub):
@@ -252,7 +253,7 @@ def test_content_that_is_damaged_always_is_given_up_and_not_kept(case, hub):
     fault = hub.fail("corrupt", STORED, at=600_000, times=None)
     expected, bad = case.weights.name, bytearray(WEIGHTS)
     bad[600_000] ^= 1
-    case.refused("asset 'toy' (hub owner/model): owner/model: model.safetensors: arrived damaged twice", expected,
+    case.refused("asset 'toy' (hub owner/model): owner/model: model.safetensors: received damaged twice", expected,
                  hashlib.sha256(bad).hexdigest(), "nothing was kept")  # fmt: skip
     assert fault.hits == 2
     assert not case.weights.exists()
@@ -274,7 +275,7 @@ def test_damage_in_the_store_is_noticed(case, hub):
     assert hub.requests == [], "touched, read again, found whole"
 
 
-# What the server says.
+# Statuses and headers.
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -295,11 +296,11 @@ def test_an_address_that_has_expired_is_asked_for_anew(case, hub):
 
 def test_a_server_that_stays_in_trouble_is_named(case, hub):
     fault = hub.fail("status", times=None)
-    case.refused("asset 'toy' (hub owner/model): owner/model: config.json: the server answers 503, again and again")
+    case.refused("asset 'toy' (hub owner/model): owner/model: config.json: HTTP status 503; given up")
     assert fault.hits == QUICK.attempts
     hub.fail("refuse", times=None)
     hub.faults.remove(fault)
-    case.refused("127.0.0.1 broke off (Connection reset by peer), again and again")
+    case.refused("connection to 127.0.0.1 lost (Connection reset by peer); given up")
 
 
 def test_the_wait_that_a_server_asks_for_is_kept(case, hub):
@@ -312,16 +313,16 @@ def test_the_wait_that_a_server_asks_for_is_kept(case, hub):
 
 def test_a_wait_that_is_too_long_is_left_to_the_user(case, hub):
     hub.fail("status", "model", status=429, headers={"Retry-After": "3600"})
-    case.refused("the server answers 429, and asks for 3,600 s; run again then")
+    case.refused("HTTP status 429, retry after 3,600 s; run again then")
 
 
 def test_waits_are_read_from_every_header_that_is_in_use():
-    assert asked_wait({}) == 0
-    assert asked_wait({"retry-after": " 7 "}) == 7
-    assert asked_wait({"retry-after": "soon"}) == 0
-    assert asked_wait({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert 58 < asked_wait({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) <= 60
-    assert asked_wait({"ratelimit": '"resolvers";r=0;t=55'}) == 55
+    assert retry_after({}) == 0
+    assert retry_after({"retry-after": " 7 "}) == 7
+    assert retry_after({"retry-after": "soon"}) == 0
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert 58 < retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) <= 60
+    assert retry_after({"ratelimit": '"resolvers";r=0;t=55'}) == 55
 
 
 def test_what_cannot_work_is_not_tried_again(case, hub, monkeypatch):
@@ -329,26 +330,33 @@ def test_what_cannot_work_is_not_tried_again(case, hub, monkeypatch):
         hub.forget()
         hub.fail("status", "config.json", status=status, headers={"X-Error-Code": code} if code else {}, times=None)
         monkeypatch.setenv("HF_TOKEN", token or "")
-        case.refused("asset 'toy' (hub owner/model): owner/model: config.json: the server answers", str(status), *parts)
+        case.refused("asset 'toy' (hub owner/model): owner/model: config.json: HTTP status", str(status), *parts)
         assert len(hub.requests) == 1
 
     refused(401, "access is restricted: accept the terms at", f"{hub.url}/owner/model, then set HF_TOKEN", code="GatedRepo")
     refused(403, "access is restricted: accept the terms at", code="GatedRepo", token=TOKEN)
-    refused(401, "set HF_TOKEN to a token that may read it")
-    refused(401, "the token in HF_TOKEN is not accepted: correct or unset it", token="hf_secret_of_another_hub")
-    refused(404, "shows no such model: correct `repo:`", code="RepoNotFound")
-    refused(404, "correct `revision:` or `members:`", "run: python -m scripts.update_lock toy", code="EntryNotFound")
+    refused(401, "set HF_TOKEN to a token with read access")
+    refused(401, "the token is not accepted: correct or unset HF_TOKEN", token="hf_secret_of_another_hub")
+    refused(
+        404, f"no such model at {hub.url}: correct config/assets.yaml, or, if it is private, set HF_TOKEN", code="RepoNotFound"
+    )
+    refused(
+        404,
+        "correct the revision or the names of files in config/assets.yaml",
+        "run: python -m scripts.update_lock toy",
+        code="EntryNotFound",
+    )
     refused(404, "run: python -m scripts.update_lock toy", code="RevisionNotFound")
-    refused(410, "see whether it is there in a browser")
+    refused(410, "in a browser to see whether it still exists")
 
 
-def test_a_hub_that_announces_something_else_than_the_lock_is_refused(case, hub):
+def test_an_announcement_that_contradicts_the_lock_is_refused(case, hub):
     other = "0" * 64
     for lie in ({"etag": other}, {"size": 7}, {"commit": "0" * 40}):
         hub.forget()
         hub.fail("lie", "model.safetensors", **lie, times=None)
-        key, value = ("sha256", other) if "etag" in lie else next(iter(lie.items()))
-        case.refused(f"announces {key} {value}, expected", "if the change is meant, run: python -m scripts.update_lock toy")
+        key, value = ("digest", other) if "etag" in lie else next(iter(lie.items()))
+        case.refused(f"announced {key} {value}, expected", "if the change is meant, run: python -m scripts.update_lock toy")
         assert hub.ranges(STORED) == []
 
 
@@ -367,7 +375,7 @@ def test_the_token_opens_gated_and_private_repositories_and_goes_nowhere_else(hu
     assert {r.authorization for r in hub.requests if r.origin == "hub"} == {f"Bearer {TOKEN}"}
     assert {r.authorization for r in hub.requests if r.origin == "storage"} == {None}
     hub.put("owner/model", FILES, private=True)
-    assert fetch.pin("toy", WISH) == case.lock["toy"]
+    assert fetch.pin("toy", SPEC) == case.lock["toy"]
     shown = capfd.readouterr()
     written = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "model.safetensors"]
     assert "secret" not in shown.out + shown.err
@@ -380,7 +388,7 @@ def test_tokens_of_other_places_are_not_used(case, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     case.fetch()
-    fetch.pin("toy", WISH)
+    fetch.pin("toy", SPEC)
     assert {request.authorization for request in hub.requests} == {None}
 
 
@@ -395,7 +403,7 @@ def test_several_processes_fetch_a_file_once(case, hub):
     assert case.complete()
     assert hub.ranges(STORED) == [None, "bytes=600000-"], "the others waited for the first"
     assert hub.ranges("/resolve/.*config.json") == [None]
-    assert sum("another process is fetching it; waiting" in text for text in said) == 2, said
+    assert sum("waiting for another process that fetches it" in text for text in said) == 2, said
     case.output = case.output.with_name("same_files")
     assert case.complete()
 
@@ -445,8 +453,9 @@ def test_when_the_disk_fills_up_the_download_stops_and_goes_on_when_there_is_roo
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    full = rf"the disk of {case.store} is full \({os.strerror(errno.ENOSPC)}\) after (0\.\d+) MB of 1.00 MB; free some and"
-    arrived = re.search(full + r" run again, it goes on there\nmissing: toy. Already fetched and kept: nothing", done.stderr)
+    full = rf"the disk of {case.store} is full \({os.strerror(errno.ENOSPC)}\) after (0\.\d+) MB of 1.00 MB; free some"
+    full += " space and run again to resume"
+    arrived = re.search(full + r"\nmissing: toy. Already fetched and kept: nothing", done.stderr)
     assert arrived, done.stderr
     assert "Traceback" not in done.stderr
     assert case.complete()
@@ -470,21 +479,23 @@ def test_what_is_not_locked_stops_with_the_command_that_locks_it(case, hub):
     case.lock = {}
     case.refused("asset 'toy' is not in config/assets.lock.json", "run: python -m scripts.update_lock toy")
     case.lock = {"toy": {"commit": "4" * 40, "unverified": "model card"}}
-    case.refused("holds only values that were not verified (model card)", "run: python -m scripts.update_lock toy")
+    case.refused("has only values that were not verified (model card)", "run: python -m scripts.update_lock toy")
     assert hub.requests == []
 
 
-def test_a_lock_of_another_wish_is_refused(case):
-    case.spec = {**WISH, "revision": "v2"}
-    case.refused("asks for owner/model@v2, config/assets.lock.json is of owner/model@main; run: python -m scripts.update_lock")
-    case.spec = {**WISH, "members": ["*.json", "*.parquet"]}
+def test_a_lock_of_another_spec_is_refused(case):
+    case.spec = {**SPEC, "revision": "v2"}
+    case.refused(
+        "owner/model@v2 in config/assets.yaml, owner/model@main in config/assets.lock.json; run: python -m scripts.update_lock"
+    )
+    case.spec = {**SPEC, "members": ["*.json", "*.parquet"]}
     case.refused("has no member like ['*.parquet']", "correct `members:` in config/assets.yaml, or run: python -m scripts")
 
 
 def test_a_lock_that_climbs_out_of_the_folder_is_refused(case):
     files = case.lock["toy"]["files"]
     files["../../climbs.json"] = files["config.json"]
-    case.refused("member '../../climbs.json' climbs out of its folder")
+    case.refused("member '../../climbs.json' has a path outside its folder")
 
 
 @pytest.fixture
@@ -492,7 +503,7 @@ def config(hub, tmp_path, monkeypatch):
     """A config with two assets of the hub, one of them absent there, and one of this machine; the lock is empty."""
     (tmp_path / "config").mkdir()
     (tmp_path / "plain.csv").write_text("1,2")
-    absent = {**WISH, "repo": "owner/{}", "each": {"model": "model", "gone": "gone"}}
+    absent = {**SPEC, "repo": "owner/{}", "each": {"model": "model", "gone": "gone"}}
     local = {"kind": "path", "path": str(tmp_path / "plain.csv"), "licence": "MIT", "source": "toy"}
     (tmp_path / "config/assets.yaml").write_text(json.dumps({"toy_{}": absent, "local": local}))
     (tmp_path / "config/assets.lock.json").write_text("{}")
@@ -512,7 +523,7 @@ def test_all_that_can_be_had_is_locked_and_the_rest_is_named(config, hub, monkey
     with pytest.raises(UserError, match="locked 2 of 3 assets; not locked, see above: toy_gone"):
         locking(monkeypatch)
     shown = capfd.readouterr()
-    assert "error: asset 'toy_gone' (hub owner/gone): owner/gone@main: the server answers 401 (RepoNotFound)" in shown.err
+    assert "error: asset 'toy_gone' (hub owner/gone): owner/gone@main: HTTP status 401 (RepoNotFound)" in shown.err
     lock = read_json(config)
     commit = hub.repositories["models", "owner/model"].branches["main"]
     assert list(lock) == ["local", "toy_model"]
@@ -536,8 +547,8 @@ def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted
         locking(monkeypatch, "toy_model")
     assert read_json(config) == {"toy_model": noted}
     shown, commit = capfd.readouterr().err, hub.repositories["models", "owner/model"].branches["main"]
-    assert f"toy_model: CHANGED: commit: {'4' * 40} was noted, {commit} is found" in shown
-    assert "is not what was noted (model card)" in shown
+    assert f"toy_model: CHANGED: commit: noted {'4' * 40}, found {commit}" in shown
+    assert "are not those noted (model card)" in shown
     assert "run: python -m scripts.update_lock --accept toy_model" in shown
     locking(monkeypatch, "--accept", "toy_model")
     assert read_json(config)["toy_model"]["commit"] == commit
@@ -559,12 +570,12 @@ def test_locking_says_what_is_wrong_and_loses_nothing(config, hub, monkeypatch, 
     hub.put("owner/model", FILES, gated=True)
     refused("toy_model", "(GatedRepo); access is restricted: accept the terms at")
     hub.put("owner/model", {"a.md": b""})
-    refused("toy_model", "has no member like ['*.json', '*.safetensors']", "there are: a.md")
+    refused("toy_model", "has no member like ['*.json', '*.safetensors']", "found: a.md")
     hub.put("owner/model", FILES)
-    hub.fail("corrupt", "config.json", at=3)
-    refused("toy_model", "owner/model: config.json: arrived damaged: git blob id: expected", "run again")
+    hub.fail("corrupt", "config.json", at=3, times=None)
+    refused("toy_model", "owner/model: config.json: received damaged twice: digest: expected")
     hub.fail("status", "/api/", status=503, times=None)
-    refused("toy_model", "owner/model@main: the server answers 503, again and again")
+    refused("toy_model", "owner/model@main: HTTP status 503; given up")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused("toy_model", "HF_HUB_OFFLINE is set", "unset it")
     assert read_json(config) == kept

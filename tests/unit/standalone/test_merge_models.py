@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -22,6 +24,8 @@ from models import ROOT, family, moved, random_model, same_bytes, save, shipped,
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiment.methods import REFERENCES
+from nan_merge.assets import retry
+from nan_merge.core import disk
 from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
@@ -424,6 +428,7 @@ def hub(tmp_path, monkeypatch):
         point_to(server.url, monkeypatch)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(retry, "RETRY_POLICY", retry.RetryPolicy(first_wait=0.001, longest_wait=0.002, read_timeout=5))
         yield server
 
 
@@ -509,17 +514,25 @@ def test_what_keeps_the_hub_from_answering_is_said_with_a_way_out(hub, tmp_path,
             find(given)
         assert not [part for part in (given, *parts) if part not in str(error.value)], error.value
 
-    refused("owner/none", "no such folder here and no such model at http", "or, if it is private, log in")
-    refused("owner/model@v9", "has no branch, tag or commit 'v9'")
-    refused("owner/gated", "access is restricted; accept its terms at", "set HF_TOKEN")
-    refused("owner/empty", "holds no weights; expected one of model.safetensors.index.json, model.safetensors")
-    refused("owner/a--b", "no such folder here, and no hub id")
+    refused("owner/none", f"no such model at {hub.url}: correct owner/name@revision", "or, if it is private, log in with")
+    refused("owner/model@v9", "HTTP status 404 (RevisionNotFound); correct the revision", f"{hub.url}/owner/model/commits")
+    refused("owner/gated", "access is restricted: accept the terms at", "set HF_TOKEN")
+    refused("owner/empty", "has no weights; expected one of model.safetensors.index.json, model.safetensors")
+    refused("owner/a--b", "not an id of a hub: ")
     hub.fail("status", times=None)
-    refused("owner/model", "answers 503; try again later")
+    refused("owner/model", "HTTP status 503; given up")
     point_to("http://127.0.0.1:9", monkeypatch)
-    refused("owner/model", "no such folder here; http://127.0.0.1:9 cannot be reached", "hf download owner/model", "HF_HOME")
+    refused(
+        "owner/model",
+        "http://127.0.0.1:9 cannot be reached",
+        "no such folder here, and not complete in the cache",
+        "hf download owner/model",
+        "HF_HOME",
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    refused("owner/model", "HF_HUB_OFFLINE is set, and it is not in the cache", "hf download owner/model")
+    refused(
+        "owner/model", "HF_HUB_OFFLINE is set", "no such folder here, and not complete in the cache", "hf download owner/model"
+    )
 
 
 @pytest.mark.parametrize("trouble", ["down", "offline"])
@@ -534,10 +547,135 @@ def test_without_the_hub_the_cache_is_taken(trouble, hub, tmp_path, monkeypatch)
     assert find(f"owner/model@{commit}").commit == commit
 
 
-def test_a_damaged_download_is_found_and_fetched_anew(hub, tmp_path):
-    published(hub, tmp_path / "model")
-    hub.fail("corrupt", "/model-00002-of-00002.safetensors", at=9, times=None)
-    with pytest.raises(UserError, match=r"owner/model: model-00002-of-00002.safetensors arrived damaged: sha256 .* run again"):
-        find("owner/model")
+SHARD = "/model-00002-of-00002.safetensors"
+
+
+def test_a_killed_download_is_resumed_by_the_next_process(hub, tmp_path):
+    base = {"weight": np.random.default_rng(0).standard_normal(250_000, np.float32)}
+    for seed, name in enumerate(("base", "expert")):
+        hub.put(f"owner/{name}", save(tmp_path / name, {n: tensor + seed for n, tensor in base.items()}))
+    given = ["--base", "owner/base", "--expert", "owner/expert", "--method", "task_arithmetic", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "scripts.merge_models", *given]
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    hub.fail("stall", "/storage/", at=600_000, skip=1, seconds=20)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 60
+    blobs = tmp_path / "cache/models--owner--expert/blobs"
+    while not [part for part in blobs.glob("[!.]*.part") if part.stat().st_size == 600_000]:
+        assert time.monotonic() < until and process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
     hub.forget()
-    same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert hub.ranges("/storage/") == ["bytes=600000-"], "the base was kept"
+    assert same_bytes(tensors_of(find("owner/expert").folder), tensors_of(tmp_path / "expert"))
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_an_incomplete_download_is_not_taken_offline(hub, tmp_path, monkeypatch):
+    published(hub, tmp_path / "model")
+    fault = hub.fail("close", f"/storage/.*{SHARD}", at=500, times=None)
+    with pytest.raises(UserError, match="given up, run again to resume"):
+        find("owner/model")
+    assert fault.hits == retry.RETRY_POLICY.attempts
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="not complete in the cache"):
+        find("owner/model")
+
+
+def test_a_damaged_download_is_fetched_again_and_refused_the_second_time(hub, tmp_path):
+    published(hub, tmp_path / "model")
+    for file in (SHARD, "/config.json"):
+        hub.fail("corrupt", file, at=9, times=None)
+        with pytest.raises(
+            UserError, match=rf"owner/model: {file[1:]}: received damaged twice: digest: expected .* nothing was kept"
+        ):
+            find("owner/model")
+        hub.forget()
+        hub.fail("corrupt", file, at=9)
+        assert same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))
+        shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("lie", [{"etag": "0" * 64}, {"size": 7}, {"commit": "0" * 40}], ids=lambda lie: next(iter(lie)))
+def test_a_hub_that_announces_another_file_is_refused(lie, hub, tmp_path):
+    published(hub, tmp_path / "model")
+    hub.fail("lie", SHARD, times=None, **lie)
+    with pytest.raises(UserError, match=rf"{SHARD[1:]}: announced \w+ {next(iter(lie.values()))}, expected .*run again later"):
+        find("owner/model")
+    assert hub.ranges(f"/storage/.*{SHARD}") == []
+
+
+def test_a_download_by_the_client_of_the_hub_is_taken_and_verified(hub, tmp_path, monkeypatch):
+    commit = published(hub, tmp_path / "model")
+    hub.fail("corrupt", f"/storage/.*{SHARD}", at=9)
+    folder = huggingface_hub.snapshot_download("owner/model")  # its client does not compare digests
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert find("owner/model").folder == Path(folder)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub.forget()
+    source = find("owner/model")
+    assert (source.folder, source.commit) == (Path(folder), commit)
+    assert len(hub.ranges("/resolve/")) == len(hub.ranges(f"/storage/.*{SHARD}")) == 1, "only the damaged file is fetched"
+    assert same_bytes(tensors_of(source.folder), tensors_of(tmp_path / "model"))
+    assert huggingface_hub.snapshot_download("owner/model", local_files_only=True) == folder
+
+
+def test_a_damaged_index_of_the_cache_is_fetched_again(hub, tmp_path):
+    published(hub, tmp_path / "model")
+    hub.fail("corrupt", "index.json", method="GET", at=0)
+    folder = huggingface_hub.snapshot_download("owner/model")
+    assert (Path(folder) / "model.safetensors.index.json").read_text()[0] != "{"
+    assert same_bytes(tensors_of(find("owner/model").folder), tensors_of(tmp_path / "model"))
+
+
+def test_the_client_of_the_hub_takes_what_was_fetched(hub, tmp_path):
+    published(hub, tmp_path / "model")
+    folder = find("owner/model").folder
+    hub.forget()
+    assert huggingface_hub.snapshot_download("owner/model", allow_patterns="model*.safetensors") == str(folder)
+    assert hub.ranges("/storage/") == []
+    (repository,) = huggingface_hub.scan_cache_dir(tmp_path / "cache").repos
+    assert {file.file_name for revision in repository.revisions for file in revision.files} == {f.name for f in folder.iterdir()}
+    assert not huggingface_hub.scan_cache_dir(tmp_path / "cache").warnings
+
+
+def test_the_token_of_a_login_opens_gated_models_and_goes_nowhere_else(hub, tmp_path, monkeypatch, capfd):
+    published(hub, tmp_path / "model", gated=True)
+    hub.tokens.add("hf_secret")
+    (tmp_path / "token").write_text("hf_secret")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    find("owner/model")
+    assert {r.authorization for r in hub.requests if r.origin == "hub"} == {"Bearer hf_secret"}
+    assert {r.authorization for r in hub.requests if r.origin == "storage"} == {None}
+    assert "secret" not in "".join(capfd.readouterr())
+    (tmp_path / "token").write_text("hf_secret_of_another_hub")
+    with pytest.raises(UserError) as error:
+        find("owner/model@main")
+    assert "secret" not in str(error.value)
+
+
+def test_a_disk_without_room_is_found_before_the_download(hub, tmp_path, monkeypatch):
+    published(hub, tmp_path / "model")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=16_778_000))
+    with pytest.raises(
+        UserError, match=r"the download of owner/model takes 16.78 MB, the disk has 16.78 MB free; .* set HF_HOME"
+    ):
+        find("owner/model")
+    assert hub.ranges("/storage/") == []
+
+
+def test_a_shared_cache_without_write_access_is_read(hub, tmp_path, isolated):
+    published(hub, tmp_path / "model")
+    folder = huggingface_hub.snapshot_download("owner/model")
+    hub.forget()
+    cache = tmp_path / "cache"
+    shell = f'mount --bind {cache} {cache} && mount -o remount,ro,bind {cache} && exec "$@"'
+    code = "from nan_merge.standalone.sources import find; print(find('owner/model').folder)"
+    command = [*isolated("--mount"), "sh", "-c", shell, "sh", sys.executable, "-c", code]
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "PYTHONPATH": str(ROOT / "workflow")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == folder, done.stderr
+    assert hub.ranges("/storage/") == []

@@ -1,6 +1,6 @@
-"""Pinned downloads: hub repositories, PyPI, Debian and npm packages, addresses and local files, verified against a lock.
+"""Downloads: hub repositories, PyPI, Debian and npm packages, addresses and local files, resumed and verified.
 
-How a downloaded file is read lives in `checkpoints` and `data`.
+Readers of the files are in `checkpoints` and `data`.
 
 Imports: core.
 """

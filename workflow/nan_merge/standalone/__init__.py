@@ -2,5 +2,5 @@
 
 The workflow's rules do the same stage by stage and share only the model card.
 
-Imports: core, checkpoints, layouts, methods, engine.
+Imports: core, assets, checkpoints, layouts, methods, engine.
 """

@@ -1,3 +1,3 @@
-"""What a merge costs, measured against other programs and against the machine; run as `python -m benchmarks.<name>`."""
+"""Cost of a merge against other programs and against the machine; run as `python -m benchmarks.<name>`."""
 
 import scripts  # noqa: F401  puts the library on the path

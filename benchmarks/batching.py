@@ -1,7 +1,7 @@
-"""Compare ways to bring many short jobs through SLURM: how many submissions, how long, at what cost of CPU.
+"""Compare ways to run many short jobs on SLURM: submissions, wall time, CPU time.
 
-The tiny suite of the tests with more tasks, merged and scored by many methods, on the pretended cluster of tests/slurm: two
-nodes of four CPUs, whatever the machine has. CPU seconds are of everything together: SLURM's daemons, Snakemake and the jobs
+The tiny suite of the tests with more tasks, merged and scored by many methods, on the simulated cluster of tests/slurm: two
+nodes of four CPUs on any machine. CPU seconds are of everything together: SLURM's daemons, Snakemake and the jobs
 themselves.
 """
 
@@ -42,7 +42,7 @@ WAYS = {  # the arguments of each way to submit
 }
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, run every way once from the same state, and write the results."""
     parser = argparse.ArgumentParser("benchmarks.batching", description=__doc__)
     parser.add_argument("--methods", type=int, default=30)
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--folder", type=Path, help="where the runs are made (default: a temporary folder)")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     start = facts(args.output)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what daemons leave behind comes to us, with its times
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -112,7 +112,7 @@ def measured(way: str, methods: int, base: Project, folder: Path) -> dict[str, A
 
 
 def cpu() -> float:
-    """Return the CPU seconds of all that ended below this process so far; waits for what is about to end."""
+    """Return the CPU seconds of all child processes that have ended; waits for those about to end."""
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:

@@ -1,4 +1,4 @@
-"""Put the models of one benchmark on the disk and take them away again; say on what machine it ran."""
+"""Make and remove the models of a benchmark; describe the machine."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Case:
 
     @property
     def traffic(self) -> int:
-        """The bytes that a merge at least reads and writes."""
+        """The least bytes that a merge reads and writes."""
         return (self.count + 2) * model_bytes(self.model)
 
     def record(self) -> dict[str, Any]:
-        """Return what a table says of it."""
+        """Return the description of the case for tables."""
         return {
             "size": self.size,
             "family": "LLaMA" if isinstance(self.model, Llama) else "CLIP image encoder",
@@ -109,7 +109,7 @@ def made(case: Case, *, keep: bool = False) -> Iterator[Case]:
 
 
 def tiny(case: Case) -> Case:
-    """Return a case of the same family and number of experts that takes no time: for a run before the clock starts."""
+    """Return a tiny case of the same family and number of experts, for a run before the clock starts."""
     return Case("tiny", TINY[type(case.model)], case.count, case.folder / "tiny")
 
 
@@ -147,7 +147,7 @@ def facts(folder: Path, peers: Mapping[str, Path] | None = None) -> dict[str, An
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system of a folder that is there or will be made."""
+    """Return the type of the file system of an existing or future folder."""
     place = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     holding = [(where, kind) for where, kind in mounts if Path(where) in (place, *place.parents)]
@@ -155,7 +155,7 @@ def file_system(folder: Path) -> str:
 
 
 def version(python: Path, package: str) -> dict[str, str]:
-    """Return the versions of a package and of what it stands on, in the environment of another Python."""
+    """Return the versions of a package and of its dependencies, in the environment of another Python."""
     program = (
         "import importlib.metadata, platform, sys; print(platform.python_version());"
         " [print(importlib.metadata.version(name)) for name in sys.argv[1:]]"

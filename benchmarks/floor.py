@@ -1,4 +1,4 @@
-"""Read models of one layout and write the first one again: what a merge costs a program that computes nothing.
+"""Read models of one layout and write the first one again: the cost of a merge without computation.
 
     python benchmarks/floor.py OUTPUT BASE EXPERT...
 

@@ -26,7 +26,7 @@ class Measurement:
     """What one run took. Memory is the peak over the process and its children, in bytes.
 
     `seconds` is from the start to durable files: `process_seconds` and the fsync of everything in the output folder.
-    `anonymous` is what no file stands behind, private (RssAnon) and shared (RssShmem); `resident` is everything,
+    `anonymous` is memory without a file behind it, private (RssAnon) and shared (RssShmem); `resident` is all memory,
     mapped files included.
     """
 

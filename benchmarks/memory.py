@@ -1,6 +1,6 @@
 """Measure the peak memory of our merges for models of several sizes and for several numbers of experts.
 
-Memory is what no file stands behind, private (RssAnon) and shared (RssShmem), sampled 200 times a second. A model that
+Memory is anonymous: private (RssAnon) and shared (RssShmem), sampled 200 times a second. A model that
 the disk does not hold is made of files with holes: 32 MB of numbers a model, the rest reads as zeros and takes no disk.
 """
 
@@ -19,14 +19,14 @@ from benchmarks.tables import cut_to, grid, machine, save
 from nan_merge.core.command_line import command_line
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, and write the results."""
     parser = argparse.ArgumentParser("benchmarks.memory", description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=MODELS, default=["100M", "1B", "7B"], help="of 3 experts each")
     parser.add_argument("--experts", nargs="*", type=positive, default=[2, 8, 20], help="numbers of experts of the first size")
     parser.add_argument("--methods", nargs="+", choices=OURS, default=["task_arithmetic", "nan", "ties"])
     add_options(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     results: dict[str, Any] = {"facts": facts(args.folder), "runs": []}
     for size, experts in [*((size, 3) for size in args.sizes), *((args.sizes[0], count) for count in args.experts)]:
         free = shutil.disk_usage(args.folder if args.folder.exists() else ROOT).free - SPARE
@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def runs(case: Case, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield what every method took on a case, after a merge of tiny models that compiles the kernels."""
+    """Yield the measurements of every method on a case, after a merge of tiny models that compiles the kernels."""
     for method in methods:
         program = ours(method, 1)
         with made(tiny(case)) as small:

@@ -21,9 +21,9 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure every size, and write the results."""
-    args = arguments().parse_args(words)
+    args = arguments().parse_args(argv)
     peers = {name: path for name, path in (("mergekit", args.mergekit), ("fusion-bench", args.fusionbench)) if path}
     often = peer_rounds(args.peer_rounds)
     results: dict[str, Any] = {"facts": facts(args.folder, peers), "cases": []}
@@ -69,7 +69,7 @@ def peer_rounds(words: Sequence[str]) -> dict[str, int]:
 
 
 def study(case: Case, chosen: Sequence[Program], cold: bool, limit: float) -> dict[str, Any]:
-    """Run all programs in turn: their commands and everything that was measured, in the order of the runs."""
+    """Run all programs in turn and return their commands and measurements, in the order of the runs."""
     print(f"{case.size}: {case.count} experts, {case.model.layers} layers", flush=True)
     with made(tiny(case)) as small:
         for program in chosen:
@@ -87,7 +87,7 @@ def study(case: Case, chosen: Sequence[Program], cold: bool, limit: float) -> di
 
 
 def commands(chosen: Sequence[Program], case: Case) -> dict[str, str]:
-    """Return the command lines without the places of this machine: {program and method: words}."""
+    """Return the command lines without folders of this machine, by program and method."""
     found = {}
     for program in chosen:
         first, *words = program.command(case)

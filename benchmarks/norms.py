@@ -1,7 +1,7 @@
 """Compare the pass that measures norms with reading the same files, in one process and in turn, page cache warm.
 
-What is read counts: the base and every expert once. Imports and the loading of compiled kernels do not: everything runs
-once before the clock starts.
+The bytes read are those of the base and of every expert, once. Imports and the loading of compiled kernels do not count:
+everything runs once before the clock starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nan_merge.engine import measure
 from nan_merge.layouts.unify import unify_layout
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, and write the results."""
     parser = argparse.ArgumentParser("benchmarks.norms", description=__doc__)
     parser.add_argument("--size", choices=MODELS, default="1B")
@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--threads", type=positive, default=available_processors())
     add_options(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     with models(args.size, args.experts, args.folder, keep=args.keep) as case:
         total = sum(file.stat().st_size for file in case.files)
         opened = unify_layout(case.base, {expert.name: expert for expert in case.experts})

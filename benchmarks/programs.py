@@ -1,4 +1,4 @@
-"""The programs that are compared: their command lines for the models of a case, and nothing of their insides."""
+"""Command lines of the compared programs for the models of a case."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ours(method: str, rounds: int) -> Program:
 
 
 def floor(rounds: int) -> Program:
-    """Return the program that reads what a merge reads and writes what it writes, and computes nothing."""
+    """Return the program that reads and writes the same bytes as a merge and computes nothing."""
 
     def command(case: Case) -> list[str]:
         return [sys.executable, str(ROOT / "benchmarks/floor.py"), str(case.output), *map(str, (case.base, *case.experts))]
@@ -102,7 +102,7 @@ def programs(
 
 
 def run(program: Program, case: Case, **how: Any) -> Measurement:
-    """Measure one program on a case; what it says in the end is kept without the places of this machine."""
+    """Measure one program on a case; the end of its output is kept without folders of this machine."""
     found = measure(program.command(case), case.output, folder=ROOT, variables=VARIABLES, **how)
     return dataclasses.replace(found, outcome=hidden(found.outcome, case))
 

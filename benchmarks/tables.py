@@ -1,4 +1,4 @@
-"""Write what was measured: every raw number as JSON, medians and ratios as Markdown."""
+"""Write results: every raw number as JSON, medians and ratios as Markdown."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def save(path: Path, results: Mapping[str, Any], table: str) -> None:
     print(table)
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """Return the lines of a Markdown table whose first `words` columns are words and the others numbers."""
-    rule = ["---"] * words + ["---:"] * (len(head) - words)
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> list[str]:
+    """Return the lines of a Markdown table whose first `text` columns are text and the others numbers."""
+    rule = ["---"] * text + ["---:"] * (len(head) - text)
     return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
 def machine(facts: Mapping[str, Any]) -> str:
-    """Return one method_spec on where and when it was measured."""
+    """Return one sentence on machine and date."""
     versions = [f"{name} {number}" for name, number in facts["versions"].items()]
     versions += [f"{name} {of[name]} (torch {of['torch']})" for name, of in facts["peers"].items()]
     return (
@@ -41,7 +41,7 @@ def machine(facts: Mapping[str, Any]) -> str:
 
 
 def describe(case: Mapping[str, Any]) -> str:
-    """Return a case in words: what models, how many, how large."""
+    """Describe a case: models, number and size."""
     layers = f"{case['layers']} layers" if case["layers"] == case["layers_of_size"] else cut_to(case)
     return (
         f"{case['experts']} × {case['size']} ({case['family']} shape, {layers}, {case['parameters'] / 1e9:.2f} B parameters,"
@@ -50,7 +50,7 @@ def describe(case: Mapping[str, Any]) -> str:
 
 
 def cut_to(case: Mapping[str, Any]) -> str:
-    """Say how many of its layers a model that the disk does not hold was cut to."""
+    """Describe the cut of a model that did not fit on the disk, in layers."""
     return f"cut to {case['layers']} of its {case['layers_of_size']} layers"
 
 
@@ -119,7 +119,7 @@ def _megabytes(runs: Sequence[Run], key: str) -> str:
 
 
 def _throughputs(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Compare the throughput of the cases with that of the first, and say what a model that was cut would take."""
+    """Compare the throughput of the cases with that of the first, and extrapolate models that were cut."""
     rows, notes = [], []
     for method, program in _keys(cases[0]["runs"]):
         walls = [wall(case, program, method) for case in cases]

@@ -1,1 +1,1 @@
-"""What an evaluation costs: the batch loop against the bare forward pass, and whole processes against FusionBench."""
+"""Wost of an evaluation: the batch loop against the bare forward pass, and whole processes against FusionBench."""

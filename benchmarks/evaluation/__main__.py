@@ -1,4 +1,4 @@
-"""Measure what an evaluation costs: the batch loop against the bare forward pass, and whole processes against FusionBench.
+"""Measure wost of an evaluation: the batch loop against the bare forward pass, and whole processes against FusionBench.
 
     python -m benchmarks.evaluation --fusionbench PYTHON
 
@@ -24,9 +24,9 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, make the models, measure, and write the tables."""
-    args = arguments().parse_args(words)
+    args = arguments().parse_args(argv)
     bench = Bench(args.folder.resolve() / "evaluation", args.threads, args.batch, args.fusionbench)
     if bench.folder.exists():
         raise UserError(f"{bench.folder}: is there already, from a run that was ended or kept; remove it")
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _measure(bench: Bench, args: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Fill in the results and write them as often as something is new."""
+    """Fill in the results and write them after each measurement."""
     few = min(args.images)
     for precision in args.precision:
         results["loop"] += loop.measure(bench.model, bench.data(few), bench.head, bench.batch, precision, args.loop_rounds)

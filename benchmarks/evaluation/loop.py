@@ -22,7 +22,7 @@ Seconds = dict[str, float]
 def measure(model: Path, data: Path, head: Path, size: int, precision: str, rounds: int) -> list[dict[str, Any]]:
     """Return the seconds of every round, wall and processor.
 
-    `network` is the model on floating-point pixels that lie ready, `encoder` the same on bytes that lie ready, `loop` is
+    `network` is the model on floating-point pixels in memory, `encoder` the same on bytes in memory, `loop` is
     everything from the mapped file to predictions; all over the same number of batches of `size` images, on one thread.
     """
     from nan_merge.models.classification import Forward, embed, predict

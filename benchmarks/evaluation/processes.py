@@ -1,4 +1,4 @@
-"""The programs that are compared, as whole processes on the same model and the same pictures, and what both are given."""
+"""The compared programs, as whole processes on the same model and pictures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Bench:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What is set for every process: no network, the same threads."""
+        """Environment variables of every process: no network, the same threads."""
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(self.folder / "cache")}
         return {**offline, "OMP_NUM_THREADS": str(self.threads), "TQDM_MININTERVAL": "60"}
 
@@ -91,7 +91,7 @@ class Bench:
         return self.command(*script, self.model, self.base, file, TASK, self.folder / "out")
 
     def hidden(self, text: str) -> str:
-        """Replace the places of this machine in a command line."""
+        """Replace the folders of this machine in a command line."""
         places = {self.folder: "FOLDER", f"{ROOT}/": "", self.fusionbench: "python", sys.executable: "python"}
         for place, name in places.items():
             text = text.replace(str(place), name) if place else text
@@ -104,7 +104,7 @@ class Bench:
 
 
 def make(bench: Bench, size: str, counts: Sequence[int]) -> dict[str, Any]:
-    """Make the model and the pictures, then prepare both with this project: what each preparation took."""
+    """Make the model and the pictures, prepare both with this project, and return the measurements of each preparation."""
     models.make(bench.base, size)
     side = models.side(bench.base)
     prompts = json.dumps({"classes": bench.names["classes"], "templates": bench.names["prompt"]})
@@ -125,7 +125,7 @@ def make(bench: Bench, size: str, counts: Sequence[int]) -> dict[str, Any]:
 
 
 def once(bench: Bench, words: Sequence[Any]) -> dict[str, Any]:
-    """Measure a step that is done once; one that does not end well is a UserError."""
+    """Measure a step that is done once; raises UserError if it fails."""
     found = measure(bench.command(*words), bench.folder / "out", folder=ROOT, variables=bench.variables)
     if found.outcome != "ok":
         raise UserError(f"{words[2]}: {found.outcome}; see {bench.folder / 'out.log'}")
@@ -133,7 +133,7 @@ def once(bench: Bench, words: Sequence[Any]) -> dict[str, Any]:
 
 
 def predictions(bench: Bench, program: str, command: Sequence[str]) -> np.ndarray:
-    """Run a program off the clock, so that its libraries lie in the page cache, and return what it predicted."""
+    """Run a program off the clock, so that its libraries are in the page cache, and return its predictions."""
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **bench.variables}, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{program}: {done.stderr.strip().splitlines()[-1]}")
@@ -149,7 +149,7 @@ def predictions(bench: Bench, program: str, command: Sequence[str]) -> np.ndarra
 
 
 def study(bench: Bench, precisions: Sequence[str], images: int, rounds: int, limit: float) -> Iterator[dict[str, Any]]:
-    """Run all programs in turn, in another order each round: everything that was measured."""
+    """Run all programs in turn, in another order each round, and return all measurements."""
     files = [
         *bench.base.iterdir(),
         *bench.model.iterdir(),
@@ -167,6 +167,6 @@ def study(bench: Bench, precisions: Sequence[str], images: int, rounds: int, lim
 
 
 def _parts(log: Path) -> dict[str, float]:
-    """Return what FusionBench said of its parts in the end."""
+    """Return the times that FusionBench prints of its parts."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith('{"imports"')]
     return json.loads(lines[-1]) if lines else {}

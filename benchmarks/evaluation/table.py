@@ -1,4 +1,4 @@
-"""Write what was measured: medians, ratios, and what an image costs beside what every run costs."""
+"""Write results: medians, ratios, and the cost of an image beside the fixed cost of a run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _ratio(runs: Sequence[Run], program: str, images: int, kind: str) -> str:
 
 
 def line(runs: Sequence[Run], program: str, kind: str) -> tuple[float, float] | None:
-    """Return what every run costs and what every image costs, by the least and the most images; None for one number."""
+    """Return fixed cost and cost of an image, from the least and the most images; None for one number."""
     few, many = (pick(run["images"] for run in runs) for pick in (min, max))
     low, high = middle(runs, program, few, kind), middle(runs, program, many, kind)
     if few == many or low is None or high is None:
@@ -123,7 +123,7 @@ def _whole(found: tuple[float, float]) -> float:
 
 
 def _parts(runs: Sequence[Run]) -> list[str]:
-    """Say where FusionBench's time goes."""
+    """Describe the time of FusionBench by its parts."""
     found = [run for run in runs if run["program"] == PEER and run["parts"]]
     if not found:
         return []
@@ -136,7 +136,7 @@ def _parts(runs: Sequence[Run]) -> list[str]:
 
 
 def _once(results: Mapping[str, Any]) -> list[str]:
-    """Say what the preparation costs, and after how many evaluations it has paid."""
+    """Describe the cost of the preparation and the number of evaluations that repay it."""
     made, runs = results["made"], results["runs"]
     rows = [[name, f"{taken['seconds']:.1f}", f"{taken['processor_seconds']:.1f}"] for name, taken in made.items()]
     lines = ["## What is prepared once", "", *grid(["what", "wall s", "CPU s"], rows), ""]

@@ -1,4 +1,4 @@
-"""Merge the same small models with this project and with public implementations, and write how far they are apart.
+"""Merge the same small models with this project and with public implementations, and write their largest differences.
 
     python -m benchmarks.parity --mergekit PYTHON --fusionbench PYTHON
 
@@ -25,7 +25,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, compare, and write the table."""
     parser = argparse.ArgumentParser(
         "benchmarks.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="of an environment with mergekit")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, by the peer's name or by ours")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of the JSON and the table")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     pythons = {name: path for name, path in (("fusion-bench", args.fusionbench), ("mergekit", args.mergekit)) if path}
     if not pythons:
         parser.error("expected --fusionbench, --mergekit or both")
@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def compare(peer: str, python: Path, chosen: Sequence[Comparison], folder: Path) -> Iterator[dict[str, Any]]:
-    """Run everything that is compared with one peer: its rows."""
+    """Run all comparisons with one peer and return its rows."""
     work = [(each, family(name, each, folder)) for each in chosen if each.peer == peer for name in each.families]
     found = peers(python, peer, work, folder / peer) if work else []
     for number, ((compared, models), theirs) in enumerate(zip(work, found, strict=True)):
@@ -59,7 +59,7 @@ def compare(peer: str, python: Path, chosen: Sequence[Comparison], folder: Path)
 
 
 def family(name: str, compared: Comparison, folder: Path) -> Family:
-    """Return the models of one comparison; those of several that ask for the same are made once."""
+    """Return the models of one comparison; equal models are made once."""
     place = folder / f"{name}-{compared.experts}-{compared.shared}"
     return Family(name, place, compared.experts) if place.exists() else make(name, place, compared.experts, compared.shared)
 

@@ -1,4 +1,4 @@
-"""What is compared: every method of a peer with its counterpart here."""
+"""The comparisons: every method of a peer with its counterpart here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TIES = {"threshold": 20, "remove_keys": []}
 ADAPTED = {"init_values": 0.3, "lr": 1e-3, "max_steps": 3, "clamp_weights": False}
 NORMALISED = (
     "FusionBench's default: the Fisher weights of each expert over their norm in the model (fisher_merging.py,"
-    " merging_with_fisher_weights), which is NAN on norms of the calibration; it adds 1e-6 to each norm, 1e-5 to 1e-4 of them here"
+    " merging_with_fisher_weights), which is NAN on norms of the calibration; it adds 1e-6 to each norm, 1e-5 to 1e-4 of them"
+    " here"
 )
 OPPOSED = (
     "experts with nothing in common: the mean cosine of some tensors is negative, and mergekit steps from the base away from"

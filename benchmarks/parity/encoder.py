@@ -1,4 +1,4 @@
-"""What AdaMerging sees, the same for both programs: a CLIP image encoder of transformers, images, and a head a task.
+"""Inputs of AdaMerging, the same for both programs: a CLIP image encoder of transformers, images, and a head a task.
 
 Imported here and by the Python of FusionBench's environment: transformers, torch and NumPy only.
 """

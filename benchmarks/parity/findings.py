@@ -1,4 +1,4 @@
-"""What the peers do at the edges, where no number can be compared: seen with FusionBench 0.2.33 and mergekit 0.1.5."""
+"""Behaviour of the peers at the edges, where no number can be compared: observed with FusionBench 0.2.33 and mergekit 0.1.5."""
 
 FOUND = {
     "fusion-bench": [

@@ -1,4 +1,4 @@
-"""Small random models of three families in folders: a base, its experts, and what was collected of every expert.
+"""Small random models of three families in folders: a base, its experts, and random calibration statistics of every expert.
 
 Experts are the base plus noise of their own size and a part that they share, so that neither cosines nor norms are
 alike. Beside each expert lie random Fisher weights and Gram matrices, which both programs of a comparison are given.
@@ -76,7 +76,7 @@ LINEAR = {  # the weights of linear layers, and whether they are stored as (in, 
 
 @dataclass(frozen=True)
 class Family:
-    """A base and its experts on the disk, and the calibration of the experts."""
+    """A base and its experts on the disk, with calibration statistics of the experts."""
 
     name: str
     folder: Path
@@ -113,7 +113,7 @@ def tensors(name: str) -> Shapes:
 
 
 def make(name: str, folder: Path, count: int = len(SIZES), shared: float = 0.5) -> Family:
-    """Write a base, `count` experts and their calibration of one family under `folder`.
+    """Write a base, `count` experts and their calibration statistics of one family under `folder`.
 
     `shared` is the size of the noise that all experts have in common, in units of their own: the cosine between two
     task vectors is about shared^2 / (1 + shared^2).

@@ -2,7 +2,7 @@
 
 A job has `method`, `settings`, `base`, `experts`, `calibration` (files), `output` and `double`: whether the numbers are
 taken to float64 first. `turn` names matrices that are given to FusionBench transposed, and turned back afterwards.
-FusionBench's classes run where they take models; Fisher and RegMean are their functions behind the data sets.
+FusionBench's classes run where they take models; for Fisher and RegMean the functions after the data sets are called.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def turned(tensors, pattern):
 
 
 class Shell(torch.nn.Module):
-    """Named tensors as a module: what FusionBench's classes ask of a model is its state dict."""
+    """Named tensors as a module; FusionBench's classes need only its state dict."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -71,7 +71,7 @@ def by_class(path):
 
 
 def fisher(models, calibration, folder, **settings):
-    """Run what FusionBench does once the Fisher weights are there."""
+    """Run FusionBench's merge of given Fisher weights."""
     from fusion_bench.method.fisher_merging.fisher_merging import merging_with_fisher_weights
 
     share = torch.full([len(calibration)], 1 / len(calibration), dtype=models[0][next(iter(models[0]))].dtype)
@@ -79,7 +79,7 @@ def fisher(models, calibration, folder, **settings):
 
 
 def regmean(models, calibration, folder, **settings):
-    """Run what FusionBench does once the Gram matrices are there."""
+    """Run FusionBench's merge of given Gram matrices."""
     from fusion_bench.method.regmean.regmean import merging_with_regmean_weights
 
     grams = [{name.removesuffix(".weight"): gram for name, gram in each.items()} for each in calibration]

@@ -38,13 +38,19 @@ VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREAD
 class Comparison:
     """One method of a peer and its counterpart here.
 
-    `ours` is an entry of config/methods.yaml and `change` what `--set` changes in it. `settings` are the peer's: of its
-    class (FusionBench) or its `parameters` (mergekit, where `each` are those of every model, and `base` says which model
-    is `base_model`: the base, the first expert, or none). `turn` gives the peer the matrices of GPT-2 as (out, in);
-    `draw` fixes what both draw at random; `learn` are the settings of AdaMerging here, and whether the entropies of the
-    tasks are `added`; `shared` is what experts have in common; tensors that `apart` matches are not compared. `within` is
-    the largest error in float64 that counts as agreement, in units of the largest entry of a task vector, None where the
-    programs differ on purpose. `note` says in words what makes them agree, or why they differ.
+    Attributes:
+        ours: entry of config/methods.yaml; `change` are its `--set` options.
+        note: the condition of agreement, or the reason for a difference.
+        settings: of the peer: of its class (FusionBench) or its `parameters` (mergekit).
+        each: mergekit's parameters of every model.
+        base: mergekit's `base_model`: the base, the first expert, or none.
+        shared: size of the noise that all experts share, in units of their own.
+        learn: settings of AdaMerging here, and whether the entropies of the tasks are `added`.
+        turn: pattern of matrices that the peer gets as (out, in).
+        draw: probability at which both fix their random draws.
+        apart: pattern of tensors that are not compared.
+        within: largest error in float64 that counts as agreement, in units of the largest entry of a task vector; None
+            where the programs differ on purpose.
     """
 
     peer: str
@@ -67,7 +73,7 @@ class Comparison:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a table says of it."""
+        """The fields of a row of the table."""
         return asdict(self)
 
     def method_spec(self) -> dict[str, Any]:
@@ -121,7 +127,7 @@ def peers(python: Path, peer: str, work: Sequence[tuple[Comparison, Family]], fo
     command = [str(python), str(Path(__file__).with_name(SCRIPTS[peer])), str(folder / "jobs.json")]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **VARIABLES}, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{peer} did not end well: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
+        raise UserError(f"{peer} failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
     return [{precision: read(found) for precision, found in place.items()} for place in places]
 
 
@@ -139,14 +145,14 @@ def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensor
             float((e.read(name).astype(np.float64) ** 2).sum()) for e in calibration.values() if name in e.entries
         ]
     table = recipe.estimate(measures)
-    found = {}
+    merged = {}
     for precision, dtype in PRECISIONS.items():
         if compared.learn:
             table = learned(models, recipe, cuts, precision, compared.learn)
         with drawn(compared.draw):
             merge(MergeRequest(models, recipe, table, cuts, calibration, dtype=dtype), folder / precision)
-        found[precision] = read(folder / precision)
-    return found
+        merged[precision] = read(folder / precision)
+    return merged
 
 
 def learned(
@@ -166,13 +172,13 @@ def learned(
     drawn = [encoder.task(t, shape.image_size, shape.hidden_size) for t in range(len(models.experts))]
     labels = np.zeros(encoder.EXAMPLES, np.int64)
     tasks = [Task(images, labels, head.astype(PRECISIONS[precision]), encoder.SCALE) for images, head in drawn]
-    how = {"batch_size": encoder.EXAMPLES, **settings}
-    return adamerging.learn(network, adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind), tasks, 0, **how).table
+    settings = {"batch_size": encoder.EXAMPLES, **settings}
+    return adamerging.learn(network, adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind), tasks, 0, **settings).table
 
 
 @contextlib.contextmanager
 def drawn(value: float | None) -> Iterator[None]:
-    """Let every random draw keep what has a probability of `value` and more, unless it is None."""
+    """Let every random draw keep entries of probability `value` and more, unless it is None."""
     if value is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Write how far two programs are apart: every comparison as JSON, and as Markdown with its reason in words."""
+"""Write the differences of two programs: every comparison as JSON, and as Markdown with its note."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row(record: Mapping[str, Any], family: str, errors: Mapping[str, float], lar
 
 
 def faults(rows: Sequence[Row]) -> list[str]:
-    """Return in words the comparisons that should agree and do not."""
+    """Describe the comparisons that should agree and do not."""
     return [
         f"{each['peer']} {each['method']} and {each['ours']} on {each['family']} ({relative(each, 'float64'):.1e})"
         for each in rows
@@ -49,7 +49,7 @@ def relative(each: Row, precision: str) -> float:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return the tables, one a peer, with what they were measured with and the notes."""
+    """Return the tables, one a peer, with versions and notes."""
     lines = ["# Agreement with public implementations", "", *about(results["facts"])]
     for peer, name in PEERS.items():
         rows = [each for each in results["rows"] if each["peer"] == peer]
@@ -63,7 +63,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def about(facts: Mapping[str, Any]) -> list[str]:
-    """Return what was compared, and with what."""
+    """Describe models and versions."""
     versions = [
         f"{PEERS[name]} {of[name]} (torch {of['torch']}, NumPy here {facts['versions']['numpy']})"
         for name, of in facts["peers"].items()
@@ -101,12 +101,12 @@ def cells(each: Row, notes: Sequence[str]) -> list[str]:
 
 def settings(each: Row) -> str:
     """Return the settings of the peer as a line."""
-    given = {key: value for key, value in {**each["settings"], **each["each"]}.items() if value != []}
-    return re.sub(r'[{}"]', "", json.dumps(given, sort_keys=True))
+    shown = {key: value for key, value in {**each["settings"], **each["each"]}.items() if value != []}
+    return re.sub(r'[{}"]', "", json.dumps(shown, sort_keys=True))
 
 
 def note(each: Row) -> str:
-    """Return what is set here and the reason in words, as sentences; nothing for a method as shipped that needs none."""
+    """Return the `--set` options and the note of a comparison as sentences; empty without both."""
     options = " ".join(f"--set {change}" for change in each["change"])
-    words = each["note"] if each["note"].startswith(tuple(PEERS)) else each["note"][:1].upper() + each["note"][1:]
-    return " ".join([f"Here `{options}`."] * bool(options) + [f"{words}."] * bool(words))
+    reason = each["note"] if each["note"].startswith(tuple(PEERS)) else each["note"][:1].upper() + each["note"][1:]
+    return " ".join([f"Here `{options}`."] * bool(options) + [f"{reason}."] * bool(reason))

@@ -356,9 +356,9 @@ def test_collections_never_mix_and_the_printed_one_comes_first(tmp_path):
 
 def test_a_suite_of_something_else_is_left_out(tmp_path):
     assert "Nothing of this table was measured" in rendered(tmp_path, [study(published="large")])[1]
-    silent = study()
-    del silent.suite["published"]
-    assert "Nothing of this table was measured" in rendered(tmp_path, [silent])[1]
+    unnamed = study()
+    del unnamed.suite["published"]
+    assert "Nothing of this table was measured" in rendered(tmp_path, [unnamed])[1]
 
 
 def test_a_partial_measurement_fills_what_it_can(tmp_path):
@@ -478,7 +478,7 @@ def test_the_oddities_of_nans_tables_are_footnotes_where_they_belong(tmp_path):
     [
         (lambda text: text.replace("\t70.0\t", "\tnan\t"), r"line 2: value: expected a number in per cent, found 'nan'"),
         (lambda text: text.replace("\t70.0\t", "\t?\t"), r"line 2: value: .* found '\?'; leave an unknown number out"),
-        (lambda text: text + text.splitlines()[1] + "\n", r"line 7: toy/small/TA/digits is there twice"),
+        (lambda text: text + text.splitlines()[1] + "\n", r"line 7: toy/small/TA/digits occurs twice"),
         (lambda text: text.replace("\tsource", ""), r"line 2: expected the columns table, suite"),
         (lambda text: text.replace("\tcopied\n", "\n"), r"line 2: expected the columns"),
         (

@@ -378,6 +378,32 @@ def test_the_report_says_what_it_must(page):
     assert not re.search(r"\bnan\b(?! )[.,]|None|\binf\b", text)
 
 
+def text_of_report(study, methods, tmp_path):
+    write_report([study], methods, [], [], {}, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    return " ".join(" ".join(page.text).split())
+
+
+def test_the_report_names_the_methods_that_use_test_inputs(study, tmp_path):
+    learned = [{"id": "ada", "label": "AdaMerging", "data": "unlabelled test"}, {"id": "other", "data": "train"}]
+    assert "test inputs without their labels are used by AdaMerging." in text_of_report(study, METHODS + learned, tmp_path)
+    assert "trains and selects on other splits." in text_of_report(study, METHODS, tmp_path)
+
+
+def test_the_report_tells_fetched_experts_from_its_own(study, tmp_path):
+    assert "Fetched experts" not in text_of_report(study, METHODS, tmp_path)
+    study.suite["experts"] = "clip_{}"
+    assert "Fetched experts were trained elsewhere" in text_of_report(study, METHODS, tmp_path)
+
+
+def test_a_reference_is_never_shown_as_the_best_merge(study, tmp_path):
+    study.methods = [*study.methods, {"id": "mtl", "label": "MTL", "group": "reference"}]
+    study.scores += [row._replace(method="mtl", value=0.99) for row in study.scores if row.method == "nan"]
+    write_report([study], study.methods, [], [], {}, tmp_path / "report.html")
+    shown = (tmp_path / "report.html").read_text(encoding="utf-8").partition('class="key"')[2].partition("<p ")[0]
+    assert "MTL" not in shown and "Pre-trained" in shown
+
+
 def test_a_file_of_an_unknown_suite_is_refused(study, tmp_path):
     with pytest.raises(UserError, match="belongs to no suite"):
         write_report([study], METHODS, [tmp_path / "main_elsewhere.md"], [], {}, tmp_path / "report.html")

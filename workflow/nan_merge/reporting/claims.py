@@ -1,4 +1,4 @@
-"""Which claims hold, computed: each claim carries its verdict and the numbers behind it. Words only, no layout."""
+"""Claims with computed verdicts and the numbers behind them, as text without layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REVERSED = "reversed"
 
 
 class Claim(NamedTuple):
-    """A sentence that can be wrong, its verdict and its evidence."""
+    """A falsifiable statement, its verdict and the numbers behind it, one text each."""
 
     statement: str
     verdict: str
@@ -27,12 +27,12 @@ class Claim(NamedTuple):
 
 
 def claims(study: Study) -> list[Claim]:
-    """Return the claims of one suite in reading order; what was not measured is `not tested`, never left out."""
+    """Return the claims of one suite in reading order; a claim without measurements is `not tested`, never left out."""
     return [claim for build in CLAIMS for claim in build(study)]
 
 
 def describe(study: Study, row: dict[str, str]) -> str:
-    """Put one comparison into a line: who, against whom, difference, interval, p."""
+    """Describe one comparison in a line: methods, difference, interval, p."""
     pair = f"{study.label(row['method'])} − {study.label(row['against'])}"
     if number(row, "difference") is None:
         return f"{pair}: not compared, scores are missing."
@@ -77,7 +77,7 @@ def separation(study: Study) -> list[Claim]:
         evidence.append(
             f"The best of {len(merges)} merges was picked by its test average. Holm's adjustment covers all "
             f"{len(rows)} comparisons of this kind, so the choice does not favour the step above averaging; "
-            "the average of the best itself is somewhat too high, as any maximum."
+            "the average of the best itself is biased upwards, as any maximum is."
         )
     return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
 
@@ -88,10 +88,10 @@ def _average(row: Summary) -> str:
 
 
 def _all(verdicts: list[str]) -> str:
-    """Return what follows for a conjunction: one failure fails it, one gap leaves it open."""
-    for found in (FAILS, NOT_TESTED, UNDECIDED):
-        if found in verdicts:
-            return found
+    """Return the verdict on a conjunction: one failure fails it, one gap leaves it open."""
+    for state in (FAILS, NOT_TESTED, UNDECIDED):
+        if state in verdicts:
+            return state
     return HOLDS if verdicts else NOT_TESTED
 
 
@@ -111,8 +111,8 @@ def weight_norms(study: Study) -> list[Claim]:
         )
     ratio = max(float(row["ratio"].max()) for row in measured.values())
     evidence.append(
-        f"The reason: a task vector is at most {spread(ratio)} % as long as the weights, and norms of weights "
-        "differ by no more than task vectors do."
+        f"A task vector is at most {spread(ratio)} % as long as the weights of its expert; the norms of two experts' weights "
+        "differ by at most the norm of the difference of their task vectors."
     )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
@@ -130,7 +130,7 @@ def weight_norms(study: Study) -> list[Claim]:
             )
     evidence.append(
         f"Criterion, fixed beforehand: shares that differ by less than {100 * norm_data.SPREAD:g} % count as uniform. "
-        "This is about coefficients, no statistical test."
+        "This concerns coefficients and is no statistical test."
     )
     return [Claim(statement, HOLDS if spreads["weights"] >= norm_data.SPREAD else FAILS, evidence)]
 
@@ -141,8 +141,8 @@ def _uniform(study: Study, method: str) -> bool:
 
 
 def _alike(study: Study, row: dict[str, str]) -> bool:
-    found = [norm_data.shares(study, row[name]) for name in ("method", "against")]
-    means = np.array([shares.coefficient for shares in found if shares])
+    both = [norm_data.shares(study, row[name]) for name in ("method", "against")]
+    means = np.array([shares.coefficient for shares in both if shares])
     return len(means) == 2 and norm_data.relative_spread(means) < norm_data.SPREAD
 
 
@@ -167,8 +167,8 @@ def gains(study: Study) -> list[Claim]:
         if state in together.values()
     ]
     evidence.append(
-        "A gain counts as NAN's only if the row is above its host and above every control of it: what a control "
-        "reaches too does not come from the norms. Rows without controls are judged by their host."
+        "A gain counts as NAN's only if the row is above its host and above every control of it: a gain that a control "
+        "reaches as well does not come from the norms. Rows without controls are judged by their host."
     )
     evidence.append(_resolution(plain))
     return [Claim("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
@@ -185,16 +185,17 @@ def _resolution(rows: list[dict[str, str]]) -> str:
     limits = [(number(row, "low"), number(row, "high")) for row in rows if number(row, "discordant")]
     halves = [(high - low) / 2 for low, high in limits if low is not None and high is not None]
     if not halves:
-        return "No pair has a discordant example, so nothing can be said about how fine this test set resolves."
+        return "No pair has a discordant example, so the resolution of this test set is unknown."
     half = percent(float(np.median(halves)))
     return (
         f"Resolution: half the width of the {100 * LEVEL:.0f} % interval of a difference is {half} points in the median, "
-        "before the adjustment for many comparisons; smaller differences stay undecided here."
+        "before the adjustment for many comparisons. A true difference of this size would be significant in about half of all "
+        "such test sets without the adjustment, and in fewer with it."
     )
 
 
 def premise(study: Study) -> list[Claim]:
-    """Judge, by norm and protocol, whether 1/norm grows with the amount of data."""
+    """Judge for each norm and protocol whether 1/norm grows with the amount of data."""
     if not study.premise:
         return [Claim("1/norm follows the amount of data", NOT_TESTED, ["The premise was not measured in this suite."])]
     found = []
@@ -237,7 +238,7 @@ def _across(study: Study) -> str:
     rank = _rank(spearman([sizes[name] for name in names], inverse))
     return (
         f"Across the {len(names)} experts of the suite: Spearman of 1/‖τ‖ with the training-set size {rank}. Tasks differ "
-        "in classes and difficulty as well as in size, so this alone shows neither cause nor its absence."
+        "in classes and difficulty as well as in size, so this correlation neither shows nor excludes an effect of size."
     )
 
 
@@ -264,7 +265,7 @@ def selected(study: Study) -> list[Claim]:
             else []
         )
         if grid and any(value in (grid[0], grid[-1]) for value in values):
-            evidence.append("The chosen value lies at the edge of the grid: a wider grid could choose another.")
+            evidence.append("A chosen value lies at the edge of the grid: a wider grid could give another.")
         row = rows.get(method)
         symbol = study.symbol(method)
         evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")

@@ -1,4 +1,4 @@
-"""The look that all figures share."""
+"""Colours and settings that all figures share."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def nothing(what: str) -> tuple[Figure, str]:
-    """Return a figure that says in words that there is nothing to draw."""
+def empty_figure(message: str) -> tuple[Figure, str]:
+    """Return a figure with a message in place of data."""
     figure = Figure(figsize=(6, 1.2))
-    figure.text(0.5, 0.5, what, ha="center", va="center", color=GREY)
-    return figure, what
+    figure.text(0.5, 0.5, message, ha="center", va="center", color=GREY)
+    return figure, message

@@ -1,4 +1,4 @@
-"""The figures, one function a kind. Same study, same bytes: no dates, fixed salt, no random placement."""
+"""Draw the figures of config/tables.yaml. Same study, same bytes: no dates, fixed salt, no random placement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import norm_figures
-from nan_merge.reporting.figure_style import GREY, OKABE_ITO, STYLE, nothing
+from nan_merge.reporting.figure_style import GREY, OKABE_ITO, STYLE, empty_figure
 from nan_merge.reporting.formats import percent
 from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, chosen, summarise
 from nan_merge.reporting.study import Study
@@ -46,7 +46,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     """Heat map of methods by tasks, with the averages and their intervals as dots beside it."""
     rows = summarise(study)
     if not rows or not study.tasks:
-        return nothing("No method was scored in this suite.")
+        return empty_figure("No method was scored in this suite.")
     best = next((row.tasks for row in rows if row.method["id"] == INDIVIDUAL), {})
     figure = Figure(figsize=(5.0 + 0.72 * len(study.tasks), 1.5 + 0.27 * len(rows)))
     heat, dots = figure.subplots(1, 2, sharey=True, width_ratios=(0.72 * len(study.tasks), 3.0))
@@ -146,7 +146,7 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     """Validation accuracy of the candidates of each tuned method against λ; the chosen value is ringed."""
     curves = candidates(study)
     if not curves:
-        return nothing("No hyper-parameter was selected in this suite.")
+        return empty_figure("No hyper-parameter was selected in this suite.")
     figure = Figure(figsize=(6.6, 3.6))
     axes = figure.subplots()
     for index, (method, points) in enumerate(curves.items()):
@@ -179,8 +179,7 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, (
         "Average over tasks of the accuracy on the validation split, which shares no example with the test split; "
-        "band: 95 % interval over validation examples. Ringed: the value that was selected there, and only then "
-        "tested."
+        "band: 95 % interval over validation examples. Ringed: the value selected on validation."
     )
 
 

@@ -1,4 +1,4 @@
-"""A table as cells and notes, written as CSV, Markdown and LaTeX; and how every number is spelt."""
+"""Format numbers; write a table of cells and notes as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ BREAK = "\n"  # within a cell
 
 
 def percent(fraction: float | None, digits: int = 1, signed: bool = False) -> str:
-    """Spell a fraction in per cent without the sign (0.743 is 74.3), empty for None; a rounded zero has no sign."""
+    """Format a fraction in per cent without the sign (0.743 is 74.3), empty for None; a rounded zero has no sign."""
     if fraction is None:
         return ""
     return signed_number(100 * fraction, digits, signed)
 
 
 def signed_number(value: float, digits: int, signed: bool = True) -> str:
-    """Spell a number with a true minus sign and, if `signed`, a plus sign."""
+    """Format a number with a true minus sign and, if `signed`, a plus sign."""
     rounded = round(value, digits)
     sign = "−" if rounded < 0 else "+" if signed and rounded > 0 else ""
     return f"{sign}{abs(rounded):.{digits}f}"
 
 
 def spread(fraction: float) -> str:
-    """Spell a relative difference in per cent with two significant digits and without an exponent."""
+    """Format a relative difference in per cent with two significant digits and without an exponent."""
     value = 100 * fraction
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 else f"{value:.6f}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
-    """Spell an interval of fractions in per cent."""
+    """Format an interval of fractions in per cent."""
     return "" if low is None else f"[{percent(low, digits, signed)}, {percent(high, digits, signed)}]"
 
 
 def p_value(p: float | None) -> str:
-    """Spell a p-value with three decimals."""
+    """Format a p-value with three decimals."""
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(value: Any) -> str:
-    """Spell a whole number with thousands separated by commas."""
+    """Format a whole number with thousands separated by commas."""
     return "" if value in (None, "") else f"{int(value):,}"
 
 
 @dataclass
 class Table:
-    """Cells as text, for people; records, for machines. Columns in `text` align left, the others right.
+    """Cells as text for reading and records as numbers for machines. Columns in `text` align left, the others right.
 
     Footnotes are marked a, b, c in order of appearance; a cell may have several lines.
     """
@@ -109,11 +109,11 @@ def write_markdown(table: Table, path: Path) -> None:
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(table.header))]
 
     def line(row: list[str]) -> str:
-        spelt = (
+        formatted = (
             text.ljust(width) if column in table.text else text.rjust(width)
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         )
-        return f"| {' | '.join(spelt)} |"
+        return f"| {' | '.join(formatted)} |"
 
     rule = [":" + "-" * (w - 1) if column in table.text else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
     body = [f"### {_markdown(table.title)}", "", line(cells[0]), line(rule), *map(line, cells[1:]), ""]
@@ -154,8 +154,8 @@ def _latex(text: str) -> str:
     if BREAK in text:
         return r"\begin{tabular}[t]{@{}l@{}}" + r"\\".join(map(_latex, text.split(BREAK))) + r"\end{tabular}"
     parts = re.split(r"\^([a-z]+)\^", text)
-    spelt = ["".join(_TEX.get(character, character) for character in part) for part in parts]
-    return "".join(part if index % 2 == 0 else rf"\textsuperscript{{{part}}}" for index, part in enumerate(spelt))
+    formatted = ["".join(_TEX.get(character, character) for character in part) for part in parts]
+    return "".join(part if index % 2 == 0 else rf"\textsuperscript{{{part}}}" for index, part in enumerate(formatted))
 
 
 _TEX = {

@@ -1,4 +1,4 @@
-"""The tables that are about the methods themselves, one function a kind."""
+"""Tables of methods, scans and sweeps, one function a kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nan_merge.reporting.table_parts import INTERVAL_NOTE, difference, estimated
 
 
 def methods(study: Study, record: dict[str, Any]) -> Table:
-    """One row a method: what it sees, whether one model serves all tasks, its paper, its average."""
+    """One row a method: data it uses, whether one model serves all tasks, paper, average."""
     header = ["Method", "Id", "Data", "One model", "Reference", "Average", "95 % interval"]
     table = Table(study.title(record), header, text=(0, 1, 2, 3, 4))
     for row in summarise(study):
@@ -26,7 +26,7 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
             study.block(of),
         )
     table.notes = [
-        "Data: what the method sees besides the weights. One model: whether one model serves all tasks; otherwise the task "
+        "Data: used by the method besides the weights. One model: whether one model serves all tasks; otherwise the task "
         "must be known. Reference: arXiv. Average: accuracy in % on the test split, over tasks.",
         INTERVAL_NOTE,
     ]
@@ -62,29 +62,29 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
         "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
         "accuracy in % on the test split, over tasks.",
         f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {len(tested)} comparisons "
-        "of scans in the suite. Of many rows the best is somewhat too high; nothing is chosen from them.",
+        "of scans in the suite. The best of many rows is biased upwards; nothing is chosen from them.",
         INTERVAL_NOTE,
     ]
     return table
 
 
 def sweep(study: Study, record: dict[str, Any]) -> Table:
-    """One row a candidate of a tuned method: its accuracy on the validation splits, and which one was chosen."""
+    """One row a candidate of a tuned method: accuracy on the validation splits, and a mark on the chosen one."""
     header = ["Method", "Tuned", "Value", "Average on validation", "95 % interval", "Chosen"]
     table = Table(study.title(record), header, text=(0, 1, 5))
     for method, points in candidates(study).items():
         picked, symbol = chosen(study, method), study.symbol(method)
         for value, average in sorted(points.items()):
             cells = {"value": value, "average": average.value, "average_low": average.low, "average_high": average.high}
-            spelt = f"{value:g}".replace("-", "−")
+            formatted = f"{value:g}".replace("-", "−")
             mark = "chosen" if value in picked else ""
             table.add(
-                [study.label(method), symbol, spelt, estimated(table, average), limits(table, average), mark],
+                [study.label(method), symbol, formatted, estimated(table, average), limits(table, average), mark],
                 {"method": method, "tuned": symbol, **cells, "chosen": bool(mark)},
                 method,
             )
     table.notes = [
-        "Accuracy in % on the validation splits, over tasks; none of it is a test score. λ: mean coefficient; p: exponent of the "
+        "Accuracy in % on the validation splits, over tasks; no test example is used. λ: mean coefficient; p: exponent of the "
         "norm, 0 for uniform coefficients, 1 for NAN.",
         INTERVAL_NOTE,
     ]

@@ -1,4 +1,4 @@
-"""What norms and coefficients say: shares of experts, how far from uniform, and whether norms follow the data."""
+"""Shares of experts, their spread, and norms by amount of data: the numbers of tables, figures and claims about norms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS = {"weights": "norm_weights", "task_vector": "norm_task_vector"}
 
 def experts(study: Study) -> dict[str, dict[str, NDArray]]:
     """Return, by expert, whole-model norms of weights and task vector and the shares from them, each (seeds,)."""
-    found: dict[str, dict[str, list[float]]] = {}
+    columns_of: dict[str, dict[str, list[float]]] = {}
     for _, measure in sorted(study.measures.items()):
         tensors = measure["tensors"].values()
         squared = {of: np.sum([tensor[of] for tensor in tensors], axis=0) for of in NORMS}
@@ -29,8 +29,8 @@ def experts(study: Study) -> dict[str, dict[str, NDArray]]:
         }
         for index, expert in enumerate(measure["experts"]):
             for name, values in columns.items():
-                found.setdefault(expert, {}).setdefault(name, []).append(float(values[index]))
-    return {expert: {name: np.array(values) for name, values in row.items()} for expert, row in found.items()}
+                columns_of.setdefault(expert, {}).setdefault(name, []).append(float(values[index]))
+    return {expert: {name: np.array(values) for name, values in row.items()} for expert, row in columns_of.items()}
 
 
 class Shares(NamedTuple):
@@ -62,7 +62,7 @@ def shares(study: Study, method: str) -> Shares | None:
 
 
 def extent(name: str, values: NDArray | None) -> dict[str, float | None]:
-    """Return mean, smallest and largest of some values as named columns."""
+    """Return mean, smallest and largest value as named columns."""
     parts = ("mean", "low", "high")
     if values is None:
         return dict.fromkeys((f"{name}_{part}" for part in parts), None)
@@ -97,10 +97,10 @@ def lines(study: Study, of: str) -> list[Line]:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in study.premise:
         groups.setdefault((row["task"], row["protocol"], row["seed"]), []).append(row)
-    found = []
+    result = []
     for (task, protocol, seed), rows in sorted(groups.items()):
         rows.sort(key=lambda row: int(row["examples"]))
         examples = np.array([int(row["examples"]) for row in rows])
         inverse = 1 / np.array([float(row[NORMS[of]]) for row in rows])
-        found.append(Line(task, protocol, seed, examples, inverse / inverse.mean(), spearman(examples, inverse)))
-    return found
+        result.append(Line(task, protocol, seed, examples, inverse / inverse.mean(), spearman(examples, inverse)))
+    return result

@@ -1,4 +1,4 @@
-"""The figures about norms and coefficients, one function a kind."""
+"""Figures of norms and coefficients, one function a kind."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nan_merge.reporting import norm_data
-from nan_merge.reporting.figure_style import GREY, OKABE_ITO, nothing
+from nan_merge.reporting.figure_style import GREY, OKABE_ITO, empty_figure
 from nan_merge.reporting.formats import spread
 from nan_merge.reporting.study import Study
 
 
 def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
-    """NAN's shares against the norm they come from and against the amount of data."""
+    """NAN's shares against their norms and against the amount of data."""
     measured = norm_data.experts(study)
     if not measured:
-        return nothing("No norms were measured in this suite.")
+        return empty_figure("No norms were measured in this suite.")
     names, sizes = list(measured), study.sizes
     figure = Figure(figsize=(9.2, 3.9))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -29,11 +29,11 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     for of, label, marker, colour, width in series:
         alpha = np.array([measured[name][f"alpha_{of}"].mean() for name in names])
         norm = np.array([measured[name][of].mean() for name in names])
-        look = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
+        style = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
         known = [i for i, name in enumerate(names) if name in sizes]
         places = [(left, norm / norm.mean(), range(len(names))), (right, np.array([sizes.get(name, 0) for name in names]), known)]
         for axes, x, kept in places:
-            axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **look)
+            axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **style)
             for i in kept if of == "task_vector" else ():
                 axes.text(x[i], alpha[i], str(i + 1), **numbers)
         spreads[of] = norm_data.relative_spread(alpha)
@@ -66,15 +66,15 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
 def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     """Inverse norms against the number of examples, for equal steps and for equal epochs."""
     if not study.premise:
-        return nothing("The premise was not measured in this suite.")
+        return empty_figure("The premise was not measured in this suite.")
     figure = Figure(figsize=(9.2, 3.6))
     panels = figure.subplots(1, 2, sharey=True)
     tasks = list(dict.fromkeys(row["task"] for row in study.premise))
-    looks: dict[str, tuple[str, Any]] = {"steps": (OKABE_ITO[0], "-"), "epochs": (OKABE_ITO[1], "--")}
+    styles: dict[str, tuple[str, Any]] = {"steps": (OKABE_ITO[0], "-"), "epochs": (OKABE_ITO[1], "--")}
     for axes, of, name in zip(panels, norm_data.NORMS, ("1/‖W‖ (weights)", "1/‖τ‖ (task vector)"), strict=True):
         drawn = norm_data.lines(study, of)
         for line in drawn:
-            colour, style = looks.get(line.protocol, (GREY, ":"))
+            colour, style = styles.get(line.protocol, (GREY, ":"))
             marker = "osD^vP*X"[tasks.index(line.task) % 8]
             axes.plot(
                 line.examples,
@@ -94,7 +94,7 @@ def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     panels[0].set_ylabel("inverse norm / mean of its line")
     handles = [
         Line2D([], [], color=colour, linestyle=style, label=f"equal {protocol}")
-        for protocol, (colour, style) in looks.items()
+        for protocol, (colour, style) in styles.items()
         if any(row["protocol"] == protocol for row in study.premise)
     ]
     handles += [

@@ -1,4 +1,4 @@
-"""The tables about norms and coefficients, one function a kind."""
+"""Tables of norms and coefficients, one function a kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nan_merge.reporting.study import Study
 
 
 def experts(study: Study, record: dict[str, Any]) -> Table:
-    """One row an expert: data, norms and the NAN shares (p = 1, whole model) that follow from them."""
+    """One row an expert: data, norms and their NAN shares (p = 1, whole model)."""
     table = Table(
         study.title(record),
         ["Expert", "Training examples", "Share of data", "‖W‖", "‖τ‖", "‖τ‖ / ‖W‖ in %", "α from ‖W‖", "α from ‖τ‖"],
@@ -53,7 +53,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
         shares = norm_data.shares(study, method["id"])
         if shares is None:
             continue
-        spelt = [f"{share:.4f}" for share in shares.mean]
+        formatted = [f"{share:.4f}" for share in shares.mean]
         entropy = (
             table.mark("", "Not defined: a coefficient is not positive.") if shares.entropy is None else _range(shares.entropy, 4)
         )
@@ -64,7 +64,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
                 shares.scope,
                 count(shares.rows),
                 f"{shares.coefficient:.4f}",
-                *spelt,
+                *formatted,
                 ratio,
                 entropy,
             ],

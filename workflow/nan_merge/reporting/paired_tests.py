@@ -16,7 +16,10 @@ from nan_merge.reporting.statistics import LEVEL, holm
 
 FLIPS = 100_000
 RESAMPLES = 10_000
-CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that one Holm adjustment covers; others stand alone
+CORRECTION_GROUPS = {
+    "host": "nan",
+    "control": "nan",
+}  # kinds of pairs that share one Holm adjustment; any other kind is a group of its own
 COLUMNS = [
     "suite",
     "method",
@@ -38,7 +41,7 @@ COLUMNS = [
 
 
 class Paired(NamedTuple):
-    """Two methods on the same examples: `difference` of the averages over tasks, method minus the other."""
+    """Difference of the averages over tasks, one method minus the other, as a fraction, with 95 % limits and p."""
 
     difference: float
     low: float
@@ -49,13 +52,18 @@ class Paired(NamedTuple):
 def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
     """Test and estimate a weighted mean over tasks of per-example differences.
 
-    `differences[t]` (n_t,) holds, for each example of task t, correct answers of the method less those of the other,
-    summed over `terms` pairs of models (fine-tuning seeds times draws of a control): integers from -terms to terms.
     Sign-flip test: under the null hypothesis the two methods' answers to an example may be swapped (for all its terms
     at once), so each non-zero difference has either sign; p = (1 + flips at least as extreme) / (1 + flips). Against
     the mean of several draws, which is no set of answers, that holds for large samples only. Interval: percentile
     bootstrap of the examples within each task. Without any discordant example the bootstrap has no width; then the
     interval is the exact 95 % bound on the share of discordant examples, put where it moves the average most.
+
+    Args:
+        differences: for each task t, (n_t,) integers from -terms to terms: correct answers to each example of the method
+            less those of the other, summed over `terms`.
+        terms: number of pairs of models: fine-tuning seeds times draws of a control.
+        weights: of the tasks; scaled to sum to 1.
+        random: generator of flips and resamples.
     """
     w = np.asarray(weights, float) / np.sum(weights)
     scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
@@ -85,11 +93,14 @@ def compare_methods(
     output: Path | str,
     sizes: dict[str, dict[str, int]] | None = None,
 ) -> None:
-    """Compare pairs of methods example by example and write one row a pair (and one weighted by training-set size).
+    """Compare pairs of methods example by example and write one row a pair.
 
-    Predictions lie beside each score file. `sizes[suite][task]` are the training-set sizes; where all are known, a
-    second row `weighted_average` is written. A pair that lacks a task in common has empty numbers. A pair with `draws`
-    compares the method with the mean of these methods, and says above how many of them it is.
+    Args:
+        files: score files; the predictions lie beside each, as .npz.
+        pairs: records with `suite`, `method`, `against` and `kind`. With `draws`, the method is compared with the mean of
+            these methods and the row counts those it exceeds. A pair without a common task has empty numbers.
+        output: the table.
+        sizes: training-set sizes by suite and task; where all are known, a second row `weighted_average` is written.
     """
     answers, tasks = _answers(files)
     rows = []
@@ -114,29 +125,29 @@ def compare_methods(
 
 
 def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
-    found: dict[tuple, _Answers] = {}
+    answers: dict[tuple, _Answers] = {}
     tasks: dict[str, list[str]] = {}
     for file in files:
         scores = [row for row in read_json(file)["scores"] if row["metric"] == "accuracy"]
         if not scores:
             continue  # a candidate's validation scores are not compared
-        beside = Path(file).with_suffix(".npz")
-        if not beside.exists():
-            raise UserError(f"{beside}: no predictions beside {file}; delete the score file and evaluate again")
-        with np.load(beside) as arrays:
+        predictions = Path(file).with_suffix(".npz")
+        if not predictions.exists():
+            raise UserError(f"{predictions}: no predictions beside {file}; delete the score file and evaluate again")
+        with np.load(predictions) as arrays:
             for row in scores:
                 names = [f"{row['task']}.{part}" for part in ("prediction", "label")]
                 if any(name not in arrays for name in names):
-                    raise UserError(f"{beside}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
+                    raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
-                found[key] = _Answers(*(arrays[name] for name in names))
+                answers[key] = _Answers(*(arrays[name] for name in names))
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
-    return found, {suite: sorted(names) for suite, names in tasks.items()}
+    return answers, {suite: sorted(names) for suite, names in tasks.items()}
 
 
 def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
-    """Return the numbers of one pair over the seeds that both have in every task, or none."""
+    """Return the numbers of one pair over the seeds that both have in every task; empty without such a seed."""
     others = pair.get("draws", [pair["against"]])
     seeds = [
         {seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
@@ -159,7 +170,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
         both = list(zip(one, two, strict=True))
         right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
-    random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, whatever the names
+    random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     return {
         **paired([each.sum(axis=0) for each in right], len(terms), weights, random)._asdict(),
         "discordant": sum(int(np.count_nonzero(each)) for each in right),
@@ -171,7 +182,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
 
 
 def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dict[str, int]:
-    """Return how many draws there are and above how many of them the method is, by the average over tasks and seeds."""
+    """Return the number of draws and how many of them the method exceeds, by the average over tasks and seeds."""
     gaps = [weight * each.mean(axis=1).reshape(-1, draws).mean(axis=0) for weight, each in zip(weights, right, strict=True)]
     return {"draws": draws, "above": int(np.count_nonzero(np.sum(gaps, axis=0) > 1e-12))}
 
@@ -182,10 +193,9 @@ def number(row: dict[str, Any], column: str) -> float | None:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Say whether "method is above the other" holds, from the adjusted test and the interval together.
+    """Return the verdict on "the method is above the other" from the adjusted p and the interval.
 
-    A difference that is not significant decides nothing; without one discordant example
-    there is no advantage to claim.
+    A difference that is not significant leaves it undecided; without a discordant example it does not hold.
     """
     p, difference, low, high = (number(row, name) for name in ("p_holm", "difference", "low", "high"))
     if p is None or difference is None or low is None or high is None:

@@ -1,4 +1,4 @@
-"""Write the report: one HTML file that needs nothing else. Claims come from `claims`, numbers from `statistics`."""
+"""Write the report: one self-contained HTML file. Claims come from `claims`, numbers from `statistics`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ def write_report(
     output: Path | str,
     published: Sequence[Path | str] = (),
 ) -> None:
-    """Write all suites as one page; tables (.md) and figures (.svg) are told apart by `..._{suite}` in their names.
+    """Write all suites as one page.
 
-    `published` are the printed tables (.md), which stand beside the measured numbers of all suites.
+    Args:
+        studies: one section each.
+        methods: rows of the table of methods.
+        tables: .md files named `..._{suite}.md`.
+        figures: .svg files named `..._{suite}.svg`.
+        provenance: versions, digests and licences.
+        output: the HTML file.
+        published: printed tables (.md) with the measured numbers of all suites.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     sections = [
@@ -66,10 +73,11 @@ def write_report(
 
 
 def _averages(study: Study) -> list[dict[str, str]]:
-    """Return the four or so numbers a reader looks for first: references and the best merge."""
+    """Return the averages of the references and of the best merge."""
     rows = [row for row in summarise(study) if row.average.value is not None]
     named = [row for row in rows if row.method["id"] in ("pretrained", "weight_averaging", "individual")]
-    rest = [row for row in rows if row not in named and "sweep" not in row.method]  # neither scans nor draws
+    merges = [row for row in rows if row.method.get("group") != "reference" and "sweep" not in row.method]  # no scans, no draws
+    rest = [row for row in merges if row not in named]
     named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
     named.sort(key=lambda row: row.average.value or 0.0)
     return [
@@ -95,19 +103,19 @@ def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str
 
 
 def _figure(file: Path) -> dict[str, Any]:
-    """Return an SVG for embedding, with the title and caption that it carries."""
+    """Return an SVG for embedding, with its title and caption."""
     text = file.read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
-    said = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
+    metadata = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(said["title"])}" ', text, count=1)
+    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(metadata["title"])}" ', text, count=1)
     text = re.sub(r'\bid="', f'id="{file.stem}-', text)  # ids of one page are unique
     text = re.sub(r'(xlink:href="#|href="#|url\(#)', rf"\1{file.stem}-", text.replace('xlink:href="#', 'href="#'))
-    return {"svg": Markup(text), **said}
+    return {"svg": Markup(text), **metadata}
 
 
 def _table(file: Path) -> dict[str, Any]:
-    """Return a Markdown table as title, header, rows and notes, its few marks as HTML."""
+    """Return a Markdown table as title, header, rows and notes, with footnote marks and line breaks as HTML."""
     lines = file.read_text(encoding="utf-8").splitlines()
     rows = [[_inline(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
     if len(rows) < 2:

@@ -39,12 +39,12 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     table = Table(study.title(record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
-        spelt = [of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        formatted = [of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
         against = {kind: [pair for pair in pairs_of(study, kind) if pair["method"] == method["id"]] for kind in SHOWN}
         table.add(
             [
                 method.get("label", method["id"]),
-                *spelt,
+                *formatted,
                 estimated(table, row.average),
                 limits(table, row.average),
                 estimated(table, row.weighted),
@@ -113,7 +113,7 @@ def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, s
 
 
 def comparisons(study: Study, record: dict[str, Any]) -> Table:
-    """One row a compared pair, host and control comparisons first; the verdict joins test and interval."""
+    """One row a compared pair, host and control comparisons first; the verdict combines test and interval."""
     weighted = {
         (row["method"], row["against"], row["kind"]): row for row in study.comparisons if row["task"] == "weighted_average"
     }
@@ -160,7 +160,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
         PAIRED_NOTE.format(size=correction_group_size(study)) + OTHER_KINDS,
-        "Discordant: predictions of which just one method's is correct. Changed: predictions that differ at all. Without a "
+        "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '
         f'side of 0, or, for "{FAILS}", without a single discordant example. Otherwise "{UNDECIDED}", which is no statement '

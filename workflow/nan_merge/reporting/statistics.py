@@ -20,9 +20,9 @@ INDIVIDUAL = "individual"
 
 
 class Estimate(NamedTuple):
-    """A number with its interval; `value` is None, with a reason, where it cannot be given.
+    """A number with its interval; `value` is None, with a reason, where it is not defined.
 
-    With `draws` the number is their mean, and the limits are the smallest and the largest of them, not an interval.
+    With `draws` > 0 it is the mean of that many draws, and the limits are the smallest and the largest, not an interval.
     """
 
     value: float | None
@@ -88,7 +88,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
 
 
 def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
-    """Return one summary a method, in the order of the methods; candidates' scores have another metric."""
+    """Return one summary a method, in the order of the methods; scores of candidates have the metric `validation_accuracy`."""
     by_method: dict[str, list[Score]] = {}
     for score in study.scores:
         if score.metric == metric:
@@ -98,7 +98,7 @@ def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
 
 
 def average_of(study: Study, method: str, metric: str) -> Estimate:
-    """Return the average over tasks of one method, which need not be in the list of methods."""
+    """Return the average over tasks of one method, listed in the study or not."""
     cells = _cells(study, [row for row in study.scores if row.method == method and row.metric == metric])
     return _mean(study, cells, [1.0] * len(study.tasks))
 
@@ -134,7 +134,7 @@ def _cells(study: Study, scores: Iterable[Score]) -> dict[str, _Cell]:
 
 
 def _row(study: Study, method: dict[str, Any], by_method: dict[str, list[Score]], best: dict[str, _Cell]) -> Summary:
-    """Summarise a method, or the draws of one together."""
+    """Summarise a method, or all draws of a control."""
     if "skipped" in method:
         nothing = Estimate(None, reason=f"skipped: {method['skipped']}")
         return Summary(method, {task["id"]: nothing for task in study.tasks}, nothing, nothing, nothing)
@@ -184,7 +184,7 @@ def _single(study: Study, cell: _Cell | None) -> Estimate:
 
 
 def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[int], str]:
-    """Return the cells of all tasks, the seeds they share, and why there is no average, if so."""
+    """Return the cells of all tasks, the seeds they share, and the reason why there is no average, or an empty text."""
     lacking = [study.label(task["id"]) for task in study.tasks if task["id"] not in cells]
     if lacking or not study.tasks:
         return [], [], f"no average without {', '.join(lacking) or 'tasks'}"
@@ -199,7 +199,7 @@ def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Es
     found, seeds, reason = _complete(study, cells)
     if reason:
         return Estimate(None, reason=reason)
-    # ASSUME: an example counts once however many seeds saw it, so the interval is too wide rather than too short.
+    # ASSUME: an example counts once for any number of seeds; conservative for these seeds, not valid for other seeds.
     means = [float(np.mean(list(cell.by_seed.values()))) for cell in found]
     value, low, high = stratified(means, [cell.n for cell in found], weights)
     by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)

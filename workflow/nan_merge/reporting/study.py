@@ -1,4 +1,4 @@
-"""Read what other stages measured and hold it together, one `Study` a suite. No arithmetic beyond looking up."""
+"""Read scores and measurements and collect them by suite, one `Study` each; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Score(NamedTuple):
 
 @dataclass
 class Study:
-    """Everything measured about one suite; what was not measured is empty.
+    """All measurements of one suite; a field without measurements is empty.
 
-    A method is a row: it may have `draws`, methods that are shown together, and `skipped`, why the suite has no score of it.
+    A method is a row: `draws` lists the methods that one row shows, `skipped` is the reason why the suite has no score.
     """
 
     suite: dict[str, Any]
@@ -44,26 +44,26 @@ class Study:
     measures: dict[int, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
-    others: list[dict[str, Any]] = field(default_factory=list)  # methods that a table or figure leaves out
+    others: list[dict[str, Any]] = field(default_factory=list)  # methods left out of a table or figure
 
     def only(self, record: Mapping[str, Any]) -> Study:
-        """Return the study with the methods that a table or figure asks for: `methods` less `without`."""
+        """Return the study with the methods selected by the record of a table or figure: `methods` less `without`."""
         wanted, unwanted = record.get("methods", ["*"]), record.get("without", [])
         shown = [method for method in self.methods if _matches(method, wanted) and not _matches(method, unwanted)]
         return replace(self, methods=shown, others=[*self.others, *(m for m in self.methods if m not in shown)])
 
     def members(self, identifier: str) -> list[str]:
-        """Return the draws of a row, or the method that it is."""
+        """Return the draws of a row, or its one method."""
         return next((m["draws"] for m in [*self.methods, *self.others] if m["id"] == identifier and "draws" in m), [identifier])
 
     def symbol(self, identifier: str) -> str:
-        """Return the letter of the hyper-parameter that a method tunes."""
+        """Return the symbol of the hyper-parameter that a method tunes."""
         tuned = {m["id"]: m.get("tune", {}).get("hyper_parameter", "value") for m in [*self.methods, *self.others]}
         return SYMBOLS[tuned.get(identifier, "value")]
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
-        """The tasks that are reported, in the suite's order."""
+        """The reported tasks, in the order of the suite."""
         skipped = {entry["task"] for entry in self.suite.get("skipped", [])}
         return [task for task in self.suite["tasks"] if task["id"] not in skipped]
 
@@ -82,9 +82,9 @@ class Study:
         return f"{record['title']}: {self.suite.get('label', self.suite['id'])}"
 
     def block(self, method: dict[str, Any]) -> str:
-        """Return the first method of the block of rows that this one belongs to; a rule precedes each block.
+        """Return the id of the first method in the block of rows of this method; a rule precedes each block.
 
-        Methods with a host and controls close the block of the methods above them that stand alone.
+        A block is a run of methods without a host that are no controls, followed by NAN rows and controls.
         """
         controls = {control for other in self.methods for control in other.get("controls") or []}
         start, derived = "", True
@@ -110,7 +110,7 @@ def _matches(method: Mapping[str, Any], patterns: Iterable[str]) -> bool:
 
 
 def _present(method: dict[str, Any], skipped: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row as a suite has it: the draws that it can have, their number in the label, or why it is skipped."""
+    """Return a row with the draws that the suite has and their number in the label, or with the reason for skipping it."""
     members = method.get("draws", [method["id"]])
     draws = [member for member in members if member not in skipped]
     row = method if draws else {**method, "skipped": skipped[members[0]]}
@@ -133,8 +133,7 @@ def argument(text: str) -> Any:
 def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
     """Write the scores of many JSON files as one tidy table, sorted by suite, method, metric, task and seed.
 
-    Methods keep the order in which the files are given. A score that is there twice, or is no fraction, is
-    refused by the name of its file.
+    Methods keep the order of the files. Raises UserError, with the file, for a duplicate score and for a value outside [0, 1].
     """
     seen: dict[tuple[str, ...], Path | str] = {}
     order: dict[str, int] = {}
@@ -169,30 +168,37 @@ def studies(
 ) -> list[Study]:
     """Read all files and split them by suite.
 
-    Coefficient files, scores, comparisons and premise rows name their suite; a measure lies in the folder
-    `{suite}/seed{seed}.json` and a data set in `{data}/{task}/dataset.json`, where `data` is the suite's id or its key `data`.
+    Args:
+        suites: resolved suites; each gives one `Study`.
+        methods: rows in the order of the tables.
+        scores: the tidy table of all scores.
+        comparisons: the table of paired tests.
+        coefficients: coefficient files, which name their suite.
+        measures: norms, `{suite}/seed{seed}.json`.
+        datasets: `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id.
+        premise: tables of the premise experiment, whose rows name their suite.
     """
     rows = [_score(row, scores) for row in read_table(scores)]
     pairs = read_table(comparisons) if comparisons else []
     tables = [read_json(file) for file in coefficients]
     probes = [row for file in premise for row in read_table(file)]
-    found = []
+    result = []
     for suite in suites:
-        here = suite["id"]
+        name = suite["id"]
         wanted = suite.get("methods") or [method["id"] for method in methods]
-        found.append(
+        result.append(
             Study(
                 suite=suite,
                 methods=[_present(method, suite.get("skipped_methods", {})) for method in methods if method["id"] in wanted],
-                scores=[row for row in rows if row.suite == here],
-                comparisons=[row for row in pairs if row["suite"] == here],
-                coefficients=[table for table in tables if table["suite"] == here],
-                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == here},
+                scores=[row for row in rows if row.suite == name],
+                comparisons=[row for row in pairs if row["suite"] == name],
+                coefficients=[table for table in tables if table["suite"] == name],
+                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == name},
                 datasets=_records(suite, map(Path, datasets)),
-                premise=[row for row in probes if row["suite"] == here],
+                premise=[row for row in probes if row["suite"] == name],
             )
         )
-    return found
+    return result
 
 
 def _score(row: dict[str, str], source: Path | str) -> Score:
@@ -223,6 +229,6 @@ def _sizes(tasks: Iterable[Mapping[str, Any]], records: Mapping[str, Mapping[str
 
 
 def _records(suite: Mapping[str, Any], datasets: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Return the records of a suite's data by task; they lie in a folder named by the suite, or by its `data`."""
-    here = suite.get("data", suite["id"])
-    return {file.parent.name: read_json(file) for file in datasets if file.parent.parent.name == here}
+    """Return the dataset.json of each task of a suite; the folder has the suite's id or its `data`."""
+    folder = suite.get("data", suite["id"])
+    return {file.parent.name: read_json(file) for file in datasets if file.parent.parent.name == folder}

@@ -10,10 +10,10 @@ from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, number
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
 
-SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons that stand beside a method in the tables of scores
+SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 INTERVAL_NOTE = (
-    "Intervals: 95 %, test examples independent within a task; Wilson's limits of each task joined by "
-    "square-and-add (MOVER). They cover the choice of test examples, not another fine-tuning."
+    "Intervals: 95 %, examples independent within a task; Wilson's limits of each task joined by "
+    "square-and-add (MOVER). They cover the choice of examples, not another fine-tuning."
 )
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
@@ -21,20 +21,19 @@ PAIRED_NOTE = (
     "{size} host and control comparisons of the suite."
 )
 DRAWS_NOTE = (
-    'A control of several draws is shown by their mean and compared with it; "above" counts the draws whose average the '
-    "method exceeds."
+    'A control of several draws is shown and compared by their mean; "above" counts the draws whose average the method exceeds.'
 )
 
 
 def estimated(table: Table, estimate: Estimate) -> str:
-    """Spell an estimate in per cent with its spread over seeds; a remark becomes a footnote."""
+    """Format an estimate in per cent with its spread over seeds; a reason becomes a footnote."""
     spread = estimate.deviation
     text = percent(estimate.value) + (f" ± {percent(spread)}" if spread is not None else "")
     return table.mark(text, sentence(estimate.reason))
 
 
 def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estimate) -> str:
-    """Spell the accuracy on a task; what is known to leak from its test split into training becomes a footnote."""
+    """Format the accuracy on a task; a known leak of its test split into training becomes a footnote."""
     leaks = task.get("leaks")
     text = estimated(table, estimate)
     if not leaks or estimate.value is None or estimate.value <= leaks.get("accuracy", 0.0):
@@ -43,12 +42,12 @@ def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estim
 
 
 def collection(study: Study) -> str:
-    """Return the letter of the collection of checkpoints of a suite, empty for models that are fine-tuned here."""
+    """Return the letter of the collection of a suite, empty for models that are fine-tuned here."""
     return str(study.suite.get("collection", {}).get("id", ""))
 
 
 def limits(table: Table, estimate: Estimate) -> str:
-    """Spell the interval of an estimate, or the smallest and largest of its draws, which a footnote tells apart."""
+    """Format the interval of an estimate, or the smallest and largest of its draws, with a footnote."""
     if not estimate.draws:
         return interval(estimate.low, estimate.high)
     text = f"{percent(estimate.low)} to {percent(estimate.high)}"
@@ -56,7 +55,7 @@ def limits(table: Table, estimate: Estimate) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a text as a sentence, empty for an empty one."""
+    """Return a text with a capital and a full stop, empty for an empty one."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
@@ -71,7 +70,7 @@ def correction_group_size(study: Study) -> int:
 
 
 def difference(study: Study, pair: dict[str, str]) -> str:
-    """Spell a comparison: against whom, difference, interval, p, and how many draws the method exceeds."""
+    """Format a comparison: other method, difference, interval, p, and the number of draws exceeded."""
     name = f"{study.label(pair['against'])}: "
     rank = f", above {pair['above']} of {pair['draws']}" if pair.get("draws") else ""
     if number(pair, "difference") is None:
@@ -83,5 +82,5 @@ def difference(study: Study, pair: dict[str, str]) -> str:
 
 
 def difference_limits(row: dict[str, str]) -> str:
-    """Spell the interval of a difference."""
+    """Format the interval of a difference."""
     return interval(number(row, "low"), number(row, "high"), signed=True)

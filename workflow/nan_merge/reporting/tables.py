@@ -1,4 +1,4 @@
-"""The tables: a study becomes cells. No averages here; `statistics` has computed them."""
+"""Render the tables of config/tables.yaml; `statistics` computes the averages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def render_table(study: Study, record: dict[str, Any], output: Path | str) -> No
         raise UserError(f"config/tables.yaml: table {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
     table = KINDS[record["kind"]](study.only(record), record)
     if not table.rows:
-        table.notes.insert(0, "Nothing of this kind was measured in this suite.")
+        table.notes.insert(0, "This suite has no measurements of this kind.")
     for suffix, write in WRITERS.items():
         write(table, Path(f"{output}{suffix}"))
 

@@ -1,4 +1,4 @@
-"""Printed numbers of the papers beside measured ones.
+"""Numbers printed in papers, with measured ones beside them.
 
 Tables of measured scores alone live in `reporting`.
 """

@@ -1,4 +1,4 @@
-"""Printed numbers: read, checked, and measured ones judged by them. No layout; `published_tables` has it."""
+"""Read and check printed numbers; judge measured numbers by them. Layout is in `tables`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nan_merge.reporting.statistics import Estimate
 
 COLUMNS = ("table", "suite", "collection", "method", "label", "task", "value", "source", "note")
 AVERAGE, NORMALISED = "average", "normalised_average"
-MEANS = {AVERAGE: "Average", NORMALISED: "Normalised average"}  # what `task` says of a printed mean over tasks
+MEANS = {AVERAGE: "Average", NORMALISED: "Normalised average"}  # values of `task` for a printed mean over tasks
 WITHIN, OUTSIDE, OTHERS, UNLIKE = "within", "outside", "other checkpoints", "other settings"
 NOT_PRINTED = "not printed"
 ROUNDING = 0.05  # a mean that differs more from its row is footnoted; numbers are printed with one digit
@@ -52,7 +52,7 @@ class Judged(NamedTuple):
 
 
 def read_published(path: Path | str) -> list[Printed]:
-    """Read published.tsv; a row that lacks a column, is there twice or holds no finite number is refused by its line."""
+    """Read published.tsv; raises UserError with the line for a missing column, a duplicate row or a number that is not finite."""
     found: dict[tuple[str, ...], Printed] = {}
     for line, row in enumerate(read_table(path), 2):
         where = f"{path}: line {line}"
@@ -64,7 +64,7 @@ def read_published(path: Path | str) -> list[Printed]:
             raise UserError(f"{where}: value: expected a number in per cent, found {number.text!r}; leave an unknown number out")
         key = (number.table, number.suite, number.label, number.task)
         if key in found:
-            raise UserError(f"{where}: {'/'.join(key)} is there twice; keep one, or give the row another label")
+            raise UserError(f"{where}: {'/'.join(key)} occurs twice; keep one, or give the row another label")
         found[key] = number
     return list(found.values())
 
@@ -77,7 +77,7 @@ def _finite(text: str) -> bool:
 
 
 def check(record: Mapping[str, Any], numbers: Iterable[Printed]) -> None:
-    """Refuse a number whose suite, task, note or collection the table's record does not explain."""
+    """Raise UserError for a number whose suite, task, note or collection is not in the record of the table."""
     for number in numbers:
         names = {
             "suites": [number.suite],
@@ -85,8 +85,8 @@ def check(record: Mapping[str, Any], numbers: Iterable[Printed]) -> None:
             "collections": [number.collection],
             "notes": number.notes,
         }
-        for key, given in names.items():
-            for name in given:
+        for key, used in names.items():
+            for name in used:
                 if name not in record[key]:
                     raise UserError(
                         f"config/published.tsv: {number.table}, {number.suite}, {number.label}: {name!r} is not in "
@@ -98,8 +98,8 @@ def check(record: Mapping[str, Any], numbers: Iterable[Printed]) -> None:
 def judge(number: Printed | None, estimate: Estimate, collection: str, record: Mapping[str, Any]) -> Judged:
     """Compare a measured fraction with a printed percentage, and judge the difference where the two should agree.
 
-    They should where the collections of checkpoints are the same and `unlike` names no other settings. The measured
-    number is rounded to the printed digits first, so that the verdict follows from what is shown.
+    They should agree where the collection of checkpoints is the same and `unlike` names no other settings. The measured
+    number is rounded to the printed digits first, so that the verdict follows from the numbers shown.
     """
     if number is None or estimate.value is None:
         return Judged()
@@ -120,7 +120,7 @@ def shared(numbers: Iterable[Printed]) -> list[str]:
 
 
 def unlike(record: Mapping[str, Any], suite: str, method: str) -> str:
-    """Say in which settings a method differs from the printed one; empty if in none that is known."""
+    """Return the known differences of settings between a method and the printed one; empty for none."""
     return str(record.get("unlike", {}).get(suite, {}).get(method, ""))
 
 

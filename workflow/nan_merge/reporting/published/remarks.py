@@ -1,4 +1,4 @@
-"""What stands beside the numbers of a printed table: the verdict of a row, and the remarks below."""
+"""Verdicts of rows and notes of a printed table."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MEASURED = (
 
 def row_verdict(labels: Sequence[str], verdicts: Sequence[str]) -> str:
     """Join the verdicts of a row: columns are named where the row has other verdicts too."""
-    given = {verdict for verdict in verdicts if verdict}
+    distinct = {verdict for verdict in verdicts if verdict}
     parts = []
     for verdict in (OUTSIDE, OTHERS, UNLIKE):
-        columns = [label for label, found in zip(labels, verdicts, strict=True) if found == verdict]
-        parts += [verdict if given == {verdict} else f"{verdict}: {', '.join(columns)}"] * bool(columns)
-    return "; ".join(parts) or (WITHIN if given else "")
+        columns = [label for label, of_column in zip(labels, verdicts, strict=True) if of_column == verdict]
+        parts += [verdict if distinct == {verdict} else f"{verdict}: {', '.join(columns)}"] * bool(columns)
+    return "; ".join(parts) or (WITHIN if distinct else "")
 
 
 def remarks(record: dict[str, Any], printed: Sequence[Printed], used: Sequence[Source]) -> list[str]:
-    """Say how the table is read, what it holds and where the numbers come from."""
+    """Return the notes: how to read the table, its collections and suites, its sources."""
     collections = dict.fromkeys([number.collection for number in printed] + [source.collection for source in used])
     known = [f"{name}: {record['collections'][name]}." for name in collections if name in record["collections"]]
     measured = [
@@ -48,7 +48,7 @@ def remarks(record: dict[str, Any], printed: Sequence[Printed], used: Sequence[S
 
 
 def _judged(tolerance: dict[str, Any], printed: Iterable[Printed]) -> str:
-    """Say what the verdicts mean, with the tolerances of the printed methods that have their own."""
+    """Explain the verdicts, with the tolerances of printed methods that have their own."""
     own = tolerance.get("methods", {})
     labels: dict[str, dict[str, None]] = {}
     for number in printed:

@@ -1,4 +1,4 @@
-"""What was measured on the suites that a printed table is about, by collection of checkpoints."""
+"""Measurements on the suites of a printed table, by collection of checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nan_merge.reporting.published.numbers import AVERAGE, MEANS, NORMALISED, Pr
 from nan_merge.reporting.statistics import Estimate, summarise
 from nan_merge.reporting.study import Study
 
-UNNAMED = "no collection"  # of a suite that names none, so that nothing is judged by it
+UNNAMED = "no collection"  # of a suite without `collection`; it equals no printed collection, so no verdict is given
 
 
 @dataclass
@@ -21,13 +21,13 @@ class Source:
     estimates: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
 
     def estimate(self, suite: str, method: str, task: str) -> Estimate:
-        """Return what was measured, without a value and a reason where the method is not in the run."""
+        """Return the measured estimate, or one without value and reason where the method is not in the run."""
         return self.estimates.get(suite, {}).get(method, {}).get(task, Estimate(None))
 
     def shows(self, keys: Iterable[tuple[str, str]], method: str, skipped: bool = True) -> bool:
-        """Say whether any of these suites and tasks has a number of a method, or (`skipped`) says why it has none."""
-        found = [self.estimate(suite, method, task) for suite, task in keys]
-        return any(e.value is not None or (skipped and e.reason.startswith("skipped")) for e in found)
+        """Return whether any of these suites and tasks has a number of a method or, with `skipped`, a reason for skipping it."""
+        estimates = [self.estimate(suite, method, task) for suite, task in keys]
+        return any(e.value is not None or (skipped and e.reason.startswith("skipped")) for e in estimates)
 
     def examples(self, suite: str, method: str, task: str) -> int | None:
         """Return the number of test examples behind an estimate."""
@@ -37,7 +37,7 @@ class Source:
 
 
 def sources(suites: Collection[str], studies: Iterable[Study], published: Iterable[Printed]) -> list[Source]:
-    """Return what was measured on printed suites, by collection; a second suite of a collection is a source of its own."""
+    """Return the measurements on printed suites by collection; a second suite of a collection is a source of its own."""
     tasks: dict[str, set[str]] = {}
     for number in published:
         tasks.setdefault(number.suite, set()).update({number.task} - MEANS.keys())
@@ -55,7 +55,7 @@ def sources(suites: Collection[str], studies: Iterable[Study], published: Iterab
 
 
 def _estimates(study: Study, printed: set[str]) -> dict[str, dict[str, Estimate]]:
-    """Return the estimates of a suite by method and task; averages only over the tasks that the printed ones are over."""
+    """Return the estimates of a suite by method and task; averages only where they are over the printed tasks."""
     found = {}
     reason = _incomparable(study, printed)
     for row in summarise(study):
@@ -67,7 +67,7 @@ def _estimates(study: Study, printed: set[str]) -> dict[str, dict[str, Estimate]
 
 
 def _incomparable(study: Study, printed: set[str]) -> str:
-    """Say why averages of a suite are over other tasks than the printed ones; empty if they are not."""
+    """Return the reason why averages of a suite cannot be compared (other tasks than in print), or an empty text."""
     skipped = [entry["task"] for entry in study.suite.get("skipped", [])]
     if skipped:
         return f"no average to compare, {', '.join(map(study.label, skipped))} was skipped"

@@ -1,4 +1,4 @@
-"""A printed table beside what was measured, as one table for all suites of a run."""
+"""Render a printed table with the measured numbers beside it, one table for all suites of a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def render_published(record: dict[str, Any], numbers: Path | str, studies: Seque
 
 
 def published(record: dict[str, Any], numbers: Sequence[Printed], studies: Sequence[Study]) -> Table:
-    """Return a printed table: a row a printed method, and below it what was measured of it, a row a collection."""
+    """Return a printed table: a row a printed method, below it a row of measured numbers for each collection."""
     printed = [number for number in numbers if number.table == record["id"]]
     check(record, printed)
     rows = _Rows(record, printed)
@@ -64,7 +64,7 @@ def published(record: dict[str, Any], numbers: Sequence[Printed], studies: Seque
 
 
 def _in_print(labels: dict[str, str], printed: Sequence[Printed], column: str) -> dict[str, str]:
-    """Return labels of tasks or suites in the order of print; a record that came as canonical JSON has lost it."""
+    """Return labels of tasks or suites in the order of print, which a record in canonical JSON has lost."""
     order = list(dict.fromkeys(getattr(number, column) for number in printed))
     return {name: labels[name] for name in sorted(labels, key=lambda name: order.index(name) if name in order else len(order))}
 
@@ -73,7 +73,7 @@ class _Rows:
     """Adds blocks of rows to a table, and collects one line a number for the CSV file."""
 
     def __init__(self, record: dict[str, Any], printed: Sequence[Printed]) -> None:
-        """Lay out columns and blocks: the tasks, with a block a suite, or the suites; only what holds a number."""
+        """Lay out columns and blocks: tasks, with a block a suite, or suites; columns without a number are left out."""
         self.record, self.general, self.lines = record, shared(printed), list[dict[str, Any]]()
         names = {**_in_print(record["tasks"], printed, "task"), **MEANS}
         suites = _in_print(record["suites"], printed, "suite")
@@ -95,7 +95,7 @@ class _Rows:
         self.table = Table(record["title"], header, text=(*range(len(self.lead)), len(header) - 1))
 
     def add(self, block: Block, here: Sequence[Source]) -> None:
-        """Add the printed rows of a block, each with what was measured of it, then the methods that are measured only."""
+        """Add the printed rows of a block, each followed by measured rows, then the methods that are only measured."""
         for label, row in block.rows.items():
             self._printed(block, label, row)
             method = next(iter(row.values())).method
@@ -126,7 +126,7 @@ class _Rows:
         self._row(block, "printed", [name, f"published, {collections}"], cells)
 
     def _measured(self, block: Block, source: Source, method: str, row: Row) -> None:
-        """Add what one collection has of a method, with the difference from the printed row."""
+        """Add the measured row of a method in one collection, with the difference from the printed row."""
         cells, verdicts, average = [], list[str](), Estimate(None)
         for key in block.keys:
             number, estimate = row.get(key), source.estimate(key[0], method, key[1])
@@ -155,7 +155,7 @@ class _Rows:
     def _line(
         self, key: Key, number: Printed | None, source: Source | None = None, method: str = "", judged: Judged | None = None
     ) -> dict[str, Any]:
-        """Return one number for machines, in per cent; measured ones are not rounded."""
+        """Return one line of the CSV file, in per cent; measured numbers are not rounded."""
         (suite, task), judged = key, judged or Judged()
         study = source.studies.get(suite) if source else None
         estimate = source.estimate(suite, method, task) if source else Estimate(None)
@@ -196,7 +196,7 @@ def _mark(table: Table, text: str, footnote: str) -> str:
 
 
 def _cell(table: Table, estimate: Estimate, judged: Judged, digits: int) -> str:
-    """Spell a measured number with its spread over seeds and its difference from the printed one, in points."""
+    """Format a measured number with its spread over seeds and its difference from the printed one, in points."""
     text = percent(estimate.value, digits)
     text += f" ± {percent(estimate.deviation, digits)}" if estimate.deviation is not None else ""
     text += f" ({signed_number(judged.difference, digits)})" if judged.difference is not None else ""

@@ -23,14 +23,9 @@ def choices(kind):
 
 
 def variants(stage):
-    """Return every word of a slot by name, and once more for every other choice of each hyper-parameter: {id: word}.
-
-    Words that refuse are left out.
-    """
+    """Return every word of a slot by name, and once more for every other choice of each hyper-parameter: {id: word}."""
     found = {}
     for name, operator in STAGES[stage].items():
-        if hasattr(operator, "refuses"):
-            continue
         takes = hyper_parameters(operator)
         needed = {key: 0.3 for key, (_, default) in takes.items() if default is inspect.Parameter.empty}
         found[name] = functools.partial(operator, **needed)

@@ -17,8 +17,7 @@ from nan_merge.engine import measure, merge
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
-from nan_merge.methods.recipe import STAGES as OPERATORS
-from nan_merge.methods.recipe import Recipe, bind, operator_of
+from nan_merge.methods.recipe import Recipe, bind
 
 ROOT = Path(__file__).parents[2]
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
@@ -77,15 +76,15 @@ def merged(
     experts: Mapping[str, Path],
     exclude: tuple[str, ...] = (),
     seed: int = 0,
-    **how,
+    **settings,
 ):
     """Measure, estimate and merge as the rules do, and return the tensors by name."""
-    merger(method_spec, base, experts, exclude)(output, seed=seed, **how)
+    merger(method_spec, base, experts, exclude)(output, seed=seed, **settings)
     return tensors_of(output)
 
 
 def merger(method_spec: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
-    """Return the merge of measured models, with the calibration that its words look at: it takes the output folder.
+    """Return the merge of measured models, with the calibration that its operators require, as a function of the output.
 
     A method that makes a model for each task makes that of the first expert.
     """
@@ -101,36 +100,36 @@ def merge_measured(models: Models, recipe: Recipe, table: CoefficientTable, thre
 
 
 def measures(method_spec: Mapping, base: Path, experts: Mapping[str, Path], exclude: tuple[str, ...] = ()):
-    """Return what a merge takes, measured: models, recipe, coefficients, thresholds."""
+    """Measure, and return models, recipe, coefficients and thresholds of a merge."""
     recipe = bind(method_spec)
     models = unify_layout(base, enough(recipe, experts), exclude)
     cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
-    found = measure.norms(models)
-    if seen := calibration_for(recipe, base, models.experts):
-        for name, sums in found["tensors"].items():
-            sums["calibration"] = [squares(each, name) for each in seen.values()]
-    return models, recipe, recipe.estimate(found), cuts
+    norms = measure.norms(models)
+    if statistics := calibration_for(recipe, base, models.experts):
+        for name, sums in norms["tensors"].items():
+            sums["calibration"] = [squares(each, name) for each in statistics.values()]
+    return models, recipe, recipe.estimate(norms), cuts
 
 
 def squares(calibration: Checkpoint, name: str) -> float:
-    """Return the sum of squares of what was collected for a tensor, 0 if nothing was."""
+    """Return the sum of squares of the calibration of a tensor, 0 without any."""
     return float((calibration.read(name).astype(np.float64) ** 2).sum()) if name in calibration.entries else 0.0
 
 
 def enough(recipe: Recipe, experts: Mapping[str, Path]) -> dict[str, Path]:
-    """Leave as many experts as a word of the method takes, those whose names come first."""
+    """Return as many experts as the method takes, in the order of their names."""
     chosen = sorted(experts)[: getattr(recipe.combine.func, "experts", None)]
     return {name: folder for name, folder in experts.items() if name in chosen}
 
 
 def calibration_for(recipe: Recipe, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
-    """Return the calibration that the words of a method look at, if they look at any."""
+    """Return the calibration that a method requires, {} if it requires none."""
     kind = getattr(recipe.combine.func, "requires", None)
     return calibration(kind, base, experts) if kind else {}
 
 
 def calibration(kind: str, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
-    """Return positive random calibration of every expert, written beside the base once: it depends on the expert only."""
+    """Return positive random calibration of every expert, written beside the base once; it depends on the expert only."""
     folders = {name: base.parent / "calibration" / kind / name for name in experts}
     for name, folder in folders.items():
         if not folder.exists():
@@ -161,7 +160,7 @@ def flat(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def same_bytes(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
-    """Say whether two models have the same names, types, shapes and bits."""
+    """Return whether two models have the same names, types, shapes and bits."""
     return left.keys() == right.keys() and all(
         left[n].dtype == right[n].dtype and left[n].shape == right[n].shape and left[n].tobytes() == right[n].tobytes()
         for n in left
@@ -175,28 +174,24 @@ def shipped() -> Experiment:
 
 
 @cache
-def sentences() -> dict[str, dict]:
-    """Return the sentence of every shipped method that merges, by method; coefficients that are learned are as at first."""
-    merging = {name: sentence_of(record) for name, record in shipped().methods.items() if name not in REFERENCES}
-    return {name: method_spec for name, method_spec in merging.items() if not refuses(method_spec)}
+def method_specs() -> dict[str, dict]:
+    """Return the spec of every shipped method that merges, by method; learned coefficients have their initial value."""
+    return {name: method_spec_of(record) for name, record in shipped().methods.items() if name not in REFERENCES}
 
 
-def refuses(method_spec: Mapping) -> bool:
-    """Say whether a word of a method refuses to merge."""
-    return any(hasattr(OPERATORS[stage][operator_of(entry, stage)[0]], "refuses") for stage, entry in method_spec.items())
-
-
-def sentence_of(record: Mapping) -> dict:
-    """Return the slots of a method's entry."""
+def method_spec_of(record: Mapping) -> dict:
+    """Return the operators of a method's entry by stage."""
     learned = {"coefficients": {"constant": {"value": record["learn"]["init"]}}} if "learn" in record else {}
     return {**{stage: record[stage] for stage in STAGES if stage in record}, **learned}
 
 
 def distinct() -> dict[str, dict]:
-    """Return the sentences without the rows of scans and without all draws but the first."""
-    return {name: method_spec for name, method_spec in sentences().items() if "-" not in name and not re.search(r"_[2-9]$", name)}
+    """Return the method specs without the rows of sweeps and without all draws but the first."""
+    return {
+        name: method_spec for name, method_spec in method_specs().items() if "-" not in name and not re.search(r"_[2-9]$", name)
+    }
 
 
 def is_whole(method_spec: Mapping) -> bool:
-    """Say whether a method sees whole tensors."""
+    """Return whether a method needs whole tensors."""
     return bind(method_spec).whole

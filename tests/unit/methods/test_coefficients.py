@@ -1,12 +1,24 @@
-"""The words of the slots `coefficients` and `control`: NAN's shares, the one law of norms, shuffles, rows of the table."""
+"""Coefficient rules and controls: NAN's shares, the law of norms, exact means, shuffles, rows of the table."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.coefficients import constant, estimate, metagpt, nan, norm_law, permuted, uniform, uniform_matched
+from nan_merge.methods.coefficients import (
+    constant,
+    estimate,
+    kept,
+    mean_coefficient,
+    metagpt,
+    nan,
+    norm_law,
+    permuted,
+    uniform,
+    uniform_matched,
+)
 
 NORMS = np.array([1.0, 2.0, 4.0, 0.5])
 
@@ -59,12 +71,41 @@ def test_a_zero_norm_is_an_error_or_drops_out(normaliser):
     with pytest.raises(UserError, match=r"expert number 2 of 3 has norm zero.*zero_norm: drop"):
         nan(norms, normaliser=normaliser)
     rest = nan(norms[[0, 2]], normaliser=normaliser)
-    assert nan(norms, normaliser=normaliser, zero_norm="drop").tolist() == [rest[0], 0, rest[1]]
+    close(nan(norms, normaliser=normaliser, zero_norm="drop"), np.array([rest[0], 0, rest[1]]))
     assert norm_law(np.zeros(4), normaliser=normaliser).tolist() == [0.25] * 4
 
 
-def test_uniform_matched_gives_every_expert_the_mean():
-    assert uniform_matched(np.array([0.1, 0.3, 0.2])) == pytest.approx([0.2] * 3, rel=1e-15)
+HOSTS = {
+    "task arithmetic": (functools.partial(nan, mean=0.3), functools.partial(constant, value=0.3)),
+    "averaging": (functools.partial(nan, total=1.0), uniform),
+    "a sum": (functools.partial(nan, total=1.3, normaliser="softmax"), functools.partial(uniform, total=1.3)),
+    "metagpt": (metagpt, uniform),
+    "scaled": (functools.partial(nan, mean=0.3, scale=2.0), functools.partial(constant, value=0.6)),
+}
+
+
+@pytest.mark.parametrize("pair", HOSTS)
+def test_uniform_matched_is_exactly_its_host(pair):
+    """The mean of the rounded coefficients of some norms is not; the control takes the scale that the rule declares."""
+    rule, host = HOSTS[pair]
+    rounded = set()
+    for seed in range(200):
+        lengths = np.random.default_rng(seed).uniform(0.5, 2, 3 + seed % 9)
+        measures = {"experts": [*map(str, range(len(lengths)))], "tensors": {"w": {"task_vector": (lengths**2).tolist()}}}
+        expected = host(lengths).tolist()
+        assert estimate(measures, rule, uniform_matched).rows["model"] == expected
+        assert rule(lengths).mean() == pytest.approx(expected[0], rel=1e-14)
+        rounded.add(float(rule(lengths).mean()) == expected[0])
+    assert rounded == {True, False}, "norms whose rounded mean is off are among them"
+
+
+def test_uniform_matched_gives_the_mean_where_the_scale_depends_on_the_norms():
+    """Rounded once; equal coefficients are their own mean."""
+    for rule in (functools.partial(nan, normaliser="length"), functools.partial(nan, normaliser="shrink", scale=0.3)):
+        assert mean_coefficient(rule, 3) is None
+    assert uniform_matched(np.array([0.1, 0.3, 0.2])).tolist() == [0.2] * 3
+    for count in range(1, 60):
+        assert uniform_matched(np.full(count, 0.3)).tolist() == [0.3] * count
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -111,7 +152,7 @@ def test_lengths_of_zero_drop_out_and_means_are_refused(normaliser):
     with pytest.raises(UserError, match="expert number 2 of 3 has norm zero"):
         norm_law(norms, normaliser=normaliser)
     rest = norm_law(norms[[0, 2]], normaliser=normaliser)
-    assert norm_law(norms, normaliser=normaliser, zero_norm="drop").tolist() == [rest[0], 0, rest[1]]
+    close(norm_law(norms, normaliser=normaliser, zero_norm="drop"), np.array([rest[0], 0, rest[1]]))
     assert norm_law(np.zeros(3), normaliser=normaliser).tolist() == norm_law(norms, normaliser=normaliser, exponent=0.0).tolist()
     assert norm_law(np.zeros(3), normaliser=normaliser).tolist() == [1.0] * 3
     for excess in ("mean", "total"):
@@ -121,16 +162,16 @@ def test_lengths_of_zero_drop_out_and_means_are_refused(normaliser):
 
 def test_metagpt_goes_the_other_way():
     close(metagpt(NORMS), NORMS**2 / (NORMS**2).sum())
-    assert metagpt(np.array([0.0, 3.0, 4.0])).tolist() == [0, 9 / 25, 16 / 25]
+    close(metagpt(np.array([0.0, 3.0, 4.0])), np.array([0, 9 / 25, 16 / 25]))
     assert metagpt(np.zeros(2)).tolist() == [0.5, 0.5]
 
 
 def test_only_some_tensors_may_count():
     squares = {"layers.0.weight": [1.0, 4.0], "layers.0.bias": [25.0, 36.0], "layers.1.weight": [9.0, 4.0]}
     measures = {"experts": ["a", "b"], "tensors": {name: {"task_vector": each} for name, each in squares.items()}}
-    table = estimate(measures, lambda norms: norms, lambda row: row, only=r"weight$")
+    table = estimate(measures, lambda norms: norms, kept, only=r"weight$")
     close(table.rows["model"], np.sqrt([10.0, 8.0]))
-    assert list(estimate(measures, uniform, lambda row: row, only="bias", scope="layer").rows.values()) == [[0.5, 0.5]] * 2
-    assert estimate(measures, lambda n: n, lambda row: row, only="bias", scope="layer").rows["layers.1"] == [0.0, 0.0]
+    assert list(estimate(measures, uniform, kept, only="bias", scope="layer").rows.values()) == [[0.5, 0.5]] * 2
+    assert estimate(measures, lambda n: n, kept, only="bias", scope="layer").rows["layers.1"] == [0.0, 0.0]
     with pytest.raises(UserError, match="only: 'heads' is found in none of the 3 merged tensors' names"):
-        estimate(measures, uniform, lambda row: row, only="heads")
+        estimate(measures, uniform, kept, only="heads")

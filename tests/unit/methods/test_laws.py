@@ -49,12 +49,6 @@ def test_words_say_what_they_do_and_take(stage, name):
             assert schema.get("minimum", default) <= default <= schema.get("maximum", default)
 
 
-@pytest.mark.parametrize(("stage", "name"), [(s, n) for s, n in words if hasattr(STAGES[s][n], "refuses")])
-def test_words_that_refuse_say_why(stage, name):
-    with pytest.raises(UserError, match=name):
-        STAGES[stage][name](draw(3, 6, 9), ALPHA, TensorContext("w"))
-
-
 def test_defaults_are_words():
     assert all(DEFAULTS[stage] in STAGES[stage] for stage in STAGES)
 
@@ -229,7 +223,7 @@ def test_matrices_can_be_excluded_and_large_ones_are_refused(operator):
 def test_a_convolution_over_single_pixels_is_a_matrix(operator):
     taus, alpha, at = case(operator, (9, 6))
     pixels = dataclasses.replace(at, base=at.base[..., None, None])
-    assert np.array_equal(operator(taus[..., None, None], alpha, pixels)[..., 0, 0], operator(taus, alpha, at))
+    close(operator(taus[..., None, None], alpha, pixels)[..., 0, 0], operator(taus, alpha, at))
 
 
 # Postprocess: the merged task vector in, with those that were combined, and out.

@@ -6,7 +6,7 @@ u |merged|, and a little of float64 (1e-14) of the sizes of the |c_t tau_t| that
 
 import numpy as np
 import pytest
-from models import SHAPES, calibration, family, flat, merged, sentences, tensors_of
+from models import SHAPES, calibration, family, flat, merged, method_specs, tensors_of
 from oracles import ORACLES, Model
 
 UNIT = 2.0**-24
@@ -37,13 +37,13 @@ def seen(kind, base, folders):
 
 
 def test_every_method_that_merges_has_an_oracle():
-    assert set(ORACLES) == set(sentences())
+    assert set(ORACLES) == set(method_specs())
 
 
-@pytest.mark.parametrize("method", sentences())
+@pytest.mark.parametrize("method", method_specs())
 def test_method_equals_its_oracle(method, experts, model, tmp_path):
     update = ORACLES[method](model)
-    found = merged(tmp_path / method, sentences()[method], *experts)
+    found = merged(tmp_path / method, method_specs()[method], *experts)
     bound = UNIT * abs(model.base + update) + 1e-14 * (1 + abs(model.tau).sum(axis=0))
     assert all(found[name].dtype == np.float32 for name in SHAPES)
     assert (abs(flat(found) - (model.base + update)) <= bound).all()

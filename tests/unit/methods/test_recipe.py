@@ -1,16 +1,16 @@
 """Every shipped method_spec binds; a misspelt one says what was meant."""
 
 import pytest
-from models import sentences, shipped
+from models import method_specs, shipped
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods import recipe
 from nan_merge.methods.recipe import STAGES, bind, operator_of, requirements
 
 
-@pytest.mark.parametrize("method", sentences())
+@pytest.mark.parametrize("method", method_specs())
 def test_every_shipped_method_binds(method):
-    bound = bind(sentences()[method], method)
+    bound = bind(method_specs()[method], method)
     assert bound.requirements == shipped().requirements(method)
 
 

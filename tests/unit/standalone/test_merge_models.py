@@ -142,7 +142,6 @@ MORE = {
     "fisher": "needs data (calibration: fisher), which only a suite has",
     "adamerging_task": "needs data (learn: ",
     "emr": "makes a model for each task, not one",
-    "zipit": "there is nothing to match",
 }
 
 
@@ -155,12 +154,8 @@ def test_a_method_that_needs_more_than_models_says_so(method, tmp_path):
 
 
 def needs_more(record):
-    """Say whether a method needs data, a choice on validation, or to be told the task, or refuses."""
-    return (
-        any(key in record for key in ("tune", "calibration", "learn"))
-        or not record["static"]
-        or "zipit" in record.get("combine", "")
-    )
+    """Return whether a method needs data, a choice on validation, or the name of a task."""
+    return any(key in record for key in ("tune", "calibration", "learn")) or not record["static"]
 
 
 @pytest.mark.parametrize("method", [m for m, r in distinct_methods().items() if not needs_more(r)])

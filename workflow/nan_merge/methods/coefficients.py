@@ -1,14 +1,16 @@
-"""Words of the slot `coefficients`: T norms in, T coefficients out, by one law; and the table of their values.
+"""Coefficient rules, controls of them, and the table of coefficients: T norms (T,) in, T coefficients (T,) out.
 
-    c_t = lambda kappa ||v_t||^-p        v the weights or the task vector, over the model, a layer or a tensor
+    c_t = lambda kappa ||v_t||^-p        v: the weights, the task vector or the calibration, over the model, a layer or a tensor
 
-Uniform coefficients are p = 0, NAN is p = 1, the theory behind NAN p = 2, MetaGPT p = -2; kappa is the normaliser's.
+Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2; kappa depends on the normaliser.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +22,7 @@ from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
 
 MODEL: Final = "model"
+Rule = Callable[..., np.ndarray]
 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
 Normaliser = Annotated[Literal["sum", "softmax", "length", "shrink"], "shares, by sum or softmax; or one length, mean or least"]
@@ -33,11 +36,11 @@ def norm_law(
 ) -> np.ndarray:
     """Return kappa ||v_t||^-exponent for T experts: (T,) -> (T,).
 
-    `normaliser` sets kappa: with `sum` (Eq. 10 of NAN, arXiv 2505.16148, as reconstructed) they are shares that sum to
-    one, as with `softmax` of the inverse norms (its words); with `length` kappa is the mean of ||v||^p, which brings all
-    vectors to the mean length; with `shrink` the least, which stretches none (as DisTaC advises, arXiv 2508.01148).
-    Where every norm is zero all are alike. For p > 0 a single zero norm is a UserError, or with `zero_norm: drop` that
-    expert gets nothing and the rest is computed without it.
+    `normaliser` sets kappa: `sum` gives shares that sum to one (Eq. 10 of NAN, arXiv 2505.16148, as reconstructed);
+    `softmax` gives those of the inverse norms (its words); `length` is the mean of ||v||^p, which brings all vectors to
+    the mean length; `shrink` is the least ||v||^p, which stretches none (as DisTaC advises, arXiv 2508.01148).
+    If every norm is zero, all experts get the same. For p > 0 a single zero norm is a UserError; with `zero_norm: drop`
+    that expert gets zero and the others are computed without it.
     """
     norms = np.asarray(norms, np.float64)
     if exponent == 0 or not norms.any():
@@ -57,20 +60,57 @@ def norm_law(
 
 
 def _scaled(shares: np.ndarray, mean: float | None, total: float | None) -> np.ndarray:
-    """Scale shares to a mean coefficient (a host's lambda) or to a sum (1 keeps a weighted average of the models)."""
+    """Scale shares to a mean coefficient (a host's lambda) or to a sum (default 1: a weighted average of the models)."""
     return shares * (mean * len(shares) if mean is not None else 1.0 if total is None else total)
 
 
+def declares_mean(mean: Callable[..., float | None]) -> Callable[[Rule], Rule]:
+    """Declare the mean coefficient of a rule, as a function of T and of the rule's hyper-parameters.
+
+    It returns None where the mean depends on the norms.
+    """
+
+    def mark(rule: Rule) -> Rule:
+        rule.mean_coefficient = mean  # type: ignore[attr-defined]
+        return rule
+
+    return mark
+
+
+def mean_coefficient(rule: Rule, experts: int) -> float | None:
+    """Return the mean coefficient that a bound rule gives by construction, or None where it depends on the norms."""
+    bound = functools.partial(rule)
+    declared = getattr(bound.func, "mean_coefficient", None)
+    return declared(experts, **bound.keywords) if declared else None
+
+
+@declares_mean(lambda experts, value: float(value))
 def constant(norms: np.ndarray, *, value: Annotated[float, "the coefficient lambda"]) -> np.ndarray:
     """Give every expert the coefficient `value` (lambda of task arithmetic, arXiv 2212.04089)."""
     return np.full(len(norms), float(value))
 
 
+@declares_mean(lambda experts, total=1.0: 1 / experts * total)
 def uniform(norms: np.ndarray, *, total: Annotated[float, "sum of the coefficients"] = 1.0) -> np.ndarray:
     """Give every expert total / T (weight averaging, arXiv 2203.05482)."""
     return _scaled(norm_law(norms, exponent=0.0), None, total)
 
 
+def _mean_of_nan(
+    experts: int,
+    *,
+    normaliser: str = "sum",
+    mean: float | None = None,
+    total: float | None = None,
+    scale: float = 1.0,
+    **others: Any,
+) -> float | None:
+    if normaliser in ("length", "shrink"):
+        return None
+    return scale * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
+
+
+@declares_mean(_mean_of_nan)
 def nan(
     norms: np.ndarray,
     *,
@@ -84,14 +124,15 @@ def nan(
     """Weigh every expert by its inverse norm (NAN, arXiv 2505.16148, Eq. 10).
 
     ASSUME: the paper names a global scaling factor without its value; `mean` sets the mean coefficient (to the
-    host's lambda) and `total` the sum (1: the literal weighted average, also the default). With `length` and `shrink`
-    it is `scale`, the coefficient of an expert that has the length already.
+    host's lambda) and `total` the sum (default 1, the literal weighted average). With `length` and `shrink` the factor is
+    `scale`, the coefficient of an expert that already has the target length.
     """
     if normaliser in ("length", "shrink") and (mean is not None or total is not None):
         raise UserError(f"nan: normaliser '{normaliser}' takes `scale`; found `mean` or `total`, which need `sum` or `softmax`")
     return scale * _scaled(norm_law(norms, exponent=exponent, normaliser=normaliser, zero_norm=zero_norm), mean, total)
 
 
+@declares_mean(lambda experts: 1 / experts)
 def metagpt(norms: np.ndarray) -> np.ndarray:
     """Weigh every expert by its squared norm, summing to one (MetaGPT, arXiv 2406.11385): the law with exponent -2."""
     return norm_law(norms, exponent=-2.0)
@@ -100,7 +141,7 @@ def metagpt(norms: np.ndarray) -> np.ndarray:
 def given(
     norms: np.ndarray, *, values: Annotated[float | Sequence[float], "one an expert, in the order of their names; or one for all"]
 ) -> np.ndarray:
-    """Give every expert the coefficient written down for it: one an expert in the order of their names, or one for all.
+    """Give every expert its listed coefficient: one per expert in the order of their names, or one for all.
 
     Raises UserError for a list of another length than there are experts.
     """
@@ -113,26 +154,33 @@ def given(
     return np.full(len(norms), numbers)
 
 
-COEFFICIENTS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (constant, uniform, nan, metagpt, given)}
+COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in (constant, uniform, nan, metagpt, given)}
 nan.exclusive = ["mean", "total"]  # type: ignore[attr-defined]
-WITHOUT_NORMS = frozenset({"constant", "uniform", "given"})  # words that never look at a norm: nothing needs measuring
+WITHOUT_NORMS = frozenset({"constant", "uniform", "given"})  # rules that need no norms, so that none are measured
 
 
-def kept(row: np.ndarray) -> np.ndarray:
+def kept(row: np.ndarray, mean: float | None = None) -> np.ndarray:
     """Leave the coefficients of one row as they are."""
     return row
 
 
-def uniform_matched(row: np.ndarray) -> np.ndarray:
-    """Replace the coefficients of one row by their mean: the control for the global scale."""
-    return np.full(len(row), row.mean())
+def uniform_matched(row: np.ndarray, mean: float | None = None) -> np.ndarray:
+    """Replace the coefficients of one row by their mean: the control for the global scale.
+
+    `mean` is the mean coefficient that the rule declares (see `mean_coefficient`): the control of a rule with a known
+    scale has exactly that scale, on every processor. Where it depends on the norms (None: `length`, `shrink`, a list of
+    values) it is the mean of the row, exact up to one rounding.
+    """
+    return np.full(len(row), statistics.mean(row.tolist()) if mean is None else mean)
 
 
-def permuted(row: np.ndarray, *, seed: Annotated[int, Ge(0), Lt(1000), "which of the shuffles"] = 0) -> np.ndarray:
-    """Shuffle the coefficients of one row over the experts, every row alike: the control for who gets which.
+def permuted(
+    row: np.ndarray, mean: float | None = None, *, seed: Annotated[int, Ge(0), Lt(1000), "number of the shuffle"] = 0
+) -> np.ndarray:
+    """Shuffle the coefficients of one row over the experts, every row alike: the control for the assignment to experts.
 
-    `seed` counts, in one stream of random permutations, those that move something and were not there before. So the
-    first T! - 1 seeds give every shuffle of T experts once; further seeds repeat them.
+    `seed` counts the permutations of one random stream, without the identity and without repetitions. So the first
+    T! - 1 seeds give every shuffle of T experts once; further seeds repeat them.
     """
     rng, seen = np.random.default_rng(0), {tuple(range(len(row)))}
     order = tuple(range(len(row)))
@@ -143,7 +191,7 @@ def permuted(row: np.ndarray, *, seed: Annotated[int, Ge(0), Lt(1000), "which of
     return row[list(order)]
 
 
-CONTROL: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (kept, uniform_matched, permuted)}
+CONTROL: dict[str, Rule] = {f.__name__: f for f in (kept, uniform_matched, permuted)}
 
 
 @dataclass(frozen=True)
@@ -160,7 +208,7 @@ class CoefficientTable:
         return list(self.rows[row_of(tensor, self.scope)])
 
     def record(self) -> dict[str, Any]:
-        """Return the table as it stands in its JSON file."""
+        """Return the table as a JSON record."""
         return {"experts": self.experts, "scope": self.scope, "rows": dict(self.rows), "norms": dict(self.norms)}
 
     @classmethod
@@ -170,7 +218,7 @@ class CoefficientTable:
 
 
 def row_of(tensor: str, scope: str) -> str:
-    """Return the row of the table that serves a tensor: `model`, its layer's name, or its own name."""
+    """Return the row of the table that holds a tensor's coefficients: `model`, its layer's name, or its own name."""
     if scope == "tensor":
         return tensor
     if scope == "layer":
@@ -181,27 +229,36 @@ def row_of(tensor: str, scope: str) -> str:
 
 def estimate(
     measures: Mapping[str, Any],
-    operator: Callable[..., np.ndarray],
-    control: Callable[..., np.ndarray],
+    operator: Rule,
+    control: Rule,
     *,
     norm_of: NormOf = "task_vector",
     scope: Scope = MODEL,
     only: Annotated[str, "regex of the tensors whose norms count; empty: all"] = "",
 ) -> CoefficientTable:
-    """Apply a bound coefficient word and a control to the norms that `measure` found.
+    """Return the coefficients of a bound rule and a control for measured norms.
 
-    `norm_of` is `weights`, `task_vector` or, where that was collected, `calibration`; squares are summed over the tensors
-    of a row in float64 (with fsum, so in any order) before the root is taken. Where `only` leaves a row no tensor, its
-    norms are zero: uniform coefficients.
+    Args:
+        measures: what `measure.norms` returned, with `calibration` where that was collected.
+        operator: the bound rule.
+        control: the bound control.
+        norm_of: whose squares are summed over the tensors of a row, in float64 (with fsum, so in any order).
+        scope: what has coefficients of its own.
+        only: tensors whose norms count; a row without any has zero norms, hence uniform coefficients.
+
+    Raises:
+        UserError: `only` matches no tensor, or `norm_of` was not measured.
     """
     if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
         raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
     squares: dict[str, list[list[float]]] = {}
-    for tensor, found in measures["tensors"].items():
-        if norm_of not in found:
-            raise UserError(f"coefficients: norm_of: {norm_of}: was not measured, only {sorted(found)}; name `calibration:` too")
+    for tensor, sums in measures["tensors"].items():
+        if norm_of not in sums:
+            raise UserError(f"coefficients: norm_of: {norm_of}: was not measured, only {sorted(sums)}; name `calibration:` too")
         counts = bool(re.search(only, tensor))
-        squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in found[norm_of]])
-    norms = {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in squares.items()}
-    rows = {row: control(operator(norms[row])).tolist() for row in sorted(norms)}
-    return CoefficientTable(tuple(measures["experts"]), scope, rows, {r: norms[r].tolist() for r in sorted(norms)})
+        squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[norm_of]])
+    norms = {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}
+    experts = tuple(measures["experts"])
+    mean = mean_coefficient(operator, len(experts))
+    rows = {row: control(operator(lengths), mean).tolist() for row, lengths in norms.items()}
+    return CoefficientTable(experts, scope, rows, {row: lengths.tolist() for row, lengths in norms.items()})

@@ -153,17 +153,4 @@ def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -
     return masked * (float(abs(own).sum()) / size if size else 1.0)
 
 
-def zipit(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
-    """Match units by their activations and average those that match (ZipIt!, arXiv 2305.03053); refused.
-
-    Raises UserError, always.
-    """
-    raise UserError(f"zipit: {REFUSED}")
-
-
-REFUSED = (
-    "it matches the units of networks of different initialisations; experts of one base have their units in one order, so that"
-    " there is nothing to match, and attention heads and residual streams cannot be matched unit by unit"
-)
-zipit.refuses = REFUSED  # type: ignore[attr-defined]
-COMBINE = {f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean, max_magnitude, consensus, fisher, emr, zipit)}
+COMBINE = {f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean, max_magnitude, consensus, fisher, emr)}

@@ -85,10 +85,10 @@ def test_writing_keeps_companions_but_neither_weights_nor_provenance(tmp_path):
 
 
 BROKEN = {
-    "an empty file": (b"", "is cut or no safetensors"),
-    "a cut length": (b"\0\0\0", "is cut or no safetensors"),
+    "an empty file": (b"", "is truncated or no safetensors"),
+    "a cut length": (b"\0\0\0", "is truncated or no safetensors"),
     "a length behind the end": ((b"{}", b"", 99), "the header says 99 bytes, the file has 10"),
-    "a huge length": ((b"{}", b"", 2**63), "is cut or no safetensors"),
+    "a huge length": ((b"{}", b"", 2**63), "is truncated or no safetensors"),
     "no JSON": ((b"{nonsense",), "is not a safetensors header"),
     "no UTF-8": ((b'{"\xff": 1}',), "is not a safetensors header"),
     "no object": ((b"[1, 2]",), "is not a safetensors header"),
@@ -102,11 +102,11 @@ BROKEN = {
     "a negative offset": (({"w": entry(-8, 0)}, bytes(8)), "should be whole numbers"),
     "a negative shape": (({"w": entry(shape=(-1, -2))}, bytes(8)), "should be whole numbers"),
     "a shape that lies": (({"w": entry(shape=(3,))}, bytes(8)), r"'w' claims bytes 0 to 8 for F32 \[3\]; expected 0 to 12"),
-    "offsets behind the end": (({"w": entry(0, 16, shape=(4,))}, bytes(8)), "inside 8; the file is broken"),
+    "offsets behind the end": (({"w": entry(0, 16, shape=(4,))}, bytes(8)), "inside 8; the file is damaged"),
     "offsets the wrong way round": (({"w": entry(8, 0)}, bytes(8)), "'w' claims bytes 8 to 0"),
     "a hole": (({"w": entry(4, 12)}, bytes(12)), "'w' claims bytes 4 to 12"),
     "an overlap": (({"v": entry(), "w": entry(4, 12)}, bytes(12)), "'w' claims bytes 4 to 12 .* expected 8 to 16"),
-    "data behind the last tensor": (({"w": entry()}, bytes(11)), "3 bytes behind the last tensor"),
+    "data behind the last tensor": (({"w": entry()}, bytes(11)), "3 bytes after the last tensor"),
 }
 
 
@@ -138,7 +138,7 @@ INDICES = {
     "a shard outside": ('{"weight_map": {"w": "../outside.safetensors"}}', r"names the shard '\.\./outside.safetensors'"),
     "an absolute shard": ('{"weight_map": {"w": "/outside.safetensors"}}', "names the shard '/outside.safetensors'"),
     "a missing tensor": ('{"weight_map": {"v": "1.safetensors"}}', "names the tensor 'v' in 1.safetensors, which lacks it"),
-    "a tensor twice": ('{"weight_map": {"w": "1.safetensors", "v": "2.safetensors"}}', "tensor 'w' lies in 1.safetensors too"),
+    "a tensor twice": ('{"weight_map": {"w": "1.safetensors", "v": "2.safetensors"}}', "tensor 'w' is also in 1.safetensors"),
 }
 
 
@@ -157,7 +157,9 @@ def test_a_broken_index_is_named(content, tmp_path):
 
 
 def test_a_folder_without_weights_says_what_was_expected(tmp_path):
-    with pytest.raises(UserError, match=r"no checkpoint there; expected model.safetensors or model.safetensors.index.json"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint in this folder; expected model.safetensors or .*index.json"
+    ):
         Checkpoint(tmp_path)
 
 

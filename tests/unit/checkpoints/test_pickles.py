@@ -126,11 +126,14 @@ def test_arguments_of_a_training_program_are_code_too(tmp_path):
 CONTENTS = {
     "a list": ([torch.ones(2)], "holds an object of type list; expected tensors by name"),
     "a tensor": (torch.ones(2), "holds an object of type Tensor; expected tensors by name"),
-    "a number among tensors": ({"w": torch.ones(2), "epoch": 3}, "'epoch' is an object of type int; expected nothing but"),
-    "a nested model": ({"model": {"w": torch.ones(2)}}, "'model' is an object of type dict; .* save the model's state_dict"),
-    "a name that is none": ({1: torch.ones(2)}, "1 is an object of type Tensor; expected nothing but tensors by name"),
-    "complex numbers": ({"w": torch.ones(2, dtype=torch.complex64)}, r"'w' is torch.complex64 .*; known are dense tensors"),
-    "sparse numbers": ({"w": torch.eye(2).to_sparse()}, r"'w' is torch.float32 \(torch.sparse_coo, cpu\); known are dense"),
+    "a number among tensors": ({"w": torch.ones(2), "epoch": 3}, "'epoch' is an object of type int; expected only tensors"),
+    "a nested model": ({"model": {"w": torch.ones(2)}}, "'model' is an object of type dict; .* save only the model's state_dict"),
+    "a name that is none": ({1: torch.ones(2)}, "1 is an object of type Tensor; expected only tensors by name"),
+    "complex numbers": ({"w": torch.ones(2, dtype=torch.complex64)}, r"'w' is torch.complex64 .*; expected a dense tensor"),
+    "sparse numbers": (
+        {"w": torch.eye(2).to_sparse()},
+        r"'w' is torch.float32 \(torch.sparse_coo, cpu\); expected a dense",
+    ),
 }
 
 
@@ -149,13 +152,15 @@ def test_a_cut_file_is_named(zipped, share, tmp_path):
     file = saved(tmp_path / PICKLE, {"w": torch.ones(1000)}, _use_new_zipfile_serialization=zipped)
     with open(file, "r+b") as stream:
         stream.truncate(int(share * file.stat().st_size))
-    with pytest.raises(UserError, match=r"pytorch_model.bin: cannot be read \(.*\); it is cut, broken or no weights; fetch it"):
+    with pytest.raises(
+        UserError, match=r"pytorch_model.bin: cannot be read \(.*\); it is truncated, .*; fetch it"
+    ):
         pickles.pickled_tensors(file)
 
 
 def test_a_pickle_that_is_not_of_pytorch_is_named(tmp_path):
     (tmp_path / PICKLE).write_bytes(pickle.dumps({"w": [1.0]}))
-    with pytest.raises(UserError, match=r"cannot be read \(.*\); it is cut, broken or no weights"):
+    with pytest.raises(UserError, match=r"cannot be read \(.*\); it is truncated, damaged or no weight file"):
         pickles.pickled_tensors(tmp_path / PICKLE)
 
 
@@ -164,7 +169,7 @@ INDICES = {
     "a shard outside": ({"w": "../outside.bin"}, r"names the shard '\.\./outside.bin'"),
     "an absolute shard": ({"w": "/outside.bin"}, "names the shard '/outside.bin'"),
     "a missing tensor": ({"v": "1.bin"}, "names the tensor 'v' in 1.bin, which lacks it"),
-    "a tensor twice": ({"w": "1.bin", "v": "2.bin"}, "tensor 'w' lies in 1.bin too"),
+    "a tensor twice": ({"w": "1.bin", "v": "2.bin"}, "tensor 'w' is also in 1.bin"),
 }
 
 

@@ -125,7 +125,7 @@ def test_a_prepared_data_set_has_the_same_bytes_twice(task, sources, tmp_path):
         ),
         (
             {"arguments": {"file": "test.tab", "label": "Author", "text": "Text"}},
-            "no column 'Author'; it has Category",
+            "no column 'Author', found Category",
         ),
         ({"splits": {"train": 9, "validation": 900, "test": 9}}, "lower `splits: validation`"),
     ],

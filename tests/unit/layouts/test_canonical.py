@@ -118,7 +118,7 @@ MISTAKES = {
     lose: r"expert: 1 of 37 tensors do not match the base .*base: no 'embeddings.LayerNorm.bias'; expected an expert with",
     shorten: r"1 of 37 tensors do not match the base .*word_embeddings.weight' is \[5, 8\], not \[12, 8\]",
     redraw: r"expert: is no expert of the base .*base: \|tau\| = \d.* is 1\.\d\d of \|W_0\| = \d.*; expected at most 0.5",
-    spoil: r"expert: NaN or infinite numbers in .embeddings.+. \(3 of 96\); .encoder.+. \(1 of 8\); expected finite ones",
+    spoil: r"expert: NaN or infinite numbers in .embeddings.+. \(3 of 96\); .encoder.+. \(1 of 8\); expected finite numbers",
 }
 
 

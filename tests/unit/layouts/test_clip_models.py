@@ -229,7 +229,7 @@ print(*({'transformers', 'open_clip', 'torchvision'} & sys.modules.keys()))"""
     assert loaded.stdout.split() == []
 
 
-# ---- the narrow waist -----------------------------------------------------------------------------------------------
+# ---- the canonical checkpoint -----------------------------------------------------------------------------------------------
 
 
 def test_a_merged_folder_is_read_by_transformers(world, tmp_path):
@@ -423,7 +423,7 @@ def test_nan_and_infinities_are_counted(kind, world, copied):
         state[name][0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
 
     folder = rewrite(copied(source), spoil)
-    refused(kind, folder, world, rf"{folder.name}: NaN or infinite numbers in '{name}' \(3 of 16384\); expected finite ones")
+    refused(kind, folder, world, rf"{folder.name}: NaN or infinite numbers in '{name}' \(3 of 16384\); expected finite numbers")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -456,7 +456,7 @@ def test_an_expert_of_another_base_is_named(kind, world, tmp_path):
     if kind == "clip":
         folder = tmp_path / "hf"
         clip_conversion.to_transformers(tmp_path / "hub", folder, world / "hub/base")
-    message = r"is no expert of the base .*base: \|tau\| = \d+.* is 1\.\d+ of \|W_0\| = \d+.*; expected at most 0.5.*--max-relative-distance"
+    message = r"is no expert of the base .*base: \|tau\| = \d+.* is 1\.\d+ of \|W_0\| = \d+.*; expected at most 0.5.*-distance"
     refused(kind, folder, world, message)
     KINDS[kind][0].prepare(folder, tmp_path / "meant", world / kind / "base", max_relative_distance=2.0)
     assert Checkpoint(tmp_path / "meant").names == Checkpoint(world / kind / "base").names
@@ -469,9 +469,9 @@ def test_a_missing_or_half_expert_is_named(kind, world, copied, tmp_path):
     file = next(each for each in folder.iterdir() if each.suffix in (".safetensors", ".pt"))
     with open(file, "r+b") as stream:
         stream.truncate(file.stat().st_size // 2)
-    refused(kind, folder, world, f"{file.name}.*(broken|cut)")
+    refused(kind, folder, world, f"{file.name}.*(damaged|truncated)")
     file.unlink()
-    refused(kind, folder, world, "no checkpoint there|0 weight files")
+    refused(kind, folder, world, "no checkpoint in this folder|0 weight files")
 
 
 def test_several_files_are_named(world, copied):
@@ -597,7 +597,7 @@ def test_what_cannot_be_converted_is_named(world, copied, tmp_path):
     clip_conversion.to_open_clip(folder, tmp_path / "whole", world / "hf/base")
     assert np.array_equal(tensors_of(tmp_path / "whole")["visual.proj"], tensors_of(world / "open_clip/base")["visual.proj"])
     folder = rewrite(folder, lambda state: state.pop("vision_model.encoder.layers.0.self_attn.k_proj.bias"))
-    with pytest.raises(UserError, match=r"layers.0.self_attn.[qv]_proj.bias' lacks its fellows of query, key and value"):
+    with pytest.raises(UserError, match=r"layers.0.self_attn.[qv]_proj.bias' lacks query, key or value tensors"):
         clip_conversion.to_open_clip(folder, tmp_path / "lost", world / "hf/base")
     with pytest.raises(UserError, match=r"the tensor 'visual.attn_pool.query' has no counterpart"):
         clip_names.to_transformers(ROOT, {"visual.attn_pool.query": Array(np.ones(3, np.float32))})

@@ -335,8 +335,8 @@ QUANTISED = {
 def test_quantised_models_are_refused(kind, base, tmp_path):
     tensors, config, reason = QUANTISED[kind]
     folder = write(tmp_path / "a", {**draw(1), **tensors}, {**CONFIG, **config})
-    refused(rf"expert 'a' \(.*\) is quantised, says {reason}; .* Dequantise it", base, {"a": folder})
-    refused(rf"base \(.*\) is quantised, says {reason}", folder, {"a": base})
+    refused(rf"expert 'a' \(.*\) is quantised according to {reason}; .* Dequantise it", base, {"a": folder})
+    refused(rf"base \(.*\) is quantised according to {reason}", folder, {"a": base})
 
 
 def test_no_experts_and_no_tensors_are_refused(base, tmp_path):
@@ -513,11 +513,11 @@ def test_an_adapter_with_more_words_is_cut_to_those_of_the_base(tmp_path):
 STRANGE = {
     "a module that is not there": (factors("model.layers.7.q_proj", 6, 6), "'model.layers.7.q_proj' (the base has no such"),
     "another shape": (factors(Q, 6, 5), f"'{Q}' (B A is [6, 5], the tensor F32 [6, 6])"),
-    "half a pair": ({f"{Q}.lora_A.weight": np.ones((2, 6), np.float32)}, f"'{Q}' (only lora_A is there)"),
+    "half a pair": ({f"{Q}.lora_A.weight": np.ones((2, 6), np.float32)}, f"'{Q}' (it has only lora_A)"),
     "another rank": (factors(Q, 6, 6, rank=3), f"'{Q}' (its rank is 3, adapter_config.json says 2)"),
     "ranks that differ": (
         {**factors(Q, 6, 6), f"{Q}.lora_B.weight": np.ones((6, 3), np.float32)},
-        f"'{Q}' (lora_A [2, 6] and lora_B [6, 3] make no product)",
+        f"'{Q}' (lora_A [2, 6] and lora_B [6, 3] cannot be multiplied)",
     ),
     "a magnitude": ({f"{Q}.lora_magnitude_vector": np.ones(6, np.float32)}, f"'{Q}.lora_magnitude_vector' (the base has no"),
     "a head that nobody saved": ({"score.weight": np.ones((3, 6), np.float32)}, "'score.weight' (the base has no such tensor)"),
@@ -528,7 +528,7 @@ STRANGE = {
 def test_every_part_of_an_adapter_finds_its_place_or_is_named(case, base, tmp_path):
     moves, reason = STRANGE[case]
     adapter = write_adapter(tmp_path / "a", {**factors(D, 6, 10), **moves}, base_model_name_or_path="some/model")
-    message = refused("1 parts of the adapter have no place on the base .*trained on some/model: use that", base, {"a": adapter})
+    message = refused("1 tensors of the adapter do not match the base .*trained on some/model: use that", base, {"a": adapter})
     assert reason in message
 
 

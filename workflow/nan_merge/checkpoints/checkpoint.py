@@ -1,4 +1,4 @@
-"""Read and write the narrow waist: a folder of weight files plus config.json. No torch, but for pickles."""
+"""Read and write checkpoints: folders of weight files with config.json and companions."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ from nan_merge.core.files import read_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 LICENCES = ("LICENSE", "NOTICE", "USE_POLICY")
-MADE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")  # say how a model was made
+PROVENANCE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
-WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # the first of these that a folder has holds its weights
+WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # in order of preference
 
 
 class Checkpoint:
-    """A read-only folder of tensors: names in file order, shapes and types at once, values on request.
+    """A read-only folder of tensors: names, shapes and types are read at once, values on request.
 
-    `entries` holds the tensors by name and `shards` the names by file. A view of a checkpoint (`nan_merge.layouts.unify`)
-    has other tensors behind the same names.
+    `entries` maps names to tensors in file order, `shards` file names to tensor names. A view of a checkpoint
+    (`nan_merge.layouts.views`) has other tensors under the same names.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open a folder, or one safetensors file by itself (a head)."""
+        """Open a folder or a single safetensors file (a head)."""
         path = Path(path)
         self.folder = path.parent if path.is_file() else path
         self.shards: dict[str, list[str]] = {}
         self.entries: dict[str, Tensor] = {}
-        index, promised = (None, {path.name: set()}) if path.is_file() else self._files()
-        for file, names in promised.items():
-            found = read_file(self.folder / file)
-            for name in sorted(names - found.keys()):
+        index, indexed = (None, {path.name: set()}) if path.is_file() else self._files()
+        for file, names in indexed.items():
+            tensors = read_file(self.folder / file)
+            for name in sorted(names - tensors.keys()):
                 raise UserError(f"{index} names the tensor '{name}' in {file}, which lacks it; fetch it again")
-            for name in sorted(found.keys() & self.entries.keys()):
-                there = next(shard for shard, names in self.shards.items() if name in names)
-                raise UserError(f"{self.folder / file}: tensor '{name}' lies in {there} too; fetch it again")
-            self.shards[file] = list(found)
-            self.entries.update(found)
+            for name in sorted(tensors.keys() & self.entries.keys()):
+                other = next(shard for shard, names in self.shards.items() if name in names)
+                raise UserError(f"{self.folder / file}: tensor '{name}' is also in {other}; fetch it again")
+            self.shards[file] = list(tensors)
+            self.entries.update(tensors)
 
     def _files(self) -> tuple[Path | None, dict[str, set[str]]]:
-        """Return the index, if there is one, and what it promises: the names of the tensors by file."""
-        found = next((file for file in WEIGHTS if (self.folder / file).is_file()), None)
-        if found is None:
-            raise UserError(f"{self.folder}: no checkpoint there; expected {SINGLE} or {INDEX} (or {PICKLE})")
-        if found in (INDEX, PICKLE_INDEX):
-            index = self.folder / found
+        """Return the path of the index, or None, and {weight file: names of its tensors by the index}."""
+        weights = next((file for file in WEIGHTS if (self.folder / file).is_file()), None)
+        if weights is None:
+            raise UserError(f"{self.folder}: no checkpoint in this folder; expected {SINGLE} or {INDEX} (or {PICKLE})")
+        if weights in (INDEX, PICKLE_INDEX):
+            index = self.folder / weights
             record = read_json(index)
             places = record.get("weight_map") if isinstance(record, dict) else None
             if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
                 raise UserError(f"{index}: no index of shards; expected `weight_map`, a file for each tensor; fetch it again")
-            promised: dict[str, set[str]] = {file: set() for file in sorted(set(places.values()))}
+            indexed: dict[str, set[str]] = {file: set() for file in sorted(set(places.values()))}
             for name, file in places.items():
-                promised[file].add(name)
-            for file in promised:
+                indexed[file].add(name)
+            for file in indexed:
                 if Path(file).name != file or not (self.folder / file).is_file():
                     raise UserError(f"{index} names the shard {file!r}, which is not in that folder; fetch it again")
-            return index, promised
-        return None, {found: set()}
+            return index, indexed
+        return None, {weights: set()}
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +78,7 @@ class Checkpoint:
         return self.entries[name].shape
 
     def is_float(self, name: str) -> bool:
-        """Say whether a tensor holds floating-point numbers."""
+        """Return whether a tensor holds floating-point numbers."""
         return self.entries[name].is_float
 
     def block(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -86,23 +86,23 @@ class Checkpoint:
         return self.entries[name].block(start, stop)
 
     def read(self, name: str) -> np.ndarray:
-        """Read one whole tensor as stored, into memory of its own: (*shape)."""
+        """Read one whole tensor as stored into new memory: (*shape)."""
         entry = self.entries[name]
         return entry.block(0, entry.size).reshape(entry.shape)
 
 
 def safetensors_name(file: str) -> str:
-    """Return the name under which the tensors of a weight file are written: `pytorch_model.bin` -> `model.safetensors`."""
+    """Return the safetensors name of a weight file: `pytorch_model.bin` -> `model.safetensors`."""
     return file if file.endswith(".safetensors") else f"{file.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one weight file (safetensors, or a pickle `.bin`) by name, in the order of the file."""
+    """Return the tensors of one weight file (safetensors or a pickle `.bin`) by name, in file order."""
     return pickled_tensors(path) if path.suffix == ".bin" else stored_tensors(path)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as one safetensors file, in the given order."""
+    """Write arrays to one safetensors file in the given order."""
     with open(file, "wb") as stream:
         stream.write(header_bytes({n: (NAMES[a.dtype], a.shape) for n, a in tensors.items()}))
         for array in tensors.values():
@@ -112,7 +112,7 @@ def write_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None, copy_from: Path | None = None
 ) -> None:
-    """Write a checkpoint folder, whole or not at all: one safetensors file, config.json, companions of `copy_from`."""
+    """Write a checkpoint folder atomically: one safetensors file, config.json and the companions of `copy_from`."""
     with atomic_write(folder) as part:
         part.mkdir()
         if copy_from is not None:
@@ -123,9 +123,9 @@ def write_checkpoint(
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy what makes tensors a usable model: config, tokenizer, processor, licence; no weights and no provenance."""
+    """Copy config, tokenizer, processor and licence files; no weights, no provenance."""
     for file in sorted(source.iterdir()):
         wanted = file.suffix in COMPANIONS or file.name.startswith(LICENCES)
-        made = file.name in MADE or file.name.startswith(".") or file.name.endswith(".index.json")
-        if file.is_file() and wanted and not made:
+        excluded = file.name in PROVENANCE or file.name.startswith(".") or file.name.endswith(".index.json")
+        if file.is_file() and wanted and not excluded:
             shutil.copyfile(file, target / file.name)

@@ -1,7 +1,7 @@
-"""Build what a pickle of PyTorch holds without running any of it: tensors, containers and stand-ins. No torch.
+"""Unpickle objects of PyTorch without running code: tensors, containers and placeholders.
 
-Every class or function that a file names is replaced by a stand-in that takes anything and does nothing; the tensors of a
-module are then collected from the stand-ins under the names that its state dict would give them.
+Every class or function named in a file becomes a placeholder that accepts any call and has no effect. The tensors of a
+module are then collected from the placeholders under their state dict names.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ from nan_merge.checkpoints import torch_archive
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
 from nan_merge.checkpoints.torch_archive import Storage, StridedTensor
 
-STORAGES = {  # torch's name of a storage -> the type of its numbers
+STORAGES = {  # storage class of torch -> safetensors type
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
     "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
     "UntypedStorage": "U8",
 }  # fmt: skip
 KINDS = {f"torch.{dtype}": name for dtype, name in NAMES.items()} | {"torch.bool": "BOOL"}
-INERT: dict[str, Any] = {  # what a file may have besides: containers that run nothing
+INERT: dict[str, Any] = {  # other allowed names: containers, whose construction runs no code of the file
     "collections.OrderedDict": OrderedDict, "torch.Size": tuple,
     **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset, list, dict, tuple)},
 }  # fmt: skip
 
 
 class Placeholder:
-    """Stands in for an object of any class: takes what comes, keeps its `state`, and does nothing."""
+    """Replaces an object of any class: accepts any call without effect and keeps its `state`."""
 
     __slots__ = ("state",)
     state: dict[Any, Any]
 
     def __new__(cls, *_: Any, **__: Any) -> Placeholder:
-        """Make an object with an empty state, whatever is given."""
-        found = object.__new__(cls)
-        found.state = {}
-        return found
+        """Create a placeholder with an empty state; arguments are ignored."""
+        placeholder = object.__new__(cls)
+        placeholder.state = {}
+        return placeholder
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Take anything."""
+        """Ignore all arguments."""
 
     def __call__(self, *_: Any, **__: Any) -> Placeholder:
-        """Stand in for what a function would return."""
+        """Return a placeholder for the result of a function."""
         return Placeholder()
 
     def __setstate__(self, state: Any) -> None:
-        """Keep the attributes of the object."""
+        """Keep the attributes of the pickled object."""
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.state.update(part)
 
     def append(self, *_: Any) -> None:
-        """Take an item of what was a list, a set or a mapping."""
+        """Ignore an item added to a list, set or mapping."""
 
     extend = add = __setitem__ = append
 
 
 class Unpickler(pickle._Unpickler):
-    """Build nothing but tensors, containers and stand-ins; `storages` are filled by the reader of the file.
+    """Build tensors, containers and placeholders only; the file's reader fills `storages` afterwards.
 
-    It is Python's own, not that in C, which takes as much memory as a broken file asks for.
+    The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims.
     """
 
     def __init__(self, stream: Any, storages: dict[str, Storage]) -> None:
-        """Read the pickle that begins at the place of a stream."""
+        """Read one pickle from the current position of a stream."""
         super().__init__(stream)
         self.storages = storages
         self.classes: dict[str, type[Placeholder]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name of the file; nothing is imported, and no attribute looked up."""
+        """Return the replacement of a name in the file; nothing is imported and no attribute is looked up."""
         full = f"{module}.{name}"
         if full in INERT:
             return INERT[full]
@@ -84,7 +84,7 @@ class Unpickler(pickle._Unpickler):
         return KINDS.get(full, self.classes[full])
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the storage that a file names, or the class that an old file describes."""
+        """Return the storage with a persistent id, or the class recorded by an old file."""
         if isinstance(pid, tuple) and pid[0] == "module":
             return pid[1]
         kind, dtype, key, _, count, *view = pid
@@ -94,20 +94,20 @@ class Unpickler(pickle._Unpickler):
 
 
 class Rebuild:
-    """A function of torch that makes a tensor, as far as a reader needs it; a file cannot change it."""
+    """Replaces a function of torch that rebuilds tensors; a file cannot set its state."""
 
     __slots__ = ("_make",)
 
     def __init__(self, make: Callable[..., Any]) -> None:
-        """Stand for `make`."""
+        """Wrap the function `make`."""
         self._make = make
 
     def __call__(self, *args: Any) -> Any:
-        """Call it."""
+        """Call the wrapped function."""
         return self._make(*args)
 
     def __setstate__(self, state: Any) -> None:
-        """Refuse a file that gives it a state."""
+        """Refuse any state from a file."""
         raise pickle.UnpicklingError("a function with a state")
 
 
@@ -147,24 +147,27 @@ REBUILDS: dict[str, Rebuild] = {
     "torch._utils._rebuild_parameter_with_state": Rebuild(_first),
     "torch.nn.parameter.Parameter": Rebuild(_first),
     "torch._tensor._rebuild_from_type_v2": Rebuild(_made),
-    "torch.storage._load_from_bytes": Rebuild(_from_bytes),  # of tensors that Python's own pickle wrote
-    "_codecs.encode": Rebuild(_bytes),  # how pickles of before Python 3 hold bytes
+    "torch.storage._load_from_bytes": Rebuild(_from_bytes),  # tensors saved by plain `pickle`
+    "_codecs.encode": Rebuild(_bytes),  # bytes in pickles of Python 2
     "copyreg._reconstructor": Rebuild(_object),
     "copy_reg._reconstructor": Rebuild(_object),
 }
 
 
 def module_tensors(module: Any, name: str, kinds: dict[str, str]) -> Iterator[tuple[Any, Any]]:
-    """Yield (name, tensor) of a stand-in for a torch module: its parameters, its lasting buffers, and those of its parts."""
+    """Yield (name, tensor) of a placeholder for a torch module: parameters and persistent buffers, submodules included.
+
+    `kinds` receives the class name of every submodule by name.
+    """
     if not isinstance(module, Placeholder):
         raise ValueError(f"an object of type {type(module).__name__} where a module is expected")
     kinds[name] = type(module).__name__
     if name.count(".") > 100:
         raise ValueError("a module inside itself")
-    stem, passing = f"{name}.".lstrip("."), module.state.get("_non_persistent_buffers_set") or ()
-    for place, left_out in (("_parameters", ()), ("_buffers", passing)):
-        for own, value in (module.state.get(place) or {}).items():
-            if value is not None and own not in left_out:
+    stem, transient = f"{name}.".lstrip("."), module.state.get("_non_persistent_buffers_set") or ()
+    for attribute, excluded in (("_parameters", ()), ("_buffers", transient)):
+        for own, value in (module.state.get(attribute) or {}).items():
+            if value is not None and own not in excluded:
                 yield f"{stem}{own}", value
     for own, part in (module.state.get("_modules") or {}).items():
         if part is not None:

@@ -1,6 +1,6 @@
-"""Tensors in safetensors files: types, headers, and values by ranges. No torch.
+"""Safetensors files: types, headers, and reading tensors by ranges of elements.
 
-The header of every file is checked against the file's size before anything is believed; a tensor is never held whole.
+Every header is checked against the size of its file before use; a tensor is never read whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
 
 @dataclass
 class Tensor:
-    """One tensor that is read by ranges of its elements; `dtype` is the safetensors name of the type it is stored in."""
+    """A tensor that is read by ranges of elements; `dtype` is the safetensors name of its stored type."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -48,25 +48,25 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether it holds floating-point numbers."""
+        """Whether the elements are floating-point numbers."""
         return self.dtype in FLOATS
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,).
 
-        `buffer` (bytes, uint8) may be used to hold them, so that a loop need not allocate.
+        `buffer` (bytes, uint8) may hold the result, to avoid an allocation in loops.
         """
         raise NotImplementedError
 
 
 class SharedFile:
-    """A file that tensors are read from, by any thread; opened at first use."""
+    """A file that several threads read tensors from; opened at the first read."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._handle, self._lock = path, -1, threading.Lock()
 
     def read(self, into: np.ndarray, offset: int, tensor: str) -> None:
-        """Fill `into` (uint8) with the bytes of one tensor from `offset` on; a file that has shrunk is a UserError."""
+        """Fill `into` (uint8) with bytes of `tensor` from `offset` on; raise UserError if the file has shrunk."""
         if self._handle < 0:
             with self._lock:
                 if self._handle < 0:
@@ -90,7 +90,7 @@ class SharedFile:
 
 @dataclass
 class SafetensorsTensor(Tensor):
-    """A tensor in a safetensors file, at a byte offset counted from the file's start."""
+    """A tensor at a byte offset from the start of a safetensors file."""
 
     name: str
     file: SharedFile
@@ -106,23 +106,27 @@ class SafetensorsTensor(Tensor):
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one safetensors file by name, in the order of the file."""
+    """Return the tensors of one safetensors file by name, in file order."""
     file = SharedFile(path)
-    return {name: SafetensorsTensor(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()}
+    return {
+        name: SafetensorsTensor(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()
+    }
 
 
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """Read and check the header of one safetensors file: name -> (type, shape, start, stop), ordered by offset.
+    """Read and check a safetensors header: name -> (type, shape, start, stop) in bytes, ordered by offset.
 
-    Raises UserError for a header that is cut, is not JSON, names an unknown type, or whose offsets leave holes,
-    overlap, disagree with a shape or leave the file.
+    Raises UserError for a truncated header, invalid JSON, an unknown type, and offsets with gaps, with overlaps, outside
+    the file or not matching a shape.
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, 100_000_000):
-            raise UserError(f"{file}: the header says {length} bytes, the file has {size}; it is cut or no safetensors")
+            raise UserError(
+                f"{file}: the header says {length} bytes, the file has {size}; it is truncated or no safetensors file"
+            )
         try:
             header = json.loads(stream.read(length))
             places = {name: _parse_entry(entry) for name, entry in header.items() if name != "__metadata__"}
@@ -151,16 +155,16 @@ def _checked(
         if start != end or stop - start != expected or origin + stop > size:
             raise UserError(
                 f"{file}: tensor '{name}' claims bytes {start} to {stop} for {dtype} {list(shape)}; expected"
-                f" {end} to {end + expected} inside {size - origin}; the file is broken, fetch it again"
+                f" {end} to {end + expected} inside {size - origin}; the file is damaged, fetch it again"
             )
         end = stop
         yield name, (dtype, shape, origin + start, origin + stop)
     if origin + end != size:
-        raise UserError(f"{file}: {size - origin - end} bytes behind the last tensor; the file is broken")
+        raise UserError(f"{file}: {size - origin - end} bytes after the last tensor; the file is damaged, fetch it again")
 
 
 def header_bytes(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """Write the header for tensors stored one behind the other in the given order, padded to 8 bytes."""
+    """Return the header for tensors stored consecutively in the given order, padded to 8 bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, (dtype, shape) in entries.items():

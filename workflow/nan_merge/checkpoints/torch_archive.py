@@ -1,6 +1,6 @@
-"""Find pickle and numbers in the files of torch.save, and map the numbers; the pickle is left to an unpickler. No torch.
+"""Locate the pickle and the memory-mapped storages in files of torch.save; the pickle is read by an unpickler.
 
-Read are zip archives, the format before PyTorch 1.6 and plain pickles.
+Supported are zip archives, the format before PyTorch 1.6 and plain pickles.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import numpy as np
 
 from nan_merge.checkpoints.safetensors_file import DTYPES
 
-ZIP = b"PK\x03\x04"  # what every file starts with that torch.save has written since version 1.6
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before
-LOCAL = 30  # bytes of a zip entry's own header before name and extra field
+ZIP = b"PK\x03\x04"  # first bytes of files of torch.save since PyTorch 1.6
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
+LOCAL = 30  # bytes of a zip local file header before name and extra field
 
 
 @dataclass
 class Storage:
-    """Numbers of one type, `count` of them; `data` are their bytes, mapped from the file once they are found."""
+    """`count` numbers of one type; `data` are their bytes, memory-mapped by `fill`."""
 
     dtype: str
     count: int
     data: np.ndarray | None = None
 
     def fill(self, whole: np.ndarray, start: int) -> int:
-        """Take the bytes from `start` on, and return where they end; a file that ends before is a ValueError."""
+        """Map the bytes from `start` on and return their end; raise ValueError if the file ends before it."""
         stop = start + self.count * DTYPES[self.dtype].itemsize
         if self.count < 0 or stop > len(whole):
             raise ValueError("the file ends inside a tensor")
@@ -41,7 +41,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StridedTensor:
-    """A tensor in a storage: offset and strides are counted in elements of its type."""
+    """A tensor in a storage; offset and strides are counted in elements."""
 
     dtype: str
     storage: Storage
@@ -50,19 +50,19 @@ class StridedTensor:
     strides: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        """Return the numbers (*shape), mapped; a tensor that leaves its storage is a ValueError."""
+        """Return the memory-mapped array (*shape); raise ValueError for a tensor outside its storage."""
         dtype, data = DTYPES[self.dtype], self.storage.data
         steps = tuple(step * dtype.itemsize for step in self.strides)
         if data is None or min((*self.shape, *steps, self.offset), default=0) < 0:
-            raise ValueError("a tensor leaves its storage")
+            raise ValueError("a tensor is outside its storage")
         return np.ndarray(self.shape, dtype, data.data if data.size else b"", self.offset * dtype.itemsize, steps)
 
 
-Unpickler = Callable[[Any, dict[str, Storage]], Any]  # makes what has a `load`, from a stream, and fills the storages
+Unpickler = Callable[[Any, dict[str, Storage]], Any]  # (stream, storages) -> object with `load`
 
 
 def unpickle_file(file: Path, unpickler: Unpickler) -> Any:
-    """Return what a file holds, built by `unpickler`, with its storages mapped."""
+    """Return the content of a file, built by `unpickler`, with memory-mapped storages."""
     whole = np.memmap(file, np.uint8, "r")
     with open(file, "rb") as stream:
         if stream.read(len(ZIP)) == ZIP:
@@ -72,12 +72,12 @@ def unpickle_file(file: Path, unpickler: Unpickler) -> Any:
 
 
 def unpickle_bytes(data: bytes, unpickler: Unpickler) -> Any:
-    """Return what a file inside a pickle holds; it is in the format before PyTorch 1.6."""
+    """Return the content of a file embedded in a pickle, in the format before PyTorch 1.6."""
     return _read_legacy(io.BytesIO(data), np.frombuffer(data, np.uint8), unpickler)
 
 
 def _read_zip(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
-    """Read an archive: `data.pkl`, and a member for each storage, none of them compressed."""
+    """Read a zip archive: `data.pkl` and one uncompressed member for each storage."""
     with zipfile.ZipFile(stream) as archive:
         members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "constants.pkl" in members:
@@ -97,7 +97,7 @@ def _read_zip(stream: BinaryIO, whole: np.ndarray, unpickler: Unpickler) -> Any:
 
 
 def _member_range(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
-    """Return where the bytes of a member start and stop."""
+    """Return (start, stop) of the bytes of an archive member."""
     name, extra = struct.unpack("<HH", whole[info.header_offset + 26 : info.header_offset + LOCAL].tobytes())
     start = info.header_offset + LOCAL + name + extra
     if start + info.file_size > len(whole):
@@ -106,9 +106,9 @@ def _member_range(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
 
 
 def _read_legacy(stream: Any, whole: np.ndarray, unpickler: Unpickler) -> Any:
-    """Read pickles one behind the other: magic number, version, machine, content, keys; then the storages in their order.
+    """Read consecutive pickles (magic number, version, system, content, storage keys), then the storages in key order.
 
-    A file that does not begin with the magic number is a plain pickle.
+    A file without the magic number is a plain pickle.
     """
     storages: dict[str, Storage] = {}
     first = unpickler(stream, storages).load()
@@ -118,8 +118,8 @@ def _read_legacy(stream: Any, whole: np.ndarray, unpickler: Unpickler) -> Any:
     if not unpickler(stream, storages).load().get("little_endian", True):
         raise ValueError("its numbers are big-endian")
     content = unpickler(stream, storages).load()
-    place = 0
-    for number, key in enumerate(unpickler(stream, storages).load()):
-        place = stream.tell() if number == 0 else place
-        place = storages[str(key)].fill(whole, place + 8)  # behind their count
+    keys = unpickler(stream, storages).load()
+    position = stream.tell()
+    for key in keys:
+        position = storages[str(key)].fill(whole, position + 8)  # 8 bytes hold the count
     return content

@@ -13,23 +13,23 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of `path` (a file or a folder) and rename it onto `path` when the block ends well.
+    """Yield a temporary path beside `path` (a file or a folder) and rename it to `path` when the block ends without an error.
 
-    Everything written is flushed to disk before the rename, so after a crash there is the old result, the new
-    one or none, never half of one. On an error the temporary is removed.
+    Everything is flushed to disk before the rename: after a crash the old result, the new one or none exists, never a
+    part of one. After an error the temporary path is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):  # by a killed process; a path has one writer
-        _remove(left)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):  # of a killed process; a path has one writer
+        _remove(leftover)
     try:
         yield part
         for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
             if not file.is_symlink():
                 _flush(file)
         if path.is_dir() and not path.is_symlink():
-            _exchange(part, path)  # what was there is removed below, under the temporary name
+            _exchange(part, path)  # the old folder now has the temporary name and is removed below
         else:
             part.replace(path)
         _flush(path.parent)
@@ -38,10 +38,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _exchange(left: Path, right: Path) -> None:
-    """Swap two names in one step (renameat2, Linux); where that cannot be had, remove `right` and rename."""
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    """Swap two names in one step (renameat2, Linux); on a file system without it, remove `right` and rename `left`."""
+    working_folder, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None or call(here, os.fsencode(left), here, os.fsencode(right), swap) != 0:
+    if call is None or call(working_folder, os.fsencode(left), working_folder, os.fsencode(right), swap) != 0:
         shutil.rmtree(right)
         left.replace(right)
 

@@ -1,4 +1,4 @@
-"""Say where a result comes from: digests of code and files, versions; publish files whole. No torch."""
+"""Digest the code that a script runs: its modules and their imports, without comments and docstrings."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ from pathlib import Path
 
 
 def code_digest(root: Path, *modules: str) -> str:
-    """Digest the code that `modules` run: they and every project module they import, recursively.
+    """Return a digest (16 hexadecimal digits) of `modules` and every project module they import, recursively.
 
-    What counts is the syntax tree without docstrings, so a comment, a docstring or a new layout changes nothing
-    and a changed function does. `root` is the checkout: modules `nan_merge.*` lie in `root/workflow`, `scripts.*`
-    in `root`.
+    The syntax trees without docstrings are digested: comments, docstrings and formatting change nothing, code does.
+    `root` is the checkout: modules `nan_merge.*` lie in `root/workflow`, `scripts.*` in `root`.
     """
     digest = hashlib.sha256()
     for module in sorted(closure(root, modules)):
         file = module_file(root, module)
         digest.update(f"{module}\n{_tree(file, file.stat().st_mtime_ns)}\n".encode())
-        for beside in sorted(file.parent.glob(f"{file.stem}.*.j2")):  # a template is code of its module
-            digest.update(beside.read_bytes())
+        for template in sorted(file.parent.glob(f"{file.stem}.*.j2")):  # a template counts as code of its module
+            digest.update(template.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def module_file(root: Path, module: str) -> Path:
-    """Return the source file of a project module.
-
-    Raises FileNotFoundError for a module that is not the project's.
-    """
+    """Return the source file of a project module; raise FileNotFoundError for any other module."""
     for top in (root / "workflow", root):
         path = top.joinpath(*module.split("."))
         for file in (path.with_suffix(".py"), path / "__init__.py"):
@@ -39,9 +35,9 @@ def module_file(root: Path, module: str) -> Path:
 
 
 def imports(root: Path, module: str) -> set[str]:
-    """Return the project modules that `module` imports anywhere in its code, by full name."""
+    """Return the full names of the project modules that `module` imports anywhere in its code."""
     file = module_file(root, module)
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -51,8 +47,8 @@ def imports(root: Path, module: str) -> set[str]:
             continue
         for name in names:
             if name.split(".")[0] in ("nan_merge", "scripts") and _exists(root, name):
-                found.add(name)
-    return found - {module}
+                imported.add(name)
+    return imported - {module}
 
 
 def _exists(root: Path, module: str) -> bool:
@@ -64,7 +60,7 @@ def _exists(root: Path, module: str) -> bool:
 
 
 def closure(root: Path, modules: Iterable[str]) -> set[str]:
-    """Return project modules with all project modules that they import, directly or through others."""
+    """Return `modules` and all project modules that they import, directly or indirectly."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:

@@ -7,9 +7,6 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of one file as 64 hexadecimal digits, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as blocks:
-        while block := blocks.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """Return the SHA-256 of one file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

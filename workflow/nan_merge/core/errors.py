@@ -1,5 +1,5 @@
-"""The error of a mistake that the user can correct."""
+"""The exception for mistakes that a user can correct."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: what, where, expected, found and the way out, in one message."""
+    """A mistake that the user can correct; the message names the problem, its place, expected and found values and a remedy."""

@@ -1,4 +1,4 @@
-"""Read and write the small files that stages exchange: JSON records and tidy tables. No torch, no pandas."""
+"""Read and write the small files exchanged between stages: JSON records and tidy tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nan_merge.core.errors import UserError
 
 
 def canonical(value: Any) -> str:
-    """Write a value as canonical JSON: sorted keys, no spaces, no NaN.
+    """Return a value as canonical JSON: sorted keys, no spaces, no NaN.
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
@@ -21,7 +21,7 @@ def canonical(value: Any) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read one JSON file; a broken one is a UserError that names it."""
+    """Read one JSON file; raise a UserError with its path if it is missing or invalid."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_table(path: Path | str) -> list[dict[str, str]]:
-    """Read a tab-separated table as strings: a method called `nan` stays a word."""
+    """Read a tab-separated table as strings; the method name `nan` stays a string."""
     try:
         with open(path, encoding="utf-8", newline="") as lines:
             return list(csv.DictReader(lines, delimiter="\t"))
@@ -49,7 +49,7 @@ def read_table(path: Path | str) -> list[dict[str, str]]:
 def write_table(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
     """Write a tab-separated table with the named columns, whole or not at all.
 
-    Floats are written with repr, so that reading them back gives the same number; NaN is refused.
+    Floats are written with repr, so reading them back gives the same number. Raises UserError for NaN.
     """
     with atomic_write(Path(path)) as part, open(part, "w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, delimiter="\t", lineterminator="\n")

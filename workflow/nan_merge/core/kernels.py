@@ -1,8 +1,8 @@
-"""Inner loops in numba, over a cell of numbers that stays in the cache. No torch.
+"""Numba kernels: element-wise inner loops over tiles that fit the cache.
 
-Each does what a line of NumPy does, on every element in the same order, and so gives the same bytes
-(tests/test_kernels.py). They hold no lock, so threads run side by side. bfloat16 comes and goes as its bits, uint16.
-Where a kernel says `finite`, it returns whether all of its numbers are.
+Each kernel equals an expression of NumPy and gives the same bytes (tests/unit/engine/test_kernels.py). Kernels release
+the GIL, so threads run in parallel. bfloat16 is passed as its bits, uint16. Kernels marked "finite" return whether all
+numbers are finite.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-CACHE_TILE = 2048  # elements of each model whose whole merge stays in the cache
-LANES = 256  # partial sums of `squares`: a constant, so that sums do not depend on the width of a processor's vectors
+CACHE_TILE = 2048  # elements of each model that are merged within the cache
+LANES = 256  # partial sums of `squares`; a constant, so sums do not depend on the SIMD width of the processor
 GAMMA, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 INFINITE_16, INFINITE_32 = np.uint16(0x7F80), np.uint32(0x7F800000)
 kernel = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def number(stored: Any) -> Any:
-    """Return a number as stored as a float: that of the bits of a bfloat16, else itself (in kernels only)."""
+    """Return a stored number as a float: bfloat16 bits are decoded, floats returned as they are (in kernels only)."""
     raise NotImplementedError
 
 
 @overload(number)
 def _(stored: Any) -> Any:
-    def of_bits(stored: Any) -> Any:
+    def decode(stored: Any) -> Any:
         return np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
     def itself(stored: Any) -> Any:
         return stored
 
-    return of_bits if isinstance(stored, types.Integer) else itself
+    return decode if isinstance(stored, types.Integer) else itself
 
 
 @kernel
 def widen_bfloat16(stored: Any, out: Any) -> Any:
-    """Write bfloat16 (n,) into float32 `out` (n,): finite."""
+    """Widen bfloat16 (n,) into float32 `out` (n,); finite."""
     bits, top = out.view(np.uint32), np.uint16(0)
     for i in range(stored.size):
         bits[i] = np.uint32(stored[i]) << np.uint32(16)
@@ -48,7 +48,7 @@ def widen_bfloat16(stored: Any, out: Any) -> Any:
 
 @kernel
 def widen_float32(stored: Any, out: Any) -> Any:
-    """Write float32 (n,) into float64 `out` (n,): finite."""
+    """Widen float32 (n,) into float64 `out` (n,); finite."""
     bits, top = stored.view(np.uint32), np.uint32(0)
     for i in range(stored.size):
         out[i] = stored[i]
@@ -58,7 +58,7 @@ def widen_float32(stored: Any, out: Any) -> Any:
 
 @kernel
 def subtract_bfloat16(stored: Any, theta: Any, out: Any) -> Any:
-    """Write bfloat16 - theta (n,) into float32 `out` (n,): finite, of the former."""
+    """Write bfloat16 `stored` - theta (n,) into float32 `out` (n,); finite (of `stored`)."""
     finite = widen_bfloat16(stored, out)
     for i in range(out.size):
         out[i] -= theta[i]
@@ -67,7 +67,7 @@ def subtract_bfloat16(stored: Any, theta: Any, out: Any) -> Any:
 
 @kernel
 def subtract_float32(stored: Any, theta: Any, out: Any) -> Any:
-    """Write float32 - theta (n,) into float64 `out` (n,): finite, of the former."""
+    """Write float32 `stored` - theta (n,) into float64 `out` (n,); finite (of `stored`)."""
     finite = widen_float32(stored, out)
     for i in range(out.size):
         out[i] -= theta[i]
@@ -76,7 +76,7 @@ def subtract_float32(stored: Any, theta: Any, out: Any) -> Any:
 
 @kernel
 def add_to_float32(theta: Any, tau: Any, out: Any) -> Any:
-    """Round theta + tau, float64 (n,), into float32 `out` (n,): finite."""
+    """Round theta + tau, float64 (n,), into float32 `out` (n,); finite."""
     bits, top = out.view(np.uint32), np.uint32(0)
     for i in range(out.size):
         out[i] = theta[i] + tau[i]
@@ -87,7 +87,7 @@ def add_to_float32(theta: Any, tau: Any, out: Any) -> Any:
 
 @kernel
 def add_to_bfloat16(theta: Any, tau: Any, out: Any) -> Any:
-    """Round theta + tau, float32 (n,), to nearest even into bfloat16 `out` (n,): finite."""
+    """Round theta + tau, float32 (n,), to nearest even into bfloat16 `out` (n,); finite."""
     total, top = np.empty(512, np.float32), np.uint16(0)
     bits = total.view(np.uint32)
     for start in range(0, theta.size, 512):
@@ -103,7 +103,7 @@ def add_to_bfloat16(theta: Any, tau: Any, out: Any) -> Any:
 
 
 def add(theta: Any, tau: Any, out: Any) -> Any:
-    """Round theta + tau (n,) into `out` (n,), by the kernel for its type: finite (in kernels only)."""
+    """Round theta + tau (n,) into `out` (n,) by the kernel for its type; finite (in kernels only)."""
     raise NotImplementedError
 
 
@@ -119,16 +119,16 @@ def _(theta: Any, tau: Any, out: Any) -> Any:
 
 @kernel
 def linear(models: Any, alpha: Any, out: Any) -> Any:
-    """Write theta_0 + sum_t c_t tau_t of `models` (tuple of (n,), the base first) into `out` (n,), of one type: finite.
+    """Write theta_0 + sum_t c_t tau_t of `models` (tuple of (n,), base first, one type) into `out` (n,); finite.
 
-    alpha (T,) has the type that is computed in: float32 for bfloat16, float64 for float32.
+    alpha (T,) has the compute type: float32 for bfloat16, float64 for float32.
     """
     theta, total, finite = np.empty(CACHE_TILE, alpha.dtype), np.empty(CACHE_TILE, alpha.dtype), True
     for start in range(0, out.size, CACHE_TILE):
         base, into = models[0][start : start + CACHE_TILE], out[start : start + CACHE_TILE]
         for i in range(into.size):
             theta[i] = number(base[i])
-            total[i] = -0.0  # the zero to which adding changes nothing
+            total[i] = -0.0  # the identity of addition, also for -0.0
         for t in range(alpha.size):
             stored, c = models[t + 1][start : start + CACHE_TILE], alpha[t]
             for i in range(into.size):
@@ -138,17 +138,17 @@ def linear(models: Any, alpha: Any, out: Any) -> Any:
 
 
 @kernel
-def squares(models: Any, cell: Any, sums: Any) -> None:
-    """Write the sums of squares of weights and of weights - base of every `cell` elements into `sums` (T, cells, 2).
+def squares(models: Any, tile: Any, sums: Any) -> None:
+    """Write sums of squares of weights and of weights - base, for every `tile` elements, into `sums` (T, tiles, 2).
 
-    `models` is a tuple of arrays (n,) of one type, the base first. Sums are in float64: each of LANES partial sums takes
-    every LANES-th element in order.
+    `models` is a tuple of arrays (n,) of one type, the base first. Sums are float64: each of LANES partial sums adds every
+    LANES-th element in order.
     """
     theta, partial = np.empty(4 * LANES), np.empty((sums.shape[0], 2, LANES))
     for which in range(sums.shape[1]):
-        first, stop = which * cell, min((which + 1) * cell, models[0].size)
+        first, stop = which * tile, min((which + 1) * tile, models[0].size)
         partial[:] = 0.0
-        for start in range(first, stop, 4 * LANES):  # four at once: a partial sum is loaded and stored less often
+        for start in range(first, stop, 4 * LANES):  # four at once: fewer loads and stores of partial sums
             base = models[0][start : min(start + 4 * LANES, stop)]
             for i in range(base.size):
                 theta[i] = number(base[i])
@@ -176,9 +176,10 @@ def squares(models: Any, cell: Any, sums: Any) -> None:
 
 @kernel
 def count(bits: Any, shift: Any, above: Any, counts: Any) -> None:
-    """Count 16 bits of every number that has the bits `above` them, in `counts` (65536,); `shift` bits lie below.
+    """Histogram 16 bits of each number, those above the lowest `shift` bits, into `counts` (65536,).
 
-    `bits` (n,) are those of magnitudes, uint32 or uint64, and so are `shift` and `above`.
+    Only numbers whose higher bits equal `above` are counted. `bits` (n,) are bits of magnitudes, uint32 or uint64;
+    `shift` and `above` have the same type.
     """
     for i in range(bits.size):
         rest = bits[i] >> shift
@@ -188,7 +189,7 @@ def count(bits: Any, shift: Any, above: Any, counts: Any) -> None:
 
 @kernel
 def trim(tau: Any, threshold: Any) -> None:
-    """Keep what reaches the threshold, in place."""
+    """Set entries with a magnitude below the threshold to zero, in place."""
     one, zero = tau.dtype.type(1), tau.dtype.type(0)
     for i in range(tau.size):
         tau[i] *= one if abs(tau[i]) >= threshold else zero
@@ -196,7 +197,7 @@ def trim(tau: Any, threshold: Any) -> None:
 
 @kernel
 def drop(tau: Any, first: Any, key: Any, limit: Any, scale: Any) -> None:
-    """Drop entry i where draw `first + i` of the stream `key` is below `limit`, divide the rest, in place."""
+    """Set entry i to zero if random draw `first + i` of stream `key` is below `limit`, divide the others by `scale`, in place."""
     one, zero = tau.dtype.type(1), tau.dtype.type(0)
     for i in range(tau.size):
         z = (first + np.uint64(i)) * GAMMA + key
@@ -220,9 +221,9 @@ def weighted_sum(taus: Any, alpha: Any) -> None:
 
 @kernel
 def disjoint(taus: Any, alpha: Any, election: Any, weights: Any, mean: Any) -> None:
-    """Write into taus[0] the sum, or the `mean` by `weights` (T,), of the entries c_t tau_t of the elected sign.
+    """Write into taus[0] the sum, or the `mean` by `weights` (T,), of the entries c_t tau_t with the elected sign.
 
-    The sign is that of the sum with the coefficients `election` (T,); a sum of zero elects plus.
+    The elected sign is the sign of the sum with coefficients `election` (T,); a sum of zero elects plus.
     """
     block, one, zero = 512, taus.dtype.type(1), taus.dtype.type(0)
     elected, total, divisor = np.empty(block, taus.dtype), np.empty(block, taus.dtype), np.empty(block, taus.dtype)
@@ -246,7 +247,7 @@ def disjoint(taus: Any, alpha: Any, election: Any, weights: Any, mean: Any) -> N
 
 @kernel
 def product(left: Any, right: Any, out: Any) -> None:
-    """Write left (rows, r) times right (r, columns) into `out` (rows, columns); every number is summed over r in order."""
+    """Write left (rows, r) @ right (r, columns) into `out` (rows, columns); every element is summed over r in order."""
     block = 1024
     for start in range(0, out.shape[1], block):
         for i in range(out.shape[0]):

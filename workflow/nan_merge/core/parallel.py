@@ -1,4 +1,4 @@
-"""Share work between threads so that neither results nor errors depend on their number. No torch."""
+"""Run work in threads; results and errors do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Result = TypeVar("Result")
 
 
 class MemoryBudget:
-    """A number of bytes that threads hold a part of, each as long as its `with` lasts; who asks for too much waits."""
+    """Limit the memory that threads hold together: `hold` blocks until the requested bytes are free."""
 
     def __init__(self, total: int) -> None:
-        """Let all threads together hold `total` bytes."""
+        """Set the limit of all threads together to `total` bytes."""
         self._free, self._changed = total, threading.Condition()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes, at most the total, as soon as they are free."""
+        """Wait until `size` bytes (at most the total) are free and hold them during the `with` block."""
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size)
             self._free -= size
@@ -35,15 +35,15 @@ class MemoryBudget:
 
 
 def available_processors() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0))
 
 
 def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Result]], threads: int = 1) -> list[Result]:
-    """Return work(item) for every item, in order; each thread calls `worker` once for its own `work`.
+    """Return work(item) for every item, in order; each thread calls `worker` once to get its own `work`.
 
-    Items are handed out in order. After an error no more are handed out, those at work are finished, and the
-    error of the first item that has one is raised: always the same one.
+    Threads take items in order. After an error no further item is taken, running items are finished, and the error of
+    the first failed item is raised, so the same error is raised for any number of threads.
     """
     results: dict[int, Result] = {}
     errors: dict[int, BaseException] = {}
@@ -72,7 +72,7 @@ def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Re
             try:
                 for each in running:
                     each.result()
-            except BaseException:  # Ctrl-C: let the threads end first
+            except BaseException:  # Ctrl-C: the threads end first
                 stop.set()
                 raise
     if errors:

@@ -1,4 +1,4 @@
-"""Show the progress of long steps: a bar on a terminal, whole lines elsewhere (several jobs share one log). No torch."""
+"""Show progress on stderr: a bar on a terminal, otherwise one line every few seconds (jobs share log files)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-Progress = Callable[[int], object]  # called with a number of bytes that were read or written
+Progress = Callable[[int], object]  # called with the number of bytes just read or written
 EVERY = 5.0  # seconds between two lines
 
 
 class _Lines:
-    """Turn tqdm's carriage returns into lines."""
+    """A stream for tqdm that prints whole lines instead of carriage returns."""
 
     def write(self, text: str) -> None:
         if text.strip():
@@ -23,17 +23,17 @@ class _Lines:
         sys.stderr.flush()
 
 
-def bar(what: str, total: int, unit: str = "it") -> tqdm:
-    """Return a progress bar with rate and time left on stderr; where that is no terminal, a line every few seconds."""
+def bar(label: str, total: int, unit: str = "it") -> tqdm:
+    """Return a progress bar over `total` units with rate and remaining time; unit "B" is scaled to kB, MB, ..."""
     scale = unit == "B"
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=what, unit=unit, unit_scale=scale, file=sys.stderr, dynamic_ncols=True)
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=scale, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
+        return tqdm(total=total, desc=label, unit=unit, unit_scale=scale, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(total=total, desc=label, unit=unit, unit_scale=scale, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
 
 
-def steps(what: str, total: int) -> Callable[[int, float], None]:
-    """Return a callback for (step, loss) of a training that moves a bar."""
-    shown = bar(what, total)
+def steps(label: str, total: int) -> Callable[[int, float], None]:
+    """Return a callback (step, loss) for a training loop of `total` steps that advances a progress bar."""
+    shown = bar(label, total)
 
     def advance(step: int, loss: float) -> None:
         shown.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -45,24 +45,24 @@ def steps(what: str, total: int) -> Callable[[int, float], None]:
 
 
 class Passes:
-    """One bar in bytes over several passes over the same files, in a `with`; called with a number of bytes, by any thread."""
+    """One progress bar in bytes over several passes over files; a context manager, thread-safe."""
 
     def __init__(self, total: int) -> None:
-        """Expect `total` bytes over all passes, read and written."""
+        """Start at 0 of `total` bytes, read and written in all passes together."""
         self._bar, self._lock = bar("read", total, "B"), threading.Lock()
 
     def __call__(self, count: int) -> None:
-        """Move the bar by a number of bytes."""
+        """Advance the bar by a number of bytes."""
         with self._lock:
             self._bar.update(count)
 
-    def begin(self, what: str) -> None:
-        """Name the pass that begins."""
+    def begin(self, label: str) -> None:
+        """Label the bar with the pass that begins."""
         with self._lock:
-            self._bar.set_description(what, refresh=False)
+            self._bar.set_description(label, refresh=False)
 
     def print(self, text: str) -> None:
-        """Print whole lines on stdout, above the bar if it is on the same terminal."""
+        """Print lines to stdout, above the bar if both share a terminal."""
         with self._lock:
             tqdm.write(text)
 
@@ -71,11 +71,11 @@ class Passes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the bar; at 100 % if all went well, since what was read and written then is the whole."""
+        """Close the bar, at 100 % without an error: the expected total is an estimate."""
         if kind is None:
             self._bar.total = self._bar.n
         self._bar.close()
 
 
 def no_progress(count: int) -> None:
-    """Show no progress."""
+    """Ignore progress: the default callback."""

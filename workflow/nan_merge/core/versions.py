@@ -20,11 +20,11 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on, where installed."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return the machine type and the versions of Python and of all installed PACKAGES."""
+    installed = {"python": platform.python_version(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,4 +1,4 @@
-"""Keep a prepared data set as one folder: `dataset.json` and one pair of memory-mapped arrays a split."""
+"""Prepared data sets: a folder with `dataset.json` and two memory-mapped arrays per split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> inputs, labels
+
 
 class Dataset:
-    """Read a prepared data set: `record` (dataset.json) and, split by split, inputs and labels."""
+    """A prepared data set: `record` (dataset.json), inputs and labels by split."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
@@ -38,14 +40,14 @@ class Dataset:
 
 
 def work_folder(output: Path | str) -> Path:
-    """Return the folder beside an output in which a reader keeps what is half done; write_dataset removes it."""
+    """Return the folder beside an output for a reader's intermediate results; write_dataset removes it."""
     return Path(output).with_name(f"{Path(output).name}.work")
 
 
 def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write a prepared data set, whole or not at all; `record["splits"]` is filled with the sizes.
+    """Write a prepared data set atomically; `record["splits"]` is set to the sizes.
 
-    Memory maps of whole files in the output's work folder are moved there, not copied.
+    Memory maps of whole files in the output's work folder are moved, not copied.
     Raises UserError for an empty split, inputs and labels of different length or a label outside the classes.
     """
     for split, (inputs, labels) in splits.items():
@@ -53,8 +55,8 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
     with atomic_write(Path(folder)) as part:
         part.mkdir(parents=True)
         for split, (inputs, labels) in splits.items():
-            if (done := _whole_map(inputs, work_folder(folder))) is not None:
-                _move(done, part / f"{split}.inputs.npy")
+            if (finished := _whole_map(inputs, work_folder(folder))) is not None:
+                _move(finished, part / f"{split}.inputs.npy")
             else:
                 np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
             np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
@@ -63,7 +65,7 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
 
 
 def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
-    """Return the file of an array that is the map of a whole .npy file of the work folder."""
+    """Return the .npy file in the work folder that an array maps as a whole, or None."""
     if not isinstance(inputs, np.memmap) or inputs.filename is None:
         return None
     file = Path(inputs.filename).resolve()
@@ -72,7 +74,7 @@ def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Link a file, so that it is still in its old place if this process is killed; rename it where links cannot be had."""
+    """Hard-link a file, so the source survives if this process is killed; rename it on file systems without links."""
     try:
         os.link(source, target)
     except OSError:
@@ -81,7 +83,7 @@ def _move(source: Path, target: Path) -> None:
 
 def _check(where: str, inputs: np.ndarray, labels: np.ndarray, classes: int) -> None:
     if len(inputs) != len(labels):
-        raise UserError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; the reader must give one label an input")
+        raise UserError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; expected one label per input from the reader")
     if not len(inputs):
         raise UserError(f"{where}: no example is left; check `splits:` and `arguments:` in config/tasks.yaml")
     if np.min(labels) < 0 or np.max(labels) >= classes:

@@ -1,4 +1,4 @@
-"""Decode pictures into a memory-mapped array, in processes, unit by unit, so that a killed run goes on where it was."""
+"""Decode images into memory-mapped arrays in parallel processes, unit by unit; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from nan_merge.core.files import canonical, read_json, write_json
 from nan_merge.core.progress import bar
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
-UNIT = 512  # rows of one unit at most
+UNIT = 512  # largest number of rows of one unit
 KILLED = (
     "a decoding process was killed, most likely for memory; run again with fewer --processes (threads of the rule"
-    " prepare_dataset): what is decoded is kept"
+    " prepare_dataset): decoded images are kept"
 )
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows of one shard that are decoded together; each goes to a position of a split's array."""
+    """Rows of one shard that are decoded together, each into a position of a split's array."""
 
     number: int
     shard: Path
@@ -44,9 +44,9 @@ class Unit:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return one picture upright and in RGB, as the `datasets` library and FusionBench read it.
+    """Return an image upright and in RGB, as read by the `datasets` library and FusionBench.
 
-    DIFFERS: transformers 5 puts transparent pictures on white where the peers' `convert("RGB")`, taken here, drops alpha.
+    DIFFERS: transformers 5 composes transparent images on white; `convert("RGB")`, used here and by the peers, drops alpha.
     """
     picture: Image.Image = Image.open(io.BytesIO(data))
     picture.load()
@@ -58,8 +58,8 @@ def decode(data: bytes) -> Image.Image:
 def square(picture: Image.Image, side: int, crop: str = "floor") -> np.ndarray:
     """Resize the shorter side to `side` (bicubic, antialiased) and cut out the middle: (side, side, 3) uint8.
 
-    An odd remainder is halved by `floor` as in transformers, or by `round` (to even) as in torchvision, which open_clip
-    uses: a pixel more on one side for about a fifth of all pictures.
+    An odd remainder is halved by `floor` (default) as in transformers, or by `round` (to even) as in torchvision, used by
+    open_clip; the two crops differ by one pixel for about a fifth of all images.
     """
     width, height = picture.size
     size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
@@ -75,10 +75,10 @@ def _half(length: int, crop: str) -> int:
 
 
 class Work:
-    """A folder of half-done arrays beside the output: plan.json, one array a split, one empty file a finished unit."""
+    """The work folder of a decoding run: plan.json, one array per split, one empty file per finished unit."""
 
     def __init__(self, folder: Path, plan: Mapping[str, Any], sizes: Mapping[str, int], side: int, crop: str) -> None:
-        """Continue what was left there by a run of the same plan, or begin anew."""
+        """Resume an interrupted run of the same plan and code, or start again."""
         self.folder, self.side, self.crop = folder, side, crop
         identity = hashlib.sha256(canonical({**plan, "code": _code()}).encode()).hexdigest()
         if not (folder / "plan.json").is_file() or read_json(folder / "plan.json") != identity:
@@ -89,7 +89,7 @@ class Work:
             write_json(folder / "plan.json", identity)
 
     def _allocate(self, split: str, size: int) -> None:
-        """Make the file of an array and claim its space: a disk that fills up would kill a process that writes through a map."""
+        """Create the file of an array and allocate its space: a full disk would kill a process that writes to a map."""
         array = np.lib.format.open_memmap(self.array(split), "w+", np.uint8, (size, self.side, self.side, 3))
         del array
         with open(self.array(split), "r+b") as file:
@@ -100,11 +100,11 @@ class Work:
         return self.folder / f"{split}.inputs.npy"
 
     def mark(self, unit: Unit) -> Path:
-        """Return the file that says that a unit is done."""
+        """Return the path of the marker of a finished unit."""
         return self.folder / "done" / str(unit.number)
 
     def fill(self, unit: Unit) -> int:
-        """Decode one unit into the arrays and return its number of pictures; an unreadable picture is a UserError."""
+        """Decode one unit into the arrays and return its number of images; raise UserError for an unreadable image."""
         places = {row: (split, position) for row, split, position in unit.rows}
         arrays = {split: np.load(self.array(split), mmap_mode="r+") for split in {split for _, split, _ in unit.rows}}
         for row, data in _opened(unit.shard, *unit.columns, unit.shard.stat().st_mtime_ns).pictures(sorted(places)):
@@ -120,12 +120,12 @@ class Work:
             return square(decode(data), self.side, self.crop)
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # decoders raise what they like on broken data
+        except Exception as error:  # decoders raise various errors on damaged data
             reason = str(error) or type(error).__name__
-            raise UserError(f"{shard}, row {row}: no readable image ({reason}); nothing is left out silently; {AGAIN}") from None
+            raise UserError(f"{shard}, row {row}: no readable image ({reason}); images are never skipped; {AGAIN}") from None
 
     def run(self, units: Sequence[Unit], processes: int) -> None:
-        """Decode all units that are not done; whatever the number of processes, the bytes and the first error are the same."""
+        """Decode all unfinished units; bytes and the first error do not depend on the number of processes."""
         waiting = [unit for unit in units if not self.mark(unit).exists()]
         total, left = (sum(len(unit.rows) for unit in some) for some in (units, waiting))
         with bar("decode", total, "image") as shown:
@@ -134,7 +134,7 @@ class Work:
                 shown.update(count)
 
     def _parallel(self, units: Sequence[Unit], processes: int) -> Iterator[int]:
-        context = multiprocessing.get_context("spawn")  # threads of Arrow do not survive a fork
+        context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
         with ProcessPoolExecutor(min(processes, len(units)), context, _begin) as pool:
             futures = [pool.submit(self.fill, unit) for unit in units]
             try:
@@ -142,7 +142,7 @@ class Work:
                     if future.exception():
                         break
                     yield future.result()
-            finally:  # an error, or Ctrl-C: what is at work is finished, the rest is not begun
+            finally:  # an error or Ctrl-C: running units are finished, the others are not started
                 pool.shutdown(wait=True, cancel_futures=True)
         for future in futures:
             if not future.cancelled() and (error := future.exception()):
@@ -150,16 +150,16 @@ class Work:
 
 
 def _begin() -> None:
-    """Begin a worker: leave Ctrl-C to the parent, and end when the parent is killed."""
+    """Initialise a worker: ignore Ctrl-C, which the parent handles, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=4)
@@ -172,13 +172,13 @@ def _code() -> str:
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
-def units(shards: Sequence[Parquet | Tar], wanted: Sequence[Mapping[int, tuple[str, int]]]) -> list[Unit]:
-    """Cut the wanted rows of each shard (row -> split and position) into units: rows of one block, at most UNIT of them."""
-    found: list[Unit] = []
+def cut_units(shards: Sequence[Parquet | Tar], wanted: Sequence[Mapping[int, tuple[str, int]]]) -> list[Unit]:
+    """Cut the wanted rows of each shard (row -> split, position) into units of at most UNIT rows of one block."""
+    cut: list[Unit] = []
     for shard, places in zip(shards, wanted, strict=True):
         for block in shard.blocks():
             rows = [(row, *places[row]) for row in block if row in places]
             for first in range(0, len(rows), UNIT):
                 part = tuple(rows[first : first + UNIT])
-                found.append(Unit(len(found), shard.path, (shard.image, shard.label), part))
-    return found
+                cut.append(Unit(len(cut), shard.path, (shard.image, shard.label), part))
+    return cut

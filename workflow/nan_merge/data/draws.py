@@ -1,4 +1,4 @@
-"""Draw the rows of each split of a task from the splits that a data set comes with."""
+"""Draw the rows of each split of a task from the splits of its source."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
-SEED = 0
-ORDER = ("test", "validation", "alignment", "train")  # who takes first what is scarce
+SEED = 0  # of the draws: a data set is the same for every seed of the fine-tuning
+SPLIT_ORDER = ("test", "validation", "alignment", "train")  # priority when examples are scarce
 
 
 def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Return the rows of the source's split that go into each split.
+    """Return the rows of the source's split for each split.
 
-    A split that is wanted whole and shares its source's split with no other has all rows in their order. Else rows are
-    drawn with seed 0: train from the front of a permutation, the others from its end, so that no row is in two splits and
-    train stays when validation grows. What is scarce goes to test first, to train last. A drawn test is sorted.
+    A split that uses its source's split alone and wants at least its size gets all rows in order. Otherwise rows are drawn
+    with seed 0: train from the front of a permutation, the others from its end, so splits are disjoint and train does not
+    change when validation grows. Scarce rows go to test first and to train last. A drawn test is sorted.
+
+    Args:
+        origin: The source's split of each split.
+        wanted: The number of rows of each split.
+        rows: The number of rows of each split of the source.
     """
     taken: dict[str, np.ndarray] = {}
     for source in dict.fromkeys(origin.values()):
-        sharing = [split for split in ORDER if origin.get(split) == source and split in wanted]
+        sharing = [split for split in SPLIT_ORDER if origin.get(split) == source and split in wanted]
         if len(sharing) == 1 and wanted[sharing[0]] >= rows[source]:
             taken[sharing[0]] = np.arange(rows[source])
             continue
@@ -32,7 +37,7 @@ def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mappin
 
 
 def available_rows(origin: Mapping[str, str], taken: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> int:
-    """Return how many rows could be trained on: those of train's source that no other split has."""
+    """Return the number of rows available for training: rows of train's source in no other split."""
     if "train" not in origin:
         return 0
     return counts[origin["train"]] - sum(len(taken[s]) for s in taken if s != "train" and origin[s] == origin["train"])

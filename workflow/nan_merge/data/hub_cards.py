@@ -1,8 +1,8 @@
-"""Say which files of a fetched hub data set make a split, and what it calls its labels, by its card and by the hub's rules.
+"""Find the files of each split and the label names of a fetched hub data set.
 
 The rules are those of the `datasets` library (load_dataset on a local folder): `configs` in the header of README.md, else
-names of folders and files. They are written out because the library wants every split of the card to be there, and only
-the wanted ones are fetched; a test holds both to the same files.
+names of folders and files. The library itself requires all splits of the card, and only the wanted ones are fetched; a
+test compares the results.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ KEYWORDS = {
 
 
 def card(folder: Path) -> dict[str, Any]:
-    """Return the YAML header of README.md, empty where there is none."""
+    """Return the YAML header of README.md, empty if missing."""
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     header = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        found = yaml.safe_load(header[1]) if header else {}
+        record = yaml.safe_load(header[1]) if header else {}
     except yaml.YAMLError as error:
         raise UserError(f"{readme}: its header is not valid YAML ({error}); fetch the data set again") from None
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
@@ -43,19 +43,19 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
     """
     base, patterns = _configuration(folder, config)
     if patterns is None:
-        found = _conventional(base)
+        splits = _conventional(base)
     else:
-        found = {
+        splits = {
             name: sorted({f for p in globs for f in base.glob(p.lstrip("/")) if f.is_file()}) for name, globs in patterns.items()
         }
-    if split not in found:
-        known = ", ".join(map(repr, found)) or "no split at all"
+    if split not in splits:
+        known = ", ".join(map(repr, splits)) or "no split at all"
         raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
-    files = [file for file in found[split] if file.suffix in SUFFIXES]
+    files = [file for file in splits[split] if file.suffix in SUFFIXES]
     if not files:
-        there = f"files {sorted({f.suffix for f in found[split]})}" if found[split] else "no file"
+        content = f"files {sorted({f.suffix for f in splits[split]})}" if splits[split] else "no file"
         raise UserError(
-            f"{folder}: split {split!r} has {there}, expected parquet or tar shards"
+            f"{folder}: split {split!r} has {content}, expected parquet or tar shards"
             f"{_globs(patterns, split)}; correct `members:` of the asset in config/assets.yaml"
         )
     _complete(folder, files)
@@ -67,7 +67,7 @@ def _globs(patterns: Mapping[str, list[str]] | None, split: str) -> str:
 
 
 def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
-    """Return the folder of the wished configuration and its split -> patterns; None where file names decide."""
+    """Return the folder of the wanted configuration and its split -> patterns; None if file names decide."""
     entries = {str(entry.get("config_name", "default")): entry for entry in card(folder).get("configs") or []}
     if not entries:
         base = folder / config if config else folder
@@ -77,8 +77,8 @@ def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, li
     defaults = [name for name, entry in entries.items() if entry.get("default") or name == "default" or len(entries) == 1]
     name = config or (defaults[0] if defaults else None)
     if name not in entries:
-        wished = f"no configuration {config!r}" if config else "several configurations and no default"
-        raise UserError(f"{folder / 'README.md'}: {wished}, expected one of {', '.join(entries)}; set `arguments: config:`")
+        problem = f"no configuration {config!r}" if config else "several configurations and no default"
+        raise UserError(f"{folder / 'README.md'}: {problem}, expected one of {', '.join(entries)}; set `arguments: config:`")
     files = entries[name].get("data_files")
     if files is None:
         return folder / str(entries[name].get("data_dir", "")), None
@@ -86,7 +86,7 @@ def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, li
 
 
 def _patterns(files: Any) -> dict[str, list[str]]:
-    """Bring the forms of `data_files` to split -> patterns."""
+    """Convert any form of `data_files` to split -> patterns."""
     if isinstance(files, str) or (isinstance(files, list) and all(isinstance(item, str) for item in files)):
         return {"train": _listed(files)}
     if isinstance(files, dict):
@@ -99,7 +99,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _conventional(base: Path) -> dict[str, list[Path]]:
-    """Return split -> files by their names: data/<split>-00000-of-00001, else a keyword in a folder's or a file's name."""
+    """Return split -> files by name: data/<split>-00000-of-00001, else a keyword in the name of a folder or a file."""
     files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES and not _hidden(f.relative_to(base)))
     found: dict[str, list[Path]] = {}
     for file in files:
@@ -126,12 +126,12 @@ def _named(names: Iterable[str]) -> list[str]:
 
 
 def _complete(folder: Path, files: list[Path]) -> None:
-    """Refuse a split of which shards are missing: names like train-00000-of-00013 tell how many there are."""
-    there: dict[tuple[str, int], set[int]] = {}
+    """Raise UserError for missing shards; names like train-00000-of-00013 state their number."""
+    present: dict[tuple[str, int], set[int]] = {}
     for file in files:
         if shard := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5}).*", str(file.relative_to(folder))):
-            there.setdefault((shard[1], int(shard[3])), set()).add(int(shard[2]))
-    for (stem, total), numbers in there.items():
+            present.setdefault((shard[1], int(shard[3])), set()).add(int(shard[2]))
+    for (stem, total), numbers in present.items():
         if missing := sorted(set(range(total)) - numbers):
             raise UserError(
                 f"{folder}: {len(missing)} of the {total} shards of {stem} are missing, the first is {stem}-{missing[0]:05d}-of-"
@@ -140,8 +140,8 @@ def _complete(folder: Path, files: list[Path]) -> None:
 
 
 def label_names(folder: Path, label: str, config: str | None = None) -> dict[str, list[str]]:
-    """Return the names of the labels by the file that states them: README.md, and classnames.txt of CLIP Benchmark."""
-    found = {}
+    """Return the label names by the file that states them: README.md, and classnames.txt of CLIP Benchmark."""
+    stated = {}
     infos = card(folder).get("dataset_info") or []
     for info in infos if isinstance(infos, list) else [infos]:
         if len(infos) > 1 and isinstance(infos, list) and info.get("config_name", "default") != (config or "default"):
@@ -151,7 +151,7 @@ def label_names(folder: Path, label: str, config: str | None = None) -> dict[str
             names = kind.get("class_label", {}).get("names") if isinstance(kind, dict) else None
             if names:
                 keys = sorted(names, key=int) if isinstance(names, dict) else range(len(names))
-                found["README.md"] = [str(names[key]) for key in keys]
-    if (listed := folder / "classnames.txt").is_file():
-        found["classnames.txt"] = [name.strip() for name in listed.read_text(encoding="utf-8").split("\n") if name.strip()]
-    return found
+                stated["README.md"] = [str(names[key]) for key in keys]
+    if (file := folder / "classnames.txt").is_file():
+        stated["classnames.txt"] = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
+    return stated

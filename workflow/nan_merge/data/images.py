@@ -1,7 +1,7 @@
-"""Read the image tasks and cut them into splits: uint8 RGB arrays (N, side, side, 3) with int64 labels.
+"""Read the image tasks of packages and cut them into splits: uint8 RGB (N, side, side, 3) with int64 labels.
 
-A reader takes the folders of its assets and returns split -> (images, labels). A source with a protocol of its own
-brings its test split; what is missing is taken out of `train`, a fixed number a class.
+A reader takes the folders of its assets and returns split -> (images, labels). A source with a published protocol has its
+own test split; missing splits are taken from `train`, a fixed number per class.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 from PIL import Image
 
 from nan_merge.core.errors import UserError
-from nan_merge.data.rendered import Parts, climate, scripts, shuffled, signs, textures
+from nan_merge.data.dataset import Splits
+from nan_merge.data.draws import SPLIT_ORDER
+from nan_merge.data.rendered import climate, scripts, shuffled, signs, textures
 
-ORDER = ("test", "validation", "alignment", "train")  # who takes first what is scarce
-LARGEST = 2_500_000  # pixels of a picture that is still read
+LARGEST = 2_500_000  # pixels; larger pictures are skipped
 
 
-def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]) -> tuple[dict, Parts]:
+def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]) -> tuple[dict, Splits]:
     """Return the record of one task and its splits train, validation, test, alignment.
 
-    `sources` are the folders of the task's assets by id; `form["side"]` is the width of the images in pixels;
-    `task["splits"]` is the wished number of images a class. A picture occurs once in a task: what equals a test
-    picture is not trained on.
-    Raises UserError for classes that share a name (they would share a head) and for an empty split.
+    `sources` are the folders of the task's assets by id, `form["side"]` is the width of the images in pixels,
+    `task["splits"]` the wanted number of images per class. Duplicates are dropped; no test picture occurs in train.
+    Raises UserError for classes with equal names (their heads would be equal) and for an empty split.
     """
-    word, label = task["reader"].removeprefix("images."), task["label"]
-    if word == "captions":
+    reader, label = task["reader"].removeprefix("images."), task["label"]
+    if reader == "captions":
         return captions(task, Path(sources[task["assets"][0]]), form["side"])
-    if word not in READERS:
+    if reader not in READERS:
         known = ", ".join(f"images.{name}" for name in [*READERS, "captions"])
         raise UserError(f"config/tasks.yaml: unknown reader {task['reader']!r}; known: {known}")
     classes = task["classes"]
@@ -42,7 +42,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"task {label}: `classes:` names {twice[0]!r} twice; equal names would be equal heads")
     folders = [Path(sources[asset]) for asset in task["assets"]]
-    parts = drop_duplicates(READERS[word](folders, classes=classes, side=form["side"], **task.get("arguments", {})))
+    parts = drop_duplicates(READERS[reader](folders, classes=classes, side=form["side"], **task.get("arguments", {})))
     splits = {split: (to_rgb_square(x, form["side"]), y) for split, (x, y) in draw_per_class(parts, task["splits"]).items()}
     if empty := [split for split, (x, _) in splits.items() if not len(x)]:
         raise UserError(f"task {label}: no image is left for {empty[0]}; correct `splits:` in config/tasks.yaml")
@@ -50,7 +50,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     return _record(task, names, splits, len(parts["train"][1]) - held), splits
 
 
-def _record(task: Mapping[str, Any], names: list[str], splits: Parts, available: int) -> dict[str, Any]:
+def _record(task: Mapping[str, Any], names: list[str], splits: Splits, available: int) -> dict[str, Any]:
     return {
         "task": task.get("id", ""),
         "label": task["label"],
@@ -62,11 +62,11 @@ def _record(task: Mapping[str, Any], names: list[str], splits: Parts, available:
     }
 
 
-def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Parts]:
-    """Return pictures with a caption each, made of file and folder name: every picture is a class of its own.
+def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Splits]:
+    """Return pictures with captions made of file and folder names; every picture is its own class.
 
-    No picture comes from a folder in `arguments: without:` or looks like one there (equal pixels at this size), so
-    nothing of the clip-art task is seen. `splits: train` is the number of pictures.
+    Pictures in the folders of `arguments: without:`, and pictures with equal pixels at this size, are excluded: the
+    clip-art task stays unseen. `splits: train` is the number of pictures.
     """
     without = {file for name in task["arguments"]["without"] for file in (folder / name).rglob("*.png")}
     seen = {picture.tobytes() for file in sorted(without) if (picture := _picture(file, side)) is not None}
@@ -84,15 +84,15 @@ def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Pa
         names.append(f"{title}, {topics}")
     if not images:
         raise UserError(f"task {task['label']}: no picture is left in {folder}; correct `arguments: without:`")
-    splits: Parts = {"train": (np.stack(images), np.arange(len(images)))}
+    splits: Splits = {"train": (np.stack(images), np.arange(len(images)))}
     return _record(task, names, splits, len(images)), splits
 
 
-def drop_duplicates(parts: Parts) -> Parts:
-    """Keep the first of equal pictures, test before validation before train."""
+def drop_duplicates(parts: Splits) -> Splits:
+    """Keep the first of equal pictures in the order of SPLIT_ORDER."""
     seen: set[bytes] = set()
-    kept: Parts = {}
-    for split in [name for name in ORDER if name in parts]:
+    kept: Splits = {}
+    for split in [name for name in SPLIT_ORDER if name in parts]:
         images, labels = parts[split]
         fresh = np.zeros(len(labels), bool)
         for i, image in enumerate(images):
@@ -103,15 +103,15 @@ def drop_duplicates(parts: Parts) -> Parts:
     return kept
 
 
-def draw_per_class(parts: Parts, wanted: Mapping[str, int]) -> Parts:
-    """Take `wanted[split]` images a class, from the part of that name or else from `train`, in a seeded order.
+def draw_per_class(parts: Splits, wanted: Mapping[str, int]) -> Splits:
+    """Take `wanted[split]` images per class from the part of that name, else from `train`, in a seeded order.
 
-    Splits of one part are disjoint. Where a class is too small for all, each gets its share and train the rest.
+    Splits of one part are disjoint. A class too small for all splits is shared in proportion; train gets the rest.
     """
     chosen: dict[str, list[int]] = {split: [] for split in wanted}
     origin = {split: split if split in parts else "train" for split in wanted}
     for part in sorted(set(origin.values())):
-        takers = [split for split in ORDER if origin.get(split) == part]
+        takers = [split for split in SPLIT_ORDER if origin.get(split) == part]
         labels = parts[part][1]
         for k in np.unique(labels):
             rows = shuffled(list(np.flatnonzero(labels == k)), "carve", part, int(k))
@@ -125,15 +125,15 @@ def draw_per_class(parts: Parts, wanted: Mapping[str, int]) -> Parts:
 
 
 def to_rgb_square(images: np.ndarray, side: int) -> np.ndarray:
-    """Bring uint8 images (N, h, w) or (N, h, w, 3) to RGB of shape (N, side, side, 3)."""
+    """Resize uint8 images (N, h, w) or (N, h, w, 3) to RGB (N, side, side, 3)."""
     if images.shape[1:3] != (side, side):
         resized = [Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in images]
         images = np.stack([np.asarray(image) for image in resized]) if resized else images[:, :side, :side]
     return images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
 
 
-def idx(sources: list[Path], classes: list[str], side: int) -> Parts:
-    """Read Fashion-MNIST's own training and test files (gzipped IDX: big-endian header, then uint8)."""
+def idx(sources: list[Path], classes: list[str], side: int) -> Splits:
+    """Read the training and test files of Fashion-MNIST (gzipped IDX: big-endian header, then uint8)."""
     parts = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         images, labels = (_idx(next(sources[0].glob(f"{stem}-{kind}-idx?-ubyte.gz"))) for kind in ("images", "labels"))
@@ -147,29 +147,29 @@ def _idx(file: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 
 
-def rows(sources: list[Path], classes: list[str], side: int, top: int = 255) -> Parts:
-    """Read square grey images from a gzipped CSV: one image a row, pixels from 0 to `top`, the label last."""
+def rows(sources: list[Path], classes: list[str], side: int, top: int = 255) -> Splits:
+    """Read square grey images from a gzipped CSV: one image per row, pixels 0..`top`, then the label."""
     table = np.loadtxt(next(sources[0].glob("*.csv.gz")), delimiter=",", ndmin=2)
     width = round((table.shape[1] - 1) ** 0.5)
     pixels = np.rint(table[:, :-1] * (255 / top)).astype(np.uint8).reshape(-1, width, width)
     return {"train": (pixels, table[:, -1].astype(np.int64))}
 
 
-def clipart(sources: list[Path], classes: Mapping[str, str], side: int, most: int = 130) -> Parts:
-    """Read the pictures of the folders that `classes` is keyed by, at most `most` a folder, on white."""
-    found = [
+def clipart(sources: list[Path], classes: Mapping[str, str], side: int, most: int = 130) -> Splits:
+    """Read at most `most` pictures on white from each folder in the keys of `classes`."""
+    pictures = [
         (picture, k)
         for k, folder in enumerate(classes)
         for file in shuffled(sorted((sources[0] / folder).rglob("*.png")), "clipart", folder)[:most]
         if (picture := _picture(file, side)) is not None
     ]
-    if missing := set(range(len(classes))) - {k for _, k in found}:
+    if missing := set(range(len(classes))) - {k for _, k in pictures}:
         raise UserError(f"task clipart: {sources[0] / list(classes)[min(missing)]} has no picture; correct `classes:`")
-    return {"train": (np.stack([picture for picture, _ in found]), np.array([k for _, k in found], np.int64))}
+    return {"train": (np.stack([picture for picture, _ in pictures]), np.array([k for _, k in pictures], np.int64))}
 
 
 def _picture(file: Path, side: int) -> np.ndarray | None:
-    """Return one picture in the middle of a white square, or None for a broken or a huge file."""
+    """Return one picture centred on a white square, or None for a damaged or too large file."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(file) as opened:
             if opened.width * opened.height > LARGEST:
@@ -180,11 +180,11 @@ def _picture(file: Path, side: int) -> np.ndarray | None:
     width = max(image.size)
     square = Image.new("RGBA", (width, width), "white")
     square.alpha_composite(image, ((width - image.width) // 2, (width - image.height) // 2))
-    way = Image.Resampling.BOX if width > 2 * side else Image.Resampling.BILINEAR
-    return np.asarray(square.convert("RGB").resize((side, side), way))
+    filter = Image.Resampling.BOX if width > 2 * side else Image.Resampling.BILINEAR
+    return np.asarray(square.convert("RGB").resize((side, side), filter))
 
 
-READERS: dict[str, Callable[..., Parts]] = {
+READERS: dict[str, Callable[..., Splits]] = {
     "rows": rows,
     "idx": idx,
     "clipart": clipart,

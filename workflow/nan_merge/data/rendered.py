@@ -1,7 +1,7 @@
-"""Image tasks that are drawn or cut out of real material: letters, traffic signs, satellite tiles, textures.
+"""Image tasks rendered or cropped from fonts, drawings, satellite maps and patterns.
 
-Every reader returns split -> (uint8 images (N, h, w) or (N, h, w, 3), int64 labels). What is random is seeded by
-words (task, class, item), so a class looks the same whatever other classes there are.
+Every reader returns split -> (uint8 images (N, h, w) or (N, h, w, 3), int64 labels). Random choices are seeded by strings
+(task, class, item), so the images of a class do not depend on the other classes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 from nan_merge.core.errors import UserError
+from nan_merge.data.dataset import Splits
 
-Parts = dict[str, tuple[np.ndarray, np.ndarray]]
-CANVAS = 96  # pixels on which letters and signs are drawn before they are made smaller
+CANVAS = 96  # pixels, width of letters and signs before they are scaled down
 CROP = (24, 48)  # pixels, smallest and largest texture crop
 
 
-def generator(*words: Any) -> np.random.Generator:
-    """Return a random generator seeded by words, the same on every machine."""
-    return np.random.default_rng([zlib.crc32(str(word).encode()) for word in words])
+def generator(*keys: Any) -> np.random.Generator:
+    """Return a random generator seeded by the keys, the same on every machine."""
+    return np.random.default_rng([zlib.crc32(str(key).encode()) for key in keys])
 
 
-def shuffled(items: list[Any], *words: Any) -> list[Any]:
-    """Return the items in an order seeded by words."""
-    return [items[i] for i in generator(*words).permutation(len(items))]
+def shuffled(items: list[Any], *keys: Any) -> list[Any]:
+    """Return the items in random order, seeded by the keys."""
+    return [items[i] for i in generator(*keys).permutation(len(items))]
 
 
-def collect(draw: Callable[[str, int, int], np.ndarray | None], counts: Mapping[str, int], classes: int) -> Parts:
-    """Draw `counts[split]` images for each of the first `classes` labels with `draw(split, label, i)`."""
+def collect(draw: Callable[[str, int, int], np.ndarray | None], counts: Mapping[str, int], classes: int) -> Splits:
+    """Call `draw(split, label, i)` for `counts[split]` images of each of `classes` labels; None is skipped."""
     parts = {}
     for split, count in counts.items():
         rows = [(image, k) for k in range(classes) for i in range(count) if (image := draw(split, k, i)) is not None]
@@ -44,17 +44,17 @@ def collect(draw: Callable[[str, int, int], np.ndarray | None], counts: Mapping[
     return parts
 
 
-def scripts(sources: list[Path], classes: Mapping[str, str], side: int, drawings: Mapping[str, int], letters: int = 36) -> Parts:
-    """Draw letters of each writing system with the Noto fonts, a little shifted and turned.
+def scripts(sources: list[Path], classes: Mapping[str, str], side: int, drawings: Mapping[str, int], letters: int = 36) -> Splits:
+    """Render letters of writing systems with the Noto fonts, slightly shifted and rotated.
 
     `classes` is keyed by the first word of the letters' Unicode names. A (letter, font) pair belongs to one split;
-    `drawings[split]` pictures a class are drawn.
+    `drawings[split]` images per class are rendered.
     """
-    found = _letters(sources[0], classes)
+    fonts = _letters(sources[0], classes)
     pairs: dict[str, list[list[tuple[int, Path]]]] = {split: [] for split in drawings}
     for script in classes:
-        points = shuffled(sorted(found[script]), "scripts", script)[:letters]
-        every = shuffled([(point, font) for point in points for font in found[script][point]], "scripts", script, "pairs")
+        points = shuffled(sorted(fonts[script]), "scripts", script)[:letters]
+        every = shuffled([(point, font) for point in points for font in fonts[script][point]], "scripts", script, "pairs")
         if len(every) < 2 * len(drawings):
             raise UserError(f"task scripts: {sources[0]} holds {len(every)} letters of {script}; correct `classes:`")
         ends = np.rint(np.cumsum([drawings[s] for s in drawings]) / sum(drawings.values()) * len(every)).astype(int)
@@ -69,19 +69,19 @@ def scripts(sources: list[Path], classes: Mapping[str, str], side: int, drawings
 
 
 def _letters(folder: Path, classes: Mapping[str, str], files: str = "Noto*.ttf") -> dict[str, dict[int, list[Path]]]:
-    """Return script -> code point -> fonts that have a letter for it."""
+    """Return script -> code point -> fonts with this letter."""
     from fontTools.ttLib import TTFont
 
-    found: dict[str, dict[int, list[Path]]] = {script: {} for script in classes}
+    fonts: dict[str, dict[int, list[Path]]] = {script: {} for script in classes}
     for font in sorted(folder.glob(files)):
         if any(word in font.name for word in ("UI-", "Mono", "Display", "Symbols")):
             continue
         with TTFont(font, lazy=True) as table:
             for point in sorted(table.getBestCmap() or {}):
                 script = unicodedata.name(chr(point), " ").split(" ")[0]
-                if point > 0x40 and script in found and unicodedata.category(chr(point))[0] == "L":
-                    found[script].setdefault(point, []).append(font)
-    return found
+                if point > 0x40 and script in fonts and unicodedata.category(chr(point))[0] == "L":
+                    fonts[script].setdefault(point, []).append(font)
+    return fonts
 
 
 def _letter(letter: str, font: Path, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -97,7 +97,7 @@ def _letter(letter: str, font: Path, side: int, rng: np.random.Generator) -> np.
 
 @cache
 def _globe(picture: Path) -> np.ndarray:
-    """Read a picture of the whole globe, larger than Pillow's usual limit, as a (height, width[, 3]) array."""
+    """Read a map of the globe, beyond Pillow's default size limit, as a (height, width[, 3]) array."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(picture) as image:
@@ -108,12 +108,12 @@ def _globe(picture: Path) -> np.ndarray:
 
 def climate(
     sources: list[Path], classes: Mapping[str, str], side: int, tile: int = 16, purity: float = 0.9, most: int = 300
-) -> Parts:
-    """Cut satellite tiles whose pixels belong to one Koeppen-Geiger zone to at least `purity`.
+) -> Splits:
+    """Cut satellite tiles of which at least the share `purity` belongs to one Koeppen-Geiger zone.
 
-    `classes` is keyed by the number of the zone. Splits are blocks of longitude of 12 tiles: of every eight blocks
-    two are test, one validation, so no test tile borders a training tile but at a block's edge. At most `most` tiles
-    a class and split.
+    `classes` is keyed by the number of the zone. Splits are blocks of longitude, 12 tiles wide: of every eight blocks two
+    are test and one is validation, so test and training tiles touch only at the edges of blocks. At most `most` tiles per
+    class and split.
     """
     world, zones = _globe(sources[0] / "bmng.jpg"), _globe(sources[1] / "kmz_int_reshape.png")
     scale, wanted = zones.shape[0] / world.shape[0], [int(zone) for zone in classes]
@@ -136,14 +136,14 @@ def climate(
     return parts
 
 
-def signs(sources: list[Path], classes: Mapping[str, str], side: int, views: Mapping[str, int], designs: int = 5) -> Parts:
-    """Draw traffic signs as a camera might see them: turned, shifted, dim, blurred, before a piece of landscape.
+def signs(sources: list[Path], classes: Mapping[str, str], side: int, views: Mapping[str, int], designs: int = 5) -> Splits:
+    """Render traffic signs as photographed: rotated, shifted, dimmed and blurred, on a crop of landscape.
 
-    `classes` is keyed by the files' stems without `--g<k>`; each of the first `designs` drawings of a meaning is seen
-    `views[split]` times. As in GTSRB the same designs occur in all splits.
+    `classes` is keyed by the files' stems without `--g<k>`; each of the first `designs` drawings of a class is rendered
+    `views[split]` times. As in GTSRB, the same designs occur in all splits.
     """
     files = {kind: sorted(sources[0].glob(f"{kind}--g[0-9]*.svg"))[:designs] for kind in classes}
-    if missing := [kind for kind, found in files.items() if not found]:
+    if missing := [kind for kind, drawings in files.items() if not drawings]:
         raise UserError(f"task signs: {sources[0]} has no drawing of {missing[0]}--g<number>.svg; correct `classes:`")
     kinds, world = list(classes), _globe(sources[1] / "bmng.jpg")
 
@@ -180,11 +180,11 @@ def _view(sign: Image.Image, world: np.ndarray, side: int, rng: np.random.Genera
     return (np.asarray(scene) + rng.normal(0, 6, (side, side, 3))).clip(0, 255).astype(np.uint8)
 
 
-def textures(sources: list[Path], classes: Mapping[str, str], side: int, crops: Mapping[str, int]) -> Parts:
-    """Cut patches out of GIMP patterns, turned and relit, as the Brodatz protocol does.
+def textures(sources: list[Path], classes: Mapping[str, str], side: int, crops: Mapping[str, int]) -> Splits:
+    """Crop patches of GIMP patterns, rotated and with changed brightness, as in the Brodatz protocol.
 
-    `classes` is keyed by the pattern's path without `.pat`. The right half of a pattern is for the test; training and
-    validation are different crops of the left half.
+    `classes` is keyed by the pattern's path without `.pat`. Test patches come from the right half of a pattern, training
+    and validation patches from the left half.
     """
     patterns = [_pattern(sources[0] / f"{name}.pat") for name in classes]
     names = list(classes)
@@ -202,7 +202,7 @@ def _pattern(file: Path) -> np.ndarray:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"task textures: there is no pattern {file}; correct `classes:`") from None
+        raise UserError(f"task textures: no pattern {file}; correct `classes:`") from None
     head, _, width, height, channels = struct.unpack(">5I", data[:20])
     pixels = np.frombuffer(data, np.uint8, width * height * channels, head).reshape(height, width, channels)
     return pixels[..., :3] if channels >= 3 else np.repeat(pixels[..., :1], 3, 2)

@@ -1,7 +1,7 @@
-"""Read the shards of a hub data set, parquet or WebDataset tar: labels at once, encoded pictures a few rows at a time.
+"""Read shards of a hub data set, parquet or WebDataset tar: all labels at once, encoded images a few rows at a time.
 
-Both kinds of shard have the same face: `rows`, `names` (of the labels, where the shard states them), `labels()`,
-`blocks()` (ranges of rows that are read together) and `pictures(rows)`.
+Both classes have the same interface: `rows`, `names` (of the labels, or None), `labels()`, `blocks()` (ranges of rows that
+are read together) and `pictures(rows)`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from nan_merge.core.errors import UserError
 
 AGAIN = "remove the folder of the asset and fetch it again"
-SLICE = 512  # samples of a tar that are read together
+SLICE = 512  # samples of one block of a tar
 
 
 class Parquet:
-    """One parquet shard: a column of labels, and one of encoded images, as {bytes, path} of the `datasets` library or plain."""
+    """One parquet shard: a column of labels and a column of encoded images, plain or {bytes, path} of the `datasets` library."""
 
     def __init__(self, path: Path, image: str, label: str) -> None:
         self.path, self.image, self.label = path, image, label
@@ -51,7 +51,7 @@ class Parquet:
 
     @property
     def names(self) -> list[str] | None:
-        """The names of the labels by the schema's metadata; those of booleans are False and True."""
+        """The label names in the schema's metadata, or None; booleans are named False and True."""
         schema = self._file.schema_arrow
         if pa.types.is_boolean(schema.field(self.label).type):
             return ["False", "True"]
@@ -88,8 +88,8 @@ class Parquet:
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data:
             path = value.get("path") if isinstance(value, dict) else None
-            named = f", only the path {path!r}" if path else ""
-            raise UserError(f"{self.path}, row {row}: no image is stored{named}; expected its bytes; {AGAIN}")
+            stored = f", only the path {path!r}" if path else ""
+            raise UserError(f"{self.path}, row {row}: no image is stored{stored}; expected its bytes; {AGAIN}")
         return data
 
     def _read(self, read: Any) -> Any:
@@ -100,7 +100,7 @@ class Parquet:
 
 
 class Tar:
-    """One WebDataset shard: files of one stem are a sample, their suffixes its columns (Aizman et al. 2019)."""
+    """One WebDataset shard: files with a common stem form a sample, suffixes are columns (Aizman et al. 2019)."""
 
     names = None
 
@@ -122,27 +122,27 @@ class Tar:
         for row, (name, sample) in enumerate(samples.items()):
             for key, column in (("image", image), ("label", label)):
                 if column not in sample:
-                    found = ", ".join(sample)
-                    raise UserError(f"{path}, row {row} ({name}): no {column!r}, found {found}; correct `arguments: {key}:`")
+                    columns = ", ".join(sample)
+                    raise UserError(f"{path}, row {row} ({name}): no {column!r}, found {columns}; correct `arguments: {key}:`")
         self._samples = list(samples.values())
         self.rows = len(self._samples)
 
     def labels(self) -> np.ndarray:
         """Return the label of every row, (rows,) int64."""
-        found = np.zeros(self.rows, np.int64)
+        labels = np.zeros(self.rows, np.int64)
         with open(self.path, "rb") as file:
             for row, sample in enumerate(self._samples):
                 text = _part(file, *sample[self.label])
                 try:
-                    found[row] = int(text)
+                    labels[row] = int(text)
                 except ValueError:
                     raise UserError(
                         f"{self.path}, row {row}: label {text[:40]!r}, expected a number; correct `arguments: label:`"
                     ) from None
-        return found
+        return labels
 
     def blocks(self) -> list[range]:
-        """Return slices of the rows."""
+        """Return consecutive ranges of at most SLICE rows."""
         return [range(first, min(first + SLICE, self.rows)) for first in range(0, self.rows, SLICE)]
 
     def pictures(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -162,5 +162,5 @@ def _first(error: BaseException) -> str:
 
 
 def open_shard(path: Path, image: str, label: str) -> Parquet | Tar:
-    """Open one shard; what is no whole shard with these columns is a UserError."""
+    """Open one shard; raise UserError for a damaged shard or missing columns."""
     return (Tar if path.suffix == ".tar" else Parquet)(path, image, label)

@@ -1,6 +1,6 @@
-"""Prepare labelled texts: read what packages ship, split, remove duplicates, tokenise to fixed rows.
+"""Prepare labelled texts of packages: read, split, remove duplicates, tokenise to rows of fixed length.
 
-A reader gives raw texts and class keys; `prepare` does everything that must be the same for all of them.
+Readers return raw texts and class keys; `prepare` contains all steps that they share.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.errors import UserError
+from nan_merge.data.dataset import Splits
+from nan_merge.data.draws import SEED
 
-Texts = tuple[list[str], list[str]]  # texts and, one each, class keys
-SEED = 0  # of the splits: a data set is the same for every seed of the fine-tuning
-SHORTEST = 3  # characters; below that there is nothing to classify
+Texts = tuple[list[str], list[str]]  # texts, class keys
+SHORTEST = 3  # characters; shorter texts are dropped
 
 
 def tab(
     sources: list[Path], *, label: str, text: str, file: str = "", train: str = "", test: str = "",
     where: Mapping[str, str] | None = None, held_out: float = 0.2,
 ) -> dict[str, Texts]:  # fmt: skip
-    """Read Orange `.tab` tables: three header rows, then one text a row.
+    """Read Orange `.tab` tables: three header rows, then one text per row.
 
     Either `train` and `test` name the two files of a published split, or `file` names one table and the share
-    `held_out` of its rows is drawn for testing. `where` keeps the rows whose columns have the given values.
+    `held_out` of its rows is drawn for testing. Only rows with the values of `where` in its columns are kept.
     """
     if file:
         rows = _table(_find(sources, file), label, text, where or {})
@@ -37,7 +38,7 @@ def tab(
 
 
 def comma(sources: list[Path], *, label: str, text: str, file: str, held_out: float = 0.2) -> dict[str, Texts]:
-    """Read a comma-separated table, one header row, then one text a row; hold out a share for testing."""
+    """Read a comma-separated table, one header row, then one text per row; hold out a share for testing."""
     rows = _table(_find(sources, file), label, text, {}, delimiter=",", header_rows=1)
     return _hold_out(rows, [str(i) for i in range(len(rows))], held_out)
 
@@ -45,8 +46,8 @@ def comma(sources: list[Path], *, label: str, text: str, file: str, held_out: fl
 def rated(sources: list[Path], *, file: str, threshold: float = 0.3, held_out: float = 0.2) -> dict[str, Texts]:
     """Read rated texts, `id TAB mean rating in -4..4 TAB text`, as `negative` and `positive`.
 
-    Ratings nearer to zero than `threshold` are left out as undecided. Ids `document_sentence` are held out by
-    whole documents, so no test sentence has a neighbour in training (Hutto & Gilbert 2014 publish no split).
+    Ratings with a magnitude below `threshold` are dropped as undecided. Ids are `document_sentence`; whole documents are
+    held out, so no document is in both splits (Hutto & Gilbert 2014 publish no split).
     """
     rows, documents = [], []
     path = _find(sources, file)
@@ -54,32 +55,31 @@ def rated(sources: list[Path], *, file: str, threshold: float = 0.3, held_out: f
         cells = line.split("\t")
         try:
             rating = float(cells[1])
-            words = cells[2].strip()
+            text = cells[2].strip()
         except (IndexError, ValueError):
             raise UserError(f"{path}, line {number}: expected `id TAB rating TAB text`, found {line[:60]!r}") from None
         if abs(rating) >= threshold:
-            rows.append((words, "positive" if rating > 0 else "negative"))
+            rows.append((text, "positive" if rating > 0 else "negative"))
             documents.append(cells[0].split("_")[0])
     return _hold_out(rows, documents, held_out)
 
 
-def prepare(
-    task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]) -> tuple[dict[str, Any], Splits]:
     """Turn one entry of config/tasks.yaml into `(record, splits)` for `write_dataset`.
 
-    `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}. Validation is carved out of
-    train; a row of tokens that occurs in test is in neither of the two, and no row occurs twice.
+    `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}. Validation is taken from train. Rows of
+    tokens are unique, and no row of test occurs in train or validation.
     """
     name = task["reader"].split(".")[-1]
     if name not in READERS:
-        raise UserError(f"config/tasks.yaml: unknown reader {task['reader']!r}; known: {_known()}")
+        known = ", ".join(f"texts.{reader}" for reader in READERS)
+        raise UserError(f"config/tasks.yaml: unknown reader {task['reader']!r}; known: {known}")
     raw = READERS[name]([Path(sources[asset]) for asset in task["assets"]], **task.get("arguments", {}))
     keys = list(task["classes"])
     vocabulary = Path(sources[form["tokenizer"]]) / "tokenizer.json"
     seen: set[bytes] = set()
     rows = {}
-    for split in ("test", "train"):  # test first: what it holds is taken from train
+    for split in ("test", "train"):  # test first: its rows are removed from train
         texts, labels = _of_classes(raw[split], keys)
         rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
     splits, available = _cut_splits(rows, task["splits"], task.get("label", name))
@@ -91,16 +91,16 @@ def prepare(
 
 
 def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
-    """Return the token ids of `texts` as (N, length) uint16, truncated, padded on the right with 0."""
+    """Return the token ids of `texts`, truncated and right-padded with 0: (N, length) uint16."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(vocabulary))
     if tokenizer.get_vocab_size() > 1 << 16:
-        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; ids are kept in 16 bits, at most 65536")
+        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; expected at most 65536 (ids of 16 bits)")
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length, pad_id=0)
-    # ASSUME: a word is at least one token, so twice `length` words fill any row; whole posts cost seconds.
+    # ASSUME: a word is at least one token, so 2 * length words fill any row; tokenising whole posts takes seconds.
     short = [" ".join(text.split(None, 2 * length)[: 2 * length]) for text in texts]
     rows = [line.ids for line in tokenizer.encode_batch(short)]
     return np.array(rows, dtype=np.uint16).reshape(len(texts), length)
@@ -123,7 +123,7 @@ def _table(
         header = next(table, [])
         missing = [column for column in (label, text, *where) if column not in header]
         if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; it has {', '.join(header)}; mend `arguments:` of the task")
+            raise UserError(f"{path}: no column {missing[0]!r}, found {', '.join(header)}; correct `arguments:` of the task")
         at = {column: header.index(column) for column in (label, text, *where)}
         body = [row for row in list(table)[header_rows - 1 :] if len(row) > max(at.values())]
     return [(row[at[text]], row[at[label]]) for row in body if all(row[at[c]] == v for c, v in where.items())]
@@ -134,7 +134,7 @@ def _texts(rows: list[tuple[str, str]]) -> Texts:
 
 
 def _hold_out(rows: list[tuple[str, str]], documents: list[str], share: float) -> dict[str, Texts]:
-    """Split rows so that the given share of the documents is for testing, drawn with the fixed seed."""
+    """Split rows by documents; the given share of the documents, drawn with SEED, is the test split."""
     names = sorted(set(documents))
     drawn = np.random.default_rng(SEED).permutation(len(names))[: round(share * len(names))]
     chosen = {names[i] for i in drawn}
@@ -150,7 +150,7 @@ def _of_classes(rows: Texts, keys: list[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _unique(tokens: np.ndarray, labels: np.ndarray, seen: set[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Drop rows that are in `seen` already and add the others to it."""
+    """Drop rows that are in `seen` and add the others to it."""
     kept = []
     for i, row in enumerate(tokens):
         if (key := row.tobytes()) not in seen:
@@ -159,12 +159,10 @@ def _unique(tokens: np.ndarray, labels: np.ndarray, seen: set[bytes]) -> tuple[n
     return tokens[kept], labels[kept]
 
 
-def _cut_splits(
-    rows: dict[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, int], label: str
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    """Shuffle, cut validation off train and cap each split at its size; sizes are upper bounds.
+def _cut_splits(rows: Splits, sizes: Mapping[str, int], label: str) -> tuple[Splits, int]:
+    """Shuffle, take validation from train and limit each split to its size; return (splits, rows available for training).
 
-    Train keeps its order, so a smaller size gives a subset of a bigger one. Also returns how many may train.
+    Train keeps its order, so a smaller size gives a subset of a larger one.
     """
     drawn = {}
     for i, (split, (tokens, labels)) in enumerate(sorted(rows.items())):
@@ -174,17 +172,13 @@ def _cut_splits(
     if available < 1:
         total = available + sizes["validation"]
         raise UserError(
-            f"task {label!r}: {sizes['validation']} texts wanted for validation, of {total} in all; "
+            f"task {label!r}: expected more than {sizes['validation']} texts for validation and train, found {total}; "
             "lower `splits: validation` in config/tasks.yaml"
         )
     cut = {"validation": ("train", 0, sizes["validation"]), "test": ("test", 0, sizes["test"]),
            "train": ("train", sizes["validation"], sizes["validation"] + sizes["train"])}  # fmt: skip
     parts = {name: tuple(part[a:b] for part in drawn[split]) for name, (split, a, b) in cut.items()}
     return parts, available  # type: ignore[return-value]
-
-
-def _known() -> str:
-    return ", ".join(f"texts.{name}" for name in READERS)
 
 
 READERS: dict[str, Callable[..., dict[str, Texts]]] = {"tab": tab, "comma": comma, "rated": rated}

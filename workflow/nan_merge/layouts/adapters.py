@@ -1,4 +1,4 @@
-"""Fold LoRA adapters (Hu et al., arXiv 2106.09685; folders of the PEFT library) onto a base, block by block, as it is read."""
+"""Fold LoRA adapters (Hu et al., arXiv 2106.09685; folders of the PEFT library) onto a base while it is read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?")
-PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")  # other starts change the base's weights too
-REFUSED = {  # keys of the configuration that make it more than W + s B A
+PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")  # other initialisations also change the base
+REFUSED = {  # keys of adapter_config.json for which the folded weight is not W + s B A
     "use_dora": "DoRA rescales the folded weights",
     "use_qalora": "QALoRA pools the inputs",
     "use_bdlora": "block-diagonal factors are no matrices",
     "kasa_config": "KaSA has a diagonal between the factors",
     "arrow_config": "Arrow chooses among adapters for every token",
     "monteclora_config": "MonteCLoRA samples its factors",
-    "alora_invocation_tokens": "activated LoRA works behind some tokens only",
-    "layer_replication": "replicated layers are not in the base",
+    "alora_invocation_tokens": "activated LoRA is active only after certain tokens",
+    "layer_replication": "the base lacks the replicated layers",
     "lora_bias": "the biases of lora_B are not folded",
-    "trainable_token_indices": "trained rows are stored apart",
+    "trainable_token_indices": "trained rows are stored separately",
     "target_parameters": "adapters of bare parameters are not folded",
 }
 
 
 def is_adapter(folder: Path) -> bool:
-    """Say whether a folder holds an adapter of PEFT; one that holds a whole model beside it is a UserError."""
+    """Return whether a folder holds a PEFT adapter; raise UserError if it holds a whole model too."""
     if not (folder / CONFIG).is_file():
         return False
     for file in (SINGLE, INDEX, PICKLE, PICKLE_INDEX):
@@ -46,16 +46,16 @@ def is_adapter(folder: Path) -> bool:
 
 
 def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
-    """Open an adapter folder as a view of the base that it moves: (model, what was done in words).
+    """Open an adapter folder as a view of its base with the adapter added: (model, note for the user).
 
-    Raises UserError for an adapter that is no plain LoRA, and for tensors that have no place on the base.
+    Raises UserError for an adapter other than plain LoRA and for tensors that match none of the base.
     """
     record = _configuration(folder)
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: an adapter ({CONFIG}) without weights; expected {' or '.join(WEIGHTS)}")
     whole, factors = _sorted(Checkpoint(file).entries)
-    how, new = match_prefix([*whole, *(f"{module}.weight" for module, _ in factors)], base.names)
+    note, new = match_prefix([*whole, *(f"{module}.weight" for module, _ in factors)], base.names)
     entries, lost = dict(base.entries), []
     for name, tensor in whole.items():
         if new.get(name, name) in base.entries or _is_saved(name, record):
@@ -64,25 +64,25 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
             lost.append(f"'{name}' (the base has no such tensor)")
     for (module, embedding), pair in factors.items():
         name = f"{module}.weight"
-        moved, reason = _fold(entries.get(new.get(name, name)), pair, embedding, module, record)
-        if moved is None:
+        folded, reason = _fold(entries.get(new.get(name, name)), pair, embedding, module, record)
+        if folded is None:
             lost.append(f"'{module}' ({reason})")
         else:
-            entries[new.get(name, name)] = moved
+            entries[new.get(name, name)] = folded
     if lost:
         raise UserError(
-            f"{file}: {len(lost)} parts of the adapter have no place on the base {base.folder}: {join_first(lost)}. It was"
+            f"{file}: {len(lost)} tensors of the adapter do not match the base {base.folder}: {join_first(lost)}. It was"
             f" trained on {record.get('base_model_name_or_path') or 'another model'}: use that as the base"
         )
     adapter = view(base, entries)
     adapter.folder = folder
     done = f"its LoRA adapter moves {count_phrase(len(factors), 'tensor')} of the base"
     done += f" and replaces {count_phrase(len(whole), 'tensor')}" if whole else ""
-    return adapter, f"{done}; {how}" if how else done
+    return adapter, f"{done}; {note}" if note else done
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json and refuse what is no plain LoRA."""
+    """Read adapter_config.json; raise UserError for anything but plain LoRA."""
     file = folder / CONFIG
     record = read_json(file)
     kind = record.get("peft_type") if isinstance(record, dict) else None
@@ -92,7 +92,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
         if record.get(key):
             raise UserError(f"{file}: `{key}` is set: {reason}. Fold it into its base with PEFT (merge_and_unload) first")
     start = record.get("init_lora_weights")
-    if start not in PLAIN_STARTS:
+    if start not in PLAIN_INITIALISATIONS:
         raise UserError(
             f"{file}: `init_lora_weights` is {start}, which changes the base's weights too; save the adapter with PEFT's"
             " `path_initial_model_for_weight_conversion`, or fold it into its base first"
@@ -104,23 +104,23 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 
 def _patterns(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all patterns with their values, and check that they are regular expressions."""
-    found = {}
+    """Return all patterns with their values; raise UserError for an invalid regular expression."""
+    values = {}
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = record.get(key) or {}
         if not isinstance(patterns, dict):
             raise UserError(f"{file}: `{key}` is {patterns!r}; expected a number for each pattern")
-        found.update({f"{key}: {pattern}": number for pattern, number in patterns.items()})
-    for pattern in [key.partition(": ")[2] for key in found] + list(record.get("modules_to_save") or ()):
+        values.update({f"{key}: {pattern}": number for pattern, number in patterns.items()})
+    for pattern in [key.partition(": ")[2] for key in values] + list(record.get("modules_to_save") or ()):
         try:
             re.compile(pattern)
         except re.error as error:
             raise UserError(f"{file}: {pattern!r} is no regular expression ({error})") from None
-    return found
+    return values
 
 
 def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tuple[str, bool], dict[str, Tensor]]]:
-    """Sort the tensors of an adapter: (whole tensors by name, {(module, is an embedding): {side: factor}})."""
+    """Separate the tensors of an adapter: (whole tensors by name, {(module, is an embedding): {side: factor}})."""
     whole: dict[str, Tensor] = {}
     factors: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in entries.items():
@@ -135,43 +135,43 @@ def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tupl
 def _fold(
     base: Tensor | None, pair: Mapping[str, Tensor], embedding: bool, module: str, record: Mapping[str, Any]
 ) -> tuple[LowRank | None, str]:
-    """Fold a pair of factors onto its tensor: (the tensor, ""), or (None, why it does not fit)."""
+    """Fold a pair of factors onto its tensor: (tensor, ""), or (None, reason)."""
     if base is None:
         return None, "the base has no such tensor"
     if pair.keys() != {"A", "B"}:
-        return None, f"only lora_{next(iter(pair))} is there"
+        return None, f"it has only lora_{next(iter(pair))}"
     a, b = pair["A"], pair["B"]
     if len(a.shape) < 2 or len(b.shape) < 2 or b.shape[1] != a.shape[0] or math.prod(b.shape[2:]) != 1:
-        return None, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} make no product"
+        return None, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} cannot be multiplied"
     rank = _pattern(record.get("rank_pattern"), module, record.get("r", 8))
     if rank != a.shape[0]:
         return None, f"its rank is {a.shape[0]}, {CONFIG} says {rank}"
     alpha = _pattern(record.get("alpha_pattern"), module, record.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
-    straight = (b.shape[0], *a.shape[1:])
+    product = (b.shape[0], *a.shape[1:])
     transposed = embedding or bool(record.get("fan_in_fan_out"))
-    if len(straight) == 2 and base.shape != straight and base.shape == straight[::-1]:
-        transposed = True  # one key speaks for all modules, PEFT looks at the kind of each: Conv1D stores (in, out)
-    elif not embedding and base.shape == straight and base.shape != straight[::-1]:
+    if len(product) == 2 and base.shape != product and base.shape == product[::-1]:
+        transposed = True  # the config has one key for all modules, PEFT checks each type: Conv1D stores (in, out)
+    elif not embedding and base.shape == product and base.shape != product[::-1]:
         transposed = False
-    if base.shape != (straight[::-1] if transposed else straight) or not base.is_float:
-        return None, f"B A is {list(straight)}, the tensor {base.dtype} {list(base.shape)}"
+    if base.shape != (product[::-1] if transposed else product) or not base.is_float:
+        return None, f"B A is {list(product)}, the tensor {base.dtype} {list(base.shape)}"
     return LowRank("F64" if base.dtype == "F64" else "F32", base.shape, base, a, b, scale, transposed), ""
 
 
-def _pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """Return the value of the first pattern, a regular expression, that the name of a module ends with, as PEFT does."""
-    return next((value for key, value in (patterns or {}).items() if _ends_with(module, key)), otherwise)
+def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """Return the value of the first regular expression that matches the end of a module name, as in PEFT."""
+    return next((value for key, value in (patterns or {}).items() if _ends_with(module, key)), default)
 
 
 def _is_saved(name: str, record: Mapping[str, Any]) -> bool:
-    """Say whether a whole tensor belongs to a module that was trained beside the adapter, as a new head is."""
+    """Return whether a whole tensor belongs to a module of `modules_to_save`, such as a new head."""
     modules = [name[:i] for i, letter in enumerate(name) if letter == "."]
     return any(_ends_with(module, key) for module in modules for key in record.get("modules_to_save") or ())
 
 
 def _is_tied(name: str, whole: Mapping[str, Tensor]) -> bool:
-    """Say whether a head is the adapter's embedding once more, saved because both have more rows than the base."""
+    """Return whether a head is a copy of the adapter's embedding, saved because both have more rows than the base."""
     embeddings = [tensor for other, tensor in whole.items() if EMBEDDING.search(other)]
     return HEAD.search(name) is not None and any(equal(whole[name], tensor) for tensor in embeddings)
 

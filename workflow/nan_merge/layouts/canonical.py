@@ -1,4 +1,4 @@
-"""Bring a model to the narrow waist: compare it with its base, copy it block by block, publish it whole. No torch."""
+"""Write canonical checkpoints: match a model with its base, copy it block by block, check its distance to the base."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_RELATIVE_DISTANCE = 0.5  # |tau| / |W_0| of a whole model; fine-tuning moves
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A model to be written: where it lies, its tensors by the names that they shall have, its config."""
+    """A model to be written: source folder, tensors by canonical name, content of config.json."""
 
     folder: Path
     entries: Mapping[str, Tensor]
@@ -34,28 +34,28 @@ class SourceModel:
 
 @dataclass
 class BaseDistance:
-    """How far a model is from its base, and what of it is no number, counted while it is copied."""
+    """Distance of a model to its base and its non-finite numbers, accumulated while it is copied."""
 
-    moved: float = 0.0  # |tau|^2
-    whole: float = 0.0  # |W_0|^2
-    broken: dict[str, int] = field(default_factory=dict)
+    tau_squared: float = 0.0  # |tau|^2
+    base_squared: float = 0.0  # |W_0|^2
+    not_finite: dict[str, int] = field(default_factory=dict)  # tensor -> numbers
 
     def add(self, name: str, stored: np.ndarray, origin: np.ndarray | None) -> None:
-        """Count a block of a tensor (n,) with that of the base, if there is one."""
+        """Add a block of a tensor (n,) and the same block of the base, if any."""
         numbers = stored.astype(np.float64)
-        if bad := int(np.count_nonzero(~np.isfinite(numbers))):
-            self.broken[name] = self.broken.get(name, 0) + bad
+        if count := int(np.count_nonzero(~np.isfinite(numbers))):
+            self.not_finite[name] = self.not_finite.get(name, 0) + count
         elif origin is not None:
             base = origin.astype(np.float64)
-            self.whole += float(base @ base)
+            self.base_squared += float(base @ base)
             numbers -= base
-            self.moved += float(numbers @ numbers)
+            self.tau_squared += float(numbers @ numbers)
 
 
 def match_base(expert: SourceModel, base: SourceModel, frozen: Collection[str] = ()) -> SourceModel:
-    """Return an expert with the names of its base, in their order; tensors that are `frozen` may be the base's.
+    """Return an expert with the tensors of its base in the base's order; missing `frozen` tensors are taken from the base.
 
-    Raises UserError for an expert of another backbone: a tensor is missing or has another shape.
+    Raises UserError if another tensor is missing or has another shape: the expert has another backbone.
     """
     entries, wrong = {}, []
     for name, origin in base.entries.items():
@@ -75,7 +75,7 @@ def match_base(expert: SourceModel, base: SourceModel, frozen: Collection[str] =
 
 
 def copy_expert(source: Path, output: Path, base: Path, max_relative_distance: float, files: Collection[str] = ()) -> None:
-    """Copy an expert that lies in the narrow waist, with those of its `files` that are there, after the checks of `write`.
+    """Copy an expert that is a canonical checkpoint already, with those of its `files` that exist, checked as in `write`.
 
     Raises UserError for an expert of another backbone or base, and for NaN and infinities.
     """
@@ -93,10 +93,19 @@ def write(
     model: SourceModel, output: Path, base: SourceModel | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE, *,
     file: str = SINGLE, config: str = "config.json", add: Callable[[Path], object] = lambda folder: None,
 ) -> None:  # fmt: skip
-    """Write a model as one safetensors file and a config, with what `add` puts into the folder, whole or not at all.
+    """Write a model atomically as one safetensors file and a config.
 
-    Raises UserError for NaN and infinities, and for an expert that is farther from its `base` than a share `max_relative_distance`
-    of the base's norm, so that it is an expert of another base.
+    Args:
+        model: The model to write.
+        output: The folder to create.
+        base: The base of an expert, for the check of its distance; None for a base.
+        max_relative_distance: Largest |tau| / |W_0|; a larger distance means an expert of another base.
+        file: Name of the weight file.
+        config: Name of the config file.
+        add: Called with the folder to add further files.
+
+    Raises:
+        UserError: For NaN and infinities, and for an expert of another base.
     """
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in model.entries.items()}
     distance = BaseDistance()
@@ -114,17 +123,17 @@ def write(
         _check(model, base, distance, max_relative_distance)
 
 
-def _check(model: SourceModel, base: SourceModel | None, found: BaseDistance, max_relative_distance: float) -> None:
-    if found.broken:
-        counts = [f"'{name}' ({count} of {model.entries[name].size})" for name, count in found.broken.items()]
+def _check(model: SourceModel, base: SourceModel | None, distance: BaseDistance, max_relative_distance: float) -> None:
+    if distance.not_finite:
+        counts = [f"'{name}' ({count} of {model.entries[name].size})" for name, count in distance.not_finite.items()]
         raise UserError(
             f"{model.folder}: NaN or infinite numbers in {join_first(counts)}; expected finite"
-            " ones. Fetch the model again, or leave it out: its training has failed"
+            " numbers. Fetch the model again, or leave it out: its training has failed"
         )
-    moved, whole = math.sqrt(found.moved), math.sqrt(found.whole)
-    if base is not None and moved > max_relative_distance * whole:
+    tau, norm = math.sqrt(distance.tau_squared), math.sqrt(distance.base_squared)
+    if base is not None and tau > max_relative_distance * norm:
         raise UserError(
-            f"{model.folder}: is no expert of the base {base.folder}: |tau| = {moved:.4g} is {moved / (whole or 1):.2f} of |W_0|"
-            f" = {whole:.4g}; expected at most {max_relative_distance:g}. Correct `base:` or `experts:` of the suite; where the distance is"
-            " meant, prepare the expert with a greater `--max-relative-distance`"
+            f"{model.folder}: is no expert of the base {base.folder}: |tau| = {tau:.4g} is {tau / (norm or 1):.2f} of |W_0|"
+            f" = {norm:.4g}; expected at most {max_relative_distance:g}. Correct `base:` or `experts:` of the suite; if the"
+            " distance is intended, prepare the expert with a greater `--max-relative-distance`"
         )

@@ -1,4 +1,4 @@
-"""Turn a CLIP of one library into one of the other: the same numbers under other names. No torch, but for pickles."""
+"""Convert CLIP checkpoints between open_clip and transformers; no number changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nan_merge.core.errors import UserError
 from nan_merge.layouts import canonical, clip_configs, clip_folders, clip_names
 
 PROJECTION = "visual_projection.weight"
-Add = Callable[[Path], object]  # puts more files into a folder
+AddFiles = Callable[[Path], object]  # adds files to a folder
 
 
-def to_transformers(source: Path, output: Path, base: Path | None = None, tokenizer: Add = lambda folder: None) -> list[str]:
-    """Write a model of open_clip as a folder of transformers, and return what was left out.
+def to_transformers(source: Path, output: Path, base: Path | None = None, tokenizer: AddFiles = lambda folder: None) -> list[str]:
+    """Write a model of open_clip as a folder of transformers and return the names of omitted tensors.
 
-    A model with both halves becomes a CLIPModel with its `tokenizer`; an image encoder a CLIPVisionModelWithProjection,
-    without what its file keeps of the text half. A state dict or module without a config has that of its `base`.
+    A model with both towers becomes a CLIPModel with its `tokenizer`, an image encoder a CLIPVisionModelWithProjection
+    without the remaining text tensors of its file. A state dict or module without a config takes the config of its `base`.
     """
     model = clip_folders.of_open_clip(source)
     record = model.config or (clip_folders.of_open_clip(base).config if base else {})
@@ -34,8 +34,8 @@ def to_transformers(source: Path, output: Path, base: Path | None = None, tokeni
 def to_open_clip(source: Path, output: Path, base: Path | None = None) -> None:
     """Write a model of transformers as a folder of open_clip.
 
-    A CLIPModel becomes what open_clip reads as `local-dir:`; a vision half the narrow waist of the family open_clip. A
-    CLIPVisionModel has no projection; it takes that of its `base`.
+    A CLIPModel becomes a folder that open_clip reads as `local-dir:`, a vision tower a canonical checkpoint of the family
+    open_clip. A CLIPVisionModel has no projection; the projection of its `base` is used.
     """
     model = clip_folders.of_transformers(source)
     whole = any(name.startswith("text_model.encoder.") for name in model.entries)
@@ -50,4 +50,6 @@ def to_open_clip(source: Path, output: Path, base: Path | None = None) -> None:
     if not whole:
         return canonical.write(canonical.SourceModel(source, named, {"model_type": "open_clip", **record}), output)
     record["preprocess_cfg"] = {"mean": clip_configs.MEAN, "std": clip_configs.STD}
-    canonical.write(canonical.SourceModel(source, named, record), output, file=clip_folders.WEIGHTS[0], config=clip_folders.HUB_CONFIG)
+    canonical.write(
+        canonical.SourceModel(source, named, record), output, file=clip_folders.WEIGHTS[0], config=clip_folders.HUB_CONFIG
+    )

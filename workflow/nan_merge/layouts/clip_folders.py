@@ -1,4 +1,4 @@
-"""Open folders of CLIP models as they lie on the hub or on a disk, under the names of their library. No torch."""
+"""Open folders of CLIP models from the hub or from disk, with the tensor names of their library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from nan_merge.layouts.canonical import SourceModel
 from nan_merge.layouts.names import is_buffer
 
 STEM = "vision_model."
-PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")  # of a vision model whose names have no stem
+PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")  # starts of names without the stem
 OTHERS = ("visual_projection.", "text_model.", "text_projection.", "logit_scale")
 HUB_CONFIG = "open_clip_config.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # of the hub; of the waist
-ANCHOR = "visual.conv1.weight"  # what stands before it in a name is a prefix of training programs
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # hub, hub, canonical checkpoint
+ANCHOR = "visual.conv1.weight"  # text before it in a name is a prefix of a training program
 LEFTOVERS = ("positional_embedding", "text_projection", "logit_scale", "token_embedding", "ln_final")
 TOWERS = ("visual", "transformer", *LEFTOVERS)
 
 
 def of_transformers(folder: Path) -> SourceModel:
-    """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a folder of the waist.
+    """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a canonical checkpoint.
 
     Raises UserError for a model of another type.
     """
@@ -48,20 +48,20 @@ def of_transformers(folder: Path) -> SourceModel:
 
 
 def of_open_clip(folder: Path) -> SourceModel:
-    """Open a folder of the hub or of the waist, or one with a single weight file somewhere in it, which has no config.
+    """Open a hub folder, a canonical checkpoint, or a folder with a single weight file at any depth and no config.
 
-    A file is a state dict or a whole pickled module, which is never run, with or without a prefix in its names. Raises
-    UserError for a file that holds no image encoder of open_clip, and for a module of another activation than QuickGELU.
+    The file is a state dict or a whole pickled module (never run), with or without a prefix in its names.
+    Raises UserError for a file without an image encoder of open_clip and for another activation than QuickGELU.
     """
     file = _weights(folder)
-    found, kinds = (read_file(file), {}) if file.suffix == ".safetensors" else pickled_model(file)
-    prefixes = [name.removesuffix(ANCHOR) for name in found if name.endswith(ANCHOR)]
+    tensors, classes = (read_file(file), {}) if file.suffix == ".safetensors" else pickled_model(file)
+    prefixes = [name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)]
     if len(prefixes) != 1:
         raise UserError(f"{file}: {len(prefixes)} tensors are named '{ANCHOR}'; expected one image encoder of open_clip")
-    wrong = [f"'{name}' is {kind}" for name, kind in kinds.items() if name.endswith(".mlp.gelu") and kind != "QuickGELU"]
+    wrong = [f"'{name}' is {kind}" for name, kind in classes.items() if name.endswith(".mlp.gelu") and kind != "QuickGELU"]
     if wrong:
         raise UserError(f"{file}: {wrong[0]}; expected QuickGELU, which OpenAI's CLIP was trained with; use another expert")
-    named = {name.removeprefix(prefixes[0]): tensor for name, tensor in found.items() if name.startswith(prefixes[0])}
+    named = {name.removeprefix(prefixes[0]): tensor for name, tensor in tensors.items() if name.startswith(prefixes[0])}
     entries = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in TOWERS and _is_weight(name, tensor)}
     return SourceModel(folder, entries, _config(folder))
 
@@ -71,7 +71,7 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """Return `model_cfg` and what stands beside it, or nothing for a folder that has no config."""
+    """Return the config that holds `model_cfg`, or an empty one."""
     for file in (folder / HUB_CONFIG, folder / "config.json"):
         record = read_json(file) if file.is_file() else {}
         if isinstance(record.get("model_cfg"), dict):
@@ -80,10 +80,10 @@ def _config(folder: Path) -> Mapping[str, Any]:
 
 
 def _weights(folder: Path) -> Path:
-    """Return the weight file of a folder: that of the hub or of the waist, or the only one in it or below."""
+    """Return the weight file of a folder: one of WEIGHTS, or the only weight file at any depth."""
     named = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     files = named[:1] or sorted(file for file in folder.rglob("*") if file.suffix in (".pt", ".pth", ".bin", ".safetensors"))
     if len(files) != 1:
-        listed = ", ".join(str(file.relative_to(folder)) for file in files[:8]) or "none"
-        raise UserError(f"{folder}: {len(files)} weight files ({listed}); expected one, {WEIGHTS[0]} or a *.pt")
+        names = ", ".join(str(file.relative_to(folder)) for file in files[:8]) or "none"
+        raise UserError(f"{folder}: {len(files)} weight files ({names}); expected one, {WEIGHTS[0]} or a *.pt")
     return files[0]

@@ -1,7 +1,7 @@
-"""Rename, split, join and turn the tensors of CLIP between open_clip and the transformers library, block by block, as read.
+"""Map the tensors of CLIP between open_clip and transformers, block by block as they are read.
 
-open_clip has the projections of attention fused, (3 d, d) of query, key and value, and multiplies with its last
-projections from the right; transformers has them apart, and turned. No number changes.
+open_clip fuses the attention projections of query, key and value, (3 d, d), and stores the output projections as (in, out);
+transformers has separate tensors, stored as (out, in). No number changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
 from nan_merge.core.errors import UserError
 
-OUTSIDE = {  # open_clip -> transformers; a name that ends in a dot is the beginning of several
+OUTSIDE = {  # open_clip -> transformers; a name that ends with a dot is a prefix
     "visual.conv1.": "vision_model.embeddings.patch_embedding.",
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -56,7 +56,7 @@ class Transposed(Tensor):
 
 @dataclass
 class RowSlice(Tensor):
-    """Some rows of a tensor, from its element `first` on."""
+    """Consecutive rows of a tensor, from its element `first` on."""
 
     whole: Tensor
     first: int
@@ -68,59 +68,59 @@ class RowSlice(Tensor):
 
 @dataclass
 class Concatenated(Tensor):
-    """Tensors of one size below each other."""
+    """Tensors of equal size, concatenated along the first axis."""
 
     parts: tuple[Tensor, ...]
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
-        found, size = [np.empty(0, DTYPES[self.dtype])], self.parts[0].size
+        blocks, size = [np.empty(0, DTYPES[self.dtype])], self.parts[0].size
         for i, part in enumerate(self.parts):
             first, last = max(start - i * size, 0), min(stop - i * size, size)
             if first < last:
-                found.append(part.block(first, last))
-        return np.concatenate(found)
+                blocks.append(part.block(first, last))
+        return np.concatenate(blocks)
 
 
 def to_transformers(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of open_clip's CLIP, of one half or both, under the names of transformers' CLIPModel."""
-    found: dict[str, Tensor] = {}
+    """Return the tensors of open_clip's CLIP, of one or both towers, under the names of transformers' CLIPModel."""
+    converted: dict[str, Tensor] = {}
     for name, tensor in entries.items():
         if fused := FUSED.fullmatch(name):
             block, kind = _rename(folder, fused[1], BLOCKS, {}), fused[2]
             rows = (tensor.shape[0] // 3, *tensor.shape[1:])
             for i, which in enumerate(APART):
-                found[f"{block}self_attn.{which}_proj.{kind}"] = RowSlice(tensor.dtype, rows, tensor, i * (tensor.size // 3))
+                converted[f"{block}self_attn.{which}_proj.{kind}"] = RowSlice(tensor.dtype, rows, tensor, i * (tensor.size // 3))
         else:
-            found[_rename(folder, name, BLOCKS | OUTSIDE, INSIDE)] = transpose(tensor) if name in TRANSPOSED else tensor
-    return found
+            converted[_rename(folder, name, BLOCKS | OUTSIDE, INSIDE)] = transpose(tensor) if name in TRANSPOSED else tensor
+    return converted
 
 
 def to_open_clip(folder: Path, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of transformers' CLIPModel, of one half or both, under the names of open_clip's CLIP."""
+    """Return the tensors of transformers' CLIPModel, of one or both towers, under the names of open_clip's CLIP."""
     blocks, outside, inside = ({new: old for old, new in names.items()} for names in (BLOCKS, OUTSIDE, INSIDE))
     transposed = {OUTSIDE[name] for name in TRANSPOSED}
-    found: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, tensor in entries.items():
         if apart := re.fullmatch(r"(.+\.)self_attn\.([qkv])_proj\.(weight|bias)", name):
             fused = f"{_rename(folder, apart[1], blocks, {})}attn.in_proj_{apart[3]}"
             parts = [entries.get(f"{apart[1]}self_attn.{which}_proj.{apart[3]}") for which in APART]
             whole = tuple(part for part in parts if part is not None)
             if len(whole) != len(APART) or {part.shape for part in whole} != {tensor.shape}:
-                raise UserError(f"{folder}: '{name}' lacks its fellows of query, key and value; fetch the model again")
-            found.setdefault(fused, Concatenated(tensor.dtype, (3 * tensor.shape[0], *tensor.shape[1:]), whole))
+                raise UserError(f"{folder}: '{name}' lacks query, key or value tensors of equal shape; fetch the model again")
+            converted.setdefault(fused, Concatenated(tensor.dtype, (3 * tensor.shape[0], *tensor.shape[1:]), whole))
         else:
-            found[_rename(folder, name, blocks | outside, inside)] = transpose(tensor) if name in transposed else tensor
-    return found
+            converted[_rename(folder, name, blocks | outside, inside)] = transpose(tensor) if name in transposed else tensor
+    return converted
 
 
 def transpose(tensor: Tensor) -> Tensor:
-    """Return the transpose of a matrix; that of a transpose is the matrix itself."""
+    """Return the transpose of a matrix; the transpose of a transpose is the original tensor."""
     return tensor.matrix if isinstance(tensor, Transposed) else Transposed(tensor.dtype, tensor.shape[::-1], tensor)
 
 
 def _rename(folder: Path, name: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
-    """Return the other library's name of a tensor; one without a counterpart is a UserError."""
+    """Return the other library's name of a tensor; raise UserError if it has no counterpart."""
     for old, new in outside.items():
         if name == old or (old.endswith(".") and name.startswith(old)):
             rest = name.removeprefix(old)

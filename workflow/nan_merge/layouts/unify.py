@@ -1,4 +1,4 @@
-"""Bring a base and its experts to one layout, on the fly: after `align`, every expert has the base's names and shapes."""
+"""Unify the layout of a base and its experts lazily: afterwards every expert has the base's names and shapes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from nan_merge.layouts.names import architectures, config, count_phrase, is_buff
 from nan_merge.layouts.views import equal, view
 from nan_merge.layouts.vocabulary import tie, unify_rows
 
-MISSING = ("error", "base")  # what may be done about a tensor that an expert lacks
+MISSING = ("error", "base")  # policies for a tensor that an expert lacks
 
-Chunk = tuple[str, int, int]  # tensor, first element, end
+Chunk = tuple[str, int, int]  # tensor, start, stop
 
 
 @dataclass(frozen=True)
 class Models:
     """A base and its experts, sorted by name, in one layout.
 
-    `merged` are the names that are merged, in the base's order: every expert has them in the base's shape. All other
-    tensors of the base are copied. `config` are the keys of config.json that the layout changes, `notes` say in words
-    what was done to bring the models together.
+    `merged` are the names of merged tensors in the base's order; every expert has them with the base's shapes. All other
+    tensors of the base are copied. `config` are changed keys of config.json, `notes` describe the changes for the user.
     """
 
     base: Checkpoint
@@ -43,7 +42,7 @@ class Models:
         return [self.base, *self.experts.values()]
 
     def chunks(self, names: Iterable[str]) -> list[Chunk]:
-        """Return (tensor, start, stop) of the named tensors of the base, in pieces that a thread takes at once."""
+        """Return (tensor, start, stop) of the named tensors of the base, cut into work units of one thread."""
         return [(name, *span) for name in names for span in spans(self.base.entries[name].size, WORK_UNIT)]
 
 
@@ -55,11 +54,17 @@ def unify_layout(
     vocabulary: str = "truncate",
     missing: str = "error",
 ) -> Models:
-    """Open a base and its experts and bring all to the layout of the base.
+    """Open a base and its experts in the layout of the base.
 
-    `exclude` are regular expressions of names left at the base; `vocabulary` says what happens to rows that differ in
-    number (`truncate`, `pad_mean`) and `missing` what to tensors that an expert lacks (`error`; `base`: they do not
-    move). Raises UserError for a model that cannot be brought to the layout of the base.
+    Args:
+        base: Folder of the base.
+        experts: Folders of the experts by name: whole models or LoRA adapters.
+        exclude: Regular expressions of tensor names; these tensors keep the values of the base.
+        vocabulary: Policy for vocabularies of different sizes: `truncate` or `pad_mean`.
+        missing: Policy for tensors that an expert lacks: `error`, or `base` for the values of the base.
+
+    Raises:
+        UserError: For a model that does not fit the layout of the base.
     """
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
@@ -75,7 +80,7 @@ def unify_layout(
 
 
 def check_distinct(models: Models) -> None:
-    """Raise a UserError for an expert whose merged tensors all equal the base's; reads up to the first difference."""
+    """Raise a UserError for an expert whose merged tensors all equal the base's; reading stops at the first difference."""
     for name, expert in models.experts.items():
         if all(equal(expert.entries[tensor], models.base.entries[tensor]) for tensor in models.merged):
             raise UserError(
@@ -85,7 +90,7 @@ def check_distinct(models: Models) -> None:
 
 
 def _base(folder: Path, notes: list[str]) -> Checkpoint:
-    """Open the base: a whole model, not quantised."""
+    """Open the base; raise UserError for an adapter or a quantised model."""
     if is_adapter(folder):
         raise UserError(f"{folder}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
     return _refuse_quantised(Checkpoint(folder), "base", notes)
@@ -106,33 +111,34 @@ def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Chec
 
 
 def _refuse_quantised(model: Checkpoint, who: str, notes: list[str]) -> Checkpoint:
-    """Return a model that is not quantised; one that is raises a UserError. Say what cannot be mapped."""
-    held = sum(isinstance(tensor, PickledTensor) and tensor.in_memory for tensor in model.entries.values())
-    if held:
-        notes.append(f"{who}: holds {count_phrase(held, 'tensor')} in memory, because their file has the format before PyTorch 1.6")
-    found = quantised(model.entries)
-    if config(model).get("quantization_config") or found:
-        reason = f"tensor '{found}'" if found else "`quantization_config` of its config.json"
+    """Return the model; raise UserError if it is quantised. Tensors that cannot be memory-mapped get a note."""
+    in_memory = sum(isinstance(tensor, PickledTensor) and tensor.in_memory for tensor in model.entries.values())
+    if in_memory:
+        count = count_phrase(in_memory, "tensor")
+        notes.append(f"{who}: holds {count} in memory, because their file has the format before PyTorch 1.6")
+    tensor = quantised(model.entries)
+    if config(model).get("quantization_config") or tensor:
+        reason = f"tensor '{tensor}'" if tensor else "`quantization_config` of its config.json"
         raise UserError(
-            f"{who} ({model.folder}) is quantised, says {reason}; expected plain floating-point weights. Dequantise it"
+            f"{who} ({model.folder}) is quantised according to {reason}; expected plain floating-point weights. Dequantise it"
             " first, or take the weights that it was quantised from"
         )
     return model
 
 
 def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:
-    """Compare the model types of both config.json, where both have one; a language model inside counts too."""
-    found, expected = (architectures(config(each)) for each in (model, base))
-    if found and expected and not found & expected:
+    """Raise UserError if both config.json name model types, nested ones included, and share none."""
+    kinds, expected = (architectures(config(each)) for each in (model, base))
+    if kinds and expected and not kinds & expected:
         raise UserError(
-            f"expert '{name}' ({model.folder}) is a model of type {' / '.join(sorted(found))}, the base {base.folder} of type"
+            f"expert '{name}' ({model.folder}) is a model of type {' / '.join(sorted(kinds))}, the base {base.folder} of type"
             f" {' / '.join(sorted(expected))}; expected experts fine-tuned from this base. If they are the same network under"
             " two names, correct `model_type` in one config.json"
         )
 
 
 def _mergeable(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
-    """Return the names of the base that are merged, in its order: floats that are neither buffers nor excluded."""
+    """Return the merged names in the base's order: floating-point tensors that are neither buffers nor excluded."""
     try:
         patterns = [re.compile(pattern) for pattern in exclude]
     except re.error as error:
@@ -147,7 +153,7 @@ def _mergeable(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
 def _fill_missing(
     expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], missing: str, notes: list[str]
 ) -> Checkpoint:
-    """Return an expert with the base's tensors where it lacks some, if that is wanted; say what is left out of it."""
+    """Return an expert with missing tensors taken from the base, if `missing` is `base`; note its surplus tensors."""
     if missing not in MISSING:
         raise UserError(f"merge: missing: unknown {missing!r}; expected {' or '.join(MISSING)}")
     extra = [n for n, tensor in model.entries.items() if n not in base.entries and not is_buffer(n, tensor)]
@@ -156,12 +162,13 @@ def _fill_missing(
         notes.append(f"expert '{expert}': left out {count_phrase(len(extra), 'tensor')} that the base lacks: {join_first(extra)}")
     if not lacking or missing == "error":
         return model
-    notes.append(f"expert '{expert}': it lacks {count_phrase(len(lacking), 'tensor')}, which it leaves at the base: {join_first(lacking)}")
+    count = count_phrase(len(lacking), "tensor")
+    notes.append(f"expert '{expert}': it lacks {count}, which it leaves at the base: {join_first(lacking)}")
     return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
 
 
 def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str]) -> None:
-    """Compare names and shapes, and list and count all that differs."""
+    """Raise a UserError that lists and counts all tensors whose name, shape or type differs from the base."""
     lacking, others = [], []
     for expert, model in experts.items():
         for name in names:
@@ -175,8 +182,8 @@ def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[
                 others.append(f"expert '{expert}': tensor '{name}' is {model.entries[name].dtype}, expected floats")
     if lacking or others:
         count = f"{len(lacking) + len(others)} tensors do not match the base {base.folder}"
-        ways = "Use experts of this base, or leave these tensors at the base with `merge: exclude:`"
+        remedy = "Use experts of this base, or exclude these tensors with `merge: exclude:`"
         if lacking:
             count += f" ({len(lacking)} are missing)"
-            ways += "; with `merge: missing: base` an expert leaves those at the base that it lacks"
-        raise UserError(f"{count}: {join_first([*lacking, *others])}. {ways}")
+            remedy += "; with `merge: missing: base` missing tensors keep the values of the base"
+        raise UserError(f"{count}: {join_first([*lacking, *others])}. {remedy}")

@@ -1,4 +1,4 @@
-"""Tensors that are computed from others as they are read, block by block, and checkpoints that hold them."""
+"""Tensors computed from other tensors as they are read, block by block, and checkpoints of such tensors."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from nan_merge.core.blocks import SUM_TILE, spans
 
 
 def view(checkpoint: Checkpoint, entries: Mapping[str, Tensor]) -> Checkpoint:
-    """Return the checkpoint with other entries; a name that is gone leaves its shard, an empty shard is none."""
-    found = copy.copy(checkpoint)
-    found.entries = dict(entries)
+    """Return a copy of the checkpoint with other entries; removed names leave their shards, empty shards are dropped."""
+    other = copy.copy(checkpoint)
+    other.entries = dict(entries)
     shards = {file: [name for name in names if name in entries] for file, names in checkpoint.shards.items()}
-    found.shards = {file: names for file, names in shards.items() if names}
-    return found
+    other.shards = {file: names for file, names in shards.items() if names}
+    return other
 
 
 def equal(left: Tensor, right: Tensor) -> bool:
-    """Say whether two tensors hold the same numbers; reads up to the first cell that differs."""
+    """Return whether two tensors hold the same numbers; reading stops at the first tile that differs."""
     if left is right:
         return True
     if left.shape != right.shape:
         return False
     for start, stop in spans(left.size, SUM_TILE):
-        one, other = left.block(start, stop), right.block(start, stop)
+        a, b = left.block(start, stop), right.block(start, stop)
         if left.dtype != right.dtype:
-            one, other = one.astype(np.float64), other.astype(np.float64)
-        if not np.array_equal(one.view(np.uint8), other.view(np.uint8)):
+            a, b = a.astype(np.float64), b.astype(np.float64)
+        if not np.array_equal(a.view(np.uint8), b.view(np.uint8)):
             return False
     return True
 
 
 @dataclass
 class FirstRows(Tensor):
-    """The first rows of a tensor: all that its smaller shape says."""
+    """The first rows of a tensor, as many as its shape has."""
 
     whole: Tensor
 
@@ -53,7 +53,7 @@ class FirstRows(Tensor):
 
 @dataclass
 class MeanRows(Tensor):
-    """A tensor (rows, ...) that ends with its own mean row, repeated up to the rows of its larger shape."""
+    """A tensor (rows, ...) extended to a larger shape by repeating its mean row."""
 
     first: Tensor
 
@@ -82,10 +82,10 @@ class MeanRows(Tensor):
 
 @dataclass
 class LowRank(Tensor):
-    """A tensor moved by a product of two thin matrices: W + scale B A, with B (out, r) and A (r, in ...).
+    """A tensor with a low-rank update: W + scale B A, with B (out, r) and A (r, in, ...).
 
-    `transposed` adds the transpose of the product, for weights that are stored as (in, out). Every number is summed over
-    the rank in order in float64, so it does not depend on the range that is asked for.
+    `transposed` adds the transpose of the product, for weights stored as (in, out). Every element is summed over the rank
+    in order in float64, so it does not depend on the requested range.
     """
 
     base: Tensor
@@ -95,21 +95,21 @@ class LowRank(Tensor):
     transposed: bool
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Compute the elements `start` to `stop`, flattened in C order, in float32 (float64 where W is): (stop - start,)."""
+        """Compute the elements `start` to `stop`, flattened in C order, in the type of this tensor: (stop - start,)."""
         right, out = self._right(), _space(stop - start, self.dtype, buffer)
         for first, last in spans(stop - start, SUM_TILE, start):
-            out[first - start : last - start] = self._moved(first, last, right)
+            out[first - start : last - start] = self._updated(first, last, right)
         return out
 
-    def _moved(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
-        """Compute the elements `start` to `stop` by the whole rows that they lie in: (stop - start,), float64."""
+    def _updated(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
+        """Compute the elements `start` to `stop` from the whole rows that contain them: (stop - start,), float64."""
         columns = right.shape[1]
         first, last = start // columns, -(-stop // columns)
         origin = first * columns
         if last - first == 1:  # inside one row
             right, origin = right[:, start - origin : stop - origin], start
         update = np.empty((last - first, right.shape[1]))
-        kernels.product(self._left(first, last), right, update)  # BLAS sums in an order that depends on the shapes
+        kernels.product(self._left(first, last), right, update)  # not BLAS, whose order of summation depends on the shapes
         update = update.reshape(-1)[start - origin : stop - origin]
         update *= self.scale
         update += self.base.block(start, stop)
@@ -131,6 +131,6 @@ class LowRank(Tensor):
 
 
 def _space(count: int, dtype: str, buffer: np.ndarray | None) -> np.ndarray:
-    """Return room for `count` numbers of a stored type, in the buffer if there is one: (count,)."""
+    """Return an uninitialised array (count,) of a stored type, in the buffer if given."""
     size = count * DTYPES[dtype].itemsize
     return (np.empty(size, np.uint8) if buffer is None else buffer[:size]).view(DTYPES[dtype])

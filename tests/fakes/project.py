@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,20 @@ class Project:
     def leftovers(self) -> list[str]:
         """Return the temporary files and folders that a killed process left behind."""
         return sorted(str(path.relative_to(self.folder)) for path in (self.folder / "results").rglob(".*.part"))
+
+
+def make_command() -> list[str]:
+    """Return the command behind `make demo`, read from the Makefile: a kernel lock and snakemake."""
+    line = re.search(r"^RUN := (.+)$", (tiny.ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert line, "the Makefile has no RUN"
+    return [word for word in shlex.split(line[1]) if not word.startswith("PATH=")]
+
+
+def make(project: Project, *targets: str) -> Done:
+    """Run what `make demo` runs and wait for it."""
+    done = subprocess.run([*make_command(), "--", *targets], cwd=project.folder, env=project.environment(), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT, check=False)  # fmt: skip
+    return Done(done.returncode, done.stdout)
 
 
 def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Project:

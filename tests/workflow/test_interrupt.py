@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from project import make, make_command
+from project import LIMIT, make, make_command
 
 EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
 MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted_1")]
@@ -23,7 +23,7 @@ def start(project, *targets, options=()):
 
 def wait_for(sign, run, pause):
     """Wait until `sign()` is true; a run that ends first has not been interrupted."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + LIMIT
     while not sign():
         assert run.poll() is None and time.monotonic() < end, "the run ended before it could be interrupted"
         time.sleep(pause)
@@ -57,7 +57,7 @@ def test_a_run_that_is_ended_in_fine_tuning_goes_on_with_the_same_bytes(project,
     run = start(project, *EXPERTS, *MERGES, options=("--rerun-triggers", "mtime"))
     wait_for(finetuning(project), run, 0.05)
     os.killpg(run.pid, end)
-    assert run.wait(120) != 0
+    assert run.wait(LIMIT) != 0
     assert not (project / EXPERTS[1]).exists()
     (project / suite).write_text((project / suite).read_text().replace(steps["slow"], steps["quick"], 1))
     assert after(project) == finished.digests(*PATTERNS)
@@ -69,7 +69,7 @@ def test_a_run_that_is_killed_in_a_merge_goes_on_with_the_same_bytes(project, fi
     folders = [(project / folder).parent for folder in MERGES]
     wait_for(lambda: any(folder.is_dir() and list(folder.glob(".*.part")) for folder in folders), run, 0.0005)
     os.killpg(run.pid, signal.SIGKILL)
-    assert run.wait(120) != 0
+    assert run.wait(LIMIT) != 0
     present = [folder for folder in MERGES if (project / folder).exists()]
     assert len(present) < len(MERGES)
     assert all(whole(project / folder) for folder in present)
@@ -87,5 +87,5 @@ def test_what_a_killed_process_left_is_neither_taken_for_a_result_nor_kept(proje
 def test_two_runs_at_once_take_turns(project):
     project.remove("results/merged/tiny/ties")
     runs = [start(project, MERGES[0]) for _ in range(2)]
-    assert [run.wait(120) for run in runs] == [0, 0]
+    assert [run.wait(LIMIT) for run in runs] == [0, 0]
     assert whole(project / MERGES[0])

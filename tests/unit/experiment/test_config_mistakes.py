@@ -115,7 +115,7 @@ MISTAKES = {
     ),
     "a tuned method without the hyper-parameter": (
         ("methods.yaml", "ties_nan", "tune", GRID),
-        "ties_nan: tune: 'value' has no value in `coefficients`; write one: {word: {value: 1.0}}",
+        "ties_nan: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
     ),
     "a tuned word without values": (
         ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),

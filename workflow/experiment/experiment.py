@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, entries
-from experiment.files import check_schema, known_names, read_yaml
+from experiment.files import check_renamed_files, check_schema, known_names, read_yaml
 from experiment.methods import REFERENCES, methods, operators, sweeps
 from nan_merge.assets.fetch import unavailable
 from nan_merge.core.files import read_json
@@ -26,6 +26,7 @@ class Experiment:
     def __init__(self, config: Mapping[str, Any], root: Path) -> None:
         """Read the files that `config` names below `root`; the first fault is a UserError."""
         folder, schemas = root / "config", root / "workflow" / "schemas"
+        check_renamed_files(folder)
         self.config = dict(config)
         check_schema(self.config, schemas / "config.schema.yaml", "config/config.yaml")
 

@@ -1,6 +1,5 @@
 """An entry with `draws` or a `scan` is several methods; what a suite cannot have is skipped with the reason."""
 
-
 import pytest
 import yaml
 from models import ROOT, shipped

@@ -264,8 +264,8 @@ def test_the_prices_fit_their_schema_and_name_what_there_is():
     known = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", rules, re.MULTILINE)) | {"other"}
     assert COSTS["jobs"].keys() <= known
     merges = COSTS["merges"]
-    assert merges["words"].keys() <= {word for stage in STAGES.values() for word in stage}
-    assert merges["matrices"].keys() | merges["steps"].keys() <= {word for stage in STAGES.values() for word in stage}
+    assert merges["operators"].keys() <= {name for stage in STAGES.values() for name in stage}
+    assert merges["matrices"].keys() | merges["steps"].keys() <= {name for stage in STAGES.values() for name in stage}
     assert COSTS["calibration"].keys() == {entry["kind"] for entry in tiny.read_yaml(ROOT / "config/calibration.yaml").values()}
 
 
@@ -275,7 +275,7 @@ def test_every_suite_has_a_price_by_its_base():
     assert {record["family"] for record in extended(suites).values()} <= COSTS["models"].keys()
 
 
-SENTENCES = {  # each dearer than the one before
+METHOD_SPECS = {  # each dearer than the one before
     "sum": {},
     "ties": {"preprocess": {"trim": {"density": 0.2}}, "combine": {"disjoint_sum": {}}},
     "sorting": {"preprocess": {"breadcrumbs": {"density": 0.1, "outliers": 0.01}}},
@@ -285,14 +285,14 @@ SENTENCES = {  # each dearer than the one before
 }
 
 
-def test_a_merge_costs_what_its_words_cost():
+def test_the_time_of_a_merge_is_the_sum_over_its_operators():
     def price(record, width=0.768):
         return sum(rate(COSTS["merges"], width, record, stage)["cpu"] for stage in ("preprocess", "combine", "postprocess"))
 
-    found = [price(record) for record in SENTENCES.values()]
+    found = [price(record) for record in METHOD_SPECS.values()]
     assert found == sorted(found) and found[0] > 0
-    assert price(SENTENCES["singular values"], 1.536) == pytest.approx(2 * found[3])
-    assert price(SENTENCES["sum"], 1.536) == found[0]
+    assert price(METHOD_SPECS["singular values"], 1.536) == pytest.approx(2 * found[3])
+    assert price(METHOD_SPECS["sum"], 1.536) == found[0]
 
 
 def test_a_gpu_takes_its_jobs_off_the_cores_and_half_precision_is_quicker(sizes):

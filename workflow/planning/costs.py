@@ -160,7 +160,7 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     elif name in prices["matrices"]:
         found, factor = prices["matrices"][name], width
     else:
-        found = prices["words"].get(name, prices["whole" if getattr(operator, "whole", False) else "piece"])
+        found = prices["operators"].get(name, prices["whole" if getattr(operator, "whole", False) else "piece"])
     return {device: factor * found[device] for device in DEVICES}
 
 

@@ -1,4 +1,4 @@
-# The checked config, and what every rule shares: wildcard constraints, the digest of its code, the shell, the checks at the start.
+# The checked config, and what all rules share: wildcard constraints, digests of code, the shell, checks before the first job.
 import os
 import re
 import sys

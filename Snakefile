@@ -13,13 +13,15 @@ container: "docker://condaforge/miniforge3:24.7.1-2"  # `--sdm conda apptainer` 
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/report_inputs.smk"
+include: "workflow/rules/paths.smk"
+include: "workflow/rules/params.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report_inputs.smk"
 include: "workflow/rules/report.smk"
 
 

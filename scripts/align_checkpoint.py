@@ -1,7 +1,6 @@
 """Align an image encoder with the text tower: the pretrained base of an image suite (rule align_checkpoint)."""
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from nan_merge.models.alignment import Pairs, align_text_image
 from nan_merge.models.families import text_encoder
 from nan_merge.models.prompts import embed_prompts, fill_template
 from nan_merge.models.registry import find_family
+from scripts.arguments import parse_with_spec
 
 SEED = 0  # all experts of all seeds start from one base
 
@@ -26,11 +26,9 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
     parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
-    parser.add_argument("--prompts", type=json.loads, required=True, help="classes and templates of all data sets, by id, as JSON")
     parser.add_argument("--captions", type=Path, help="data set in which every picture is a class; without it, the tasks alone")
-    parser.add_argument("--settings", type=json.loads, required=True, help="`alignment:` of the suite as JSON")
     parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = parse_with_spec(parser, prompts="classes and templates, by task", settings="`alignment:` of the suite")
     encoder, tower = find_family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
 
     def embedded(prompts: list[str]) -> np.ndarray:
@@ -39,7 +37,8 @@ def main() -> None:
     tasks = [pairs(Dataset(f), "alignment", embedded(fill_template(**args.prompts[f.name]))) for f in args.datasets]
     if args.captions:
         data = Dataset(args.captions)
-        captions = pairs(data, "train", embedded(fill_template(data.record["classes"], args.prompts[data.folder.name]["templates"])))
+        templates = args.prompts[data.folder.name]["templates"]
+        captions = pairs(data, "train", embedded(fill_template(data.record["classes"], templates)))
     else:
         captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}

@@ -1,7 +1,6 @@
 """Collect calibration of one expert on the training split of its task: Fisher or Gram (rule collect_calibration)."""
 
 import argparse
-import json
 from pathlib import Path
 
 from nan_merge.calibration.kinds import KINDS, bound
@@ -13,6 +12,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
+from scripts.arguments import LAYOUT, parse_with_spec
 
 
 def main() -> None:
@@ -24,15 +24,9 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--head", type=Path, required=True)
     parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
-    parser.add_argument(
-        "--settings", type=json.loads, default={}, help="an entry of config/calibration.yaml, less its kind, as JSON"
-    )
-    parser.add_argument(
-        "--layout", type=json.loads, default={}, help="`merge:` of the suite as JSON: what is not merged is left out"
-    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = parse_with_spec(parser, settings="entry of config/calibration.yaml, without its kind", layout=LAYOUT)
     forward, data, encoder = Forward(args.device), Dataset(args.dataset), find_family(args.family).load(args.checkpoint)
     forward.place(encoder)
     task = Task(data.inputs("train"), data.labels("train"), Checkpoint(args.head).read("head"), args.logit_scale)

@@ -1,7 +1,6 @@
 """Collect Gram matrices of all experts layer by layer, behind layers that are merged already (rule collect_gram_plus)."""
 
 import argparse
-import json
 from pathlib import Path
 
 from nan_merge.calibration.kinds import KINDS_TOGETHER, bound
@@ -12,6 +11,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
+from scripts.arguments import LAYOUT, parse_with_spec
 
 
 def main() -> None:
@@ -22,13 +22,9 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME=FOLDER", help="of each expert's task")
-    parser.add_argument(
-        "--settings", type=json.loads, default={}, help="an entry of config/calibration.yaml, less its kind, as JSON"
-    )
-    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True, help="gets a folder for each expert")
-    args = parser.parse_args()
+    args = parse_with_spec(parser, settings="entry of config/calibration.yaml, without its kind", layout=LAYOUT)
     forward = Forward(args.device)
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
     inputs = {name: Dataset(folder).inputs("train") for name, folder in parse_named_folders(args.datasets).items()}

@@ -1,7 +1,6 @@
 """Fine-tune one expert from the base against its frozen head (rules finetune_checkpoint, finetune_premise)."""
 
 import argparse
-import json
 from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
@@ -11,6 +10,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import finetune
+from scripts.arguments import parse_with_spec
 
 
 def main() -> None:
@@ -20,11 +20,10 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--head", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = parse_with_spec(parser, settings="`finetune:` of the suite")
     forward = Forward(args.device)
     data, module = Dataset(args.dataset), find_family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets

@@ -1,7 +1,6 @@
 """Fine-tune one model from the base on all tasks: traditional multi-task learning, an upper reference (rule finetune_joint)."""
 
 import argparse
-import json
 from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
@@ -11,6 +10,7 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task, finetune_joint
+from scripts.arguments import parse_with_spec
 
 
 def main() -> None:
@@ -20,13 +20,10 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--datasets", type=Path, nargs="+", required=True)
     parser.add_argument("--heads", type=Path, nargs="+", required=True)
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help="`finetune:` of the suite as JSON; steps are of one task"
-    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = parse_with_spec(parser, settings="`finetune:` of the suite; steps are of one task")
     forward = Forward(args.device)
     tasks = []
     for folder, head in zip(args.datasets, args.heads, strict=True):

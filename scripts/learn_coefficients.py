@@ -1,7 +1,6 @@
 """Learn the coefficients of a method on unlabelled test inputs of all tasks (rule learn_coefficients)."""
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
+from scripts.arguments import LAYOUT, parse_with_spec
 
 NO_LABELS = np.empty(0, np.int64)
 
@@ -33,16 +33,18 @@ def main() -> None:
     parser.add_argument("--datasets", type=Path, nargs="+", required=True)
     parser.add_argument("--heads", type=Path, nargs="+", required=True)
     parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
-    parser.add_argument("--method-spec", type=json.loads, required=True, help="slots preprocess, combine, postprocess as JSON")
-    parser.add_argument("--settings", type=json.loads, default={}, help="`learn:` of the method as JSON")
     parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
-    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = parse_with_spec(
+        parser,
+        method_spec="stages preprocess, combine, postprocess of the method",
+        settings="`learn:` of the method",
+        layout=LAYOUT,
+    )
     forward = Forward(args.device)
     thresholds = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)

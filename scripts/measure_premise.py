@@ -1,7 +1,6 @@
 """Measure one run of the premise experiment: norms and validation accuracy of its checkpoint (rule measure_premise)."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import embed, predict
 from nan_merge.models.registry import find_family
+from scripts.arguments import LAYOUT, parse_with_spec
 
 
 def main() -> None:
@@ -21,9 +21,7 @@ def main() -> None:
     for name in ("base", "checkpoint", "dataset", "head", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--family", required=True)
-    parser.add_argument("--layout", type=json.loads, default={}, help="exclude, vocabulary and missing as JSON")
-    parser.add_argument("--run", type=json.loads, required=True, help="suite, task, protocol, examples, steps, seed")
-    args = parser.parse_args()
+    args = parse_with_spec(parser, run="suite, task, protocol, examples, steps, seed", layout=LAYOUT)
     models = unify_layout(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
     tensors = norms(models)["tensors"].values()
     squares = {key: math.fsum(tensor[key][0] for tensor in tensors) for key in ("weights", "task_vector")}

@@ -1,13 +1,18 @@
-"""Say what a run would fetch, write, do and take, and refuse one that does not fit the disk (rule plan). Runs nothing."""
+"""Print the assets, disk space, jobs and time of a run, and refuse one that does not fit the disk. Nothing is run."""
 
 import argparse
 import json
 import os
 from pathlib import Path
 
+from snakemake.settings.types import ConfigSettings
+from snakemake.utils import update_config
+
+from experiment.experiment import Experiment
+from experiment.files import read_yaml
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
-from planning.jobs import dry_run
+from planning.jobs import planned_jobs
 from planning.overview import check_fits, overview
 from planning.sizes import Sizes
 from planning.text import text
@@ -25,10 +30,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected how many jobs run at once, 1 or more")
-    plan, jobs = dry_run(ROOT, args.configfile, args.config)
-    found = overview(Sizes(plan, ROOT), jobs, args.jobs)
-    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else text(found), flush=True)
-    check_fits(found)
+    config = read_yaml(ROOT / "config/config.yaml")
+    update_config(config, ConfigSettings(args.config, args.configfile).overwrite_config)
+    sizes = Sizes(Experiment(config, ROOT), ROOT)
+    plan = overview(sizes, planned_jobs(ROOT, args.configfile, args.config), args.jobs)
+    print(json.dumps(plan, indent=1, ensure_ascii=False) if args.json else text(plan), flush=True)
+    check_fits(plan)
 
 
 if __name__ == "__main__":

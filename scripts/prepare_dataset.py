@@ -3,26 +3,24 @@
 import argparse
 import importlib
 import inspect
-import json
 from pathlib import Path
 
 from nan_merge.core.command_line import command_line
 from nan_merge.data.dataset import write_dataset
+from scripts.arguments import parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and prepare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", type=json.loads, required=True, help="its entry of config/tasks.yaml as JSON, with its id")
-    parser.add_argument("--form", type=json.loads, required=True, help="`input:` of the suite as JSON")
     parser.add_argument("--assets", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--processes", type=int, help="that decode images at once; all processors by default")
-    args = parser.parse_args()
+    args = parse_with_spec(parser, task="entry of config/tasks.yaml, with its id", input="`input:` of the suite")
     module = importlib.import_module(f"nan_merge.data.{args.task['reader'].split('.')[0]}")
     known = inspect.signature(module.prepare).parameters  # long readers keep half-done work beside the output
     how = {key: value for key, value in {"output": args.output, "processes": args.processes}.items() if key in known}
-    record, splits = module.prepare(args.task, {folder.name: folder for folder in args.assets}, args.form, **how)
+    record, splits = module.prepare(args.task, {folder.name: folder for folder in args.assets}, args.input, **how)
     write_dataset(args.output, record, splits)
     sizes = ", ".join(f"{len(labels)} {split}" for split, (_, labels) in splits.items())
     print(f"prepared {args.task['id']}: {sizes}, {len(record['classes'])} classes")

@@ -1,27 +1,22 @@
-"""Render one table of one suite as CSV, Markdown and LaTeX."""
+"""Render one table of one suite as CSV, Markdown and LaTeX (rule render_table)."""
 
 import argparse
 
 from nan_merge.core.command_line import command_line
-from nan_merge.reporting.study import argument, studies
+from nan_merge.reporting.study import studies
 from nan_merge.reporting.tables import render_table
+from scripts.arguments import METHODS, add_measured, parse_with_spec
 
 
 def main() -> None:
-    """Read the command line and render."""
+    """Parse the command line and render."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", required=True, metavar="JSON", help="its record of config/tables.yaml and its id")
-    parser.add_argument("--suite", required=True, metavar="JSON")
-    parser.add_argument("--methods", required=True, metavar="JSON", help="in the order of the rows")
     parser.add_argument("--scores", required=True, metavar="FILE.tsv")
-    parser.add_argument("--comparisons", metavar="FILE.tsv")
-    for name in ("coefficients", "measures", "datasets", "premise"):
-        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
+    add_measured(parser)
     parser.add_argument("--output", required=True, metavar="PREFIX", help="written as .csv, .md and .tex")
-    arguments = vars(parser.parse_args())
-    record, output = argument(arguments.pop("table")), arguments.pop("output")
-    suite, methods = argument(arguments.pop("suite")), argument(arguments.pop("methods"))
-    render_table(studies([suite], methods, **arguments)[0], record, output)
+    args = vars(parse_with_spec(parser, table="entry of config/tables.yaml, with its id", suite="its record", methods=METHODS))
+    table, suite, methods, output = (args.pop(name) for name in ("table", "suite", "methods", "output"))
+    render_table(studies([suite], methods, **args)[0], table, output)
 
 
 if __name__ == "__main__":

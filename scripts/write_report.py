@@ -1,28 +1,26 @@
-"""Write the report: one self-contained page over all suites."""
+"""Write the report: one self-contained page over all suites (rule write_report)."""
 
 import argparse
 
 from nan_merge.core.command_line import command_line
 from nan_merge.reporting.report import write_report
-from nan_merge.reporting.study import argument, studies
+from nan_merge.reporting.study import studies
+from scripts.arguments import METHODS, add_measured, parse_with_spec
 
 
 def main() -> None:
-    """Read the command line and write."""
+    """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suites", required=True, metavar="JSON", help="list of suites, one section each")
-    parser.add_argument("--methods", required=True, metavar="JSON", help="in the order of the rows")
     parser.add_argument("--scores", required=True, metavar="FILE.tsv")
-    parser.add_argument("--comparisons", metavar="FILE.tsv")
-    for name in ("tables", "figures", "published", "coefficients", "measures", "datasets", "premise"):
+    add_measured(parser)
+    for name in ("tables", "figures", "published"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
-    parser.add_argument("--provenance", required=True, metavar="JSON", help="versions, digests, licences")
     parser.add_argument("--output", required=True, metavar="FILE.html")
-    arguments = vars(parser.parse_args())
-    tables, figures, published = (arguments.pop(name) for name in ("tables", "figures", "published"))
-    provenance, output = argument(arguments.pop("provenance")), arguments.pop("output")
-    suites, methods = argument(arguments.pop("suites")), argument(arguments.pop("methods"))
-    write_report(studies(suites, methods, **arguments), methods, tables, figures, provenance, output, published)
+    keys = {"suites": "records, one section each", "methods": METHODS, "provenance": "versions, digests, licences"}
+    args = vars(parse_with_spec(parser, **keys))
+    suites, methods, provenance = (args.pop(name) for name in keys)
+    tables, figures, published, output = (args.pop(name) for name in ("tables", "figures", "published", "output"))
+    write_report(studies(suites, methods, **args), methods, tables, figures, provenance, output, published)
 
 
 if __name__ == "__main__":

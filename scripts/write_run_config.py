@@ -1,23 +1,23 @@
 """Write the resolved config of the run as one YAML file (rule write_run_config)."""
 
 import argparse
-import json
 from pathlib import Path
 
 import yaml
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
+from nan_merge.core.files import read_json
 
 
 def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=json.loads, required=True, help="the resolved config as JSON")
+    parser.add_argument("--spec", type=read_json, required=True, metavar="FILE", help="the resolved config as JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     with atomic_write(args.output) as part:
-        part.write_text(yaml.safe_dump(args.run, sort_keys=True, allow_unicode=True, width=110), encoding="utf-8")
+        part.write_text(yaml.safe_dump(args.spec, sort_keys=True, allow_unicode=True, width=110), encoding="utf-8")
 
 
 if __name__ == "__main__":

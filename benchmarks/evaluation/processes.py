@@ -107,10 +107,10 @@ def make(bench: Bench, size: str, counts: Sequence[int]) -> dict[str, Any]:
     """Make the model and the pictures, prepare both with this project, and return the measurements of each preparation."""
     models.make(bench.base, size)
     side = models.side(bench.base)
-    prompts = json.dumps({"classes": bench.names["classes"], "templates": bench.names["prompt"]})
+    spec = json.dumps({"classes": bench.names["classes"], "templates": bench.names["prompt"]})
     script = [sys.executable, "-m"]
     prepare = [*script, "scripts.prepare_checkpoint", "--family", "clip", "--source", bench.base, "--output", bench.model]
-    head = ["scripts.build_head", "--family", "clip", "--prompts", prompts, "--text-tower", bench.base, "--output", bench.head]
+    head = ["scripts.build_head", "--family", "clip", "--spec", spec, "--text-tower", bench.base, "--output", bench.head]
     taken = {"model": once(bench, prepare), "head": once(bench, [*script, *head])}
     for count in counts:
         pictures.make(bench.shard(count), count, bench.names["classes"])
@@ -118,7 +118,7 @@ def make(bench: Bench, size: str, counts: Sequence[int]) -> dict[str, Any]:
             "id": TASK, "label": TASK, "reader": "hub_images.table", "assets": [bench.shard(count).name],
             "classes": bench.names["classes"], "arguments": {"origin": {"test": "test"}}, "splits": {"test": count},
         }  # fmt: skip
-        words: list[Any] = ["scripts.prepare_dataset", "--task", json.dumps(task), "--form", json.dumps({"side": side})]
+        words: list[Any] = ["scripts.prepare_dataset", "--spec", json.dumps({"task": task, "input": {"side": side}})]
         words += ["--assets", bench.shard(count), "--processes", bench.threads, "--output", bench.data(count)]
         taken[f"{count} images"] = once(bench, [*script, *words])
     return taken

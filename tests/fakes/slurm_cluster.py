@@ -157,8 +157,8 @@ class OnCluster:
 
 def small_merges(profile: dict[str, Any], **more: object) -> None:
     """Change profiles/default: a merge asks for 800 MB, 5 minutes and one processor, more with every attempt."""
-    profile["set-resources"]["merge_checkpoints"] = {"mem_mb": "attempt * 800", "runtime": "attempt * 5", **more}
-    profile["set-threads"]["merge_checkpoints"] = 1
+    profile["set-resources"] = {"merge_checkpoints": {"mem_mb": "attempt * 800", "runtime": "attempt * 5", **more}}
+    profile["set-threads"] = {"merge_checkpoints": 1}
 
 
 def merges(run: OnCluster) -> Counter[str]:

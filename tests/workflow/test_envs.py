@@ -23,7 +23,6 @@ ON_CONDA = {"pytorch": "torch", "python-xxhash": "xxhash"}  # packages that have
 IMPORTED_AS = {"yaml": "pyyaml", "PIL": "pillow", "open_clip": "open-clip-torch", "fontTools": "fonttools"}
 PULLED_IN = {"markupsafe": "jinja2", "urllib3": "requests"}  # by a package that is named
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
-TO_COME = {"causal_lm", "vlm"}  # families that no suite has yet
 
 
 def pinned() -> dict[str, str]:
@@ -96,7 +95,7 @@ def imported(modules: set[str]) -> set[str]:
     return {normal(IMPORTED_AS.get(n, PULLED_IN.get(n, n))) for n in names - own - sys.stdlib_module_names - {"pip"}}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in ENVIRONMENTS if path.stem not in TO_COME))
+@pytest.mark.parametrize("name", sorted(path.stem for path in ENVIRONMENTS))
 def test_an_environment_has_all_that_its_rules_import(name):
     wanted = imported(of_rules()[name])
     assert wanted and wanted <= named(ROOT / f"envs/{name}.yaml").keys()
@@ -129,4 +128,4 @@ def test_rules_that_run_models_get_the_environment_of_their_family(fresh, tmp_pa
     real = Project(tiny.copy_code(tmp_path / "real"))
     vision = ("--configfile", "config/vision.yaml")
     assert environments_of(real, tmp_path, *vision) == {"workflow", "clip", "merge", "report"}
-    assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "merge", "report", *TO_COME}
+    assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "merge", "report"}

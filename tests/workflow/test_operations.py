@@ -33,15 +33,17 @@ def rules():
 
 
 RULES = rules()
+BASES = {  # of derived rules, which have the resources of their base where they name none
+    derived: base
+    for file in (tiny.ROOT / "workflow/rules").glob("*.smk")
+    for base, derived in re.findall(r"^use rule (\w+) as (\w+)", file.read_text(encoding="utf-8"), re.M)
+}
 
 
-def test_every_submitted_rule_says_what_it_needs_and_no_other():
-    profile = tiny.read_yaml(tiny.ROOT / "profiles/default/profile.v9+.yaml")
-    submitted = {name for name, text in RULES.items() if "localrule: True" not in text}
-    assert set(profile["set-resources"]) == submitted
-    assert set(profile["set-threads"]) <= submitted
-    for name, needs in profile["set-resources"].items():
-        assert needs.keys() == {"mem_mb", "runtime"} and all("attempt" in value for value in needs.values()), name
+@pytest.mark.parametrize("name", [name for name, text in RULES.items() if "localrule: True" not in text])
+def test_every_submitted_rule_asks_for_memory_and_time(name):
+    text = RULES[name] if "resources:" in RULES[name] else RULES[BASES[name]]
+    assert re.search(r"mem_mb=memory\(.*\n +runtime=minutes\(", text)
 
 
 @pytest.mark.parametrize("name", [name for name, text in RULES.items() if "\n    message:" in text])  # not mere targets
@@ -74,6 +76,12 @@ def test_memory_grows_with_the_bytes_of_the_inputs(project):
     small, large = 1500, 1500 + 20
     (asked,) = re.findall(r"mem_mb=(\d+)", resources(project, MERGE)["merge_checkpoints"])
     assert small + 15 < int(asked) <= large + 1
+
+
+def test_resources_and_threads_of_a_rule_are_overridden_from_outside(project):
+    project.remove("results/merged")
+    words = ("--set-resources", "merge_checkpoints:mem_mb=attempt * 800", "--set-threads", "merge_checkpoints=2")
+    assert "mem_mb=800" in resources(project, MERGE, words=words)["merge_checkpoints"]
 
 
 def test_a_site_s_own_profile_keeps_its_account_and_partition_and_gets_what_the_rules_need(project):

@@ -1,4 +1,4 @@
-"""`snakemake plan` and `python -m scripts.plan_run`: what a run would fetch, write, do and take, before it does any of it."""
+"""`python -m scripts.plan_run`: assets, disk space, jobs and time of a run before it starts."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from nan_merge.core.disk import human
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES
 from planning.costs import makespan, rate, seconds
-from planning.jobs import PlannedJob
+from planning.jobs import TEMPORARY, PlannedJob
 from planning.overview import assets, check_fits, lock_command, overview
 from planning.sizes import Sizes, held
 from planning.text import duration, lock_lines, text
@@ -49,8 +49,8 @@ def to_do(plan):
 
 
 def by_rule(jobs):
-    """Count jobs by rule, as `snakemake --dry-run` names them; rules that share a name are one."""
-    return dict(Counter(re.sub(r"^(collect_gram_plus).*", r"\1", job.split(":")[0]) for job in jobs if job != "all"))
+    """Count jobs by rule, as `snakemake --dry-run` names them."""
+    return dict(Counter(job.split(":")[0] for job in jobs if job != "all"))
 
 
 # ---- a project before, after and between runs -----------------------------------------------------------------------
@@ -129,20 +129,20 @@ def test_the_text_is_narrow_and_its_columns_are_aligned_and_no_torch_is_loaded_f
     assert "candidates and the like, at most 3 at once" in done.text and "time, 3 jobs at once" in done.text
 
 
-def test_the_rule_says_the_same_in_the_terminal(fresh):
-    done = fresh.run("plan")
-    assert done.code == 0, done.text[-3000:]
-    assert planned(fresh, "--jobs", "2").text.split("  free:")[0] in done.text
-    assert not (fresh / "results/scores.tsv").exists()
-
-
-def test_the_rule_takes_overlays_and_keys_and_does_not_stop_at_what_is_not_locked(fresh):
+def test_a_plan_does_not_stop_at_assets_that_are_not_locked(fresh):
     (fresh / LOCK).write_text("{}")
     (fresh / "config/few.yaml").write_text("methods: [pretrained, ties]\n")
-    done = fresh.run("plan", "--configfile", "config/few.yaml", "--config", "device=cuda")
+    done = planned(fresh, "--configfile", "config/few.yaml", "--config", '{"device": "cuda"}')
     assert done.code == 0, done.text[-3000:]
     assert re.search(r"^  merge_checkpoints +1 +- +- +\d+ s$", done.text, re.MULTILINE), done.text[-3000:]
     assert "python -m scripts.update_lock tiny_bert tiny_texts" in done.text
+    assert not (fresh / "results").exists()
+
+
+def test_jobs_whose_outputs_are_removed_after_use_are_known():
+    rules = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
+    temporary = [part.split()[0] for part in re.split(r"^(?:rule|use rule \w+ as) ", rules, flags=re.M)[1:] if "temp(" in part]
+    assert sorted(name.rstrip(":") for name in temporary) == sorted(TEMPORARY)
 
 
 # ---- assets -----------------------------------------------------------------------------------------------------------
@@ -261,11 +261,11 @@ def test_no_jobs_at_once_are_refused(fresh):
 def test_the_prices_fit_their_schema_and_name_what_there_is():
     check_schema(COSTS, SCHEMA, PRICES)
     rules = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
-    known = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", rules, re.MULTILINE)) | {"collect_gram_plus", "other"}
+    known = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", rules, re.MULTILINE)) | {"other"}
     assert COSTS["jobs"].keys() <= known
     merges = COSTS["merges"]
-    assert merges["words"].keys() <= {word for stage in STAGES.values() for word in stage}
-    assert merges["matrices"].keys() | merges["steps"].keys() <= {word for stage in STAGES.values() for word in stage}
+    assert merges["operators"].keys() <= {name for stage in STAGES.values() for name in stage}
+    assert merges["matrices"].keys() | merges["steps"].keys() <= {name for stage in STAGES.values() for name in stage}
     assert COSTS["calibration"].keys() == {entry["kind"] for entry in tiny.read_yaml(ROOT / "config/calibration.yaml").values()}
 
 
@@ -275,7 +275,7 @@ def test_every_suite_has_a_price_by_its_base():
     assert {record["family"] for record in extended(suites).values()} <= COSTS["models"].keys()
 
 
-SENTENCES = {  # each dearer than the one before
+METHOD_SPECS = {  # each dearer than the one before
     "sum": {},
     "ties": {"preprocess": {"trim": {"density": 0.2}}, "combine": {"disjoint_sum": {}}},
     "sorting": {"preprocess": {"breadcrumbs": {"density": 0.1, "outliers": 0.01}}},
@@ -285,14 +285,14 @@ SENTENCES = {  # each dearer than the one before
 }
 
 
-def test_a_merge_costs_what_its_words_cost():
+def test_the_time_of_a_merge_is_the_sum_over_its_operators():
     def price(record, width=0.768):
         return sum(rate(COSTS["merges"], width, record, stage)["cpu"] for stage in ("preprocess", "combine", "postprocess"))
 
-    found = [price(record) for record in SENTENCES.values()]
+    found = [price(record) for record in METHOD_SPECS.values()]
     assert found == sorted(found) and found[0] > 0
-    assert price(SENTENCES["singular values"], 1.536) == pytest.approx(2 * found[3])
-    assert price(SENTENCES["sum"], 1.536) == found[0]
+    assert price(METHOD_SPECS["singular values"], 1.536) == pytest.approx(2 * found[3])
+    assert price(METHOD_SPECS["sum"], 1.536) == found[0]
 
 
 def test_a_gpu_takes_its_jobs_off_the_cores_and_half_precision_is_quicker(sizes):

@@ -1,5 +1,6 @@
 """The graph of a hundred methods on twenty tasks of three suites is planned in a minute."""
 
+import json
 import re
 import subprocess
 import sys
@@ -60,7 +61,7 @@ sys.path.insert(0, "workflow")
 start = time.process_time()
 import yaml
 from pathlib import Path
-from experiment import Experiment
+from experiment.experiment import Experiment
 from nan_merge.core.errors import UserError
 config = yaml.safe_load(Path("config/config.yaml").read_text())
 try:
@@ -69,6 +70,19 @@ except UserError as error:
     print(error)
 print(time.process_time() - start)
 """
+
+
+def test_the_settings_of_a_job_may_be_longer_than_an_argument_of_a_command(tmp_path):
+    """Every suite with every method: the resolved config alone is above the 131,072 bytes that Linux allows an argument."""
+    project = Project(tiny.copy_code(tmp_path / "project"))
+    suites = sorted(file.stem for file in (project / "config/suites").glob("*.yaml"))
+    methods = tiny.read_yaml(project / "config/study.yaml")["methods"]
+    project.edit("config/config.yaml", lambda config: config.update(suites=suites, methods=methods))
+    done = project.run("--quiet", "rules", "--", "results/run_config.yaml")
+    assert done.code == 0, done.text[-3000:]
+    written = tiny.read_yaml(project / "results/run_config.yaml")
+    assert written["suites"].keys() == set(suites) and len(suites) >= 17
+    assert len(json.dumps(written)) > 131_072
 
 
 def test_a_mistake_is_refused_before_the_graph_and_in_a_second(project):

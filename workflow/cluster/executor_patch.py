@@ -1,4 +1,4 @@
-"""Mend how Snakemake's SLURM executor looks at its jobs, where it would wait for ever. No torch."""
+"""Patch the polling of Snakemake's SLURM executor where it would wait for ever."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 import importlib.metadata
 from typing import Any
 
-MENDED = "2.8.0"  # requirements.txt pins it
-AGAIN = 10.0  # seconds until SLURM is asked again, when it did not answer
+PATCHED_VERSION = "2.8.0"  # requirements.txt pins it
+RETRY_SECONDS = 10.0  # until SLURM is queried again after a failed query
 
 
-def mend(again: float = AGAIN) -> None:
-    """Change the executor in this process: it goes on asking, and understands how sacct writes a cancelled job.
+def patch_slurm_polling(again: float = RETRY_SECONDS) -> None:
+    """Change the executor in this process: failed queries are repeated, and sacct's spelling of cancelled jobs is known.
 
-    As it is, it forgets all its jobs when SLURM does not answer five times within a second, as while slurmctld restarts; it
-    turns from squeue to sacct when scontrol does not answer; and it takes sacct's `CANCELLED by 1000` for a job at work.
+    Unpatched, the executor drops all its jobs when five queries within a second fail, as while slurmctld restarts; it
+    changes from squeue to sacct when scontrol fails; and it takes sacct's `CANCELLED by 1000` for a running job.
     """
     import snakemake_executor_plugin_slurm as executor
 
-    if importlib.metadata.version("snakemake-executor-plugin-slurm") != MENDED:
+    if importlib.metadata.version("snakemake-executor-plugin-slurm") != PATCHED_VERSION:
         return  # another version may have other functions, and other faults
-    age, look = executor.get_min_job_age(), executor.query_job_status
+    age, query = executor.get_min_job_age(), executor.query_job_status
 
-    async def patient(command: str, logger: Any) -> tuple[dict[str, str], float]:
-        """Return the state of each job, once SLURM says it, and the seconds that it took."""
-        silent = False
-        while (found := await look(command, logger))[0] is None:
-            if not silent:
+    async def query_until_answered(command: str, logger: Any) -> tuple[dict[str, str], float]:
+        """Return the state of each job and the seconds that the query took."""
+        warned = False
+        while (answer := await query(command, logger))[0] is None:
+            if not warned:
                 logger.warning(f"SLURM does not answer {command.split()[0]}; asking again until it does")
-            silent = True
+            warned = True
             await asyncio.sleep(again)
-        states, seconds = found
+        states, seconds = answer
         return {number: state.partition(" ")[0] for number, state in states.items()}, seconds
 
     executor.get_min_job_age = lambda: age
-    executor.query_job_status = patient
+    executor.query_job_status = query_until_answered

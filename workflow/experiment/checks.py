@@ -50,28 +50,27 @@ def check_methods(experiment: Experiment) -> None:
             raise UserError(f"{where}: tune: as: '{tune['as']}' has no grid of its own; name a method that has one")
         tuned, coefficients = tune.get("hyper_parameter"), record.get("coefficients")
         if tuned and not (isinstance(coefficients, dict) and tuned in next(iter(coefficients.values()))):
-            raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{word: {{{tuned}: 1.0}}}}")
+            raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{operator: {{{tuned}: 1.0}}}}")
 
 
 def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
-    """Compare the calibration that a method names with what its words look at."""
+    """Compare the calibration that a method names with the requirements of its operators."""
     record = experiment.methods[method]
-    given = record.get("calibration")
-    known_names(f"{where}: calibration", [given] if given else [], experiment.calibration)
-    kind = experiment.calibration[given]["kind"].removesuffix("_plus") if given else None
-    looks = {
-        each.__name__: each.requires for each in operators(record) if getattr(each, "requires", None) not in (None, "thresholds")
-    }
+    calibration = record.get("calibration")
+    known_names(f"{where}: calibration", [calibration] if calibration else [], experiment.calibration)
+    kind = experiment.calibration[calibration]["kind"].removesuffix("_plus") if calibration else None
+    needs = {operator.__name__: getattr(operator, "requires", None) for operator in operators(record)}
+    needs = {name: need for name, need in needs.items() if need not in (None, "thresholds")}
     if operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration":
-        looks["norm_of: calibration"] = kind or "fisher or gram"
-    name, needed = next(iter(looks.items()), (None, None))
-    if needed == kind:
+        needs["norm_of: calibration"] = kind or "fisher or gram"
+    name, need = next(iter(needs.items()), (None, None))
+    if need == kind:
         return
-    found = f"is a {kind}" if kind else "is missing"
-    wanted = f"`{name}` looks at a {needed}; name an entry of config/calibration.yaml of that kind"
-    raise UserError(
-        f"{where}: calibration: {found}, but {wanted if needed else 'no operator of the method looks at any; remove it'}"
-    )
+    found = f"is of kind {kind}" if kind else "is missing"
+    reason = "no operator of the method needs calibration statistics; remove it"
+    if need:
+        reason = f"`{name}` needs kind {need}; name an entry of config/calibration.yaml of that kind"
+    raise UserError(f"{where}: calibration: {found}, but {reason}")
 
 
 def check_run(experiment: Experiment) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, entries
-from experiment.files import check_schema, known_names, read_yaml
+from experiment.files import check_renamed_files, check_schema, known_names, read_yaml
 from experiment.methods import REFERENCES, methods, operators, sweeps
 from nan_merge.assets.fetch import unavailable
-from nan_merge.core.files import canonical, read_json
+from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
 AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
@@ -26,6 +26,7 @@ class Experiment:
     def __init__(self, config: Mapping[str, Any], root: Path) -> None:
         """Read the files that `config` names below `root`; the first fault is a UserError."""
         folder, schemas = root / "config", root / "workflow" / "schemas"
+        check_renamed_files(folder)
         self.config = dict(config)
         check_schema(self.config, schemas / "config.schema.yaml", "config/config.yaml")
 
@@ -200,19 +201,29 @@ class Experiment:
                 found[method] = {**record, "id": method}
         return list(found.values())
 
-    def method_spec(self, method: str, *stages: str) -> str:
-        """Return the given slots of a method (or of a candidate) as canonical JSON: the value that reruns follow."""
+    def method(self, method: str) -> dict[str, Any]:
+        """Return the entry of a method, or of the method that a candidate belongs to."""
+        return self.methods[self.candidates.get(method, (method,))[0]]
+
+    def method_spec(self, method: str, *stages: str) -> dict[str, Any]:
+        """Return the given stages of a method, or of a candidate with its value of the tuned hyper-parameter."""
         name, value = self.candidates.get(method, (method, None))
         record = dict(self.methods[name])
         if value is not None:
             ((operator, given),) = record["coefficients"].items()
             hyper_parameter = record.pop("tune")["hyper_parameter"]  # the rest of the grid is no matter of this candidate
             record["coefficients"] = {operator: {**given, hyper_parameter: value}}
-        return canonical({stage: record[stage] for stage in stages if stage in record})
+        return {stage: record[stage] for stage in stages if stage in record}
 
     def requirements(self, method: str) -> dict[str, dict[str, Any]]:
         """Return what a method (or a candidate) needs measured: {kind: hyper-parameters of the operator that declares it}."""
-        return requirements(self.methods[self.candidates.get(method, (method,))[0]], method)
+        return requirements(self.method(method), method)
+
+    def takes_norms_of_calibration(self, method: str) -> bool:
+        """Return whether the coefficients of a method (or a candidate) come from the norms of calibration statistics."""
+        coefficients = self.method(method).get("coefficients")
+        settings = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
+        return (settings or {}).get("norm_of") == "calibration"
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""

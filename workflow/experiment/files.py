@@ -12,6 +12,18 @@ import yaml
 
 from nan_merge.core.errors import UserError
 
+RENAMED = {"evidence": "calibration", "words": "operators"}  # keys and values of earlier versions: what they are called now
+RENAMED_FILES = {"evidence.yaml": "calibration.yaml"}  # of config/
+
+
+def check_renamed_files(config: Path) -> None:
+    """Raise a UserError if a file of an earlier version is left in the config folder: it would not be read."""
+    for old, new in RENAMED_FILES.items():
+        if (config / old).exists():
+            raise UserError(
+                f"config/{old}: this file was renamed to config/{new}; move your entries there and delete config/{old}"
+            )
+
 
 def read_yaml(path: Path) -> Any:
     """Read one YAML file; what cannot be read is a UserError that names the line."""
@@ -24,8 +36,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, or list them all."""
+    """Return a hint: the new name of a renamed key or value, the nearest known name, or all of them."""
     known = list(known)
+    if RENAMED.get(name) in known:
+        return f"it was renamed to '{RENAMED[name]}'"
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(sorted(known))}"
 
@@ -34,9 +48,14 @@ def check_schema(value: Any, schema_file: Path, where: str, definitions: Mapping
     """Validate against a JSON schema; the first fault is a UserError with file, key, expected and found."""
     schema = read_yaml(schema_file)
     validator = jsonschema.Draft202012Validator({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
-    errors = sorted(validator.iter_errors(value), key=lambda e: [str(part) for part in e.absolute_path])
+    errors = sorted(validator.iter_errors(value), key=_order)
     if errors:
         raise UserError(f"{where}: {_explain(_deepest(errors[0]))}")
+
+
+def _order(error: jsonschema.ValidationError) -> tuple[list[str], bool]:
+    """Sort by place; at one place an unknown key comes first, since it may be the misspelt form of a missing one."""
+    return [str(part) for part in error.absolute_path], error.validator != "additionalProperties"
 
 
 def _deepest(error: jsonschema.ValidationError) -> jsonschema.ValidationError:

@@ -1,4 +1,4 @@
-"""Estimate how long jobs take: what the config asks of each, times the prices of config/costs.yaml, on so many at once."""
+"""Estimate the time of jobs: the work of each by the config, times the prices of config/costs.yaml, and their makespan."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from experiment.methods import OPERATORS
 from nan_merge.methods.recipe import DEFAULTS, hyper_parameters, operator_of
-from planning.jobs import JOINT_RULE, PlannedJob
-from planning.sizes import Sizes, scored
+from planning.jobs import PlannedJob
+from planning.sizes import Sizes, collected_experts, scored
 
 DEVICES = ("cpu", "gpu")
 FETCHES = ("fetch_asset", "fetch_model")
 
 
 class Work(NamedTuple):
-    """What a job does besides starting: forward passes of examples, merging, and the rest, which is for a core."""
+    """The work of a job after its start: forward passes of examples, merging, and remaining CPU seconds."""
 
     passes: float = 0.0
     merging: Mapping[str, float] = {"cpu": 0.0, "gpu": 0.0}  # seconds
@@ -26,7 +26,7 @@ class Work(NamedTuple):
 
 def seconds(sizes: Sizes, job: PlannedJob, gpu: bool) -> float:
     """Return how long a job takes, on a GPU or on one core."""
-    device, work = DEVICES[gpu], WORK[job.kind](sizes, job) if job.kind in WORK else Work()
+    device, work = DEVICES[gpu], WORK[job.rule](sizes, job) if job.rule in WORK else Work()
     found = _entry(sizes, job)["start"] + work.core + work.merging[device]
     if work.passes:
         precision = sizes.experiment.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
@@ -37,21 +37,21 @@ def seconds(sizes: Sizes, job: PlannedJob, gpu: bool) -> float:
 
 
 def can_use_gpu(sizes: Sizes, job: PlannedJob) -> bool:
-    """Say whether there is a key of the config that sends a job to a GPU."""
+    """Return whether a key of the config sends such a job to a GPU."""
     return "gpu" in _entry(sizes, job)
 
 
 def on_gpu(sizes: Sizes, job: PlannedJob) -> bool:
-    """Say whether the config sends a job to a GPU."""
-    found: Any = sizes.experiment.config
+    """Return whether the config sends a job to a GPU."""
+    device: Any = sizes.experiment.config
     for part in str(_entry(sizes, job).get("gpu", "nowhere")).split("."):
-        found = found.get(part, {})
-    return str(found).startswith("cuda")
+        device = device.get(part, {})
+    return str(device).startswith("cuda")
 
 
 def _entry(sizes: Sizes, job: PlannedJob) -> dict[str, Any]:
     jobs = sizes.table["jobs"]
-    return dict(jobs.get(job.kind, jobs["other"]))
+    return dict(jobs.get(job.rule, jobs["other"]))
 
 
 def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -> float:
@@ -65,7 +65,7 @@ def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -
     for number, needed in enumerate(waits):
         for other in needed:
             followers[other].append(number)
-    shared = min(at_once, sum(job.kind in FETCHES for job in jobs))
+    shared = min(at_once, sum(job.rule in FETCHES for job in jobs))
     ready = [number for number, needed in enumerate(waits) if not needed]
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
@@ -73,7 +73,7 @@ def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -
     while ready or running:
         while ready and len(running) < at_once:
             number = heapq.heappop(ready)
-            heapq.heappush(running, (now + times[number] * (shared if jobs[number].kind in FETCHES else 1), number))
+            heapq.heappush(running, (now + times[number] * (shared if jobs[number].rule in FETCHES else 1), number))
         now, ended = heapq.heappop(running)
         for number in followers[ended]:
             waits[number].discard(ended)
@@ -82,7 +82,7 @@ def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -
     return now
 
 
-# ---- what a job does, by rule -----------------------------------------------------------------------------------------
+# ---- the work of a job, by rule ------------------------------------------------------------------------------------------
 
 
 def _fetch(sizes: Sizes, job: PlannedJob) -> Work:
@@ -107,9 +107,9 @@ def _head(sizes: Sizes, job: PlannedJob) -> Work:
 
 def _train(sizes: Sizes, job: PlannedJob) -> Work:
     suite, price = job.suite(sizes.experiment), sizes.table["training"]
-    settings = sizes.experiment.suites[suite]["alignment" if job.kind == "align_checkpoint" else "finetune"]
-    steps = settings["steps"] * (sizes.experts(suite) if job.kind == "finetune_joint" else 1)
-    if job.kind == "finetune_premise":
+    settings = sizes.experiment.suites[suite]["alignment" if job.rule == "align_checkpoint" else "finetune"]
+    steps = settings["steps"] * (sizes.experts(suite) if job.rule == "finetune_joint" else 1)
+    if job.rule == "finetune_premise":
         steps = sizes.experiment.premise_runs(suite)[job.wildcards["run"]]["steps"]
     return Work(steps * settings["batch_size"] * price["passes"], core=steps * sizes.gigabytes(suite) * price["gigabyte"])
 
@@ -121,7 +121,7 @@ def _calibration(sizes: Sizes, job: PlannedJob) -> Work:
         estimator = record.get("estimator", next(iter(passes)))
         classes = sizes.experiment.class_prompts(job.wildcards["task"])["classes"] if estimator == "exact" else [""]
         passes = passes[estimator] * len(classes)
-    return Work(record["examples"] * passes * len(job.outputs))
+    return Work(record["examples"] * passes * collected_experts(sizes, job))
 
 
 def _learn(sizes: Sizes, job: PlannedJob) -> Work:
@@ -145,14 +145,14 @@ def _premise(sizes: Sizes, job: PlannedJob) -> Work:
 def _merge(sizes: Sizes, job: PlannedJob) -> Work:
     suite, method = job.suite(sizes.experiment), job.wildcards["method"]
     read = sizes.gigabytes(suite, sizes.experts(suite) + 1)
-    record = sizes.experiment.methods[sizes.experiment.candidates.get(method, (method,))[0]]
+    record = sizes.experiment.method(method)
     stages = ("preprocess", "combine", "postprocess")
     rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, stage) for stage in stages]
     return Work(merging={device: read * sum(each[device] for each in rates) for device in DEVICES})
 
 
 def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], stage: str) -> dict[str, float]:
-    """Return the seconds a GB that a method's word of one slot takes, by device; `width` in thousands of columns."""
+    """Return the seconds per GB of a method's operator of one stage, by device; `width` in thousands of columns."""
     name, given = operator_of(record.get(stage, DEFAULTS[stage]), stage)
     operator, factor = OPERATORS[stage][name], 1.0
     if name in prices["steps"]:
@@ -160,7 +160,7 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     elif name in prices["matrices"]:
         found, factor = prices["matrices"][name], width
     else:
-        found = prices["words"].get(name, prices["whole" if getattr(operator, "whole", False) else "piece"])
+        found = prices["operators"].get(name, prices["whole" if getattr(operator, "whole", False) else "piece"])
     return {device: factor * found[device] for device in DEVICES}
 
 
@@ -174,7 +174,7 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     **dict.fromkeys(("prepare_checkpoint", "prepare_expert"), _prepare),
     "build_head": _head,
     **dict.fromkeys(("align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint"), _train),
-    **dict.fromkeys(("collect_calibration", JOINT_RULE), _calibration),
+    **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     "learn_coefficients": _learn,
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
     "measure_premise": _premise,

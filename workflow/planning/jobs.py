@@ -1,78 +1,95 @@
-"""Ask Snakemake what a run would do: every job of the run, done or to do, from the same dry run that `--dry-run` makes."""
+"""List the jobs of a run, done or to do, by Snakemake's dry runs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from nan_merge.core.errors import UserError
 
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
 
-JOINT_RULE = "collect_gram_plus"  # the rules of that name end in a suite
+TEMPORARY = ("merge_candidate", "finetune_premise")  # rules whose outputs Snakemake removes after use
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One job: its rule and wildcards, its files, whether it has to be done, whether its outputs are removed after use."""
+    """One job: its rule, wildcards and files, and whether it has to be run."""
 
     rule: str
     wildcards: Mapping[str, str]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     to_do: bool = True
-    temporary: bool = False
 
     @property
-    def kind(self) -> str:
-        """The rule, or the name that several rules share."""
-        return JOINT_RULE if self.rule.startswith(JOINT_RULE) else self.rule
+    def temporary(self) -> bool:
+        """Whether the outputs are removed after use."""
+        return self.rule in TEMPORARY
 
     def suite(self, experiment: Experiment) -> str:
-        """Return the suite that the job belongs to, or one of those that share what it makes."""
+        """Return the suite that the job belongs to, or one of those that share its output."""
         if "suite" in self.wildcards:
             return self.wildcards["suite"]
         kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in self.wildcards)
         return experiment.sharing(kind, self.wildcards[kind])[0]
 
 
-def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any]) -> tuple[Experiment, list[PlannedJob]]:
-    """Return the checked config and the jobs of the run in the working directory; nothing is run, nothing is locked.
+class JobRecorder(logging.Handler):
+    """Keep the jobs with outputs that Snakemake logs."""
 
-    `configfiles` and `config` stand for `--configfile` and `--config`. What Snakemake refuses is a UserError.
+    def __init__(self) -> None:
+        """Begin without jobs."""
+        super().__init__()
+        self.jobs: list[PlannedJob] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the job if the record describes one."""
+        job = vars(record)
+        if job.get("event") == LogEvent.JOB_INFO and job["output"]:
+            self.jobs.append(PlannedJob(job["rule_name"], dict(job["wildcards"]), tuple(job["input"]), tuple(job["output"])))
+
+
+def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any], everything: bool) -> list[PlannedJob]:
+    """Return the jobs that a run in the working directory would do; nothing is run, nothing is locked.
+
+    Args:
+        root: the checkout.
+        configfiles: overlays of config/config.yaml, as of `--configfile`.
+        config: keys of the config, as of `--config`.
+        everything: whether jobs that are done count, too, as with `--forceall`.
+
+    Raises:
+        UserError: Snakemake refuses the run.
     """
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
+    from snakemake.logging import logger
     from snakemake.settings import types
 
-    given = types.ConfigSettings(dict(config), [file.resolve() for file in configfiles])
-    again = types.DAGSettings(force_incomplete=True)  # as profiles/default: what was half done is done again
+    settings = types.ConfigSettings(dict(config), [file.resolve() for file in configfiles])
+    graph = types.DAGSettings(force_incomplete=True, forceall=everything)  # as profiles/default: incomplete outputs are remade
+    recorder = JobRecorder()
     try:
         with SnakemakeApi(types.OutputSettings(quiet={types.Quietness.ALL})) as api:
-            workflow = api.workflow(types.ResourceSettings(cores=1), given, snakefile=root / "Snakefile")
-            workflow.dag(again).execute_workflow("dryrun", execution_settings=types.ExecutionSettings(lock=False))
-            found = workflow._workflow  # the API has no other way to the jobs; requirements.txt pins the version
-            return found.globals["experiment"], jobs_of(found.dag)
+            logger.addHandler(recorder)
+            workflow = api.workflow(types.ResourceSettings(cores=1), settings, snakefile=root / "Snakefile")
+            workflow.dag(graph).execute_workflow("dryrun", execution_settings=types.ExecutionSettings(lock=False))
     except WorkflowError as error:
         raise UserError(str(error)) from None
+    finally:
+        logger.removeHandler(recorder)
+    return recorder.jobs
 
 
-def jobs_of(graph: Any) -> list[PlannedJob]:
-    """Return the jobs of a graph of Snakemake that make something."""
-    from snakemake.io import is_flagged
-
-    return [
-        PlannedJob(
-            job.rule.name,
-            dict(job.wildcards_dict),
-            tuple(map(str, job.input)),
-            tuple(map(str, job.output)),
-            bool(graph.needrun(job)),
-            any(is_flagged(file, "temp") for file in job.output),
-        )
-        for job in graph.jobs
-        if job.output
-    ]
+def planned_jobs(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any]) -> list[PlannedJob]:
+    """Return every job of a run that has outputs; see `dry_run` for the arguments."""
+    to_do = {job.outputs for job in dry_run(root, configfiles, config, everything=False)}
+    jobs = dry_run(root, configfiles, config, everything=True)
+    return [replace(job, to_do=job.outputs in to_do) for job in jobs]

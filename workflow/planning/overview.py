@@ -1,4 +1,4 @@
-"""Put together what a run would fetch, write, do and take, and whether the disk holds it."""
+"""Sum up a run: assets to fetch, bytes to write, jobs, time, and whether it fits the disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str
 
 def _unlocked(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[str]:
     """Return the assets that are to be fetched and not locked: what a run stops before."""
-    return sizes.experiment.unlocked(job.wildcards["asset"] for job in jobs if job.kind == "fetch_asset" and job.to_do)
+    return sizes.experiment.unlocked(job.wildcards["asset"] for job in jobs if job.rule == "fetch_asset" and job.to_do)
 
 
 def lock_command(unlocked: Sequence[str]) -> str | None:
@@ -59,11 +59,11 @@ def assets(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
     """Return every asset and every model of the hub that the run has or fetches: where from, bytes, how exact."""
     unlocked, found = set(_unlocked(sizes, jobs)), []
     for job in jobs:
-        if job.kind == "fetch_asset":
+        if job.rule == "fetch_asset":
             name = job.wildcards["asset"]
             size = _to_fetch(sizes, name) if job.to_do else held(job.outputs[0])
             entry = {"source": _source(sizes.experiment.assets[name]), "bytes": size, "locked": name not in unlocked}
-        elif job.kind == "fetch_model":
+        elif job.rule == "fetch_model":
             name = f"{job.wildcards['suite']}/{job.wildcards['model']}"
             place = sizes.experiment.own_models(job.wildcards["suite"])[job.wildcards["model"]]
             entry = {"source": f"hub {place}", "bytes": None if job.to_do else held(job.outputs[0]), "locked": True}
@@ -152,12 +152,12 @@ def check_fits(plan: dict[str, Any]) -> None:
 
 def by_rule(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
     """Return by rule how many jobs are to do and done, and the seconds of cores and of GPUs that those to do take."""
-    to_do, done = (Counter(job.kind for job in jobs if job.to_do is state) for state in (True, False))
+    to_do, done = (Counter(job.rule for job in jobs if job.to_do is state) for state in (True, False))
     taken: dict[str, dict[str, float]] = defaultdict(lambda: {"core": 0.0, "gpu": 0.0})
     for job in jobs:
         if job.to_do:
             gpu = on_gpu(sizes, job)
-            taken[job.kind]["gpu" if gpu else "core"] += seconds(sizes, job, gpu)
+            taken[job.rule]["gpu" if gpu else "core"] += seconds(sizes, job, gpu)
     return [
         {"rule": rule, "to_do": to_do[rule], "done": done[rule]}
         | {f"{device}_seconds": round(taken[rule][device], 1) for device in ("core", "gpu")}
@@ -177,7 +177,7 @@ def _in_order(jobs: Sequence[PlannedJob]) -> list[str]:
 
     deepest: dict[str, int] = {}
     for job in jobs:
-        deepest[job.kind] = max(deepest.get(job.kind, 0), depth(job))
+        deepest[job.rule] = max(deepest.get(job.rule, 0), depth(job))
     return sorted(deepest, key=lambda rule: (deepest[rule], rule))
 
 

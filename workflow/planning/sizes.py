@@ -1,4 +1,4 @@
-"""Count what is large: examples of data sets, bytes of assets and checkpoints, bytes of what a job writes."""
+"""Count examples of data sets, bytes of assets and checkpoints, and bytes of the outputs of jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN = 2  # bytes of a token
 
 
 class Sizes:
-    """The sizes of one experiment: of what is there, else by config and lock, else by config/costs.yaml."""
+    """The sizes of one experiment: of local files, else by config and lock, else by config/costs.yaml."""
 
     def __init__(self, experiment: Experiment, root: Path) -> None:
         """Read and check config/costs.yaml below `root`."""
@@ -51,7 +51,7 @@ class Sizes:
         return file.stat().st_size if file.is_file() else spec.get("bytes")
 
     def checkpoint(self, suite: str) -> int | None:
-        """Return the bytes of one checkpoint: as the base that is there has, else by the table, else as its asset has."""
+        """Return the bytes of one checkpoint: size of the local base, else the table's, else that of its asset."""
         if suite in self.experiment.models:
             places = (Path(self.experiment.models[suite]["base"]), Path(f"results/models/{suite}/base"))
             return next(filter(None, map(_weights, places)), None)
@@ -82,8 +82,8 @@ class Sizes:
         return sum(self.examples(suite, task, split) for split in self.experiment.tasks[task]["splits"])
 
     def output(self, job: PlannedJob) -> int | None:
-        """Return the bytes that a job writes below results/ and that stay, or None if nobody can know."""
-        found = OUTPUTS[job.kind](self, job) if job.kind in OUTPUTS else 0
+        """Return the bytes that a job writes below results/ and that stay, or None if unknown."""
+        found = OUTPUTS[job.rule](self, job) if job.rule in OUTPUTS else 0
         return None if found is None else found + int(self.table["small"])
 
 
@@ -121,7 +121,12 @@ def _checkpoint(sizes: Sizes, job: PlannedJob) -> int | None:
 def _calibration(sizes: Sizes, job: PlannedJob) -> int:
     kind = sizes.experiment.calibration[job.wildcards["calibration"]]["kind"]
     one = sizes.table["calibration"][kind]["bytes"] * (_checkpoint(sizes, job) or 0)
-    return int(one * len(job.outputs))
+    return int(one * collected_experts(sizes, job))
+
+
+def collected_experts(sizes: Sizes, job: PlannedJob) -> int:
+    """Return the number of experts whose calibration statistics a job collects."""
+    return sizes.experts(job.wildcards["suite"]) if job.rule == "collect_gram_plus" else 1
 
 
 def _scores(sizes: Sizes, job: PlannedJob) -> int:
@@ -130,7 +135,7 @@ def _scores(sizes: Sizes, job: PlannedJob) -> int:
 
 def scored(sizes: Sizes, job: PlannedJob) -> int:
     """Return how many examples an evaluation scores."""
-    suite, split = job.wildcards["suite"], "test" if job.kind == "evaluate_checkpoint" else "validation"
+    suite, split = job.wildcards["suite"], "test" if job.rule == "evaluate_checkpoint" else "validation"
     return sum(sizes.examples(suite, task, split) for task in sizes.experiment.groups(suite)[job.wildcards["group"]])
 
 

@@ -4,9 +4,9 @@
 
 rule collect_calibration:
     input:
-        checkpoint=lambda wildcards: expert(suite_id(wildcards), wildcards.seed, wildcards.task),
-        dataset=lambda wildcards: dataset(suite_id(wildcards), wildcards.task),
-        head=lambda wildcards: head(suite_id(wildcards), wildcards.task),
+        checkpoint=expert_of,
+        dataset=dataset_of,
+        head=head_of,
     output:
         directory("results/calibration/{checkpoints}/{calibration}/seed{seed}/{task}"),
     log:
@@ -14,79 +14,70 @@ rule collect_calibration:
     benchmark:
         "results/benchmarks/collect_calibration/{checkpoints}/{calibration}/seed{seed}/{task}.tsv"
     wildcard_constraints:
-        calibration=any_of(ONE_BY_ONE),
+        calibration=any_of({*experiment.calibration}.difference(JOINT_CALIBRATION)),
     conda:
         environment
     resources:
-        gpu=GPU["model"],
+        gpu=GPU_OF_MODELS,
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(120),
     params:
-        kind=calibration_kind,
-        settings=calibration_settings,
-        layout=layout,
+        kind=lookup(dpath="{calibration}/kind", within=experiment.calibration),
+        spec=spec(settings=calibration_settings, layout=layout),
         logit_scale=logit_scale,
         family=family,
         device=DEVICE,
-        code=lambda wildcards: code("scripts.collect_calibration", family_of(wildcards)),
+        code=code_with_family("scripts.collect_calibration"),
     message:
         "collect_calibration: {wildcards.checkpoints}, {wildcards.calibration}, {wildcards.task}, seed {wildcards.seed}"
     shell:
         "python -m scripts.collect_calibration --family {params.family} --kind {params.kind} --checkpoint {input.checkpoint}"
-        " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --settings {params.settings:q}"
-        " --layout {params.layout:q} --device {params.device} --output {output} 2>&1 | tee {log}"
+        " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --device {params.device}"
+        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
-for name in experiment.suites:
-
-    rule:
-        # Every layer is read behind merged ones, so one job makes the calibration of all experts of a suite.
-        name:
-            f"collect_gram_plus_{name}"
-        input:
-            base=lambda wildcards: pretrained(wildcards.suite),
-            experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
-            datasets=every_dataset,
-        output:
-            [
-                directory(f"results/calibration/{{suite}}/{{calibration}}/seed{{seed}}/{task}")
-                for task in experiment.task_ids(name)
-            ],
-        log:
-            "results/logs/collect_gram_plus/{suite}/{calibration}/seed{seed}.log",
-        benchmark:
-            "results/benchmarks/collect_gram_plus/{suite}/{calibration}/seed{seed}.tsv"
-        wildcard_constraints:
-            suite=any_of([name]),
-            calibration=any_of(JOINT_CALIBRATION),
-        conda:
-            environment
-        resources:
-            gpu=GPU["model"],
-            mem_mb=lambda wildcards, input, attempt: attempt * (2500 + 6 * job_resources.megabytes(input)),
-            runtime=lambda wildcards, attempt: attempt * 240,  # not in profiles/default: every suite has its own rule
-        params:
-            kind=calibration_kind,
-            settings=calibration_settings,
-            experts=named_experts,
-            datasets=lambda wildcards: [f"{Path(folder).name}={folder}" for folder in every_dataset(wildcards)],
-            folder="results/calibration/{suite}/{calibration}/seed{seed}",
-            layout=layout,
-            family=family,
-            device=DEVICE,
-            code=lambda wildcards: code("scripts.collect_gram_plus", family_of(wildcards)),
-        message:
-            "collect_gram_plus: {wildcards.suite}, {wildcards.calibration}, seed {wildcards.seed}"
-        shell:
-            "python -m scripts.collect_gram_plus --family {params.family} --kind {params.kind} --base {input.base}"
-            " --experts {params.experts:q} --datasets {params.datasets:q} --settings {params.settings:q}"
-            " --layout {params.layout:q} --device {params.device} --output {params.folder} 2>&1 | tee {log}"
+rule collect_gram_plus:
+    # Every layer is read behind merged ones, so one job collects the statistics of all experts of a suite.
+    input:
+        base=base_model,
+        experts=expert_folders,
+        datasets=datasets_of_suite,
+    output:
+        directory("results/calibration/{suite}/{calibration}/seed{seed}"),
+    log:
+        "results/logs/collect_gram_plus/{suite}/{calibration}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/collect_gram_plus/{suite}/{calibration}/seed{seed}.tsv"
+    wildcard_constraints:
+        calibration=any_of(JOINT_CALIBRATION),
+    conda:
+        environment
+    resources:
+        gpu=GPU_OF_MODELS,
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(240),
+    params:
+        kind=lookup(dpath="{calibration}/kind", within=experiment.calibration),
+        spec=spec(settings=calibration_settings, layout=layout),
+        experts=named_experts,
+        datasets=named_datasets,
+        family=family,
+        device=DEVICE,
+        code=code_with_family("scripts.collect_gram_plus"),
+    message:
+        "collect_gram_plus: {wildcards.suite}, {wildcards.calibration}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.collect_gram_plus --family {params.family} --kind {params.kind} --base {input.base}"
+        " --experts {params.experts:q} --datasets {params.datasets:q} --device {params.device} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule learn_coefficients:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
-        datasets=every_dataset,
-        heads=every_head,
+        base=base_model,
+        experts=expert_folders,
+        datasets=datasets_of_suite,
+        heads=heads_of_suite,
         thresholds=thresholds,
     output:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
@@ -99,34 +90,33 @@ rule learn_coefficients:
     conda:
         environment
     resources:
-        gpu=GPU["model"],
+        gpu=GPU_OF_MODELS,
+        mem_mb=memory(2500, per_input=3),
+        runtime=minutes(480),
     params:
-        method_spec=lambda wildcards: experiment.method_spec(wildcards.method, "preprocess", "combine", "postprocess"),
-        settings=lambda wildcards: canonical(
-            {**experiment.methods[wildcards.method]["learn"], **experiment.suites[wildcards.suite].get("learn", {})}
+        spec=spec(
+            method_spec=method_spec("preprocess", "combine", "postprocess"), settings=learn_settings, layout=layout
         ),
         experts=named_experts,
-        layout=layout,
         logit_scale=logit_scale,
-        thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
+        thresholds=option("thresholds"),
         family=family,
         device=DEVICE,
-        code=lambda wildcards: code("scripts.learn_coefficients", family_of(wildcards)),
+        code=code_with_family("scripts.learn_coefficients"),
     message:
         "learn_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python -m scripts.learn_coefficients --family {params.family} --base {input.base} --experts {params.experts:q}"
-        " --datasets {input.datasets} --heads {input.heads} --logit-scale {params.logit_scale}"
-        " --method-spec {params.method_spec:q} --settings {params.settings:q} {params.thresholds} --layout {params.layout:q}"
+        " --datasets {input.datasets} --heads {input.heads} --logit-scale {params.logit_scale} {params.thresholds}"
         " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --device {params.device}"
-        " --output {output} 2>&1 | tee {log}"
+        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule finetune_joint:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        datasets=every_dataset,
-        heads=every_head,
+        base=base_model,
+        datasets=datasets_of_suite,
+        heads=heads_of_suite,
     output:
         directory("results/checkpoints/{suite}/seed{seed}/multitask"),
     log:
@@ -135,12 +125,16 @@ rule finetune_joint:
         "results/benchmarks/finetune_joint/{suite}/seed{seed}.tsv"
     conda:
         environment
+    resources:
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(480),
     params:
-        settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["finetune"]),
+        spec=spec(settings=section("finetune")),
         family=family,
-        code=lambda wildcards: code("scripts.finetune_joint", family_of(wildcards)),
+        code=code_with_family("scripts.finetune_joint"),
     message:
         "finetune_joint: {wildcards.suite}, seed {wildcards.seed}"
     shell:
         "python -m scripts.finetune_joint --family {params.family} --base {input.base} --datasets {input.datasets}"
-        " --heads {input.heads} --settings {params.settings:q} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+        " --heads {input.heads} --seed {wildcards.seed} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"

@@ -3,9 +3,9 @@
 
 rule evaluate_checkpoint:
     input:
-        checkpoints=checkpoints_of,
-        datasets=datasets_of,
-        heads=heads_of,
+        checkpoints=scored_checkpoints,
+        datasets=datasets_of_group,
+        heads=heads_of_group,
     output:
         scores="results/scores/{suite}/{method}/seed{seed}/{group}.json",
         predictions="results/scores/{suite}/{method}/seed{seed}/{group}.npz",
@@ -16,12 +16,14 @@ rule evaluate_checkpoint:
     conda:
         environment
     resources:
-        gpu=GPU["model"],
+        gpu=GPU_OF_MODELS,
+        mem_mb=memory(2000, per_input=3),
+        runtime=minutes(120),
     params:
         split="test",
         family=family,
         scoring=SCORING,
-        code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
+        code=code_with_family("scripts.evaluate_checkpoint"),
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
     shell:
@@ -41,8 +43,5 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         "results/benchmarks/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.tsv"
     params:
         split="validation",
-        family=family,
-        scoring=SCORING,
-        code=lambda wildcards: code("scripts.evaluate_checkpoint", family_of(wildcards)),
     message:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"

@@ -13,13 +13,12 @@ rule fetch_asset:
     resources:
         downloads=1,
     params:
-        spec=lambda wildcards: canonical(experiment.assets[wildcards.asset]),
-        lock=lambda wildcards: canonical({k: v for k, v in experiment.lock.items() if k == wildcards.asset}),
+        spec=spec(entry=asset_entry, lock=asset_lock),
     message:
         "fetch_asset: {wildcards.asset}"
     shell:
-        "python -m scripts.fetch_asset --asset {wildcards.asset} --spec {params.spec:q} --lock {params.lock:q}"
-        " --store results/downloads --output {output} 2>&1 | tee {log}"
+        "python -m scripts.fetch_asset --asset {wildcards.asset} --store results/downloads --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule fetch_model:

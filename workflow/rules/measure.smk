@@ -3,8 +3,8 @@
 
 rule measure_weights:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+        base=base_model,
+        experts=expert_folders,
     output:
         "results/measures/{suite}/seed{seed}.json",
     log:
@@ -13,21 +13,25 @@ rule measure_weights:
         "results/benchmarks/measure_weights/{suite}/seed{seed}.tsv"
     conda:
         "../../envs/merge.yaml"
+    threads: threads_for_models
+    resources:
+        mem_mb=memory(1000, per_input=1 / 20),
+        runtime=minutes(30),
     params:
         experts=named_experts,
-        layout=layout,
+        spec=spec(layout=layout),
         code=code("scripts.measure_weights"),
     message:
         "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_weights --base {input.base} --experts {params.experts:q} --layout {params.layout:q}"
-        " --threads {threads} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.measure_weights --base {input.base} --experts {params.experts:q} --threads {threads}"
+        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule measure_threshold:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
+        base=base_model,
+        experts=expert_folders,
     output:
         "results/measures/{suite}/seed{seed}_{thresholds}.json",
     log:
@@ -36,23 +40,26 @@ rule measure_threshold:
         "results/benchmarks/measure_threshold/{suite}/seed{seed}_{thresholds}.tsv"
     conda:
         "../../envs/merge.yaml"
+    threads: threads_for_models
+    resources:
+        mem_mb=memory(1000, per_input=1 / 20),
+        runtime=minutes(60),
     params:
         experts=named_experts,
-        layout=layout,
-        settings=lambda wildcards: canonical(THRESHOLDS[wildcards.thresholds]),
+        spec=spec(settings=threshold_settings, layout=layout),
         code=code("scripts.measure_threshold"),
     message:
         "measure_threshold: {wildcards.suite}, {wildcards.thresholds}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_threshold --base {input.base} --experts {params.experts:q} --layout {params.layout:q}"
-        " --settings {params.settings:q} --threads {threads} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.measure_threshold --base {input.base} --experts {params.experts:q} --threads {threads}"
+        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule estimate_coefficients:
     input:
-        measures="results/measures/{suite}/seed{seed}.json",
+        measures=rules.measure_weights.output,
         selected=selected,
-        calibration=calibration_norms,
+        calibration=calibration_for_norms,
     output:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
     log:
@@ -63,26 +70,25 @@ rule estimate_coefficients:
         method=any_of({*experiment.methods, *experiment.candidates}.difference(LEARNED)),
     conda:
         "../../envs/merge.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(15),
     params:
-        method_spec=lambda wildcards: experiment.method_spec(wildcards.method, "coefficients", "control", "tune"),
-        selected=lambda wildcards, input: f"--selected {input.selected}" if input.selected else "",
-        calibration=calibration_flag,
+        spec=spec(method_spec=method_spec("coefficients", "control", "tune")),
+        selected=option("selected"),
+        calibration=calibration_for_norms_option,
         code=code("scripts.estimate_coefficients"),
     message:
         "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.estimate_coefficients --measures {input.measures} --method-spec {params.method_spec:q} {params.selected}"
-        " {params.calibration}"
-        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.estimate_coefficients --measures {input.measures} {params.selected} {params.calibration}"
+        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule select_coefficients:
     input:
-        lambda wildcards: [
-            f"results/validation/{wildcards.suite}/{candidate}/seed{wildcards.seed}/{group}.json"
-            for candidate in experiment.candidates_of(wildcards.method)
-            for group in experiment.groups(wildcards.suite)
-        ],
+        validation_scores,
     output:
         "results/selected/{suite}/{method}/seed{seed}.json",
     log:
@@ -101,30 +107,27 @@ rule select_coefficients:
 
 
 use rule finetune_checkpoint as finetune_premise with:
-    input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        dataset=lambda wildcards: dataset(wildcards.suite, premise_of(wildcards)["task"]),
-        head=lambda wildcards: head(wildcards.suite, premise_of(wildcards)["task"]),
     output:
         temp(directory("results/premise/{suite}/seed{seed}/{run}")),
     log:
         "results/logs/finetune_premise/{suite}/seed{seed}/{run}.log",
     benchmark:
         "results/benchmarks/finetune_premise/{suite}/seed{seed}/{run}.tsv"
+    resources:
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(60),
     params:
-        settings=lambda wildcards: canonical({**experiment.suites[wildcards.suite]["finetune"], **subset_of(wildcards)}),
-        family=family,
-        code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
+        spec=spec(settings=premise_settings),
     message:
         "finetune_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
 
 
 rule measure_premise:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        dataset=lambda wildcards: dataset(wildcards.suite, premise_of(wildcards)["task"]),
-        head=lambda wildcards: head(wildcards.suite, premise_of(wildcards)["task"]),
-        checkpoint="results/premise/{suite}/seed{seed}/{run}",
+        base=base_model,
+        dataset=dataset_of,
+        head=head_of,
+        checkpoint=rules.finetune_premise.output,
     output:
         "results/premise/{suite}/seed{seed}/{run}.json",
     log:
@@ -133,28 +136,29 @@ rule measure_premise:
         "results/benchmarks/measure_premise/{suite}/seed{seed}/{run}.tsv"
     conda:
         environment
+    resources:
+        mem_mb=memory(2000, per_input=3),
+        runtime=minutes(30),
     params:
-        run=lambda wildcards: canonical(
-            {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}
-        ),
+        spec=spec(run=premise_run, layout=layout),
         family=family,
-        layout=layout,
-        code=lambda wildcards: code("scripts.measure_premise", family_of(wildcards)),
+        code=code_with_family("scripts.measure_premise"),
     message:
         "measure_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
     shell:
         "python -m scripts.measure_premise --family {params.family} --base {input.base} --checkpoint {input.checkpoint}"
-        " --dataset {input.dataset} --head {input.head} --layout {params.layout:q} --run {params.run:q}"
-        " --output {output} 2>&1 | tee {log}"
+        " --dataset {input.dataset} --head {input.head} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule gather_premise:
     input:
-        lambda wildcards: [
-            f"results/premise/{wildcards.suite}/seed{seed}/{run}.json"
-            for seed in experiment.config["seeds"]
-            for run in experiment.premise_runs(wildcards.suite)
-        ],
+        lambda wildcards: collect(
+            rules.measure_premise.output,
+            suite=wildcards.suite,
+            seed=SEEDS,
+            run=list(experiment.premise_runs(wildcards.suite)),
+        ),
     output:
         "results/premise/{suite}.tsv",
     log:

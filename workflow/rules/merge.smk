@@ -3,9 +3,9 @@
 
 rule merge_checkpoints:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        experts=lambda wildcards: list(experts(wildcards.suite, wildcards.seed).values()),
-        coefficients="results/coefficients/{suite}/{method}/seed{seed}.json",
+        base=base_model,
+        experts=expert_folders,
+        coefficients=rules.estimate_coefficients.output,
         thresholds=thresholds,
         calibration=calibration,
     output:
@@ -15,26 +15,29 @@ rule merge_checkpoints:
     benchmark:
         "results/benchmarks/merge_checkpoints/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
-        method=any_of({*experiment.config["methods"], *experiment.candidates}.difference(PER_TASK_METHODS)),
+        method=any_of({*METHODS, *experiment.candidates}.difference(PER_TASK_METHODS)),
     conda:
         "../../envs/merge.yaml"
+    threads: threads_for_models
     resources:
-        gpu=GPU["merge"],
+        gpu=GPU_OF_MERGES,
+        mem_mb=memory(1500, per_input=1 / 10),
+        runtime=minutes(60),
     params:
-        method_spec=lambda wildcards: experiment.method_spec(wildcards.method, "preprocess", "combine", "postprocess"),
+        spec=spec(method_spec=method_spec("preprocess", "combine", "postprocess"), layout=layout),
         experts=named_experts,
-        layout=layout,
         device=experiment.config.get("device", "cpu"),
-        thresholds=lambda wildcards, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
-        calibration=calibration_flag,
-        task=lambda wildcards: f"--task {wildcards.task}" if wildcards.method in PER_TASK_METHODS else "",
+        thresholds=option("thresholds"),
+        calibration=calibration_option,
+        task=task_option,
         code=code("scripts.merge_checkpoints"),
     message:
         "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q} --method-spec {params.method_spec:q}"
-        " --coefficients {input.coefficients} {params.thresholds} {params.calibration} {params.task} --layout {params.layout:q}"
-        " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q}"
+        " --coefficients {input.coefficients} {params.thresholds} {params.calibration} {params.task}"
+        " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 use rule merge_checkpoints as merge_candidate with:

@@ -3,7 +3,7 @@
 
 rule prepare_dataset:
     input:
-        assets=lambda wildcards: [asset(name) for name in sources_of(wildcards)],
+        assets=assets_of_dataset,
     output:
         directory("results/datasets/{data}/{task}"),
     log:
@@ -11,22 +11,23 @@ rule prepare_dataset:
     cache: "omit-software"
     conda:
         environment
+    threads: 2
+    resources:
+        mem_mb=memory(2000, per_input=2),
+        runtime=minutes(120),
     params:
-        task=lambda wildcards: canonical(
-            {"id": wildcards.task, **{k: v for k, v in experiment.tasks[wildcards.task].items() if k != "prompt"}}
-        ),
-        form=lambda wildcards: canonical(suite_of(wildcards)["input"]),
-        code=lambda wildcards: code("scripts.prepare_dataset", reader_of(wildcards)),
+        spec=spec(task=task_entry, input=section("input")),
+        code=code_with_reader("scripts.prepare_dataset"),
     message:
         "prepare_dataset: {wildcards.data}, {wildcards.task}"
     shell:
-        "python -m scripts.prepare_dataset --task {params.task:q} --form {params.form:q} --assets {input.assets}"
-        " --processes {threads} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.prepare_dataset --assets {input.assets} --processes {threads} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule prepare_checkpoint:
     input:
-        lambda wildcards: asset(suite_of(wildcards)["base"]),
+        base_asset,
     output:
         directory("results/checkpoints/{checkpoints}/{stage}"),
     log:
@@ -37,9 +38,12 @@ rule prepare_checkpoint:
         stage="prepared|pretrained",
     conda:
         environment
+    resources:
+        mem_mb=memory(2000, per_input=3),
+        runtime=minutes(60),
     params:
         family=family,
-        code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
+        code=code_with_family("scripts.prepare_checkpoint"),
     message:
         "prepare_checkpoint: {wildcards.checkpoints}"
     shell:
@@ -58,12 +62,15 @@ rule prepare_expert:
         "results/benchmarks/prepare_expert/{checkpoints}/{task}.tsv"
     wildcard_constraints:
         task=any_of([*experiment.tasks, "multitask"]),
-        checkpoints=any_of(FETCHED),
+        checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "experts" in record),
     conda:
         environment
+    resources:
+        mem_mb=memory(2000, per_input=3),
+        runtime=minutes(60),
     params:
         family=family,
-        code=lambda wildcards: code("scripts.prepare_checkpoint", family_of(wildcards)),
+        code=code_with_family("scripts.prepare_checkpoint"),
     message:
         "prepare_expert: {wildcards.checkpoints}, {wildcards.task}"
     shell:
@@ -77,9 +84,9 @@ ruleorder: align_checkpoint > prepare_checkpoint
 rule align_checkpoint:
     input:
         prepared="results/checkpoints/{suite}/prepared",
-        text_tower=lambda wildcards: asset(experiment.suites[wildcards.suite]["text_tower"]),
-        captions=lambda wildcards: [dataset(wildcards.suite, name) for name in experiment.captions(wildcards.suite)],
-        datasets=every_dataset,
+        text_tower=text_tower,
+        captions=captions,
+        datasets=datasets_of_suite,
     output:
         directory("results/checkpoints/{suite}/pretrained"),
     log:
@@ -87,26 +94,23 @@ rule align_checkpoint:
     benchmark:
         "results/benchmarks/align_checkpoint/{suite}.tsv"
     wildcard_constraints:
-        suite=any_of(ALIGNED),
+        suite=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "alignment" in record),
     conda:
         environment
+    resources:
+        mem_mb=memory(3000, per_input=4),
+        runtime=minutes(120),
     params:
-        settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["alignment"]),
-        prompts=lambda wildcards: canonical(
-            {
-                task: experiment.class_prompts(task)
-                for task in [*experiment.task_ids(wildcards.suite), *experiment.captions(wildcards.suite)]
-            }
-        ),
-        captions=lambda wildcards, input: f"--captions {input.captions}" if input.captions else "",
+        spec=spec(settings=section("alignment"), prompts=prompts),
+        captions=option("captions"),
         family=family,
-        code=lambda wildcards: code("scripts.align_checkpoint", family_of(wildcards)),
+        code=code_with_family("scripts.align_checkpoint"),
     message:
         "align_checkpoint: {wildcards.suite}"
     shell:
         "python -m scripts.align_checkpoint --family {params.family} --prepared {input.prepared}"
-        " --text-tower {input.text_tower} --datasets {input.datasets} --prompts {params.prompts:q} {params.captions}"
-        " --settings {params.settings:q} --output {output} 2>&1 | tee {log}"
+        " --text-tower {input.text_tower} --datasets {input.datasets} {params.captions} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule build_head:
@@ -119,15 +123,18 @@ rule build_head:
     cache: "omit-software"
     conda:
         environment
+    resources:
+        mem_mb=memory(1500, per_input=3),
+        runtime=minutes(30),
     params:
-        prompts=lambda wildcards: canonical(experiment.class_prompts(wildcards.task)),
+        spec=spec(classes=class_prompts("classes"), templates=class_prompts("templates")),
         family=family,
-        code=lambda wildcards: code("scripts.build_head", family_of(wildcards)),
+        code=code_with_family("scripts.build_head"),
     message:
         "build_head: {wildcards.tower}, {wildcards.task}"
     shell:
-        "python -m scripts.build_head --family {params.family} --prompts {params.prompts:q} --text-tower {input.text_tower}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.build_head --family {params.family} --text-tower {input.text_tower} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule shared:
@@ -141,9 +148,9 @@ rule shared:
 
 rule finetune_checkpoint:
     input:
-        base=lambda wildcards: pretrained(wildcards.suite),
-        dataset=lambda wildcards: dataset(wildcards.suite, wildcards.task),
-        head=lambda wildcards: head(wildcards.suite, wildcards.task),
+        base=base_model,
+        dataset=dataset_of,
+        head=head_of,
     output:
         directory("results/checkpoints/{suite}/seed{seed}/{task}"),
     log:
@@ -152,12 +159,16 @@ rule finetune_checkpoint:
         "results/benchmarks/finetune_checkpoint/{suite}/seed{seed}/{task}.tsv"
     conda:
         environment
+    resources:
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(240),
     params:
-        settings=lambda wildcards: canonical(experiment.suites[wildcards.suite]["finetune"]),
+        spec=spec(settings=section("finetune")),
         family=family,
-        code=lambda wildcards: code("scripts.finetune_checkpoint", family_of(wildcards)),
+        code=code_with_family("scripts.finetune_checkpoint"),
     message:
         "finetune_checkpoint: {wildcards.suite}, {wildcards.task}, seed {wildcards.seed}"
     shell:
         "python -m scripts.finetune_checkpoint --family {params.family} --base {input.base} --dataset {input.dataset}"
-        " --head {input.head} --settings {params.settings:q} --seed {wildcards.seed} --output {output} 2>&1 | tee {log}"
+        " --head {input.head} --seed {wildcards.seed} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"

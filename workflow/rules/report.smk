@@ -24,7 +24,7 @@ rule gather_scores:
 rule compare_methods:
     input:
         scores=scores(),
-        datasets=[file for suite in experiment.suites for file in MATERIAL["datasets"](suite)],
+        datasets=files(["datasets"], experiment.suites),
     output:
         "results/comparisons.tsv",
     log:
@@ -35,23 +35,20 @@ rule compare_methods:
     conda:
         "../../envs/report.yaml"
     params:
-        pairs=canonical(experiment.pairs()),
-        suites=canonical(
-            [{key: suite_json(suite)[key] for key in ("id", "data", "tasks")} for suite in experiment.suites]
-        ),
+        spec=spec(pairs=experiment.pairs(), suites=suites_of_comparisons()),
         flags=flags(["datasets"], experiment.suites),
         code=code("scripts.compare_methods"),
     message:
         "compare_methods"
     shell:
-        "python -m scripts.compare_methods --scores {input.scores} --pairs {params.pairs:q}"
-        " --suites {params.suites:q} {params.flags} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.compare_methods --scores {input.scores} {params.flags} --output {output}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule render_table:
     input:
-        scores="results/scores.tsv",
-        material=material("table"),
+        scores=rules.gather_scores.output,
+        material=material("tables", "table"),
     output:
         csv="results/tables/{table}_{suite}.csv",
         md=report(
@@ -69,23 +66,21 @@ rule render_table:
     conda:
         "../../envs/report.yaml"
     params:
-        table=record_json("table"),
-        suite=lambda wildcards: canonical(suite_json(wildcards.suite)),
-        methods=canonical(methods_json()),
-        flags=flags_of("table"),
+        spec=spec(table=report_entry("tables", "table"), suite=suite_record_of, methods=method_records()),
+        flags=flags_of("tables", "table"),
         prefix=subpath(output.md, strip_suffix=".md"),
         code=code("scripts.render_table"),
     message:
         "render_table: {wildcards.table}, {wildcards.suite}"
     shell:
-        "python -m scripts.render_table --table {params.table:q} --suite {params.suite:q} --methods {params.methods:q}"
-        " --scores {input.scores} {params.flags} --output {params.prefix} 2>&1 | tee {log}"
+        "python -m scripts.render_table --scores {input.scores} {params.flags} --output {params.prefix}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule render_published:
     input:
         numbers=PUBLISHED,
-        scores="results/scores.tsv" if experiment.suites else [],
+        scores=rules.gather_scores.output if experiment.suites else [],
     output:
         csv="results/published/{table}.csv",
         md=report(
@@ -105,23 +100,21 @@ rule render_published:
     conda:
         "../../envs/report.yaml"
     params:
-        table=record_json("table", "published"),
+        spec=spec(table=report_entry("published", "table"), suites=suite_records(), methods=method_records()),
         scores="--scores results/scores.tsv" if experiment.suites else "",
-        suites=canonical([suite_json(suite) for suite in experiment.suites]),
-        methods=canonical(methods_json()),
         prefix=subpath(output.md, strip_suffix=".md"),
         code=code("scripts.render_published"),
     message:
         "render_published: {wildcards.table}"
     shell:
-        "python -m scripts.render_published --table {params.table:q} --published {input.numbers} {params.scores}"
-        " --suites {params.suites:q} --methods {params.methods:q} --output {params.prefix} 2>&1 | tee {log}"
+        "python -m scripts.render_published --published {input.numbers} {params.scores} --output {params.prefix}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule draw_figure:
     input:
-        scores="results/scores.tsv",
-        material=material("figure"),
+        scores=rules.gather_scores.output,
+        material=material("figures", "figure"),
     output:
         svg=report(
             "results/figures/{figure}_{suite}.svg",
@@ -138,32 +131,30 @@ rule draw_figure:
     conda:
         "../../envs/report.yaml"
     params:
-        figure=record_json("figure"),
-        suite=lambda wildcards: canonical(suite_json(wildcards.suite)),
-        methods=canonical(methods_json()),
-        flags=flags_of("figure"),
+        spec=spec(figure=report_entry("figures", "figure"), suite=suite_record_of, methods=method_records()),
+        flags=flags_of("figures", "figure"),
         prefix=subpath(output.svg, strip_suffix=".svg"),
         code=code("scripts.draw_figure"),
     message:
         "draw_figure: {wildcards.figure}, {wildcards.suite}"
     shell:
-        "python -m scripts.draw_figure --figure {params.figure:q} --suite {params.suite:q} --methods {params.methods:q}"
-        " --scores {input.scores} {params.flags} --output {params.prefix} 2>&1 | tee {log}"
+        "python -m scripts.draw_figure --scores {input.scores} {params.flags} --output {params.prefix}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule write_report:
     input:
-        scores="results/scores.tsv",
+        scores=rules.gather_scores.output,
         tables=tables(),
         figures=figures(),
         published=published(),
-        material=[file for suite in experiment.suites for name in MATERIAL for file in MATERIAL[name](suite)],
+        material=files(MATERIAL, experiment.suites),
     output:
         report(
             "results/report.html",
             caption="../report/report.rst",
             category="Report",
-            labels={"file": "what was found, in words"},
+            labels={"file": "findings in words"},
         ),
     log:
         "results/logs/write_report.log",
@@ -173,17 +164,14 @@ rule write_report:
     conda:
         "../../envs/report.yaml"
     params:
-        suites=canonical([suite_json(suite) for suite in experiment.suites]),
-        methods=canonical(methods_json()),
+        spec=spec(suites=suite_records(), methods=method_records(), provenance=provenance()),
         flags=flags(MATERIAL, experiment.suites),
-        provenance=canonical(provenance()),
         code=code("scripts.write_report"),
     message:
         "write_report"
     shell:
-        "python -m scripts.write_report --suites {params.suites:q} --methods {params.methods:q} --scores {input.scores}"
-        " --tables {input.tables} --figures {input.figures} --published {input.published} {params.flags} --provenance {params.provenance:q}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.write_report --scores {input.scores} --tables {input.tables} --figures {input.figures}"
+        " --published {input.published} {params.flags} --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule write_run_config:
@@ -197,27 +185,9 @@ rule write_run_config:
     conda:
         "../../envs/workflow.yaml"
     params:
-        run=canonical(run_config()),
+        spec=canonical(run_config()),
         code=code("scripts.write_run_config"),
     message:
         "write_run_config"
     shell:
-        "python -m scripts.write_run_config --run {params.run:q} --output {output} 2>&1 | tee {log}"
-
-
-rule plan:
-    # Asked for by name: `snakemake plan`.
-    log:
-        "results/logs/plan.log",
-    benchmark:
-        "results/benchmarks/plan.tsv"
-    localrule: True
-    conda:
-        "../../envs/workflow.yaml"
-    params:
-        config=canonical(config),
-        jobs=workflow.nodes or workflow.resource_settings.cores or 1,
-    message:
-        "plan: what a run would fetch, write, do and take"
-    shell:
-        "python -m scripts.plan_run --config {params.config:q} --jobs {params.jobs} 2>&1 | tee {log}"
+        "python -m scripts.write_run_config --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"

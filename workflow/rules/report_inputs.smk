@@ -1,10 +1,39 @@
-# What tables, figures and the report are made from: files by kind, and what they say of methods, suites and origin.
+# What tables, figures and the report are made from: score files, measurements by kind, and records of suites, methods and origin.
+import hashlib
+
+from nan_merge.core.versions import versions
+
+PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
+MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as `inputs`
+    "comparisons": lambda suite: ["results/comparisons.tsv"],
+    "coefficients": lambda suite: collect(
+        rules.estimate_coefficients.output, suite=suite, method=experiment.merges(suite), seed=SEEDS
+    ),
+    "measures": lambda suite: collect(rules.measure_weights.output, suite=suite, seed=SEEDS),
+    "datasets": lambda suite: [dataset(suite, task) for task in experiment.task_ids(suite)],
+    "premise": lambda suite: (
+        collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
+    ),
+}
+
+
+def scores():
+    """Every score file of the run: test scores of the methods, validation scores of the candidates."""
+    return [
+        file
+        for suite in experiment.suites
+        for pattern, methods in (
+            (rules.evaluate_checkpoint.output.scores, experiment.run(suite)),
+            (rules.evaluate_candidate.output.scores, experiment.candidates_in(suite)),
+        )
+        for file in collect(pattern, suite=suite, method=methods, seed=SEEDS, group=list(experiment.groups(suite)))
+    ]
 
 
 def of_each_suite(kind, pattern):
     """The tables or figures of the config for every suite; one of the premise experiment needs a suite that has it."""
     return [
-        pattern.format(name=name, suite=suite)
+        pattern.format(suite=suite, **{kind.removesuffix("s"): name})
         for suite in experiment.suites
         for name in experiment.config[kind]
         if experiment.reports[kind][name]["kind"] != "premise" or experiment.premise_runs(suite)
@@ -12,39 +41,62 @@ def of_each_suite(kind, pattern):
 
 
 def tables():
-    return of_each_suite("tables", "results/tables/{name}_{suite}.md")
+    return of_each_suite("tables", rules.render_table.output.md)
 
 
 def figures():
-    return of_each_suite("figures", "results/figures/{name}_{suite}.svg")
+    return of_each_suite("figures", rules.draw_figure.output.svg)
 
 
 def published():
-    return [f"results/published/{table}.md" for table in experiment.config["published"]]
+    return collect(rules.render_published.output.md, table=experiment.config["published"])
 
 
 def wanted():
-    """What a run makes: of suites scores, tables, figures and the report; of the user's own models the merges."""
-    files = ["results/run_config.yaml", *published()]
+    """The targets of a run: of suites scores, tables, figures and the report; of the user's own models the merges."""
+    targets = ["results/run_config.yaml", *published()]
     if experiment.suites:
-        files += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
+        targets += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
     for suite in experiment.models:
-        files += [
-            f"results/merged/{suite}/{m}/seed{seed}"
-            for m in experiment.merges(suite)
-            for seed in experiment.config["seeds"]
-        ]
-    return files
+        targets += collect("results/merged/{suite}/{m}/seed{seed}", suite=suite, m=experiment.merges(suite), seed=SEEDS)
+    return targets
 
 
-def task_json(suite, task):
+def files(inputs, suites):
+    return list(dict.fromkeys(file for suite in suites for name in inputs for file in MATERIAL[name](suite)))
+
+
+def flags(inputs, suites):
+    """The same files as options of the command line; a data set is named by its record."""
+    return " ".join(
+        f"--{name} {' '.join(f'{file}/dataset.json' if name == 'datasets' else file for file in found)}"
+        for name in inputs
+        if (found := files([name], suites))
+    )
+
+
+def material(kind, wildcard):
+    """The inputs, besides the scores, of a table or figure."""
+    return lambda wildcards: files(experiment.reports[kind][wildcards[wildcard]]["inputs"], [wildcards.suite])
+
+
+def flags_of(kind, wildcard):
+    return lambda wildcards: flags(experiment.reports[kind][wildcards[wildcard]]["inputs"], [wildcards.suite])
+
+
+def report_entry(kind, wildcard):
+    """The entry of config/tables.yaml, with its id."""
+    return lambda wildcards: {"id": wildcards[wildcard], **experiment.reports[kind][wildcards[wildcard]]}
+
+
+def task_record(suite, task):
     record = experiment.tasks[task]
     counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
     return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched}
 
 
-def suite_json(suite):
+def suite_record(suite):
     record = experiment.suites[suite]
     return {
         "id": suite,
@@ -53,8 +105,8 @@ def suite_json(suite):
         "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
         **{key: record[key] for key in ("collection", "published") if key in record},
         "data": experiment.data(suite),
-        "tasks": [task_json(suite, task) for task in experiment.task_ids(suite)],
-        "seeds": experiment.config["seeds"],
+        "tasks": [task_record(suite, task) for task in experiment.task_ids(suite)],
+        "seeds": SEEDS,
         "skipped": [
             {"task": experiment.tasks[task]["label"], "reason": reason}
             for task, reason in experiment.skipped[suite].items()
@@ -63,75 +115,40 @@ def suite_json(suite):
     }
 
 
-def methods_json():
+def suite_record_of(wildcards):
+    return suite_record(wildcards.suite)
+
+
+def suite_records():
+    return [suite_record(suite) for suite in experiment.suites]
+
+
+def suites_of_comparisons():
+    return [{key: record[key] for key in ("id", "data", "tasks")} for record in suite_records()]
+
+
+def method_records():
     keys = "id label host controls reference group summary data static tune sweep draws".split()
     return [{key: row[key] for key in keys if key in row} for row in experiment.rows()]
 
 
-MATERIAL = {
-    "comparisons": lambda suite: ["results/comparisons.tsv"],
-    "coefficients": lambda suite: [
-        f"results/coefficients/{suite}/{method}/seed{seed}.json"
-        for method in experiment.merges(suite)
-        for seed in experiment.config["seeds"]
-    ],
-    "measures": lambda suite: [f"results/measures/{suite}/seed{seed}.json" for seed in experiment.config["seeds"]],
-    "datasets": lambda suite: [dataset(suite, task) for task in experiment.task_ids(suite)],
-    "premise": lambda suite: [f"results/premise/{suite}.tsv"] if experiment.premise_runs(suite) else [],
-}
-
-
-def material(kind):
-    """The inputs that the tables or figures of this kind ask for in config/tables.yaml, besides the scores."""
-
-    def files(wildcards):
-        record = experiment.reports[f"{kind}s"][wildcards[kind]]
-        return [file for name in record["inputs"] for file in MATERIAL[name](wildcards.suite)]
-
-    return files
-
-
-def flags(inputs, suites):
-    """The same files as flags of the command line; a data set is named by its record."""
-    return " ".join(
-        f"--{name} {' '.join(f'{f}/dataset.json' if name == 'datasets' else f for f in files)}"
-        for name in inputs
-        if (files := list(dict.fromkeys(f for suite in suites for f in MATERIAL[name](suite))))
-    )
-
-
-def record_json(kind, section=None):
-    """A table or figure as config/tables.yaml describes it, in the section of its kind or a named one."""
-    records = experiment.reports.get(section or f"{kind}s", {})
-    return lambda wildcards: canonical({"id": wildcards[kind], **records[wildcards[kind]]})
-
-
-def flags_of(kind):
-    return lambda wildcards: flags(experiment.reports[f"{kind}s"][wildcards[kind]]["inputs"], [wildcards.suite])
-
-
 def run_config():
     """Everything that the config decided for this run, with `extends` resolved."""
+    tasks = [task for suite in experiment.suites.values() for task in suite["tasks"]]
+    assets = experiment.used_assets()
     return {
         "config": experiment.config,
         "suites": experiment.suites,
-        "tasks": {
-            task: experiment.tasks[task] for suite in experiment.suites for task in experiment.suites[suite]["tasks"]
-        },
-        "methods": {method: experiment.methods[method] for method in experiment.config["methods"]},
-        "assets": {
-            name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()
-        },
+        "tasks": {task: experiment.tasks[task] for task in tasks},
+        "methods": {method: experiment.methods[method] for method in METHODS},
+        "assets": {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in assets},
         "skipped": experiment.skipped,
-        "skipped_methods": {
-            suite: experiment.skipped_methods(suite) for suite in [*experiment.suites, *experiment.models]
-        },
+        "skipped_methods": {s: experiment.skipped_methods(s) for s in [*experiment.suites, *experiment.models]},
     }
 
 
 def provenance():
-    """What the report says of its own origin."""
-    keys = ("kind", "package", "version", "licence", "source")
+    """The origin of the report: versions, digests of config and code, assets, settings of the suites."""
     return {
         "versions": versions(),
         "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
@@ -139,17 +156,14 @@ def provenance():
         "assets": [
             {
                 "id": name,
-                **{k: experiment.assets[name][k] for k in keys if k in experiment.assets[name]},
+                **part(experiment.assets[name], "kind", "package", "version", "licence", "source"),
                 "sha256": experiment.lock.get(name, {}).get("sha256"),
             }
             for name in experiment.used_assets()
         ],
-        "suites": {
-            suite: {
-                k: experiment.suites[suite][k]
-                for k in ("finetune", "merge", "premise")
-                if k in experiment.suites[suite]
-            }
-            for suite in experiment.suites
-        },
+        "suites": {name: part(suite, "finetune", "merge", "premise") for name, suite in experiment.suites.items()},
     }
+
+
+def part(record, *keys):
+    return {key: record[key] for key in keys if key in record}

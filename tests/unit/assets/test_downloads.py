@@ -447,7 +447,7 @@ def test_when_the_disk_fills_up_the_download_stops_and_goes_on_when_there_is_roo
         "from nan_merge.assets import fetch; from nan_merge.core import command_line; from scripts import fetch_asset;"
         " fetch.check_space = lambda *_: None; command_line.command_line(fetch_asset.main)"
     )
-    words = ["--asset", "toy", "--spec", json.dumps(case.spec), "--lock", json.dumps(case.lock),
+    words = ["--asset", "toy", "--spec", json.dumps({"entry": case.spec, "lock": case.lock}),
              "--store", str(case.store), "--output", str(case.output)]  # fmt: skip
     command = [*isolated("--mount"), "sh", "-c", shell, "sh", sys.executable, "-c", script, *words]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}

@@ -415,19 +415,21 @@ def test_every_task_has_its_turn_in_every_round(suite):
 
 def words(suite, script, output):
     data, heads = ([str(suite / place.format(name)) for name in EXPERTS] for place in ("data/{}", "{}.safetensors"))
-    base, layout = ["--base", str(suite / "base")], ["--layout", json.dumps({"exclude": EXCLUDE})]
+    base = ["--base", str(suite / "base")]
     experts = ["--experts", *(f"{name}={suite / name}" for name in EXPERTS)]
     one = ["--checkpoint", str(suite / "one"), "--dataset", data[0], "--head", heads[0], "--logit-scale", "10"]
     several = ["--datasets", *data, "--heads", *heads]
-    small = {"examples": 10, "batch_size": 4}
+    layout = {"exclude": EXCLUDE}
+    small = ["--spec", json.dumps({"settings": {"examples": 10, "batch_size": 4}, "layout": layout})]
+    learned = {"method_spec": {}, "settings": {"steps": 3, "batch_size": 4}, "layout": layout}
     of_script = {
-        "fisher": ["collect_calibration", "--kind", "fisher", *one, *layout, "--settings", json.dumps(small)],
-        "gram": ["collect_calibration", "--kind", "gram", *one, *layout, "--settings", json.dumps(small)],
-        "gram_plus": ["collect_gram_plus", "--kind", "gram_plus", *base, *experts, *layout, "--settings", json.dumps(small),
+        "fisher": ["collect_calibration", "--kind", "fisher", *one, *small],
+        "gram": ["collect_calibration", "--kind", "gram", *one, *small],
+        "gram_plus": ["collect_gram_plus", "--kind", "gram_plus", *base, *experts, *small,
                       "--datasets", *(f"{name}={folder}" for name, folder in zip(EXPERTS, data, strict=True))],
-        "learned": ["learn_coefficients", *base, *experts, *several, *layout, "--logit-scale", "10",
-                    "--suite", "s", "--method", "m", "--method-spec", "{}", "--settings", json.dumps({"steps": 3, "batch_size": 4})],
-        "joint": ["finetune_joint", *base, *several, "--settings", json.dumps({**TUNING, "steps": 2}), "--seed", "0"],
+        "learned": ["learn_coefficients", *base, *experts, *several, "--logit-scale", "10",
+                    "--suite", "s", "--method", "m", "--seed", "0", "--spec", json.dumps(learned)],
+        "joint": ["finetune_joint", *base, *several, "--spec", json.dumps({"settings": {**TUNING, "steps": 2}}), "--seed", "0"],
     }  # fmt: skip
     return [*of_script[script], "--family", "text_encoder", "--output", str(output)]
 

@@ -79,12 +79,12 @@ def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, 
 
 @pytest.fixture
 def executor(slurm, monkeypatch):
-    """Snakemake's SLURM executor, mended; as it was afterwards. A newer one may need no mending: then looks.py can go."""
-    assert importlib.metadata.version("snakemake-executor-plugin-slurm") == executor_patch.MENDED
+    """The patched SLURM executor; unpatched afterwards. A newer version may need no patch: then executor_patch.py can go."""
+    assert importlib.metadata.version("snakemake-executor-plugin-slurm") == executor_patch.PATCHED_VERSION
     executor = importlib.import_module("snakemake_executor_plugin_slurm")
     for name in ("get_min_job_age", "query_job_status"):
         monkeypatch.setattr(executor, name, getattr(executor, name))
-    executor_patch.mend(again=0.1)
+    executor_patch.patch_slurm_polling(again=0.1)
     return executor
 
 
@@ -227,7 +227,16 @@ def test_sizes_count_what_lies_in_folders(tmp_path):
 @pytest.mark.parametrize("gigabytes, threads", [(0.5, 1), (1.5, 2), (9, 4)])
 def test_large_models_are_merged_with_more_threads_once_they_are_there(tmp_path, gigabytes, threads):
     model = tmp_path / "model.safetensors"
-    assert job_resources.threads([str(model)]) == 1
+    assert job_resources.threads_for_models(None, [str(model)]) == 1
     with open(model, "wb") as file:
         file.truncate(int(gigabytes * 1e9))  # no byte is written
-    assert job_resources.threads([str(model)]) == threads
+    assert job_resources.threads_for_models(None, [str(model)]) == threads
+
+
+def test_memory_and_time_grow_with_each_attempt_and_memory_with_the_inputs(tmp_path):
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.truncate(200_000_000)
+    inputs = [str(tmp_path / "model.safetensors")]
+    assert [job_resources.memory(1500, per_input=1 / 10)(None, inputs, attempt) for attempt in (1, 2)] == [1520, 3040]
+    assert job_resources.memory(1000)(None, ["not there"], 3) == 3000
+    assert job_resources.minutes(60)(None, 2) == 120

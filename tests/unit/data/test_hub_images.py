@@ -321,7 +321,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path):
         columns = {"image": [{"bytes": big, "path": None}] * 24, "label": [i % 3 for i in range(24)]}
         parquet(folder / "data" / f"{split}-00000-of-00001.parquet", columns, group=1)
     given = task(counts={}, splits={"train": 20, "validation": 4, "test": 24})
-    words = [sys.executable, "-m", "scripts.prepare_dataset", "--task", json.dumps(given), "--form", json.dumps(FORM),
+    words = [sys.executable, "-m", "scripts.prepare_dataset", "--spec", json.dumps({"task": given, "input": FORM}),
              "--assets", str(folder), "--output", str(output), "--processes", "2"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -675,7 +675,7 @@ def test_an_unknown_reader_and_crop_are_refused(built, tmp_path):
 
 def test_the_script_ends_with_the_message(source, tmp_path):
     broken(source, 6, {"bytes": b"not an image", "path": None})
-    words = [sys.executable, "-m", "scripts.prepare_dataset", "--task", json.dumps(TASK), "--form", json.dumps(FORM),
+    words = [sys.executable, "-m", "scripts.prepare_dataset", "--spec", json.dumps({"task": TASK, "input": FORM}),
              "--assets", str(source), "--output", str(tmp_path / "tiny")]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

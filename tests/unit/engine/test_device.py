@@ -176,9 +176,9 @@ def commands(suite, script, output):  # noqa: F811
     """Return the command line of a script and its function."""
     if script != "finetune":
         return words(suite, script, output), SCRIPTS[script].main
-    settings = json.dumps({**TUNING, "steps": 2})
+    spec = json.dumps({"settings": {**TUNING, "steps": 2}})
     of_script = ["--base", suite / "base", "--dataset", suite / "data/one", "--head", suite / "one.safetensors", "--seed", 0]
-    line = ["finetune_checkpoint", *map(str, of_script), "--settings", settings, "--family", "text_encoder"]
+    line = ["finetune_checkpoint", *map(str, of_script), "--spec", spec, "--family", "text_encoder"]
     return [*line, "--output", str(output)], finetune_checkpoint.main
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import json
 
 import jsonschema
 import pytest
@@ -218,7 +217,7 @@ def test_extends_takes_over_what_is_silent_and_nothing_that_makes_several_method
 def test_candidates_put_their_value_into_the_sentence():
     assert shipped().candidates_of("task_arithmetic_tuned")[:2] == ["task_arithmetic_tuned-0.2", "task_arithmetic_tuned-0.3"]
     assert shipped().candidates_of("task_arithmetic") == []
-    method_spec = json.loads(shipped().method_spec("task_arithmetic_tuned-0.5", "coefficients", "combine"))
+    method_spec = shipped().method_spec("task_arithmetic_tuned-0.5", "coefficients", "combine")
     assert method_spec == {"coefficients": {"constant": {"value": 0.5}}}
     assert shipped().tuner("task_arithmetic_nan_tuned") == "task_arithmetic_tuned"
     assert shipped().tuner("task_arithmetic_tuned-0.5") is shipped().tuner("ties") is None

@@ -75,6 +75,14 @@ MISTAKES = {
         ("methods.yaml", "ties", "combin", {}),
         "config/methods.yaml: ties: unknown key 'combin'; did you mean 'combine'?",
     ),
+    "a key of an earlier version": (
+        ("methods.yaml", "regmean", "evidence", "gram"),
+        "config/methods.yaml: regmean: unknown key 'evidence'; it was renamed to 'calibration'",
+    ),
+    "a value of an earlier version": (
+        ("methods.yaml", "fisher_nan", "coefficients", {"nan": {"norm_of": "evidence"}}),
+        "fisher_nan.coefficients.nan.norm_of: unknown value 'evidence'; it was renamed to 'calibration'",
+    ),
     "an unknown value": (
         ("methods.yaml", "ties_nan", "coefficients", {"nan": {"norm_of": "weight"}}),
         "ties_nan.coefficients.nan.norm_of: unknown value 'weight'; did you mean 'weights'?",
@@ -115,7 +123,7 @@ MISTAKES = {
     ),
     "a tuned method without the hyper-parameter": (
         ("methods.yaml", "ties_nan", "tune", GRID),
-        "ties_nan: tune: 'value' has no value in `coefficients`; write one: {word: {value: 1.0}}",
+        "ties_nan: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
     ),
     "a tuned word without values": (
         ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
@@ -165,13 +173,13 @@ MISTAKES = {
         ("tables.yaml", "tables", "main", "methods", ["permutted", "ties*"]),
         "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; did you mean 'permuted'?",
     ),
-    "calibration that no word looks at": (
+    "calibration that no operator needs": (
         ("methods.yaml", "dare_ties", "calibration", "gram"),
-        "dare_ties: calibration: is a gram, but no operator of the method looks at any; remove it",
+        "dare_ties: calibration: is of kind gram, but no operator of the method needs calibration statistics; remove it",
     ),
     "norms of calibration that is not named": (
         ("methods.yaml", "dare_ties", "coefficients", {"nan": {"norm_of": "calibration"}}),
-        "dare_ties: calibration: is missing, but `norm_of: calibration` looks at a fisher or gram; name an entry",
+        "dare_ties: calibration: is missing, but `norm_of: calibration` needs kind fisher or gram; name an entry",
     ),
     "an unknown task": (
         ("suites/text.yaml", "tasks", ["news20", "reuters"]),
@@ -211,6 +219,19 @@ def test_a_mistake_is_told_what_was_meant(mistake, edited):
     with pytest.raises(UserError) as error:
         edited(*change)
     assert message in str(error.value)
+
+
+def test_a_file_of_an_earlier_version_is_not_ignored(edited, tmp_path):
+    (tmp_path / "config/calibration.yaml").rename(tmp_path / "config/evidence.yaml")
+    with pytest.raises(UserError, match=r"^config/evidence\.yaml: this file was renamed to config/calibration\.yaml; move your"):
+        edited("config.yaml", "seeds", [0])
+
+
+def test_a_renamed_key_is_named_before_the_key_that_is_then_missing():
+    costs = read_yaml(ROOT / "config/costs.yaml")
+    costs["evidence"] = costs.pop("calibration")
+    with pytest.raises(UserError, match="unknown key 'evidence'; it was renamed to 'calibration'"):
+        check_schema(costs, ROOT / "workflow/schemas/costs.schema.yaml", "config/costs.yaml")
 
 
 def test_yaml_reads_a_bare_1e_3_as_a_word(tmp_path):

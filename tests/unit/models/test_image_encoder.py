@@ -225,12 +225,13 @@ def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, m
     np.testing.assert_array_equal(found.texts, rows[labels + 1].numpy())
 
     settings = {**SETTINGS, "steps": 2, "batch_size": 6, "captions": "captions"}
-    prompts = json.dumps({"task": {"classes": words[:3], "templates": ["{}"]}, "captions": {"classes": [], "templates": ["{}"]}})
+    prompts = {"task": {"classes": words[:3], "templates": ["{}"]}, "captions": {"classes": [], "templates": ["{}"]}}
+    spec = json.dumps({"settings": settings, "prompts": prompts})
     for name in ("one", "two"):
         places = {"prepared": tiny, "text-tower": tmp_path / "tower", "datasets": tmp_path / "task",
                   "captions": tmp_path / "captions", "output": tmp_path / name}  # fmt: skip
         options = [part for key, place in places.items() for part in (f"--{key}", str(place))]
-        arguments = ["align", "--family", "image_encoder", "--settings", json.dumps(settings), "--prompts", prompts, *options]
+        arguments = ["align", "--family", "image_encoder", "--spec", spec, *options]
         monkeypatch.setattr("sys.argv", arguments)
         align_checkpoint.main()
     assert Checkpoint(tmp_path / "one").names == Checkpoint(tiny).names

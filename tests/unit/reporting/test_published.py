@@ -504,8 +504,9 @@ def test_the_command_renders_with_and_without_scores_and_never_loads_torch(tmp_p
     (tmp_path / "scores.tsv").write_text("\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
     tasks = [{"id": task, "label": task} for task in VISION_8]
     suite = {"id": "vit_b32_8", "label": "B/32", "published": "vit_b32_8", "collection": {"id": "C"}, "tasks": tasks}
-    given = ["--table", json.dumps(RECORDS["fusionbench_clip"]), "--published", str(FILE)]
-    measured = ["--scores", "scores.tsv", "--suites", json.dumps([suite]), "--methods", '[{"id": "ties", "label": "TIES"}]']
+    spec = {"table": RECORDS["fusionbench_clip"], "suites": [suite], "methods": [{"id": "ties", "label": "TIES"}]}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    given, measured = ["--spec", "spec.json", "--published", str(FILE)], ["--scores", "scores.tsv"]
     code = (
         "import sys; from scripts.render_published import main; main(); sys.exit(bool({'torch', 'pandas'} & sys.modules.keys()))"
     )

@@ -15,7 +15,7 @@ from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
 from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from nan_merge.reporting.report import write_report
-from nan_merge.reporting.study import Score, Study, argument, gather_scores, studies, training_sizes
+from nan_merge.reporting.study import Score, Study, gather_scores, studies, training_sizes
 from nan_merge.reporting.tables import render_table
 
 TASKS, SIZES = ["digits", "news"], {"digits": 900, "news": 300}
@@ -169,13 +169,6 @@ def test_files_are_split_by_suite_and_read_back(tmp_path):
     measures = [tmp_path / name / "seed3.json" for name in ("toy", "other")]
     toy, other = studies(suites, METHODS, tmp_path / "scores.tsv", measures=measures)
     assert (len(toy.scores), len(other.scores), list(other.measures)) == (1, 0, [3])
-
-
-def test_json_arguments_are_texts_or_files(tmp_path):
-    (tmp_path / "a.json").write_text("[1]")
-    assert argument("[1]") == argument(str(tmp_path / "a.json")) == [1]
-    with pytest.raises(UserError, match="command line"):
-        argument("[1")
 
 
 def test_numbers_are_spelt_in_one_way():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,16 +117,6 @@ def _present(method: dict[str, Any], skipped: Mapping[str, str]) -> dict[str, An
         return row
     size = f", {len(draws)} draws" if len(draws) > 1 else ""
     return {**row, "draws": draws, "label": f"{method.get('label', method['id'])}{size}"}
-
-
-def argument(text: str) -> Any:
-    """Read a JSON argument of a command line: the JSON itself or the path of a file that holds it."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return read_json(text)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"command line: {text[:60]!r} is not valid JSON ({error})") from None
 
 
 def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:

@@ -1,0 +1,49 @@
+"""Parse the command line of a script whose settings are one JSON object: files and flags as options, the rest as `--spec`."""
+
+import argparse
+import json
+from typing import Any
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
+
+LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
+METHODS = "records in the order of the rows"
+
+
+def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Namespace:
+    """Add `--spec` to a parser, parse, and make each key of the spec an attribute of the arguments.
+
+    Args:
+        parser: the options of the script, without `--spec`.
+        keys: the keys that the spec must have, each with a description for `--help`.
+
+    Raises:
+        UserError: the spec is not JSON, or its keys are not `keys`.
+    """
+    described = "; ".join(f"{key}: {description}" for key, description in keys.items())
+    parser.add_argument("--spec", type=json_or_file, required=True, metavar="FILE", help=f"JSON object with the keys {described}")
+    args = parser.parse_args()
+    spec = vars(args).pop("spec")
+    found = sorted(spec) if isinstance(spec, dict) else type(spec).__name__
+    if found != sorted(keys):
+        raise UserError(f"--spec: expected a JSON object with the keys {sorted(keys)}, found {found}; see --help")
+    vars(args).update(spec)
+    return args
+
+
+def add_measured(parser: argparse.ArgumentParser) -> None:
+    """Add the files, besides the scores, that tables, figures and the report are made from."""
+    parser.add_argument("--comparisons", metavar="FILE.tsv")
+    for name in ("coefficients", "measures", "datasets", "premise"):
+        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
+
+
+def json_or_file(text: str) -> Any:
+    """Read the file that holds a JSON value; a short value may be written out in place of the file."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return read_json(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"command line: {text[:60]!r} is not valid JSON ({error})") from None

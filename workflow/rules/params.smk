@@ -1,0 +1,131 @@
+# Parameters of jobs. All settings of a job are one parameter, `spec`: canonical JSON, which the command reads from standard input,
+# so its length has no limit. Snakemake compares parameters as a set without names; in one value a swap is noticed.
+
+ENVIRONMENTS = {"text_encoder": "text", "image_encoder": "clip", "open_clip": "clip"}  # other families: their own name
+DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
+GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
+GPU_OF_MODELS = int(DEVICE != "cpu")
+SCORING = " ".join(
+    f"--{key.replace('_', '-')} {value}" for key, value in sorted(experiment.config.get("scoring", {}).items())
+)
+
+
+def spec(**keys):
+    """The settings of a job as canonical JSON. A value that is a function is called with the wildcards."""
+    return lambda wildcards: canonical({k: v(wildcards) if callable(v) else v for k, v in keys.items()})
+
+
+def option(name):
+    """`--name FILE` for an input that may be absent."""
+    return lambda wildcards, input: f"--{name} {input[name]}" if input[name] else ""
+
+
+def named(folders):
+    return [f"{name}={folder}" for name, folder in folders.items()]
+
+
+def named_experts(wildcards):
+    return named(experts(wildcards))
+
+
+def named_datasets(wildcards):
+    return named({Path(folder).name: folder for folder in datasets_of_suite(wildcards)})
+
+
+def calibration_option(wildcards):
+    folders = named(calibration_by_expert(wildcards))
+    return f"--calibration {' '.join(folders)}" if folders else ""
+
+
+def calibration_for_norms_option(wildcards):
+    return calibration_option(wildcards) if calibration_for_norms(wildcards) else ""
+
+
+def task_option(wildcards):
+    return f"--task {wildcards.task}" if wildcards.method in PER_TASK_METHODS else ""
+
+
+def family(wildcards):
+    return experiment.suites[suite_of(wildcards)]["family"]
+
+
+def environment(wildcards):
+    """The conda environment of what runs models, by their family."""
+    return f"../../envs/{ENVIRONMENTS.get(family(wildcards), family(wildcards))}.yaml"
+
+
+def code_with_family(script):
+    """The digest of a script and of the model family that it loads by name."""
+    return lambda wildcards: code(script, f"nan_merge.models.families.{family(wildcards)}")
+
+
+def code_with_reader(script):
+    """The digest of a script and of the reader of data sets that it loads by name."""
+    return lambda wildcards: code(
+        script, f"nan_merge.data.{experiment.tasks[wildcards.task]['reader'].partition('.')[0]}"
+    )
+
+
+# ---- values of specs: sections of the config ------------------------------------------------------------------------
+
+
+def asset_entry(wildcards):
+    return experiment.assets[wildcards.asset]
+
+
+def asset_lock(wildcards):
+    return {name: entry for name, entry in experiment.lock.items() if name == wildcards.asset}
+
+
+def task_entry(wildcards):
+    entry = experiment.tasks[wildcards.task]
+    return {"id": wildcards.task, **{key: value for key, value in entry.items() if key != "prompt"}}
+
+
+def section(name):
+    """A section of the suite's file: `input`, `finetune`, `alignment`."""
+    return lambda wildcards: experiment.suites[suite_of(wildcards)][name]
+
+
+def layout(wildcards):
+    """`merge:` of a suite, or of an entry of `models`."""
+    suite = suite_of(wildcards)
+    return (experiment.models if suite in experiment.models else experiment.suites)[suite].get("merge", {})
+
+
+def logit_scale(wildcards):
+    return experiment.logit_scale(suite_of(wildcards))
+
+
+def prompts(wildcards):
+    tasks = [*experiment.task_ids(wildcards.suite), *experiment.captions(wildcards.suite)]
+    return {task: experiment.class_prompts(task) for task in tasks}
+
+
+def class_prompts(key):
+    return lambda wildcards: experiment.class_prompts(wildcards.task)[key]
+
+
+def method_spec(*stages):
+    return lambda wildcards: experiment.method_spec(wildcards.method, *stages)
+
+
+def threshold_settings(wildcards):
+    return THRESHOLDS[wildcards.thresholds]
+
+
+def calibration_settings(wildcards):
+    return {key: value for key, value in experiment.calibration[wildcards.calibration].items() if key != "kind"}
+
+
+def learn_settings(wildcards):
+    return {**experiment.methods[wildcards.method]["learn"], **experiment.suites[wildcards.suite].get("learn", {})}
+
+
+def premise_settings(wildcards):
+    """`finetune:` of the suite with the training examples and steps of one run of the premise experiment."""
+    return {**section("finetune")(wildcards), **{key: premise_of(wildcards)[key] for key in ("examples", "steps")}}
+
+
+def premise_run(wildcards):
+    return {"suite": wildcards.suite, "seed": int(wildcards.seed), **premise_of(wildcards)}

@@ -1,0 +1,175 @@
+# Functions from ids, or from the wildcards of a job, to paths below results/.
+
+
+def asset(name):
+    return f"results/assets/{name}"
+
+
+def dataset(suite, task):
+    return f"results/datasets/{experiment.data(suite)}/{task}"
+
+
+def head(suite, task):
+    return f"results/heads/{experiment.tower(suite)}/{task}.safetensors"
+
+
+def own_model(suite, name):
+    """The folder of a model of the user: a local one as it is, one of the hub where fetch_model puts it."""
+    place = experiment.own_models(suite)[name]
+    return place if os.path.isdir(place) else f"results/models/{suite}/{name}"
+
+
+def expert(suite, seed, task):
+    """The folder of one expert, or of the model that was trained on all tasks: fetched, or fine-tuned with a seed."""
+    origin = "experts" if experiment.expert_asset(suite, task) else f"seed{seed}"
+    return f"results/checkpoints/{experiment.checkpoints(suite)}/{origin}/{task}"
+
+
+def experts(wildcards):
+    """The folder of every expert of a suite, by name."""
+    suite = wildcards.suite
+    if suite in experiment.models:
+        return {name: own_model(suite, name) for name in experiment.models[suite]["experts"]}
+    return {task: expert(suite, wildcards.seed, task) for task in experiment.task_ids(suite)}
+
+
+def sharing(wildcards):
+    """The suites that share the prepared data, the checkpoints or the text tower that the wildcards name."""
+    kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in wildcards.keys())
+    return experiment.sharing(kind, wildcards[kind])
+
+
+def suite_of(wildcards):
+    """The suite that the wildcards name, or one of those that share what they name."""
+    return wildcards.suite if "suite" in wildcards.keys() else sharing(wildcards)[0]
+
+
+def premise_of(wildcards):
+    return experiment.premise_runs(wildcards.suite)[wildcards.run]
+
+
+def task_of(wildcards):
+    return wildcards.task if "task" in wildcards.keys() else premise_of(wildcards)["task"]
+
+
+# ---- inputs of one job ----------------------------------------------------------------------------------------------
+
+
+def base_asset(wildcards):
+    return asset(experiment.suites[suite_of(wildcards)]["base"])
+
+
+def expert_asset(wildcards):
+    return asset(next(filter(None, (experiment.expert_asset(suite, wildcards.task) for suite in sharing(wildcards)))))
+
+
+def text_tower(wildcards):
+    return asset(experiment.tower(wildcards.suite))
+
+
+def assets_of_dataset(wildcards):
+    """The assets of a data set: its own, and the suite's tokenizer."""
+    tokenizer = experiment.suites[suite_of(wildcards)]["input"].get("tokenizer")
+    return [asset(name) for name in [*experiment.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]]
+
+
+def captions(wildcards):
+    return [dataset(wildcards.suite, name) for name in experiment.captions(wildcards.suite)]
+
+
+def base_model(wildcards):
+    """The checkpoint that experts were fine-tuned from."""
+    if wildcards.suite in experiment.models:
+        return own_model(wildcards.suite, "base")
+    return f"results/checkpoints/{experiment.checkpoints(wildcards.suite)}/pretrained"
+
+
+def expert_folders(wildcards):
+    return list(experts(wildcards).values())
+
+
+def expert_of(wildcards):
+    return expert(suite_of(wildcards), wildcards.seed, wildcards.task)
+
+
+def dataset_of(wildcards):
+    return dataset(suite_of(wildcards), task_of(wildcards))
+
+
+def head_of(wildcards):
+    return head(suite_of(wildcards), task_of(wildcards))
+
+
+def datasets_of_suite(wildcards):
+    return [dataset(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)]
+
+
+def heads_of_suite(wildcards):
+    return [head(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)]
+
+
+def datasets_of_group(wildcards):
+    return [dataset(wildcards.suite, task) for task in experiment.groups(wildcards.suite)[wildcards.group]]
+
+
+def heads_of_group(wildcards):
+    return [head(wildcards.suite, task) for task in experiment.groups(wildcards.suite)[wildcards.group]]
+
+
+def scored_checkpoints(wildcards):
+    """The checkpoints that are scored: one for all tasks of the group, or one for each."""
+    suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed
+    tasks = experiment.groups(suite)[wildcards.group]
+    if method == "pretrained":
+        return base_model(wildcards)
+    if method == "multitask":
+        return expert(suite, seed, "multitask")
+    if method == "individual":
+        return [experts(wildcards)[task] for task in tasks]
+    if method in PER_TASK_METHODS:
+        return [f"results/merged/{suite}/{method}/seed{seed}/{task}" for task in tasks]
+    return f"results/{'candidates' if method in experiment.candidates else 'merged'}/{suite}/{method}/seed{seed}"
+
+
+def validation_scores(wildcards):
+    """The validation scores of all candidates of a tuned method."""
+    return collect(
+        rules.evaluate_candidate.output.scores,
+        suite=wildcards.suite,
+        method=experiment.candidates_of(wildcards.method),
+        seed=wildcards.seed,
+        group=list(experiment.groups(wildcards.suite)),
+    )
+
+
+def selected(wildcards):
+    tuner = experiment.tuner(wildcards.method)
+    return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
+
+
+def thresholds(wildcards):
+    name = experiment.thresholds(wildcards.method)
+    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{name}.json" if name else []
+
+
+# ---- calibration statistics -----------------------------------------------------------------------------------------
+
+
+def calibration_by_expert(wildcards):
+    """The folder of the calibration statistics of every expert that the method needs, by expert; none if it needs none."""
+    name = experiment.method(wildcards.method).get("calibration")
+    place = wildcards.suite if name in JOINT_CALIBRATION else experiment.checkpoints(wildcards.suite)
+    tasks = experiment.task_ids(wildcards.suite) if name else []
+    return {task: f"results/calibration/{place}/{name}/seed{wildcards.seed}/{task}" for task in tasks}
+
+
+def calibration(wildcards):
+    """What a job waits for: the folder of each expert, or the one folder of statistics that are collected together."""
+    folders = calibration_by_expert(wildcards).values()
+    joint = experiment.method(wildcards.method).get("calibration") in JOINT_CALIBRATION
+    return list(dict.fromkeys(os.path.dirname(folder) if joint else folder for folder in folders))
+
+
+def calibration_for_norms(wildcards):
+    """The calibration statistics of a method whose coefficients come from their norms."""
+    return calibration(wildcards) if experiment.takes_norms_of_calibration(wildcards.method) else []

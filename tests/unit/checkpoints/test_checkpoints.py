@@ -87,7 +87,7 @@ def test_writing_keeps_companions_but_neither_weights_nor_provenance(tmp_path):
 BROKEN = {
     "an empty file": (b"", "is truncated or no safetensors"),
     "a cut length": (b"\0\0\0", "is truncated or no safetensors"),
-    "a length behind the end": ((b"{}", b"", 99), "the header says 99 bytes, the file has 10"),
+    "a length behind the end": ((b"{}", b"", 99), "the header has 99 bytes, the file 10"),
     "a huge length": ((b"{}", b"", 2**63), "is truncated or no safetensors"),
     "no JSON": ((b"{nonsense",), "is not a safetensors header"),
     "no UTF-8": ((b'{"\xff": 1}',), "is not a safetensors header"),

@@ -209,7 +209,7 @@ def test_code_is_not_run(name, how, tmp_path):
 def test_code_in_the_place_of_a_tensor_is_named(place, tmp_path):
     model = nn.Linear(2, 3)
     getattr(model, place)["bad"] = Code(os.system, (f"touch {tmp_path / 'ran'}",))
-    if place == "_modules":  # a stand-in without tensors is a part without tensors
+    if place == "_modules":  # a placeholder without tensors is a submodule without tensors
         assert list(pickled_model(saved(tmp_path / "a.pt", model))[0]) == ["weight", "bias"]
     else:
         with pytest.raises(UserError, match=r"a.pt: 'bad' is an object of type system; expected only tensors"):

@@ -174,7 +174,7 @@ def test_names_in_parts_are_read_as_the_whole(world):
 
 
 @pytest.mark.parametrize("family", [clip, open_clip])
-def test_an_encoder_is_the_librarys_own_with_the_names_of_the_waist(family, world):
+def test_an_encoder_is_the_librarys_own_with_canonical_names(family, world):
     kind = family.__name__.rpartition(".")[2]
     images, encoder = photographs(5), family.load(world / kind / "base")
     assert {name for name, _ in encoder.named_parameters()} == set(Checkpoint(world / kind / "base").names)
@@ -245,7 +245,7 @@ def test_a_merged_folder_is_read_by_transformers(world, tmp_path):
         assert torch.allclose(clip.load(tmp_path / "out")(images), expected, atol=2e-6)
 
 
-def test_merging_in_one_waist_is_merging_in_the_other(world, tmp_path):
+def test_merging_in_one_format_is_merging_in_the_other(world, tmp_path):
     for which in ("clip", "open_clip"):
         merged(tmp_path / which, SUM, world / which / "base", {name: world / which / name for name in EXPERTS})
     clip_conversion.to_open_clip(tmp_path / "clip", tmp_path / "turned")

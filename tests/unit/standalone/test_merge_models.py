@@ -346,7 +346,7 @@ MISTAKES = {
     "no regular expression": (["--exclude", "("], "--exclude (: no regular expression"),
     "no such folder": (["--expert", "nowhere"], "nowhere: no such folder here, and no hub id either (`owner/name`"),
     "a file": (["--expert", str(ROOT / "README.md")], "README.md: is a file; expected the folder of a model"),
-    "a device": (["--device", "abacus"], "device 'abacus': known are cpu, cuda"),
+    "a device": (["--device", "abacus"], "device 'abacus': expected cpu, cuda"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Publish the small world of CLIP as its originals are: repositories of a hub, and pickled modules beside it.
+"""Publish the small CLIP experiment in the formats of its originals: repositories of a hub and pickled modules.
 
 models/tiny/clip                 a CLIPModel with its tokenizer, in pytorch_model.bin as older repositories have it
 models/tiny/clip_<task>          its experts, CLIPVisionModel with the prefix `vision_model.` (collection C)
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from tiny_clip_experiment import TEXT, VISION, Task
 from torch import Tensor, nn
 
-TASKS = {"digits": "Digits", "scans": "Scans", "greek": "Greek"}  # and what the repository of all experts calls them
+TASKS = {"digits": "Digits", "scans": "Scans", "greek": "Greek"}  # task -> name in the repository of all experts
 CONFIG: dict[str, Any] = {  # of open_clip; the same network as VISION and TEXT
     "embed_dim": 32, "quick_gelu": True,
     "vision_cfg": {"image_size": VISION["image_size"], "layers": 3, "width": 64, "patch_size": 16, "head_width": 16},
@@ -58,7 +58,7 @@ NAMES = {  # of the rest
 
 
 def build(root: Path, assets: Path) -> tuple[dict[str, Task], dict[str, Any]]:
-    """Make the world and publish it below `root`; return its tasks, and its models by task and as `base`."""
+    """Run the experiment and publish it below `root`; return its tasks, and its models by task and as `base`."""
     world = tiny_clip_experiment.tasks(assets)
     base = tiny_clip_experiment.train_base(world)
     models = {"base": base, **{name: tiny_clip_experiment.train_expert(base, task) for name, task in world.items()}}
@@ -70,7 +70,7 @@ def build(root: Path, assets: Path) -> tuple[dict[str, Task], dict[str, Any]]:
 
 
 def serve(hub: Hub, root: Path) -> None:
-    """Put all repositories below `root` on a hub."""
+    """Publish all repositories below `root` on a hub."""
     for folder in sorted(root.glob("*/tiny/*")):
         hub.put(f"tiny/{folder.name}", folder, folder.parents[1].name)
 
@@ -146,7 +146,7 @@ def _publish_open_clip(root: Path, models: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _image_encoder(state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Make the image encoder of task_vectors: a CLIP without text blocks, of a class that is known within this block only."""
+    """Yield the image encoder of task_vectors: a CLIP without text blocks, of a class that exists in this block only."""
     import open_clip
 
     class ImageEncoder(nn.Module):
@@ -168,7 +168,7 @@ def _image_encoder(state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
 
 
 def _publish_parquet(folder: Path, task: Task) -> None:
-    """Write parquet shards with features and card, as `datasets` pushes them; train is in two of them."""
+    """Write parquet shards with features and card in the format of `datasets`; train has two shards."""
     import datasets
 
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=task.names))
@@ -190,7 +190,7 @@ def _publish_parquet(folder: Path, task: Task) -> None:
 
 
 def _publish_tars(folder: Path, task: Task) -> None:
-    """Write WebDataset shards: a picture and its label are two files of one stem."""
+    """Write WebDataset shards: a picture and its label are two files with one stem."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         with tarfile.open(folder / split / "0.tar", "w") as shard:

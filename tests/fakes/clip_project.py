@@ -1,4 +1,4 @@
-"""A project about the small world of CLIP: the shipped config with entries for it, written as those of the papers are."""
+"""A project for the small CLIP experiment: the shipped config with entries in the style of those of the papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKEN = "hf_a_secret_of_this_test"
 METHODS = ["pretrained", "individual", "weight_averaging", "fisher", "regmean", "task_arithmetic", "task_arithmetic_nan_delta",
            "ties", "tsv_m", "ace"]  # fmt: skip
 SHARED = ["individual", "weight_averaging", "ties"]  # what the other collections are merged and scored by
-SUITES: dict[str, dict[str, Any]] = {  # by id; what is not said here is said by a shipped suite of the same collection
+SUITES: dict[str, dict[str, Any]] = {  # by id; other keys come from a shipped suite of the same collection
     "tiny": {"extends": "vit_b32_20", "base": "clip_tiny", "text_tower": "clip_tiny", "experts": "clip_tiny_{}",
              "checkpoints": "clip_tiny"},
     "tiny_b": {"extends": "vit_b32_20_b", "base": "open_clip_tiny", "text_tower": "open_clip_tiny",
@@ -41,7 +41,8 @@ def build(folder: Path, published: Path, world: dict[str, Task], printed: dict[s
         words = {"source": "made here", "prompt": task.templates, "classes": classes}
         tiny.write_yaml(project / f"config/class_names/{name}.yaml", words)
     for suite, record in SUITES.items():
-        shared = {"label": f"Tiny CLIP, {suite}", "published": "tiny_3", "logit_scale": tiny_clip_experiment.SCALE, "data": "clip_tiny",
+        shared = {"label": f"Tiny CLIP, {suite}", "published": "tiny_3", "logit_scale": tiny_clip_experiment.SCALE,
+                  "data": "clip_tiny",
                   "input": {"side": tiny_clip_experiment.SIDE}, "tasks": list(TASKS), "groups": {"all": list(TASKS)}}  # fmt: skip
         tiny.write_yaml(project / f"config/suites/{suite}.yaml", {**record, **shared})
     run = {
@@ -62,7 +63,7 @@ def build(folder: Path, published: Path, world: dict[str, Task], printed: dict[s
 
 
 def _assets() -> dict[str, dict[str, Any]]:
-    """Return the assets of the small world, in the manner of those of the papers."""
+    """Return the assets of the small experiment, in the style of those of the papers."""
     hub = {"kind": "hub", "licence": "none", "source": "made here"}
     weights = ["config.json", "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
     slugs = {task: task for task in TASKS}
@@ -100,7 +101,7 @@ def _table() -> dict[str, Any]:
 
 
 def lock(project: Project, hub: str, *assets: str) -> Done:
-    """Lock the assets of the small world with the project's own command."""
+    """Lock the assets of the small experiment with the project's command."""
     path = os.pathsep.join([str(project / "workflow"), str(project / ".")])
     wanted = assets or [name.replace("{}", key) for name, spec in _assets().items() for key in spec.get("each", [""])]
     done = subprocess.run([sys.executable, "-m", "scripts.update_lock", *wanted], cwd=project.folder, text=True, check=False,

@@ -1,7 +1,7 @@
-"""A small world for CLIP: three real image tasks, a base that was trained on captioned negatives of them, and their experts.
+"""A small CLIP experiment: three real image tasks, a base that was trained on captioned negatives of them, and their experts.
 
-Everything is made anew from the embedded suites' digits and the fonts of matplotlib, with plain torch and transformers and
-nothing of the workflow, so that its preprocessing, heads and loaders are measured against another pair of hands.
+Data come from the digits of the embedded suites and the fonts of matplotlib. Only torch and transformers are used, nothing
+of the workflow: preprocessing, heads and loaders are compared with an independent implementation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE, SCALE = 32, 20.0  # pixels; factor on cosine similarities
 CAPTIONED, TRAIN, TEST = 400, 800, 300  # images of each task: for the base, for the expert, for the score
-NEGATIVES = 0.7  # share of the captioned images that the base sees as photographic negatives
+NEGATIVES = 0.7  # share of the captioned images that are inverted for the base
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VISION = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": SIDE,
           "patch_size": 16, "projection_dim": 32, "hidden_act": "quick_gelu"}  # fmt: skip
@@ -35,7 +35,7 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "lambda": "�
 
 @dataclass
 class Task:
-    """Encoded pictures with their labels, split by what they are for, and what the classes are called."""
+    """Encoded pictures with labels by split, and the names of the classes."""
 
     pictures: dict[str, list[bytes]]
     labels: dict[str, list[int]]
@@ -45,7 +45,7 @@ class Task:
     suffix: str
 
     def pixels(self, split: str) -> np.ndarray:
-        """Return (N, SIDE, SIDE, 3) uint8: shorter side bicubic, middle cut out."""
+        """Return (N, SIDE, SIDE, 3) uint8: shorter side resized (bicubic), centre crop."""
         return np.stack([_square(Image.open(io.BytesIO(data)).convert("RGB")) for data in self.pictures[split]])
 
 
@@ -84,7 +84,7 @@ def _rows(file: Path, side: int, top: int) -> list[tuple[Image.Image, int]]:
 
 
 def _letters(each: int) -> list[tuple[Image.Image, int]]:
-    """Draw Greek letters in the faces of DejaVu: coloured, wider than high, turned and shifted a little."""
+    """Draw Greek letters in the fonts of DejaVu: coloured, wider than high, slightly rotated and shifted."""
     folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
     fonts = sorted(file for file in folder.glob("DejaVuS*.ttf") if "Display" not in file.name)
     return [(_letter(letter, fonts[i % len(fonts)], i), k) for k, letter in enumerate(GREEK.values()) for i in range(each)]
@@ -108,7 +108,7 @@ def _square(picture: Image.Image) -> np.ndarray:
 
 
 def train_base(world: dict[str, Task]) -> Any:
-    """Train a CLIP of random weights: first its words apart from each other, then its images to their words."""
+    """Train a CLIP from random weights: first to separate the texts, then to match images with texts."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.set_num_threads(1)
@@ -136,7 +136,7 @@ def train_base(world: dict[str, Task]) -> Any:
 
 
 def train_expert(base: Any, task: Task) -> Any:
-    """Fine-tune the vision encoder on one task; head, projection and scale stay as they are."""
+    """Fine-tune the vision encoder on one task; head, projection and scale are frozen."""
     model = copy.deepcopy(base)
     pixels, labels = task.pixels("train"), torch.tensor(task.labels["train"])
     with torch.no_grad():
@@ -172,7 +172,7 @@ def embed(model: Any, pixels: np.ndarray) -> torch.Tensor:
 
 
 def head(model: Any, task: Task) -> torch.Tensor:
-    """Return the zero-shot head of a task: for each class the mean over its templates, at unit length."""
+    """Return the zero-shot head of a task: for each class the normalised mean over its templates."""
     tokens = _tokens(tuple(template.replace("{}", word) for word in task.words for template in task.templates))
     texts = F.normalize(model.text_projection(model.text_model(input_ids=tokens).pooler_output), dim=1)
     return F.normalize(texts.unflatten(0, (-1, len(task.templates))).mean(1), dim=1)

@@ -1,4 +1,4 @@
-"""Tiny CLIPs with random weights in the formats of both libraries, and cuts of a photograph to show them."""
+"""Tiny CLIPs with random weights in the formats of both libraries, and crops of a photograph as inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEMPLATES = ["a photo of a {}.", "a {}", "itap of the {}, a type of sign."]
 
 
 def draw(seed: int, config: dict[str, Any] = CONFIG) -> Any:
-    """Draw a whole CLIP; norms and biases are drawn too, so that none acts as if it were not there."""
+    """Draw all weights of a CLIP, norms and biases included, so that every tensor changes the result."""
     from open_clip import CLIP
 
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def draw(seed: int, config: dict[str, Any] = CONFIG) -> Any:
 
 
 def moved(model: Any, seed: int, size: float = 0.02) -> Any:
-    """Return an expert of a CLIP: its vision half moved by a share `size`, the projection too."""
+    """Return an expert of a CLIP: vision tower and projection changed by the share `size`."""
     expert, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in expert.visual.parameters():
@@ -58,7 +58,7 @@ def write_hub(folder: Path, model: Any, config: dict[str, Any] = CONFIG, **chang
 
 
 def write_expert(folder: Path, model: Any, prefix: str = "") -> Path:
-    """Write an image encoder as collection B has it: a state dict without the blocks of the text half."""
+    """Write an image encoder as in collection B: a state dict without the blocks of the text tower."""
     folder.mkdir(parents=True)
     state = {f"{prefix}{n}": value for n, value in model.state_dict().items() if not n.startswith("transformer.")}
     torch.save(state, folder / "nonlinear_finetuned.pt")
@@ -72,7 +72,7 @@ def to_transformers(source: Path, output: Path, base: Path | None = None) -> Pat
 
 
 def build_world(root: Path) -> Path:
-    """Write a base and two experts in the formats of both hubs (`hub`, `hf`) and in both narrow waists."""
+    """Write a base and two experts in the formats of both hubs (`hub`, `hf`) and as canonical checkpoints of both families."""
     base = draw(0)
     write_hub(root / "hub/base", base)
     to_transformers(root / "hub/base", root / "hf/base")
@@ -100,7 +100,7 @@ class Array(Tensor):
 
 
 def photographs(count: int, side: int = SIDE) -> np.ndarray:
-    """Cut squares out of a photograph, each of another size and place: (count, side, side, 3) uint8."""
+    """Crop squares of different sizes and positions from a photograph: (count, side, side, 3) uint8."""
     picture = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg").convert("RGB")
     rng, cuts = np.random.default_rng(0), []
     for _ in range(count):

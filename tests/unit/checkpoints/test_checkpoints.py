@@ -87,7 +87,7 @@ def test_writing_keeps_companions_but_neither_weights_nor_provenance(tmp_path):
 BROKEN = {
     "an empty file": (b"", "is truncated or no safetensors"),
     "a cut length": (b"\0\0\0", "is truncated or no safetensors"),
-    "a length behind the end": ((b"{}", b"", 99), "the header says 99 bytes, the file has 10"),
+    "a length behind the end": ((b"{}", b"", 99), "the header has 99 bytes, the file 10"),
     "a huge length": ((b"{}", b"", 2**63), "is truncated or no safetensors"),
     "no JSON": ((b"{nonsense",), "is not a safetensors header"),
     "no UTF-8": ((b'{"\xff": 1}',), "is not a safetensors header"),
@@ -157,17 +157,15 @@ def test_a_broken_index_is_named(content, tmp_path):
 
 
 def test_a_folder_without_weights_says_what_was_expected(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no checkpoint in this folder; expected model.safetensors or .*index.json"
-    ):
+    with pytest.raises(UserError, match=r"no checkpoint in this folder; expected model.safetensors or .*index.json"):
         Checkpoint(tmp_path)
 
 
-def test_ten_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
-    """Flip, cut, double and drop bytes, and put odd values into the header: read whole or refused, never a traceback.
+def test_four_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
+    """Flip, double and drop bytes, and put odd values into the header: the file is read whole or refused with a UserError.
 
-    No header talks the reader into memory that the file does not justify: the peak of what Python and NumPy allocate
-    stays below the cost of parsing a header of that size, where the headers claim up to 2^70 bytes.
+    The peak memory of Python and NumPy stays below the cost of parsing a header of that size, though headers claim up to
+    2^70 bytes.
     """
     rng, opened, peak = random.Random(0), 0, 0
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.int64), "c": np.ones(0, np.float16)}
@@ -175,7 +173,8 @@ def test_ten_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
     good = (tmp_path / SINGLE).read_bytes()
     length = struct.unpack("<Q", good[:8])[0]
     tracemalloc.start()
-    for case in range(10_000):
+    for case in range(4000):
+        (tmp_path / SINGLE).unlink()  # ext4 flushes a file that is truncated and written again
         written(tmp_path / SINGLE, *odd(rng, good[8 : 8 + length]), good[8 + length :]) if case % 2 else (
             (tmp_path / SINGLE).write_bytes(bitten(rng, good))
         )
@@ -188,7 +187,7 @@ def test_ten_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
             assert SINGLE in str(error)
         peak = max(peak, tracemalloc.get_traced_memory()[1] - before)
     tracemalloc.stop()
-    assert 0 < opened < 5000, "some mutations are harmless, most are not"
+    assert 0 < opened < 2000, "some mutations are harmless, most are not"
     assert peak < 256 * len(good), peak
 
 

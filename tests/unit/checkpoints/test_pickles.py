@@ -152,9 +152,7 @@ def test_a_cut_file_is_named(zipped, share, tmp_path):
     file = saved(tmp_path / PICKLE, {"w": torch.ones(1000)}, _use_new_zipfile_serialization=zipped)
     with open(file, "r+b") as stream:
         stream.truncate(int(share * file.stat().st_size))
-    with pytest.raises(
-        UserError, match=r"pytorch_model.bin: cannot be read \(.*\); it is truncated, .*; fetch it"
-    ):
+    with pytest.raises(UserError, match=r"pytorch_model.bin: cannot be read \(.*\); it is truncated, .*; fetch it"):
         pickles.pickled_tensors(file)
 
 

@@ -209,7 +209,7 @@ def test_code_is_not_run(name, how, tmp_path):
 def test_code_in_the_place_of_a_tensor_is_named(place, tmp_path):
     model = nn.Linear(2, 3)
     getattr(model, place)["bad"] = Code(os.system, (f"touch {tmp_path / 'ran'}",))
-    if place == "_modules":  # a stand-in without tensors is a part without tensors
+    if place == "_modules":  # a placeholder without tensors is a submodule without tensors
         assert list(pickled_model(saved(tmp_path / "a.pt", model))[0]) == ["weight", "bias"]
     else:
         with pytest.raises(UserError, match=r"a.pt: 'bad' is an object of type system; expected only tensors"):
@@ -264,9 +264,7 @@ def test_a_cut_file_is_named(how, share, tmp_path):
     file = saved(tmp_path / "a.pt", nn.Linear(30, 40), **how)
     with open(file, "r+b") as stream:
         stream.truncate(int(share * file.stat().st_size))
-    with pytest.raises(
-        UserError, match=r"a.pt: cannot be read \(.*\); it is truncated, .*; fetch it again"
-    ):
+    with pytest.raises(UserError, match=r"a.pt: cannot be read \(.*\); it is truncated, .*; fetch it again"):
         pickled_model(file)
 
 
@@ -320,7 +318,5 @@ def test_what_is_no_model_is_named(content, tmp_path):
 def test_the_merge_of_a_pickled_module_still_refuses_and_says_who_reads_it(image_encoder, tmp_path):
     file = saved(tmp_path / "pytorch_model.bin", image_encoder)
     forget()
-    with pytest.raises(
-        UserError, match=r"holds code \(src.modeling.ImageEncoder\), which was not run.*the family open_clip"
-    ):
+    with pytest.raises(UserError, match=r"holds code \(src.modeling.ImageEncoder\), which was not run.*the family open_clip"):
         pickled_tensors(file)

@@ -1,4 +1,4 @@
-"""Every family brings bases and experts to the narrow waist, whole or not at all, and makes heads of class names."""
+"""Every family prepares canonical checkpoints of bases and experts, whole or not at all, and makes heads of class names."""
 
 import inspect
 import json
@@ -68,7 +68,7 @@ def test_a_head_of_sentences_is_what_it_always_was(module, bert):
     embedded = normalize(encoder(tokens).detach(), dim=1)
     centred = normalize(embedded - embedded.mean(0), dim=1)
     assert torch.allclose(torch.from_numpy(expected), centred, atol=1e-5)
-    with pytest.raises(UserError, match=r"`prompt:` has 2 templates; this text tower takes one"):
+    with pytest.raises(UserError, match=r"`prompt:` has 2 templates; this text tower uses one"):
         module.head(classes, ["{}", "a {}"], bert)
 
 
@@ -77,7 +77,7 @@ def test_short_texts_are_batched_together():
     assert [part.tolist() for part in prompts.by_length(tokens, 2)] == [[1, 3], [2, 0]]
 
 
-def test_an_expert_that_lies_in_the_waist_is_copied_with_its_tokenizer(bert):
+def test_a_canonical_expert_is_copied_with_its_tokenizer(bert):
     folder = expert(bert, step)
     text_encoder.prepare(folder, bert.parent / "out", bert)
     found, expected = tensors_of(bert.parent / "out"), tensors_of(folder)
@@ -85,7 +85,7 @@ def test_an_expert_that_lies_in_the_waist_is_copied_with_its_tokenizer(bert):
     assert sorted(file.name for file in (bert.parent / "out").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-def test_an_image_encoder_of_the_waist_is_copied(tmp_path):
+def test_a_canonical_image_encoder_is_copied(tmp_path):
     torch.manual_seed(0)
     encoder = image_encoder.Encoder(IMAGES)
     for name in ("base", "expert"):

@@ -174,7 +174,7 @@ def test_names_in_parts_are_read_as_the_whole(world):
 
 
 @pytest.mark.parametrize("family", [clip, open_clip])
-def test_an_encoder_is_the_librarys_own_with_the_names_of_the_waist(family, world):
+def test_an_encoder_is_the_librarys_own_with_canonical_names(family, world):
     kind = family.__name__.rpartition(".")[2]
     images, encoder = photographs(5), family.load(world / kind / "base")
     assert {name for name, _ in encoder.named_parameters()} == set(Checkpoint(world / kind / "base").names)
@@ -195,7 +195,7 @@ def test_pixels_are_normalised_as_torchvision_does_it():
     assert torch.equal(zero_shot.normalise_pixels(images, SIDE, torch.zeros(1)), normalised(images))
     images.flags.writeable = False
     assert torch.equal(zero_shot.normalise_pixels(images[::2], SIDE, torch.zeros(1)), normalised(images)[::2])
-    with pytest.raises(UserError, match=r"images are \[32, 32, 3\], the model takes \[224, 224, 3\]; correct `input: side:`"):
+    with pytest.raises(UserError, match=r"images are \[32, 32, 3\], the model expects \[224, 224, 3\]; correct `input: side:`"):
         zero_shot.normalise_pixels(images, 224, torch.zeros(1))
 
 
@@ -245,7 +245,7 @@ def test_a_merged_folder_is_read_by_transformers(world, tmp_path):
         assert torch.allclose(clip.load(tmp_path / "out")(images), expected, atol=2e-6)
 
 
-def test_merging_in_one_waist_is_merging_in_the_other(world, tmp_path):
+def test_merging_in_one_format_is_merging_in_the_other(world, tmp_path):
     for which in ("clip", "open_clip"):
         merged(tmp_path / which, SUM, world / which / "base", {name: world / which / name for name in EXPERTS})
     clip_conversion.to_open_clip(tmp_path / "clip", tmp_path / "turned")
@@ -368,8 +368,8 @@ def test_old_configs_find_the_end_of_a_text_too(world, copied):
 
 HEADS = {
     "no place for the class": (CLASSES, ["a photo"], "the template 'a photo' has no {} for the class"),
-    "no class": ([], TEMPLATES, "0 classes and 3 templates; expected one and more of both"),
-    "no template": (CLASSES, [], "5 classes and 0 templates; expected one and more of both"),
+    "no class": ([], TEMPLATES, "0 classes and 3 templates; expected at least one of both"),
+    "no template": (CLASSES, [], "5 classes and 0 templates; expected at least one of both"),
 }
 
 
@@ -382,9 +382,9 @@ def test_prompts_that_make_no_head_are_named(module, folder, mistake, world):
 
 
 def test_a_tower_without_text_is_named(world, copied):
-    with pytest.raises(UserError, match=r"clip/base: no text half; expected a whole CLIPModel.*`text_tower:`"):
+    with pytest.raises(UserError, match=r"clip/base: no text tower; expected a whole CLIPModel.*`text_tower:`"):
         clip.head(CLASSES, TEMPLATES, world / "clip/base")
-    with pytest.raises(UserError, match=r"open_clip/base: no open_clip_config.json, or no text half.*`text_tower:`"):
+    with pytest.raises(UserError, match=r"open_clip/base: no open_clip_config.json, or no text tower.*`text_tower:`"):
         open_clip.head(CLASSES, TEMPLATES, world / "open_clip/base")
     folder = copied("hf/base")
     (folder / "tokenizer.json").unlink()
@@ -511,7 +511,7 @@ def test_the_activation_is_tried_when_a_model_is_loaded(kind, library, world, mo
     import transformers.activations  # noqa: F401
 
     monkeypatch.setattr(library, lambda self, x: torch.nn.functional.gelu(x))
-    with pytest.raises(UserError, match=r"base: the library runs it with .*; expected QuickGELU, x sigmoid\(1.702 x\)"):
+    with pytest.raises(UserError, match=r"base: the activation of the library is .*; expected QuickGELU, x sigmoid\(1.702 x\)"):
         find_family(kind).load(world / kind / "base")
 
 

@@ -1,4 +1,4 @@
-"""Real checkpoints' layouts: what `align` brings to the layout of the base, in which words it says so, what it refuses."""
+"""Layouts of real checkpoints: which models `unify_layout` brings to the layout of the base, its notes, and its refusals."""
 
 import json
 
@@ -514,7 +514,7 @@ STRANGE = {
     "a module that is not there": (factors("model.layers.7.q_proj", 6, 6), "'model.layers.7.q_proj' (the base has no such"),
     "another shape": (factors(Q, 6, 5), f"'{Q}' (B A is [6, 5], the tensor F32 [6, 6])"),
     "half a pair": ({f"{Q}.lora_A.weight": np.ones((2, 6), np.float32)}, f"'{Q}' (it has only lora_A)"),
-    "another rank": (factors(Q, 6, 6, rank=3), f"'{Q}' (its rank is 3, adapter_config.json says 2)"),
+    "another rank": (factors(Q, 6, 6, rank=3), f"'{Q}' (its rank is 3, adapter_config.json has 2)"),
     "ranks that differ": (
         {**factors(Q, 6, 6), f"{Q}.lora_B.weight": np.ones((6, 3), np.float32)},
         f"'{Q}' (lora_A [2, 6] and lora_B [6, 3] cannot be multiplied)",

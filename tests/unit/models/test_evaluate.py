@@ -1,4 +1,4 @@
-"""The batch loop: any order of batches, one batch ahead, what device and precision do, and what a score says of itself."""
+"""The batch loop: order of batches, reading ahead, device and precision, and the provenance of a score."""
 
 import json
 import threading

@@ -189,9 +189,9 @@ def load_state(folder, state) -> Encoder:
 def test_contrast_counts_pairs_with_one_text_as_matches():
     texts = torch.eye(3)[[0, 0, 1]]
     scale = 50.0
-    assert float(alignment.contrast(texts, texts, scale)) == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
+    assert float(alignment.contrastive_loss(texts, texts, scale)) == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
     apart = torch.eye(3)
-    assert float(alignment.contrast(apart, apart, scale)) == pytest.approx(0, abs=1e-4)
+    assert float(alignment.contrastive_loss(apart, apart, scale)) == pytest.approx(0, abs=1e-4)
 
 
 def test_alignment_refuses_unknown_settings(tiny):

@@ -124,9 +124,7 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, 100_000_000):
-            raise UserError(
-                f"{file}: the header says {length} bytes, the file has {size}; it is truncated or no safetensors file"
-            )
+            raise UserError(f"{file}: the header has {length} bytes, the file {size}; it is truncated or no safetensors file")
         try:
             header = json.loads(stream.read(length))
             places = {name: _parse_entry(entry) for name, entry in header.items() if name != "__metadata__"}

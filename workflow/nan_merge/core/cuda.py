@@ -10,7 +10,7 @@ from nan_merge.core.errors import UserError
 def check_cuda(device: str) -> None:
     """Raise a UserError unless `device` is `cuda` or `cuda:N` and torch finds it on this machine."""
     if not re.fullmatch(r"cuda(:\d+)?", device):
-        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N; correct `device:` of the config")
+        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N; correct `device:` of the config or --device")
     import torch
 
     count = torch.cuda.device_count()

@@ -145,7 +145,7 @@ def _fold(
         return None, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} cannot be multiplied"
     rank = _pattern(record.get("rank_pattern"), module, record.get("r", 8))
     if rank != a.shape[0]:
-        return None, f"its rank is {a.shape[0]}, {CONFIG} says {rank}"
+        return None, f"its rank is {a.shape[0]}, {CONFIG} has {rank}"
     alpha = _pattern(record.get("alpha_pattern"), module, record.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
     product = (b.shape[0], *a.shape[1:])

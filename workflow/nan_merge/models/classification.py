@@ -1,4 +1,4 @@
-"""Classify embeddings by fixed heads: one unit row a class, top-1 by cosine. Works for every family."""
+"""Run encoders of any family and classify embeddings by fixed heads: one unit row per class, top-1 by cosine."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class Forward:
-    """How encoders run: on which device, at which precision (autocast below float32), how many batches at once on a CPU."""
+    """Settings of forward passes: device, precision (autocast below float32), and on a CPU the number of threads."""
 
     device: str = "cpu"
     precision: str = "float32"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raise UserError for a device that this machine does not have."""
+        """Raise UserError for an unknown or missing device."""
         if self.cuda:
             check_cuda(self.device)
 
     @property
     def cuda(self) -> bool:
-        """Say whether encoders run on a GPU."""
+        """Whether encoders run on a GPU."""
         return self.device != "cpu"
 
     def record(self) -> dict[str, Any]:
-        """Return what enters the provenance of a score."""
+        """Return the settings for the provenance of a score."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.cuda else {}
         return {"device": self.device, "dtype": self.precision, "threads": self.threads, **gpu}
 
     def elsewhere(self) -> dict[str, Any]:
-        """Return what enters the record of a file that is made on a GPU, and nothing for one that a CPU makes."""
+        """Return `record()` on a GPU and nothing on a CPU, for records of computed files."""
         return self.record() if self.cuda else {}
 
     def place(self, encoder: Encoder) -> torch.autocast:
-        """Move an encoder to the device and return the context that it runs in; one thread a batch.
+        """Move an encoder to the device and return its autocast context; a batch runs on one CPU thread.
 
-        Float32 on a GPU means IEEE float32: cuDNN's convolutions would take TF32 if nothing were said.
+        Float32 on a GPU is IEEE float32: TF32, the default of cuDNN's convolutions, is switched off.
         """
         torch.set_num_threads(1)
         if self.cuda:
@@ -63,21 +63,21 @@ class Forward:
 def embed(encoder: Encoder, inputs: np.ndarray, batches: Sequence[np.ndarray], forward: Forward | None = None) -> np.ndarray:
     """Return the embeddings of all inputs in their order, (N, d) float32; `batches` may be in any order.
 
-    A thread computes whole batches, so that the bytes are the same for any number of threads and processors.
+    A thread computes whole batches, so the bytes do not depend on the number of threads and processors.
     """
     forward = forward or Forward()
     count = 1 if forward.cuda else min(forward.threads, len(batches))
     parts = [batches[first::count] for first in range(count)]
-    found = torch.cat([torch.cat(part) for part in _embedded(encoder, inputs, parts, forward)]).float().cpu().numpy()
-    embeddings = np.empty_like(found)
-    embeddings[np.concatenate([batch for part in parts for batch in part])] = found
+    computed = torch.cat([torch.cat(part) for part in _embedded(encoder, inputs, parts, forward)]).float().cpu().numpy()
+    embeddings = np.empty_like(computed)
+    embeddings[np.concatenate([batch for part in parts for batch in part])] = computed
     return embeddings
 
 
 def _embedded(
     encoder: Encoder, inputs: np.ndarray, parts: Sequence[Sequence[np.ndarray]], forward: Forward
 ) -> list[list[torch.Tensor]]:
-    """Return the embeddings of every batch of every part, each part in a thread of its own."""
+    """Return the embeddings of every batch of every part; each part runs in its own thread."""
     stop = threading.Event()
 
     def run(part: Sequence[np.ndarray]) -> list[torch.Tensor]:
@@ -90,20 +90,20 @@ def _embedded(
         running = [pool.submit(run, part) for part in parts]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
-        finally:  # after an error or Ctrl-C the others end at their next batch
+        finally:  # after an error or Ctrl-C the other threads end at their next batch
             stop.set()
         return [each.result() for each in running]
 
 
 def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = False) -> Iterator[np.ndarray]:
-    """Yield the inputs of each batch; a thread reads the next one, from the disk if need be, while this one is computed.
+    """Yield the inputs of each batch; a thread reads the next batch, possibly from disk, while one is computed.
 
-    `pinned` memory is what a GPU copies from without a detour.
+    `pinned` puts the inputs into page-locked memory, for direct copies to a GPU.
     """
 
     def read(batch: np.ndarray) -> np.ndarray:
-        found = np.asarray(inputs[batch])
-        return torch.from_numpy(found).pin_memory().numpy() if pinned else found
+        values = np.asarray(inputs[batch])
+        return torch.from_numpy(values).pin_memory().numpy() if pinned else values
 
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, batches[0])
@@ -114,18 +114,18 @@ def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = Fals
 
 
 def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches in the order of the images."""
+    """Return index batches in the order of the inputs."""
     return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
 
 
 def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Return the class with the greatest logit, logits = z @ head.T, for each row: (N,) int64."""
+    """Return the class with the largest logit, logits = z @ head.T, for each row: (N,) int64."""
     logits = torch.from_numpy(embeddings) @ torch.from_numpy(head).T
     return logits.argmax(dim=1).numpy()
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """Return the XXH3-128 of names and contents of files, in the order of their names, read at the speed of memory."""
+    """Return the XXH3-128 of the names, sizes and contents of files, sorted by path."""
     digest, block = xxh3_128(), bytearray(1 << 20)
     for file in sorted(files):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
@@ -136,9 +136,9 @@ def digest_files(files: Iterable[Path]) -> str:
 
 
 def build_head(embeddings: np.ndarray) -> np.ndarray:
-    """Turn embeddings of the class prompts (C, d) into a head: centred over the task's classes, unit rows.
+    """Return the head of class prompt embeddings (C, d): centred over the task's classes, unit rows.
 
-    Centring takes away what all prompts of a task share, so the logits compare only what sets classes apart.
+    Centring removes the component common to all prompts of a task.
     """
     head = torch.from_numpy(embeddings)
     return F.normalize(head - head.mean(dim=0), dim=1).numpy()

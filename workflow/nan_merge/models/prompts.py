@@ -1,4 +1,4 @@
-"""Embed class prompts with a text tower: the same for heads and for the alignment of an image encoder."""
+"""Embed class prompts with a text tower, for heads and for the alignment of an image encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nan_merge.data.texts import tokenise
 from nan_merge.models.classification import Encoder, build_head, embed
 
 LENGTH = 64  # tokens; longer than any prompt
-BATCH = 64
+BATCH = 64  # prompts
 
 
 def embed_prompts(prompts: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
@@ -22,18 +22,18 @@ def embed_prompts(prompts: Sequence[str], tower: Encoder, folder: Path) -> np.nd
 
 
 def by_length(tokens: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches of token rows (N, n) sorted by length, so that short texts are not run padded; 0 is padding."""
+    """Return index batches of token rows (N, n) sorted by length, which saves computing padding (id 0)."""
     order = np.argsort((np.asarray(tokens) != 0).sum(1), kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def fill_template(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return one sentence a class: its words put into the template (Radford et al. 2021); several are a UserError here."""
+    """Return one prompt per class (Radford et al. 2021); raise UserError unless there is exactly one template."""
     if len(templates) != 1:
-        raise UserError(f"`prompt:` has {len(templates)} templates; this text tower takes one; correct config/tasks.yaml")
-    return [templates[0].format(words) for words in classes]
+        raise UserError(f"`prompt:` has {len(templates)} templates; this text tower uses one; correct config/tasks.yaml")
+    return [templates[0].format(name) for name in classes]
 
 
 def centred_head(classes: Sequence[str], templates: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
-    """Return the head (C, d) of a task whose texts a sentence encoder embeds: one prompt a class, centred, unit rows."""
+    """Return the head (C, d) of a task from a sentence encoder: one prompt per class, centred, unit rows."""
     return build_head(embed_prompts(fill_template(classes, templates), tower, folder))

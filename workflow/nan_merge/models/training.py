@@ -1,4 +1,4 @@
-"""Fine-tune an encoder against a fixed head; it never knows whether it reads texts or images."""
+"""Fine-tune an encoder of texts or images against a fixed head."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from nan_merge.core.errors import UserError
 
 WARM_UP = 0.1  # share of the steps
-CLIP = 1.0  # norm of the gradient
+MAX_GRADIENT_NORM = 1.0
 KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "frozen")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as an encoder meets it: inputs (N, ...), labels (N,) int64, the frozen head (C, d), the scale of its logits."""
+    """A task: inputs (N, ...), labels (N,) int64, frozen head (C, d), scale of the logits."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -36,8 +36,8 @@ class Task:
 
     def logits(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
         """Return `logit_scale * z @ head.T` of some of the examples, on the device of the encoder: (B, C)."""
-        found = encoder(np.asarray(self.inputs[rows]))
-        return found @ self._columns.to(found.device)
+        embeddings = encoder(np.asarray(self.inputs[rows]))
+        return embeddings @ self._columns.to(embeddings.device)
 
     def loss(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
         """Return the mean cross-entropy of some of the examples."""
@@ -51,9 +51,9 @@ def finetune(
 ) -> list[float]:  # fmt: skip
     """Train the encoder in place on cross-entropy of `logit_scale * z @ head.T`; return every step's loss.
 
-    AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay to zero, clipped gradients. `frozen` lists
-    regular expressions of tensor names that stay as they are; the head is never trained. After each step
-    `progress(step, loss)` is called. The same seed gives the same bytes on any number of cores; a GPU rounds otherwise.
+    AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay to zero, clipped gradients. `frozen` lists regular
+    expressions of names of tensors that are not trained; the head is never trained. `progress(step, loss)` is called after
+    each step. The same seed gives the same bytes on any number of cores; a GPU rounds differently.
     """
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
@@ -68,9 +68,9 @@ def finetune_joint(
 ) -> list[float]:  # fmt: skip
     """Train one encoder in place on all tasks (traditional multi-task learning); return every step's loss.
 
-    A step takes a batch of one task and its head; in every round of T steps each task has its turn, in a drawn order.
-    ASSUME: papers train for a fixed number of steps (4000 of FusionBench); here every task gets `steps` of them, as its
-    expert did, so the schedule runs over T times as many. All else is as in `finetune`.
+    A step uses a batch of one task and its head; every round of T steps visits each task once, in random order.
+    ASSUME: papers train for a fixed number of steps (FusionBench: 4000); here every task gets `steps` steps, like its
+    expert, so the schedule has T times as many. All other settings are as in `finetune`.
     """
     check(settings, KEYS, "finetune")
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def optimise(
         now = loss()
         optimiser.zero_grad()
         now.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         optimiser.step()
         losses.append(now.item())
         if progress:
@@ -109,7 +109,7 @@ def optimise(
 
 
 def check(settings: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    """Refuse settings with a missing or unknown key; `where` is their key in the suite."""
+    """Raise UserError for missing or unknown keys of settings; `where` is their key in the suite."""
     missing, unknown = set(keys) - set(settings), set(settings) - set(keys)
     if missing or unknown:
         raise UserError(
@@ -118,7 +118,7 @@ def check(settings: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
 
 
 def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Parameter]:
-    """Set which parameters learn and return them; a pattern that fits no tensor is a mistake."""
+    """Freeze parameters by name patterns and return the others; raise UserError for a pattern without a match."""
     names = [name for name, _ in encoder.named_parameters()]
     for pattern in frozen:
         if not any(re.search(pattern, name) for name in names):
@@ -129,16 +129,16 @@ def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Param
 
 
 def index_batches(size: int, batch: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield index batches for ever: one permutation after another, cut without regard to where one ends."""
-    draw = np.random.default_rng(seed)
-    waiting = np.empty(0, dtype=np.int64)
+    """Yield index batches endlessly from concatenated permutations; a batch may span two of them."""
+    random = np.random.default_rng(seed)
+    indices = np.empty(0, dtype=np.int64)
     while True:
-        while len(waiting) < batch:
-            waiting = np.concatenate([waiting, draw.permutation(size)])
-        yield waiting[:batch]
-        waiting = waiting[batch:]
+        while len(indices) < batch:
+            indices = np.concatenate([indices, random.permutation(size)])
+        yield indices[:batch]
+        indices = indices[batch:]
 
 
 def schedule(step: int, steps: int) -> float:
-    """Return the share of the learning rate: linear warm-up under a cosine from one to zero."""
+    """Return the factor on the learning rate: linear warm-up, bounded by a cosine from one to zero."""
     return min((step + 1) / (WARM_UP * steps), 0.5 * (1 + math.cos(math.pi * step / steps)), 1.0)

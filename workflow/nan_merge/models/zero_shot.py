@@ -1,4 +1,4 @@
-"""What CLIP models of every library share (Radford et al. 2021): pixels, activation, parameters, zero-shot heads."""
+"""Functions shared by the CLIP families (Radford et al. 2021): pixels, activation, weights, zero-shot heads."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BATCH = 64  # prompts
 
 
 def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
-    """Turn uint8 images (B, side, side, 3) into (pixels / 255 - mean) / std, (B, 3, side, side), on the device of `like`.
+    """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`.
 
     Raises UserError for images of another size.
     """
     if inputs.shape[1:] != (side, side, 3):
         raise UserError(
-            f"the images are {list(inputs.shape[1:])}, the model takes {[side, side, 3]}; correct `input: side:` of the suite"
+            f"the images are {list(inputs.shape[1:])}, the model expects {[side, side, 3]}; correct `input: side:` of the suite"
         )
     pixels = torch.from_numpy(np.require(inputs, requirements=["C", "W"])).to(like.device).float()
     mean, std = (torch.tensor(numbers, device=like.device) for numbers in (MEAN, STD))
@@ -34,14 +34,14 @@ def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
 
 
 def normalise(embeddings: Tensor) -> Tensor:
-    """Return embeddings (B, d) at unit length; those of autocast in float32."""
+    """Return embeddings (B, d) at unit length; 16-bit embeddings of autocast become float32."""
     return F.normalize(embeddings.float() if embeddings.itemsize < 4 else embeddings, dim=1)
 
 
 def load_weights(model: nn.Module, folder: Path, entries: Mapping[str, StoredTensor]) -> None:
-    """Give a model that was built without memory its numbers, as float32, and bring it to evaluation mode.
+    """Load tensors as float32 into a model on the meta device and set it to evaluation mode.
 
-    `entries` are tensors of `folder` by the names of the model. Raises UserError where they do not fit it.
+    `entries` are the tensors of `folder` by the names of the model. Raises UserError if they do not fit the model.
     """
     try:
         model.load_state_dict({name: _read(tensor) for name, tensor in entries.items()}, assign=True)
@@ -56,35 +56,35 @@ def _read(tensor: StoredTensor) -> Tensor:
 
 
 class QuickGELU(nn.Module):
-    """Return x sigmoid(1.702 x); without gradients in one piece of new memory, where the libraries take three."""
+    """x sigmoid(1.702 x); without gradients it allocates one array, where the libraries allocate three."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of each number."""
+        """Return the activation of every element."""
         if torch.is_grad_enabled():
             return x * torch.sigmoid(1.702 * x)
         return torch.mul(x, 1.702).sigmoid_().mul_(x)
 
 
 def replace_activation(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
-    """Put QuickGELU in the place `name` of every part of a model, if that is what the library has put there.
+    """Replace the activation `name` of each module by the faster QuickGELU above.
 
-    Raises UserError for another activation: OpenAI's CLIP was trained with this one.
+    Raises UserError for another activation than QuickGELU, with which OpenAI's CLIP was trained.
     """
     x = torch.linspace(-6, 6, 49)
     for part in parts:
-        found: Any = getattr(part, name)
-        if not torch.allclose(found(x), QuickGELU()(x), atol=1e-6):
-            raise UserError(f"{folder}: the library runs it with {found}; expected QuickGELU, x sigmoid(1.702 x)")
+        activation: Any = getattr(part, name)
+        if not torch.allclose(activation(x), QuickGELU()(x), atol=1e-6):
+            raise UserError(f"{folder}: the activation of the library is {activation}; expected QuickGELU, x sigmoid(1.702 x)")
         setattr(part, name, QuickGELU())
 
 
 def fill_templates(classes: Sequence[str], templates: Sequence[str]) -> Iterator[str]:
-    """Yield every class in every template, class by class; raises UserError for a template without `{}`."""
+    """Yield every class in every template, class by class; raise UserError for a template without `{}`."""
     for template in templates:
         if "{}" not in template:
             raise UserError(f"the template {template!r} has no {{}} for the class; correct `prompt:` of the task")
     if not classes or not templates:
-        raise UserError(f"{len(classes)} classes and {len(templates)} templates; expected one and more of both; correct the task")
+        raise UserError(f"{len(classes)} classes and {len(templates)} templates; expected at least one of both; correct the task")
     for name in classes:
         for template in templates:
             yield template.replace("{}", name)
@@ -94,7 +94,7 @@ def fill_templates(classes: Sequence[str], templates: Sequence[str]) -> Iterator
 def build_head(encode: Callable[[Tensor], Tensor], tokens: Tensor, templates: int) -> np.ndarray:
     """Return a head (C, d) of unit rows from the tokens (C * templates, n) of all prompts, class by class.
 
-    A class is the mean of the unit embeddings of its prompts, at unit length again.
+    A row is the mean of the unit embeddings of the class's prompts, normalised again.
     """
     torch.set_num_threads(1)
     features = torch.cat([normalise(encode(part)) for part in tokens.split(BATCH)])

@@ -1,4 +1,4 @@
-"""One module a model family, with the functions `prepare`, `load`, `batches` and `head`.
+"""One module per model family, with the functions `prepare`, `load`, `batches` and `head`.
 
-What families share lives in `models`.
+Code shared by families lives in `models`.
 """

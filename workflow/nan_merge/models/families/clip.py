@@ -1,6 +1,6 @@
-"""Run the vision half of CLIP with the transformers library: pixels in, unit-norm embeddings out.
+"""Vision tower of CLIP by the transformers library: from pixels to unit-norm embeddings.
 
-The narrow waist is what `CLIPVisionModelWithProjection` reads: `vision_model.*` and `visual_projection.weight`.
+The canonical checkpoint has the names of `CLIPVisionModelWithProjection`: `vision_model.*`, `visual_projection.weight`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PROJECTION = "visual_projection.weight"
 
 
 class Encoder(nn.Module):
-    """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters are named as in the waist."""
+    """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters have canonical names."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build the network that config.json describes, without memory for its parameters."""
+        """Build the network of config.json on the meta device."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         super().__init__()
@@ -48,17 +48,17 @@ class Encoder(nn.Module):
 
 
 def _count_positions(model: nn.Module) -> None:
-    """Fill the only buffers of the library's modules: 0, 1, 2, .."""
+    """Fill the only buffers of the library's modules, position_ids, with 0, 1, 2, ..."""
     for module in model.modules():
-        places = getattr(module, "position_ids", None)
-        if isinstance(places, Tensor):
-            module.position_ids = torch.arange(places.shape[-1]).expand(1, -1)
+        ids = getattr(module, "position_ids", None)
+        if isinstance(ids, Tensor):
+            module.position_ids = torch.arange(ids.shape[-1]).expand(1, -1)
 
 
 def load(folder: Path | str) -> nn.Module:
     """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
 
-    Raises UserError where config.json describes no vision half of CLIP with QuickGELU or the tensors do not fit it.
+    Raises UserError if config.json describes no vision tower of CLIP with QuickGELU or the tensors do not fit it.
     """
     torch.set_num_threads(1)
     folder = Path(folder)
@@ -88,10 +88,10 @@ def prepare(
     base: Path | str | None = None,
     max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
 ) -> None:
-    """Bring a CLIPModel, or with `base` a CLIPVisionModel that was fine-tuned from it, to the narrow waist.
+    """Write the canonical checkpoint of a CLIPModel, or with `base` of a CLIPVisionModel fine-tuned from it.
 
-    An expert without a projection gets the base's, which was frozen. Raises UserError for another activation or
-    backbone, for an expert of another base (farther than `max_relative_distance`), for NaN and infinities, and for missing files.
+    An expert without a projection gets the base's, which was frozen. Raises UserError for another activation or backbone,
+    an expert of another base (distance above `max_relative_distance`), NaN and infinities, and missing files.
     """
     model = _read(Path(source))
     if base is None:
@@ -109,11 +109,13 @@ def prepare(
 
 
 def _read(folder: Path) -> canonical.SourceModel:
-    """Open the vision half of a CLIPModel, a CLIPVisionModel or a folder of the waist."""
+    """Open the vision tower of a CLIPModel, a CLIPVisionModel or a canonical checkpoint."""
     model = clip_folders.of_transformers(folder)
     entries = {n: tensor for n, tensor in model.entries.items() if n.startswith(clip_folders.STEM) or n == PROJECTION}
     width = entries[PROJECTION].shape[0] if PROJECTION in entries else clip_configs.WIDTH
-    return canonical.SourceModel(folder, entries, {**_network(folder, model.config), "projection_dim": width, **clip_configs.CANONICAL})
+    return canonical.SourceModel(
+        folder, entries, {**_network(folder, model.config), "projection_dim": width, **clip_configs.CANONICAL}
+    )
 
 
 def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
@@ -121,25 +123,25 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     tower = Path(tower)
-    found = clip_folders.of_transformers(tower)
-    if "text_config" not in found.config:
-        raise UserError(f"{tower}: no text half; expected a whole CLIPModel, as it was fetched, for `text_tower:` of the suite")
-    network = clip_configs.network(found.config["text_config"], clip_configs.TEXT)
+    source = clip_folders.of_transformers(tower)
+    if "text_config" not in source.config:
+        raise UserError(f"{tower}: no text tower; expected a whole CLIPModel, as it was fetched, for `text_tower:` of the suite")
+    network = clip_configs.network(source.config["text_config"], clip_configs.TEXT)
     clip_configs.check_transformers(tower / "config.json", network)
-    width = found.config.get("projection_dim", clip_configs.WIDTH)
+    width = source.config.get("projection_dim", clip_configs.WIDTH)
     with torch.device("meta"):
         model: Any = CLIPTextModelWithProjection(CLIPTextConfig(**network, projection_dim=width))
     _count_positions(model)
-    zero_shot.load_weights(model, tower, {name: tensor for name, tensor in found.entries.items() if name.startswith("text_")})
+    zero_shot.load_weights(model, tower, {name: tensor for name, tensor in source.entries.items() if name.startswith("text_")})
     zero_shot.replace_activation(tower, [layer.mlp for layer in model.text_model.encoder.layers], "activation_fn")
     tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), tower, network["max_position_embeddings"])
     return zero_shot.build_head(lambda part: model(input_ids=part).text_embeds, tokens, len(templates))
 
 
 def _tokens(prompts: list[str], tower: Path, length: int) -> Tensor:
-    """Return the tokens (N, n) of the prompts, padded to the longest and cut at `length`.
+    """Return the tokens (N, n) of the prompts, padded to the longest and truncated to `length`.
 
-    DIFFERS: OpenAI and open_clip first mend broken Unicode and HTML entities; names of classes have none.
+    DIFFERS: OpenAI and open_clip first repair broken Unicode and HTML entities; class names have none.
     """
     from transformers import CLIPTokenizer
 
@@ -149,13 +151,13 @@ def _tokens(prompts: list[str], tower: Path, length: int) -> Tensor:
     return tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")["input_ids"]
 
 
-def write_tokenizer(folder: Path, words: Mapping[str, int], merges: Sequence[Any]) -> None:
-    """Write the tokenizer of a CLIPModel from its words and merges, as `head` and the library read it."""
+def write_tokenizer(folder: Path, vocabulary: Mapping[str, int], merges: Sequence[Any]) -> None:
+    """Write the tokenizer of a CLIPModel from its vocabulary and merges, as `head` and the library read it."""
     from transformers import CLIPTokenizer
 
-    CLIPTokenizer(vocab=dict(words), merges=list(merges)).save_pretrained(str(folder))
+    CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges)).save_pretrained(str(folder))
 
 
 def logit_scale(tower: Path | str) -> float:
-    """Return the factor on cosine similarities that a CLIPModel was trained with, exp(logit_scale)."""
+    """Return the trained factor on cosine similarities of a CLIPModel, exp(logit_scale)."""
     return math.exp(float(Checkpoint(tower).read("logit_scale").item()))

@@ -1,8 +1,8 @@
-"""Run EfficientNet-Lite0 with a projection into the text tower's space: pixels in, unit-norm embeddings out.
+"""EfficientNet-Lite0 with a projection into the text tower's space: from pixels to unit-norm embeddings.
 
-Batch norm is folded into the convolutions (Jacob et al. 2018, section 3.2), so every parameter is a weight or a bias
-that merges linearly and no running statistics have to be repaired. Without timm or torchvision: torch alone starts
-twice as fast, and a run starts some sixty processes.
+Batch norm is folded into the convolutions (Jacob et al. 2018, section 3.2), so every parameter is a weight or a bias that
+merges linearly, and no running statistics need repair. timm and torchvision are not used: torch alone starts twice as fast,
+and a run starts some sixty processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nan_merge.models.classification import batches
 __all__ = ["Encoder", "batches", "fold", "head", "load", "prepare"]
 
 EPS = 1e-3  # of EfficientNet's batch norm
-SEED = 0  # of the projection's first values; the alignment replaces them
+SEED = 0  # of the initial projection, which the alignment replaces
 CONFIG: dict[str, Any] = {
     "model_type": "efficientnet_lite0_folded",
     "stem": 32,
@@ -46,10 +46,10 @@ CONFIG: dict[str, Any] = {
 
 
 class Block(nn.Module):
-    """Inverted residual: expand, depthwise, project; the input is added where shapes allow (Sandler et al. 2018)."""
+    """Inverted residual: expand, depthwise, project; the input is added if shapes match (Sandler et al. 2018)."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, inner: int, outer: int) -> None:
-        """Build a block for features of `inner` channels that gives `outer`."""
+        """Build a block from `inner` to `outer` channels."""
         super().__init__()
         width = inner * expansion
         self.expand = nn.Conv2d(inner, width, 1) if expansion > 1 else None
@@ -80,8 +80,8 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(config["head"], config["projection"])
 
     def features(self, inputs: np.ndarray) -> Tensor:
-        """Return what the projection sees: pooled features (B, head)."""
-        # ASSUME: (x - 127) / 128, as in TensorFlow's Lite checkpoints. channels_last halves the time of a step.
+        """Return the input of the projection: pooled features (B, head)."""
+        # ASSUME: (x - 127) / 128, as in TensorFlow's Lite checkpoints. channels_last halves the time per step.
         images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.stem.weight.device)
         pixels = (images.permute(0, 3, 1, 2).float() - 127) / 128
         x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
 def load(folder: Path | str) -> Encoder:
     """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
 
-    Raises UserError where config.json describes another architecture or the tensors do not fit it.
+    Raises UserError if config.json describes another architecture or the tensors do not fit it.
     """
     torch.set_num_threads(1)
     folder = Path(folder)
@@ -121,10 +121,10 @@ def prepare(
     base: Path | str | None = None,
     max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
 ) -> None:
-    """Fold the batch norms of the ImageNet checkpoint (*.pth) in `source` and write the narrow waist.
+    """Write the canonical checkpoint of the ImageNet checkpoint (*.pth) in `source`, with folded batch norms.
 
-    The classifier is left out; the projection starts at seeded random values. With `base`, the source is an expert of it
-    that lies in the narrow waist already, and is checked against it (`waist.copy_expert`).
+    The classifier is omitted; the projection has seeded random values. With `base`, the source is a canonical expert of it
+    and is copied after checks (`canonical.copy_expert`).
     """
     if base is not None:
         return canonical.copy_expert(Path(source), Path(output), Path(base), max_relative_distance)
@@ -153,22 +153,22 @@ def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np
     """
     with torch.device("meta"):
         names = list(Encoder(config).state_dict())
-    draw = torch.Generator().manual_seed(SEED)
-    found = {
-        "projection.weight": torch.randn(config["projection"], config["head"], generator=draw) * config["head"] ** -0.5,
+    random = torch.Generator().manual_seed(SEED)
+    tensors = {
+        "projection.weight": torch.randn(config["projection"], config["head"], generator=random) * config["head"] ** -0.5,
         "projection.bias": torch.zeros(config["projection"]),
     }
-    for place in {name.rpartition(".")[0]: None for name in names if not name.startswith("projection.")}:
-        block, _, part = place.rpartition(".")
+    for module in {name.rpartition(".")[0]: None for name in names if not name.startswith("projection.")}:
+        block, _, part = module.rpartition(".")
         prefix = block.replace("blocks", "_blocks") + "." if block else ""
-        convolution, norm = (prefix + word for word in SHIPPED[part])
+        convolution, norm = (prefix + name for name in SHIPPED[part])
         scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + EPS)
-        found[f"{place}.weight"] = state[f"{convolution}.weight"] * scale[:, None, None, None]
-        found[f"{place}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
-    return {name: found[name].contiguous().numpy() for name in names}
+        tensors[f"{module}.weight"] = state[f"{convolution}.weight"] * scale[:, None, None, None]
+        tensors[f"{module}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+    return {name: tensors[name].contiguous().numpy() for name in names}
 
 
-SHIPPED = {  # our part -> convolution and batch norm in the shipped checkpoint
+SHIPPED = {  # module -> convolution and batch norm of the shipped checkpoint
     "stem": ("_conv_stem", "_bn0"),
     "expand": ("_expand_conv", "_bn0"),
     "depthwise": ("_depthwise_conv", "_bn1"),

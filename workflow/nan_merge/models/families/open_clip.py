@@ -1,7 +1,7 @@
-"""Run the vision half of CLIP with the open_clip library: pixels in, unit-norm embeddings out.
+"""Vision tower of CLIP by the open_clip library: from pixels to unit-norm embeddings.
 
-The narrow waist is open_clip's `visual.*` with its fused attention, and what the published experts keep of the text
-half: embeddings, last norm, projection and scale, which never act on an image and were not trained.
+The canonical checkpoint has open_clip's `visual.*` with fused attention, and those tensors of the text tower that published
+experts keep: embeddings, last norm, projection and scale. They do not act on images and were not trained.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from nan_merge.models.classification import batches
 
 __all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
 
-KIND = "open_clip"  # model_type in config.json of the waist
-BLOCKS = "transformer."  # of the text half, which is left out
+KIND = "open_clip"  # model_type in config.json of a canonical checkpoint
+BLOCKS = "transformer."  # of the text tower, omitted
 
 
 class Encoder(nn.Module):
-    """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters are named as in the waist."""
+    """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters have canonical names."""
 
     def __init__(self, config: Mapping[str, Any], names: Iterable[str]) -> None:
-        """Build the network that `model_cfg` describes, without memory, with those leftovers that `names` have."""
+        """Build the network of `model_cfg` on the meta device, with those LEFTOVERS that occur in `names`."""
         super().__init__()
-        model, held = _built(config), {name.partition(".")[0] for name in names}
+        model, kept = _built(config), {name.partition(".")[0] for name in names}
         self.visual = model.visual
         for part in LEFTOVERS:
-            if part in held:
+            if part in kept:
                 setattr(self, part, getattr(model, part))
         self.side = model.visual.image_size[0]
 
@@ -57,7 +57,7 @@ def _built(config: Mapping[str, Any]) -> Any:
 def load(folder: Path | str) -> nn.Module:
     """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
 
-    Raises UserError where config.json describes no vision half of CLIP with QuickGELU or the tensors do not fit it.
+    Raises UserError if config.json describes no vision tower of CLIP with QuickGELU or the tensors do not fit it.
     """
     torch.set_num_threads(1)
     folder = Path(folder)
@@ -82,12 +82,12 @@ def prepare(
     base: Path | str | None = None,
     max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
 ) -> None:
-    """Bring a model in open_clip's hub format, or with `base` a file that was fine-tuned from it, to the narrow waist.
+    """Write the canonical checkpoint of a model in open_clip's hub format, or with `base` of a file fine-tuned from it.
 
-    An expert is a state dict or a whole pickled module, which is never run. The blocks of the text half are left out.
-    What else of the text half an expert lacks is the base's, which was frozen, so that all experts have the names of the
-    base. Raises UserError for another activation or backbone, for an expert of another base (farther than `max_relative_distance`),
-    for NaN and infinities, and for missing files.
+    An expert is a state dict or a whole pickled module, which is never run. The blocks of the text tower are omitted; other
+    text tensors that an expert lacks are the base's, which were frozen, so all experts have the names of the base.
+    Raises UserError for another activation or backbone, an expert of another base (distance above
+    `max_relative_distance`), NaN and infinities, and missing files.
     """
     model = _read(Path(source))
     if base is None:
@@ -102,7 +102,7 @@ def prepare(
 
 
 def _read(folder: Path) -> canonical.SourceModel:
-    """Open what the waist has of a model; its config is that of the waist, or empty."""
+    """Open the canonical tensors of a model with their config, which is empty for a file without one."""
     model = clip_folders.of_open_clip(folder)
     entries = {name: tensor for name, tensor in model.entries.items() if not name.startswith(BLOCKS)}
     if not model.config:
@@ -114,16 +114,17 @@ def _read(folder: Path) -> canonical.SourceModel:
 def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
     """Return the zero-shot head (C, d) of a folder in open_clip's hub format: unit rows, float32."""
     tower = Path(tower)
-    found = clip_folders.of_open_clip(tower)
-    if not found.config or not any(name.startswith(BLOCKS) for name in found.entries):
+    source = clip_folders.of_open_clip(tower)
+    if not source.config or not any(name.startswith(BLOCKS) for name in source.entries):
         raise UserError(
-            f"{tower}: no {clip_folders.HUB_CONFIG}, or no text half; expected the base in open_clip's hub format, as it was"
+            f"{tower}: no {clip_folders.HUB_CONFIG}, or no text tower; expected the base in open_clip's hub format, as it was"
             " fetched, for `text_tower:` of the suite"
         )
-    clip_configs.check_open_clip(tower / clip_folders.HUB_CONFIG, found.config["model_cfg"])
-    model = _built(found.config["model_cfg"])
+    clip_configs.check_open_clip(tower / clip_folders.HUB_CONFIG, source.config["model_cfg"])
+    model = _built(source.config["model_cfg"])
     del model.visual
-    zero_shot.load_weights(model, tower, {name: tensor for name, tensor in found.entries.items() if not name.startswith("visual.")})
+    entries = {name: tensor for name, tensor in source.entries.items() if not name.startswith("visual.")}
+    zero_shot.load_weights(model, tower, entries)
     zero_shot.replace_activation(tower, [block.mlp for block in model.transformer.resblocks], "gelu")
     tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), model.context_length)
     length = tokens.shape[1]
@@ -133,7 +134,7 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
 
 
 def _tokens(prompts: list[str], length: int) -> Tensor:
-    """Return the tokens (N, n) of the prompts, cut at `length` and where all end: what is behind is never looked at."""
+    """Return the tokens (N, n) of the prompts, truncated to `length` and to the longest prompt."""
     from open_clip.tokenizer import SimpleTokenizer
 
     tokens = SimpleTokenizer()(prompts, context_length=length)
@@ -141,14 +142,14 @@ def _tokens(prompts: list[str], length: int) -> Tensor:
 
 
 def tokenizer() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return words and merges of the tokenizer that the library ships, with the marks of a text as transformers calls them."""
+    """Return vocabulary and merges of the library's tokenizer, with the names of special tokens in transformers."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    found = SimpleTokenizer()
-    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    return {marks.get(word, word): i for word, i in found.encoder.items()}, list(found.bpe_ranks)
+    tokenizer = SimpleTokenizer()
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    return {special.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
 
 
 def logit_scale(tower: Path | str) -> float:
-    """Return the factor on cosine similarities that a model of open_clip was trained with, exp(logit_scale)."""
+    """Return the trained factor on cosine similarities of a model of open_clip, exp(logit_scale)."""
     return math.exp(float(clip_folders.of_open_clip(Path(tower)).entries["logit_scale"].block(0, 1)[0]))

@@ -1,7 +1,7 @@
-"""Run a BERT sentence encoder (MiniLM): token ids in, unit-norm mean-pooled embeddings out.
+"""BERT sentence encoder (MiniLM): from token ids to unit-norm mean-pooled embeddings.
 
-The encoder is written out here because importing transformers costs 5.2 CPU seconds a process and torch
-alone 2.1, and a run starts some sixty such processes; a test holds it equal to transformers' BertModel.
+The encoder is implemented here because importing transformers takes 5.2 CPU seconds per process and torch alone 2.1, and a
+run starts some sixty such processes. A test compares it with BertModel of transformers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from nan_merge.models.prompts import centred_head
 
 __all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
-FILES = ("model.safetensors", "config.json", "tokenizer.json")  # what a checkpoint must have
-EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")  # kept where there, for other tools
+FILES = ("model.safetensors", "config.json", "tokenizer.json")  # required files of a checkpoint
+EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")  # copied if present, for other tools
 
 
 class Encoder(nn.Module):
@@ -46,20 +46,20 @@ class Encoder(nn.Module):
         })  # fmt: skip
         layers = [_layer(width, config["intermediate_size"], eps) for _ in range(config["num_hidden_layers"])]
         self.encoder: Any = nn.ModuleDict({"layer": nn.ModuleList(layers)})
-        if "pooler.dense.weight" in names:  # never run here; held so that names match the file
+        if "pooler.dense.weight" in names:  # not used; the names must match the file
             self.pooler = nn.ModuleDict({"dense": Linear(width, width)})
-        if "embeddings.position_ids" in names:  # 0, 1, 2, ..: written by older releases, never read here
+        if "embeddings.position_ids" in names:  # 0, 1, 2, ..., written by older releases; not used
             shape = (1, config["max_position_embeddings"])
             self.embeddings.register_buffer("position_ids", torch.zeros(shape, dtype=torch.int64))
 
     def forward(self, inputs: np.ndarray) -> Tensor:
         """Return unit-norm embeddings (B, d) of token rows (B, length); id 0 is padding, on the right."""
-        filled = self.filled(inputs)
-        width = filled.shape[1]
+        is_token = self.filled(inputs)
+        width = is_token.shape[1]
         parts = self.embeddings
         device = parts["word_embeddings"].weight.device
         tokens = torch.from_numpy(inputs[:, :width].astype(np.int64)).to(device)
-        mask = torch.from_numpy(np.ascontiguousarray(filled)).to(device)
+        mask = torch.from_numpy(np.ascontiguousarray(is_token)).to(device)
         hidden = parts["word_embeddings"](tokens) + parts["token_type_embeddings"].weight[0]
         hidden = parts["LayerNorm"](hidden + parts["position_embeddings"].weight[:width])
         for layer in self.encoder["layer"]:
@@ -68,9 +68,9 @@ class Encoder(nn.Module):
         return F.normalize((hidden * weight).sum(1) / weight.sum(1).clamp_min(1), dim=1)
 
     def filled(self, inputs: np.ndarray) -> np.ndarray:
-        """Return which of the tokens that are run for a batch are no padding: (B, width) bool."""
-        filled = inputs != 0
-        return filled[:, : max(1, int(filled.sum(1).max()))]
+        """Return the mask of non-padding tokens, cut to the longest row of the batch: (B, width) bool."""
+        is_token = inputs != 0
+        return is_token[:, : max(1, int(is_token.sum(1).max()))]
 
     def _layer(self, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
         parts = layer["attention"]["self"]
@@ -103,7 +103,7 @@ def _residual(parts: Any, change: Tensor, hidden: Tensor) -> Tensor:
 def load(folder: Path | str) -> Encoder:
     """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
 
-    Raises UserError where config.json describes another architecture or the tensors do not fit it.
+    Raises UserError if config.json describes another architecture or the tensors do not fit it.
     """
     torch.set_num_threads(1)
     folder = Path(folder)
@@ -132,9 +132,9 @@ def prepare(
     base: Path | str | None = None,
     max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
 ) -> None:
-    """Copy weights, config and tokenizer of a raw asset folder; the layout is the narrow waist already.
+    """Copy weights, config and tokenizer of an asset folder, whose layout is canonical already.
 
-    With `base`, the folder is an expert of it and checked against it (`waist.copy_expert`).
+    With `base`, the folder is an expert of it and is checked against it (`canonical.copy_expert`).
     """
     source = Path(source)
     missing = [name for name in FILES if not (source / name).is_file()]

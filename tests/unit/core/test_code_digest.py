@@ -1,0 +1,85 @@
+"""A digest changes with the code that runs and with nothing else."""
+
+import pytest
+
+from nan_merge.core.code_digest import code_digest, imports, module_file
+
+TOP = '''"""A script."""
+from nan_merge.deep import inner
+
+
+def run(x):
+    return inner(x) + 1
+'''
+DEEP = "import numpy\nfrom nan_merge import leaf\n\ndef inner(x):\n    return leaf.double(x)\n"
+
+
+@pytest.fixture
+def project(tmp_path):
+    files = {
+        "scripts/top.py": TOP,
+        "scripts/other.py": "x = 1\n",
+        "workflow/nan_merge/__init__.py": "",
+        "workflow/nan_merge/deep.py": DEEP,
+        "workflow/nan_merge/leaf.py": "def double(x):\n    return 2 * x\n",
+        "workflow/nan_merge/leaf.report.j2": "<p>{{ x }}</p>",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def after(project, name, old, new):
+    """Return the digests of scripts.top before and after one replacement in a file."""
+    before = code_digest(project, "scripts.top")
+    file = project / name
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    return before, code_digest(project, "scripts.top")
+
+
+HARMLESS = {
+    "a comment": ("scripts/top.py", "def run", "# what runs\ndef run"),
+    "another docstring": ("scripts/top.py", "A script.", "The script."),
+    "no docstring": ("scripts/top.py", '"""A script."""\n', ""),
+    "a docstring more": ("workflow/nan_merge/leaf.py", "x):\n", 'x):\n    """Double x."""\n'),
+    "another layout": ("workflow/nan_merge/leaf.py", "2 * x", "(\n        2 * x\n    )"),
+    "a module that is not imported": ("scripts/other.py", "1", "2"),
+}
+MEANT = {
+    "a function": ("scripts/top.py", "+ 1", "+ 2"),
+    "a function of an imported module": ("workflow/nan_merge/deep.py", "double(x)", "double(-x)"),
+    "a function further down": ("workflow/nan_merge/leaf.py", "2 * x", "3 * x"),
+    "a default": ("workflow/nan_merge/leaf.py", "(x)", "(x=0)"),
+    "a string that is no docstring": ("workflow/nan_merge/leaf.py", "2 * x", "'2 * x'"),
+    "a template beside a module": ("workflow/nan_merge/leaf.report.j2", "<p>", "<b>"),
+}
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_the_digest_ignores(change, project):
+    before, now = after(project, *HARMLESS[change])
+    assert before == now
+
+
+@pytest.mark.parametrize("change", MEANT)
+def test_the_digest_follows(change, project):
+    before, now = after(project, *MEANT[change])
+    assert before != now
+
+
+def test_the_digest_is_that_of_the_code_not_of_the_place_or_the_order(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "clone"
+    project.rename(elsewhere)
+    first = code_digest(elsewhere, "scripts.top", "scripts.other")
+    elsewhere.rename(project)
+    assert code_digest(project, "scripts.other", "scripts.top") == first
+    assert len(first) == 16
+
+
+def test_imports_are_those_of_the_project(project):
+    assert imports(project, "scripts.top") == {"nan_merge.deep"}
+    assert imports(project, "nan_merge.deep") == {"nan_merge", "nan_merge.leaf"}
+    with pytest.raises(FileNotFoundError, match=r"no module scripts.absent"):
+        module_file(project, "scripts.absent")

@@ -1,0 +1,66 @@
+"""JSON, tables and digests are strict; a user error ends a script with one line."""
+
+import hashlib
+
+import pytest
+
+from nan_merge.core.command_line import command_line
+from nan_merge.core.digests import sha256
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import canonical, read_json, read_table, write_json, write_table
+from nan_merge.core.versions import versions
+
+
+def test_sha256_is_the_standard_one(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    assert sha256(tmp_path / "file") == hashlib.sha256(bytes(3_000_000)).hexdigest()
+
+
+def test_versions_name_what_numbers_depend_on():
+    assert {"python", "machine", "numpy"} <= versions().keys()
+
+
+def test_json_is_canonical_strict_and_named(tmp_path):
+    assert canonical({"b": 1.0, "a": [None, "λ"]}) == '{"a":[null,"λ"],"b":1.0}'
+    write_json(tmp_path / "x.json", {"b": 0.1, "a": 2})
+    assert read_json(tmp_path / "x.json") == {"a": 2, "b": 0.1}
+    assert (tmp_path / "x.json").read_text() == '{\n "a": 2,\n "b": 0.1\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert read_json(tmp_path / "x.json") == {"a": 2, "b": 0.1}
+    for content in (b"{", b"\xff", b"[" * 100_000):
+        (tmp_path / "y.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"y.json: not valid JSON"):
+            read_json(tmp_path / "y.json")
+    with pytest.raises(UserError, match="there is no such file"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_tables_keep_words_and_numbers(tmp_path):
+    rows = [{"method": "nan", "value": 0.1, "note": None}, {"method": "a b", "value": 1 / 3, "note": 'say "x"'}]
+    write_table(tmp_path / "t.tsv", rows, ["method", "value", "note"])
+    found = read_table(tmp_path / "t.tsv")
+    assert [row["method"] for row in found] == ["nan", "a b"]
+    assert [float(row["value"]) for row in found] == [0.1, 1 / 3]
+    assert [row["note"] for row in found] == ["", 'say "x"']
+    with pytest.raises(UserError, match="column 'value' would hold NaN"):
+        write_table(tmp_path / "t.tsv", [{"value": float("nan")}], ["value"])
+    assert read_table(tmp_path / "t.tsv") == found
+    with pytest.raises(UserError, match="there is no such table"):
+        read_table(tmp_path / "absent.tsv")
+
+
+def test_a_users_mistake_ends_in_one_line(capsys, tmp_path):
+    def mistaken():
+        raise UserError("say this")
+
+    def denied():
+        raise PermissionError(13, "Permission denied", "results")
+
+    for main, line in ((mistaken, "error: say this\n"), (denied, "error: Permission denied (results): make the folder writable")):
+        with pytest.raises(SystemExit) as stop:
+            command_line(main)
+        assert stop.value.code == 1
+        assert capsys.readouterr().err.startswith(line)
+    with pytest.raises(FileNotFoundError):
+        command_line(lambda: (tmp_path / "absent").read_text())

@@ -75,8 +75,8 @@ def test_the_new_rule_obeys_the_laws(taught):
 
 def test_a_mistake_in_its_hyper_parameters_is_told(taught):
     code = (
-        "from pathlib import Path; from method_entries import check_sentence\n"
-        "check_sentence({'coefficients': {'ranked': {'means': 1.0}}}, Path('.'), 'here')"
+        "from pathlib import Path; from experiment.methods import check_method_spec\n"
+        "check_method_spec({'coefficients': {'ranked': {'means': 1.0}}}, Path('.'), 'here')"
     )
     with pytest.raises(AssertionError, match="unknown key 'means'; did you mean 'mean'"):
         run(taught, sys.executable, "-c", code)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from experiment.files import known_names
-from experiment.methods import REFERENCES, STAGES, check_sentence, methods
+from experiment.methods import REFERENCES, STAGES, check_method_spec, methods
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import available_processors
@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for assignment in args.set:
         method_spec = override(method_spec, assignment, args.method)
     bind(method_spec, args.method)  # names first: its messages name the nearest
-    check_sentence(method_spec, ROOT, "--set")
+    check_method_spec(method_spec, ROOT, "--set")
     for pattern in args.exclude:
         check_pattern(pattern)
     keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")

@@ -1,4 +1,4 @@
-"""Say what partitions a SLURM cluster has and what their largest nodes hold. No torch, no Snakemake."""
+"""List the partitions of a SLURM cluster and the largest node of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.slurm import ask
 
 @dataclass(frozen=True)
 class Partition:
-    """What sinfo says of a partition: minutes (None: no limit), CPUs, MB and GPUs of its largest node."""
+    """A partition as sinfo lists it: minutes (None: no limit), CPUs, MB and GPUs of its largest node."""
 
     name: str
     default: bool
@@ -22,8 +22,8 @@ class Partition:
 
 
 def partitions() -> list[Partition]:
-    """Return the partitions that this user sees, the default one first."""
-    found: dict[str, Partition] = {}
+    """Return the partitions that this user can use, the default one first."""
+    known: dict[str, Partition] = {}
     for line in ask("sinfo", "-h", "-e", "-o", "%P|%l|%c|%m|%G|%a").splitlines():
         name, limit, cpus, megabytes, gres, state = line.split("|")
         if state != "up":
@@ -33,8 +33,8 @@ def partitions() -> list[Partition]:
             name.rstrip("*"), name.endswith("*"), minutes(limit), int(re.sub(r"\D", "", cpus)),
             int(re.sub(r"\D", "", megabytes)), sum(int(n) for _, n in gpus), tuple(sorted({m for m, _ in gpus if m})),
         )  # fmt: skip
-        found[here.name] = _larger(found.get(here.name, here), here)
-    return sorted(found.values(), key=lambda partition: not partition.default)
+        known[here.name] = _larger(known.get(here.name, here), here)
+    return sorted(known.values(), key=lambda partition: not partition.default)
 
 
 def _larger(one: Partition, two: Partition) -> Partition:

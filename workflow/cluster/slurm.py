@@ -1,4 +1,4 @@
-"""Ask SLURM what it is and what runs on it, and refuse a run that would hang or do work twice. No torch, no Snakemake."""
+"""Query SLURM, and refuse a run that would hang or submit jobs twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nan_merge.core.errors import UserError
 
-LONGEST_LOOK = 180  # seconds: the executor's own upper limit between two looks at its jobs
+MAX_POLLING_INTERVAL = 180  # seconds: upper limit of the executor
 HELP = "see profiles/README.md"
 
 
@@ -27,7 +27,7 @@ class SlurmJob:
 
 
 def ask(*command: str, environment: dict[str, str] | None = None) -> str:
-    """Return what a command of SLURM prints; UserError if it cannot be run or fails."""
+    """Return the output of a command of SLURM; UserError if it cannot be run or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     except FileNotFoundError:
@@ -45,23 +45,23 @@ def settings() -> dict[str, str]:
 
 
 def accounting(config: dict[str, str]) -> bool:
-    """Say whether finished jobs are kept in a data base that sacct can read."""
+    """Return whether finished jobs are kept in a data base that sacct can read."""
     return config.get("AccountingStorageType", "").endswith("slurmdbd")
 
 
 def job_age(config: dict[str, str]) -> int:
-    """Return for how many seconds squeue still shows a finished job."""
+    """Return the seconds for which squeue lists a finished job (MinJobAge)."""
     number = re.match(r"\d+", config.get("MinJobAge", ""))
     return int(number[0]) if number else 0
 
 
 def remembers(config: dict[str, str]) -> bool:
-    """Say whether squeue still shows a finished job at the next look, however late that is."""
-    return job_age(config) >= LONGEST_LOOK + 20
+    """Return whether squeue lists a finished job at the next poll, even after the longest interval."""
+    return job_age(config) >= MAX_POLLING_INTERVAL + 20
 
 
 def jobs_in(folder: Path) -> list[SlurmJob]:
-    """Return the queued and running jobs that Snakemake runs in this folder submitted: the executor comments each."""
+    """Return the queued and running jobs that Snakemake runs in this folder submitted: the executor sets the comment of each."""
     if not shutil.which("squeue"):
         return []
     mine = ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%i|%T|%Z|%k")
@@ -74,26 +74,32 @@ def jobs_in(folder: Path) -> list[SlurmJob]:
 
 
 def states() -> dict[str, str]:
-    """Return the state of each of this user's jobs in the queue, by number; nothing where SLURM does not answer."""
+    """Return the state of each of this user's jobs in the queue, by number; nothing if the query fails."""
     try:
-        found = ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%i|%T")
+        lines = ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%i|%T").splitlines()
     except UserError:
         return {}
-    return dict(line.split("|") for line in found.splitlines())
+    return dict(line.split("|") for line in lines)
 
 
 def check(
-    status_command: str | None, first_look: int, folder: Path, account: str | None = None, arrays: str | None = None
+    status_command: str | None, first_poll: int, folder: Path, account: str | None = None, arrays: str | None = None
 ) -> None:
-    """Raise UserError where a run of Snakemake's SLURM executor would hang for ever or submit jobs a second time.
+    """Check a run of Snakemake's SLURM executor before it starts.
 
-    status_command, first_look (s) and arrays are the executor's settings slurm-status-command,
-    slurm-init-seconds-before-status-checks and slurm-array-jobs, account is slurm_account of the profile; folder is where
-    it runs.
+    Args:
+        status_command: setting slurm-status-command: squeue, sacct or None.
+        first_poll: setting slurm-init-seconds-before-status-checks, in seconds.
+        folder: working directory of the run.
+        account: slurm_account of the profile.
+        arrays: setting slurm-array-jobs.
+
+    Raises:
+        UserError: the run would hang for ever or submit jobs a second time.
     """
     config = settings()
-    _check_looks(config, status_command, first_look)
-    if arrays and (status_command != "squeue" or job_age(config) < 3 * first_look):
+    _check_polling(config, status_command, first_poll)
+    if arrays and (status_command != "squeue" or job_age(config) < 3 * first_poll):
         raise UserError(
             "slurm-array-jobs together with sacct: the executor takes the end of one task of an array for the end of all."
             f" Set slurm-status-command: squeue, or group jobs instead ({HELP})"
@@ -109,17 +115,17 @@ def check(
     _warn_of_other_configuration(config)
 
 
-def _check_looks(config: dict[str, str], status_command: str | None, first_look: int) -> None:
-    """The end of a job must be seen: in squeue for as long as nobody looks, or in accounting."""
+def _check_polling(config: dict[str, str], status_command: str | None, first_poll: int) -> None:
+    """Check that the end of a job is noticed: squeue lists it until the next poll, or accounting keeps it."""
     age = job_age(config)
-    if status_command == "squeue" and age >= 3 * first_look:
+    if status_command == "squeue" and age >= 3 * first_poll:
         if not remembers(config):
             raise UserError(
-                f"squeue forgets a finished job after {age} s (MinJobAge of this cluster), and Snakemake may look only every"
-                f" {LONGEST_LOOK} s: it would wait for ever. {_instead(config)}"
+                f"squeue forgets a finished job after {age} s (MinJobAge of this cluster), and Snakemake may poll only every"
+                f" {MAX_POLLING_INTERVAL} s: it would wait for ever. {_instead(config)}"
             )
     elif not accounting(config):
-        short = f" (squeue is not used below three times the first look: MinJobAge is {age} s, the first look {first_look} s)"
+        short = f" (squeue is not used where MinJobAge, {age} s, is below three times the first poll, {first_poll} s)"
         raise UserError(
             "this cluster keeps no accounting, so sacct never reports a job as done and the run would wait for ever"
             f"{short if status_command == 'squeue' else ''}; set slurm-status-command: squeue and"
@@ -140,7 +146,7 @@ def default_account() -> str | None:
 
 
 def _check_account(config: dict[str, str], account: str) -> None:
-    """A wrong account makes every submission fail, and that of a group of jobs hang."""
+    """Check the account: with a wrong one every submission fails, and that of a group of jobs hangs."""
     if not accounting(config):
         raise UserError(f"slurm_account: {account} in the profile, but this cluster keeps no accounts; remove the line ({HELP})")
     if (known := accounts()) and account.lower() not in known:
@@ -154,14 +160,14 @@ def _instead(config: dict[str, str]) -> str:
 
 
 def _warn_of_other_configuration(config: dict[str, str]) -> None:
-    """Jobs start their step without SLURM_CONF; say so where this machine then finds no cluster, or another one."""
+    """Warn if steps of jobs, which start without SLURM_CONF, would find no cluster or another one."""
     if "SLURM_CONF" not in os.environ or not shutil.which("scontrol"):
         return
     without = {key: value for key, value in os.environ.items() if key != "SLURM_CONF"}
     try:
-        found = re.search(r"ClusterName += (\S+)", ask("scontrol", "show", "config", environment=without))
+        cluster = re.search(r"ClusterName += (\S+)", ask("scontrol", "show", "config", environment=without))
     except UserError:
-        found = None
-    if not found or found[1] != config.get("ClusterName"):
+        cluster = None
+    if not cluster or cluster[1] != config.get("ClusterName"):
         print(f"warning: SLURM_CONF={os.environ['SLURM_CONF']} is not passed on to the steps of jobs. Should every job fail with"
               f" 'Could not establish a configuration source', {HELP}", file=sys.stderr)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Read a run's log that Snakemake writes below .snakemake/log: what was planned, what is done, at work, failed. No Snakemake."""
+"""Parse the log of a run below .snakemake/log: jobs planned, done, running and failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TAIL = 15  # lines of a failed job's log
 
 @dataclass
 class Failure:
-    """A job that failed: what it was and its log files, the rule's own first."""
+    """A failed job and its log files, the rule's own first."""
 
     job: str
     logs: list[str]
@@ -24,7 +24,7 @@ class Failure:
 
 @dataclass
 class Run:
-    """What one run's log says. Jobs are Snakemake's numbers; names are what the rules' messages say."""
+    """The jobs of one run by Snakemake's job number; names are the messages of the rules."""
 
     planned: Counter[str] = field(default_factory=Counter)  # jobs by rule
     names: dict[int, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def newest(folder: Path) -> Path:
 
 
 def read(file: Path) -> Run:
-    """Follow a run's log from its first line to its last."""
+    """Parse a run's log from its first line to its last."""
     run, lines = Run(), file.read_text(encoding="utf-8", errors="replace").splitlines()
     rule = ""
     for i, line in enumerate(lines):
@@ -105,7 +105,7 @@ def _fail(run: Run, rule: str, block: list[str]) -> None:
 
 
 def at_work(folder: Path, file: Path, run: Run) -> str:
-    """Say in words whether the run goes on."""
+    """Describe whether the run goes on."""
     if run.ended:
         return "ended"
     if not run.running and not run.failed and run.done and len(run.done) == sum(run.planned.values()):
@@ -117,7 +117,7 @@ def at_work(folder: Path, file: Path, run: Run) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Say whether a run holds the folder: `make` by a lock of the kernel, Snakemake by files that outlive a kill."""
+    """Return whether a run holds the folder: `make` by a kernel lock, Snakemake by lock files that survive a kill."""
     return _held(folder / ".run.lock") or any(folder.glob(".snakemake/locks/*"))
 
 
@@ -138,4 +138,4 @@ def tail(folder: Path, failure: Failure) -> tuple[str, list[str]]:
         file = folder / name
         if file.is_file() and (lines := file.read_text(encoding="utf-8", errors="replace").splitlines()):
             return name, lines[-TAIL:]
-    return (failure.logs or ["no log"])[0], ["(empty: the job ended before it could say anything)"]
+    return (failure.logs or ["no log"])[0], ["(empty: the job ended before it wrote a line)"]

@@ -1,4 +1,4 @@
-"""Check that every name of the config exists where it is looked up, and that what is asked for fits together."""
+"""Check the cross-references of the config, and that its parts fit together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Experiment(Protocol):
         """Return the asset of a fetched expert, None if it is fine-tuned here."""
 
 
-SHARED = {  # what suites that share it must have in common
+SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
     "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
 }
@@ -74,7 +74,7 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
 
 
 def check_run(experiment: Experiment) -> None:
-    """Check what config.yaml lists: methods and the choices that they take."""
+    """Check the methods that config.yaml lists, and the methods whose tuned value they use."""
     for method in experiment.config["methods"]:
         tune = experiment.methods[method].get("tune", {})
         if experiment.models and tune:
@@ -82,7 +82,7 @@ def check_run(experiment: Experiment) -> None:
                 f"config/config.yaml: methods: '{method}' needs scores to choose '{tune['hyper_parameter']}'; `models` have none"
             )
         if tune.get("as", method) not in experiment.config["methods"]:
-            raise UserError(f"config/config.yaml: methods: '{method}' takes the choice of '{tune['as']}'; list that one too")
+            raise UserError(f"config/config.yaml: methods: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
     for suite in experiment.models:
         if suite in experiment.suites or "base" in experiment.models[suite]["experts"]:
             raise UserError(f"config/config.yaml: models: {suite}: a suite or the base has that name; choose another")
@@ -122,7 +122,7 @@ def check_suites(experiment: Experiment, root: Path) -> None:
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:
-    """Check that the suites that share data or checkpoints mean the same by them."""
+    """Check that suites that share data or checkpoints agree on their keys."""
     record = experiment.suites[suite]
     where = f"config/suites/{suite}.yaml: {kind}: '{record.get(kind)}'"
     if kind == "checkpoints" and kind in record and "experts" not in record:

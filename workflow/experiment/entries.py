@@ -1,4 +1,4 @@
-"""Read entries that stand for more than they spell out: `each` of assets, `class_names` of tasks, `extends` of suites."""
+"""Expand shorthand entries of the config: `each` of assets, `class_names` of tasks, `extends` of suites."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def assets(config: Path, schemas: Path) -> dict[str, dict[str, Any]]:
     """Return the assets of assets.yaml by id; an entry with `each` stands for one asset a key."""
     records = read_yaml(config / "assets.yaml")
     check_schema(records, schemas / "assets.schema.yaml", "config/assets.yaml")
-    found: dict[str, dict[str, Any]] = {}
+    specs: dict[str, dict[str, Any]] = {}
     for name, record in records.items():
         for asset, entry in _each(name, record):
-            if asset in found:
+            if asset in specs:
                 raise UserError(f"config/assets.yaml: {name}: there are two assets '{asset}'; rename one")
-            found[asset] = entry
-    return found
+            specs[asset] = entry
+    return specs
 
 
 def _each(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,10 +36,10 @@ def _each(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str,
         yield name.replace(HOLE, key), {**entry, **{k: v for k, v in own.items() if k != "name"}}
 
 
-def _filled(value: Any, operator: str) -> Any:
+def _filled(value: Any, name: str) -> Any:
     if isinstance(value, list):
-        return [_filled(item, operator) for item in value]
-    return value.replace(HOLE, operator) if isinstance(value, str) else value
+        return [_filled(item, name) for item in value]
+    return value.replace(HOLE, name) if isinstance(value, str) else value
 
 
 def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas
 
 
 def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
-    """Return a suite by id; where it is silent, the suite that it `extends` speaks."""
+    """Return a suite by id; keys that it lacks are those of the suite that it `extends`."""
     record = _extended(name, config / "suites", ())
     check_schema(record, schemas / "suite.schema.yaml", f"config/suites/{name}.yaml")
     return record
@@ -64,7 +64,7 @@ def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
 def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]:
     where = f"config/suites/{name}.yaml"
     if name in trail:
-        raise UserError(f"{where}: {' -> '.join([*trail, name])}: `extends` goes round in a circle")
+        raise UserError(f"{where}: {' -> '.join([*trail, name])}: `extends` is circular")
     record = read_yaml(folder / f"{name}.yaml")
     if not isinstance(record, dict) or "extends" not in record:
         return record

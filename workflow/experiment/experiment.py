@@ -1,6 +1,6 @@
-"""What the config asks for: read, checked, cross-referenced and expanded. The only code that knows the config's layout.
+"""The experiment that the config describes: read, checked and expanded for the rules.
 
-Imported by the Snakefile, so it imports no torch.
+The Snakefile imports it, so it imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nan_merge.assets.fetch import unavailable
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
-AVERAGING = "weight_averaging"  # the merge that every other one is expected to beat
+AVERAGING = "weight_averaging"  # the baseline of all other merges
 
 
 class Experiment:
@@ -81,7 +81,7 @@ class Experiment:
         return str(self.suites[suite]["text_tower"])
 
     def sharing(self, kind: str, name: str) -> list[str]:
-        """Return the suites whose `data`, `checkpoints` or `tower` have that name; the first may speak for all."""
+        """Return the suites whose `data`, `checkpoints` or `tower` has that name; any one represents the group."""
         place = {"data": self.data, "checkpoints": self.checkpoints, "tower": self.tower}[kind]
         return [suite for suite in self.suites if place(suite) == name]
 
@@ -119,11 +119,11 @@ class Experiment:
         return sorted(name for name in names if name)
 
     def unlocked(self, assets: Iterable[str]) -> list[str]:
-        """Return those of the assets whose lock does not say what they are."""
+        """Return the assets that are missing from, or unverified in, the lock."""
         return [asset for asset in sorted(assets) if "unverified" in self.lock.get(asset, {"unverified": ""})]
 
     def _skip(self, suite: str) -> dict[str, str]:
-        """Return the tasks of a suite (and its captions) that cannot be had on this machine, with the reason."""
+        """Return the tasks of a suite (and its captions) that are unavailable on this machine, with the reason."""
         tasks = [*self.suites[suite]["tasks"], *self._captions(suite)]
         wanted = {asset for task in tasks for asset in self.tasks[task]["assets"]}
         missing = {asset for asset in wanted if not Path("results/assets", asset, "asset.json").exists()}
@@ -135,11 +135,11 @@ class Experiment:
         return [alignment["captions"]] if alignment else []
 
     def captions(self, suite: str) -> list[str]:
-        """Return the data set of captioned images of a suite that is aligned, if it can be had."""
+        """Return the data set of captioned images of a suite that is aligned, if it is available."""
         return [task for task in self._captions(suite) if task not in self.skipped[suite]]
 
     def task_ids(self, suite: str) -> list[str]:
-        """Return the tasks of a suite that can be had, in the order of the config."""
+        """Return the available tasks of a suite, in the order of the config."""
         return [task for task in self.suites[suite]["tasks"] if task not in self.skipped[suite]]
 
     def groups(self, suite: str) -> dict[str, list[str]]:
@@ -150,7 +150,7 @@ class Experiment:
         return {g: m for g, m in groups.items() if m} | {task: [task] for task in tasks if task not in grouped}
 
     def skipped_methods(self, suite: str) -> dict[str, str]:
-        """Return the methods of the run that a suite (or an entry of `models`) cannot have, with the reason."""
+        """Return the methods of the run that do not apply to a suite (or an entry of `models`), with the reason."""
         return self._skipped_methods[suite]
 
     def _unfit(self, suite: str) -> dict[str, str]:
@@ -163,7 +163,7 @@ class Experiment:
         return {method: reason for method, reason in found.items() if reason}
 
     def _reason(self, method: str, experts: int, own: bool) -> str:
-        """Say why a method cannot be had with so many experts, or on models of the user; empty if it can."""
+        """Return why a method does not apply to so many experts, or to models of the user; empty if it applies."""
         record = self.methods[method]
         for operator in operators(record):
             if reason := getattr(operator, "refuses", ""):
@@ -171,7 +171,7 @@ class Experiment:
             if (wanted := getattr(operator, "experts", experts)) != experts:
                 return f"{operator.__name__} merges {wanted} experts, here are {experts}"
         if own and ("calibration" in record or "learn" in record):
-            return "it looks at data of the tasks, and models of your own come without data"
+            return "it needs data of the tasks, and models of your own come without data"
         if record.get("sweep", {}).get("draw", 0) >= math.factorial(experts):
             return f"{experts} experts have no more shuffles than {math.factorial(experts) - 1}"
         return ""
@@ -189,7 +189,7 @@ class Experiment:
         return [candidate for candidate, (method, _) in self.candidates.items() if method in self.run(suite)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the tables: the methods of the run, and the draws of one entry together as `draws`."""
+        """Return the rows of the tables: one a method of the run, one for all draws of an entry, with its `draws`."""
         found: dict[str, dict[str, Any]] = {}
         for method in self.config["methods"]:
             record = self.methods[method]
@@ -210,13 +210,13 @@ class Experiment:
         name, value = self.candidates.get(method, (method, None))
         record = dict(self.methods[name])
         if value is not None:
-            ((operator, given),) = record["coefficients"].items()
-            hyper_parameter = record.pop("tune")["hyper_parameter"]  # the rest of the grid is no matter of this candidate
-            record["coefficients"] = {operator: {**given, hyper_parameter: value}}
+            ((operator, settings),) = record["coefficients"].items()
+            hyper_parameter = record.pop("tune")["hyper_parameter"]  # a candidate does not depend on the rest of the grid
+            record["coefficients"] = {operator: {**settings, hyper_parameter: value}}
         return {stage: record[stage] for stage in stages if stage in record}
 
     def requirements(self, method: str) -> dict[str, dict[str, Any]]:
-        """Return what a method (or a candidate) needs measured: {kind: hyper-parameters of the operator that declares it}."""
+        """Return the measurements that a method (or a candidate) needs: {kind: hyper-parameters of the operator}."""
         return requirements(self.method(method), method)
 
     def takes_norms_of_calibration(self, method: str) -> bool:
@@ -236,7 +236,7 @@ class Experiment:
         return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
 
     def tuner(self, method: str) -> str | None:
-        """Return the method whose validation choice `method` takes (itself, if it has a grid), or None."""
+        """Return the method whose value, chosen on validation, `method` uses (itself, if it has a grid), or None."""
         tune = self.methods[method].get("tune") if method in self.methods else None
         return tune.get("as", method) if tune else None
 
@@ -245,7 +245,7 @@ class Experiment:
         return [candidate for candidate, (owner, _) in self.candidates.items() if owner == method]
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Return what is compared, by kind; a control of several draws is compared as one, by its `draws`."""
+        """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""
         found = []
         for suite in self.suites:
             run = self.run(suite)
@@ -257,7 +257,7 @@ class Experiment:
         return found
 
     def _pairs_of(self, method: str) -> Iterable[tuple[str, str, str]]:
-        """Yield (method, against, kind) of every comparison that a method brings with it."""
+        """Yield (method, against, kind) of every comparison of a method."""
         record = self.methods[method]
         host, parent, group = record.get("host"), record.get("extends"), record.get("group")
         scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart

@@ -1,4 +1,4 @@
-"""Read the files of config/ and explain what is wrong in them: file, key, expected, found and what was probably meant."""
+"""Read and validate the files of config/. Errors name file, key, expected and found values, and the nearest known name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_renamed_files(config: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read one YAML file; what cannot be read is a UserError that names the line."""
+    """Read one YAML file; an unreadable one is a UserError that names the line."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     except FileNotFoundError:

@@ -21,7 +21,7 @@ STAGES = tuple(OPERATORS)
 REFERENCES = ("pretrained", "individual", "multitask")  # rows without a merge
 FILE = "config/methods.yaml"
 SCHEMA = "workflow/schemas/methods.schema.yaml"
-NOT_INHERITED = ("tune", "draws", "scan")  # what makes several merges of one entry
+NOT_INHERITED = ("tune", "draws", "scan")  # one entry, several merges
 
 
 def methods(root: Path) -> dict[str, dict[str, Any]]:
@@ -47,17 +47,17 @@ def sweeps(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def operators(record: Mapping[str, Any]) -> list[Operator]:
-    """Return the words of a method, one a slot."""
+    """Return the operators of a method, one a stage."""
     return [OPERATORS[stage][operator_of(record.get(stage, DEFAULTS[stage]), stage)[0]] for stage in STAGES]
 
 
-def check_sentence(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
-    """Check the slots of one method against the schema; the first fault is a UserError that begins with `where`."""
+def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
+    """Check the stages of one method against the schema; the first fault is a UserError that begins with `where`."""
     check_schema({"method": {"label": "", "summary": "", **method_spec}}, root / SCHEMA, where, _definitions())
 
 
 def _definitions() -> dict[str, Any]:
-    """Return the JSON schema of every slot, and of a scan: the slots with a list for every hyper-parameter."""
+    """Return the JSON schema of every stage, and of a scan: the stages with a list for every hyper-parameter."""
     found = stages()
     scans = {stage: {**schema["anyOf"][1]} for stage, schema in found.items()}
     for scan in scans.values():
@@ -71,12 +71,12 @@ def _lists(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def extended(records: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Resolve `extends`: keys of the named entry, where an entry is silent; `tune`, `draws`, `scan` are never taken over."""
+    """Resolve `extends`: the keys of the named entry are defaults; `tune`, `draws` and `scan` are not inherited."""
     resolved: dict[str, dict[str, Any]] = {}
 
     def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
         if name in trail:
-            raise UserError(f"{FILE}: {' -> '.join([*trail, name])}: `extends` goes round in a circle")
+            raise UserError(f"{FILE}: {' -> '.join([*trail, name])}: `extends` is circular")
         if name not in resolved:
             record = dict(records[name])
             parent = record.get("extends")
@@ -142,7 +142,7 @@ def _axes(name: str, record: Mapping[str, Any], stage: str, scan: Mapping[str, A
     ((operator, lists),) = scan.items()
     mine, given = operator_of(record.get(stage, DEFAULTS[stage]), stage, name)
     if operator != mine:
-        raise UserError(f"{FILE}: {name}: scan: {stage}: '{operator}' is not the word of this method; expected '{mine}'")
+        raise UserError(f"{FILE}: {name}: scan: {stage}: '{operator}' is not the operator of this method; expected '{mine}'")
     exclusive = getattr(OPERATORS[stage][operator], "exclusive", [])
     if exclusive and {*exclusive} <= {*given, *lists}:
         raise UserError(f"{FILE}: {name}: scan: {stage}: the keys {exclusive} exclude each other; keep one")

@@ -1,4 +1,4 @@
-"""Write a plan for people: a few tables in aligned columns of at most 100 characters."""
+"""Format a plan as text: tables in aligned columns of at most 100 characters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lock_lines(command: str | None) -> list[str]:
         return []
     lines = textwrap.wrap(command, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
     shown = [f"    {line} \\" for line in lines[:-1]] + [f"    {lines[-1]}"]
-    return ["  a run would stop at what is not locked; look it up first:", *shown]
+    return ["  a run stops at assets that are not locked; lock them first:", *shown]
 
 
 def _disk(plan: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the check at the start and the profile's writer make of a cluster, told by commands that only pretend to be SLURM's."""
+"""Checks before a run and the writer of the profile, against fake commands of SLURM."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def write_profile(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
                           capture_output=True, text=True, check=False)  # fmt: skip
 
 
-@pytest.mark.parametrize("accounting, age, command, look", [
+@pytest.mark.parametrize("accounting, age, command, first_poll", [
     ("slurmdbd", 300, "sacct", 20), ("slurmdbd", 10, "sacct", 20), ("slurmdbd", 10, "squeue", 20), ("none", 300, "squeue", 20),
     ("none", 300, "squeue", 100),
 ])  # fmt: skip
-def test_a_cluster_on_which_every_end_is_seen_passes(slurm, tmp_path, accounting, age, command, look):
+def test_a_cluster_on_which_every_end_is_seen_passes(slurm, tmp_path, accounting, age, command, first_poll):
     slurm(accounting, age)
-    cluster.check(command, look, tmp_path)
+    cluster.check(command, first_poll, tmp_path)
 
 
-@pytest.mark.parametrize("accounting, age, command, look, words", [
+@pytest.mark.parametrize("accounting, age, command, first_poll, words", [
     ("none", 300, "sacct", 20, ["keeps no accounting", "slurm-status-command: squeue"]),
     ("none", 300, "squeue", 101, ["keeps no accounting", "at most 100"]),
-    ("none", 30, "squeue", 20, ["keeps no accounting", "MinJobAge is 30 s", "at most 10"]),
+    ("none", 30, "squeue", 20, ["keeps no accounting", "MinJobAge, 30 s", "at most 10"]),
     ("none", 120, "squeue", 20, ["forgets a finished job after 120 s", "MinJobAge of 300"]),
     ("slurmdbd", 120, "squeue", 20, ["forgets a finished job after 120 s", "slurm-status-command: sacct"]),
 ])  # fmt: skip
-def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, age, command, look, words):
+def test_a_run_that_would_wait_for_ever_is_refused(slurm, tmp_path, accounting, age, command, first_poll, words):
     slurm(accounting, age)
     with pytest.raises(UserError) as refused:
-        cluster.check(command, look, tmp_path)
+        cluster.check(command, first_poll, tmp_path)
     assert all(word in str(refused.value) for word in words), refused.value
 
 
@@ -88,8 +88,8 @@ def executor(slurm, monkeypatch):
     return executor
 
 
-def look(executor, command, later=lambda: None):
-    """Return what a look finds; `later` is called while it waits."""
+def poll(executor, command, later=lambda: None):
+    """Return the states that one poll gets; `later` is called while it waits."""
 
     async def both():
         asyncio.get_running_loop().call_later(0.5, later)
@@ -98,9 +98,9 @@ def look(executor, command, later=lambda: None):
     return asyncio.run(both())[0]
 
 
-def test_a_look_waits_for_a_slurm_that_does_not_answer(slurm, executor, caplog):
+def test_a_poll_waits_for_a_slurm_that_does_not_answer(slurm, executor, caplog):
     slurm(squeue=None)
-    assert look(executor, "squeue", lambda: slurm(squeue="7|RUNNING\n")) == {"7": "RUNNING"}
+    assert poll(executor, "squeue", lambda: slurm(squeue="7|RUNNING\n")) == {"7": "RUNNING"}
     assert [record.message for record in caplog.records] == ["SLURM does not answer squeue; asking again until it does"]
 
 
@@ -111,7 +111,7 @@ def test_the_age_of_jobs_is_known_while_slurm_does_not_answer(slurm, executor):
 
 def test_a_job_that_sacct_calls_cancelled_has_ended(slurm, executor):
     slurm(sacct="7|CANCELLED by 1000\n8|COMPLETED\n")
-    assert look(executor, "sacct") == {"7": "CANCELLED", "8": "COMPLETED"}
+    assert poll(executor, "sacct") == {"7": "CANCELLED", "8": "COMPLETED"}
 
 
 def test_a_data_base_that_does_not_answer_is_said(slurm, tmp_path):

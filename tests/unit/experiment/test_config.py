@@ -30,7 +30,7 @@ def every_asset_can_be_had(monkeypatch):
 
 
 def schema_of(name):
-    """Return a schema as it is used: that of methods.yaml with what may stand in its slots."""
+    """Return a schema as it is used: that of methods.yaml with the operators of its stages."""
     schema = read_yaml(SCHEMAS[name])
     return {**schema, "$defs": methods_module._definitions()} if name == "methods" else schema
 
@@ -101,14 +101,14 @@ def test_the_schema_of_a_word_is_its_signature(stage, operator):
             jsonschema.validate(p.default, schema["properties"][name])
 
 
-def test_norm_of_and_scope_belong_to_every_word_that_looks_at_norms():
-    words = METHODS["coefficients"]["anyOf"][1]["properties"]
-    looks = {operator for operator, schema in words.items() if TABLE_HYPER_PARAMETERS.keys() & schema["properties"].keys()}
-    assert looks == {name for name, operator in OPERATORS["coefficients"].items() if _differs(operator)}
+def test_norm_of_and_scope_belong_to_every_operator_that_needs_norms():
+    laws = METHODS["coefficients"]["anyOf"][1]["properties"]
+    with_norms = {name for name, schema in laws.items() if TABLE_HYPER_PARAMETERS.keys() & schema["properties"].keys()}
+    assert with_norms == {name for name, operator in OPERATORS["coefficients"].items() if _differs(operator)}
     assert {
         p.name for p in inspect.signature(estimate).parameters.values() if p.kind is p.KEYWORD_ONLY
     } == TABLE_HYPER_PARAMETERS.keys()
-    nan = words["nan"]["properties"]
+    nan = laws["nan"]["properties"]
     measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0], "calibration": [9.0]}}}
     for norm_of in nan["norm_of"]["enum"]:
         for scope in nan["scope"]["enum"]:
@@ -203,7 +203,7 @@ def test_nan_rows_stand_beside_their_host_and_controls():
     assert {("weight_averaging", "pretrained", "order"), ("individual", "ties", "order")} <= pairs
 
 
-def test_extends_takes_over_what_is_silent_and_nothing_that_makes_several_methods():
+def test_extends_inherits_missing_keys_but_none_that_makes_several_methods():
     methods = shipped().methods
     assert methods["task_arithmetic_tuned"]["coefficients"] == {"constant": {"value": 0.3}}
     assert methods["ties_nan_delta_layer"]["preprocess"] == {"trim": {"density": 0.2}}
@@ -214,7 +214,7 @@ def test_extends_takes_over_what_is_silent_and_nothing_that_makes_several_method
     assert heir["heir"] == {"extends": "one", "label": "b", "group": "host"}
 
 
-def test_candidates_put_their_value_into_the_sentence():
+def test_candidates_put_their_value_into_the_method_spec():
     assert shipped().candidates_of("task_arithmetic_tuned")[:2] == ["task_arithmetic_tuned-0.2", "task_arithmetic_tuned-0.3"]
     assert shipped().candidates_of("task_arithmetic") == []
     method_spec = shipped().method_spec("task_arithmetic_tuned-0.5", "coefficients", "combine")
@@ -233,7 +233,7 @@ def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeyp
     assert "crowd" not in found.groups("text")["all"]
 
 
-def test_a_method_that_is_tuned_or_looks_at_data_says_so():
+def test_a_method_that_is_tuned_or_needs_data_declares_it():
     for method, record in shipped().methods.items():
         sees = "validation" if "tune" in record else record.get("data", "none")
         assert record.get("data", "none") == sees, method

@@ -59,11 +59,11 @@ MISTAKES = {
     ),
     "a negative seed": (("config.yaml", "seeds", [-1]), "config/config.yaml: seeds.0: -1 is less than the minimum of 0"),
     "no methods": (("config.yaml", "methods", KeyError), "config/config.yaml: the file: 'methods' is a required property"),
-    "an unknown word": (
+    "an unknown operator": (
         ("methods.yaml", "ties", "combine", "disjoint_some"),
         "ties.combine: unknown value 'disjoint_some'; did you mean",
     ),
-    "an unknown word with values": (
+    "an unknown operator with values": (
         ("methods.yaml", "ties", "preprocess", {"trimm": {}}),
         "config/methods.yaml: ties.preprocess: unknown key 'trimm'; did you mean 'trim'?",
     ),
@@ -71,7 +71,7 @@ MISTAKES = {
         ("methods.yaml", "ties", "preprocess", {"trim": {"desnity": 0.1}}),
         "config/methods.yaml: ties.preprocess.trim: unknown key 'desnity'; did you mean 'density'?",
     ),
-    "an unknown slot": (
+    "an unknown stage": (
         ("methods.yaml", "ties", "combin", {}),
         "config/methods.yaml: ties: unknown key 'combin'; did you mean 'combine'?",
     ),
@@ -103,7 +103,7 @@ MISTAKES = {
         ("methods.yaml", "dare", "extends", "task_arithmetics"),
         "dare: extends: unknown 'task_arithmetics'; did you mean",
     ),
-    "parents in a circle": (("methods.yaml", "ties", "extends", "ties_mean"), "`extends` goes round in a circle"),
+    "parents in a circle": (("methods.yaml", "ties", "extends", "ties_mean"), "`extends` is circular"),
     "an unknown host": (
         ("methods.yaml", "ties_nan", "host", "tie"),
         ": host, controls: unknown 'tie'; did you mean 'ties'?",
@@ -119,13 +119,13 @@ MISTAKES = {
     ),
     "a tuner that is not run": (
         ("config.yaml", "methods", ["task_arithmetic_nan_tuned"]),
-        "'task_arithmetic_nan_tuned' takes the choice of 'task_arithmetic_tuned'; list that one too",
+        "'task_arithmetic_nan_tuned' uses the tuned value of 'task_arithmetic_tuned'; list that one too",
     ),
     "a tuned method without the hyper-parameter": (
         ("methods.yaml", "ties_nan", "tune", GRID),
         "ties_nan: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
     ),
-    "a tuned word without values": (
+    "a tuned operator without values": (
         ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
         "dare_ties: tune: 'value' has no value in `coefficients`",
     ),
@@ -145,13 +145,13 @@ MISTAKES = {
         ("methods.yaml", "permuted_2", {"label": "x", "summary": "y"}),
         "permuted: there are two methods 'permuted_2'; rename one",
     ),
-    "a scan of another slot": (
+    "a scan of another stage": (
         ("methods.yaml", "nan_scan_ties", "scan", {"combined": {"disjoint_sum": {"elect": ["weighted"]}}}),
         "nan_scan_ties.scan: unknown key 'combined'; did you mean 'combine'?",
     ),
-    "a scan of another word": (
+    "a scan of another operator": (
         ("methods.yaml", "nan_scan_ties", "scan", {"combine": {"disjoint_mean": {"elect": ["weighted"]}}}),
-        "nan_scan_ties: scan: combine: 'disjoint_mean' is not the word of this method; expected 'disjoint_sum'",
+        "nan_scan_ties: scan: combine: 'disjoint_mean' is not the operator of this method; expected 'disjoint_sum'",
     ),
     "a scan of another hyper-parameter": (
         ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponents": [1.0]}}}),
@@ -206,7 +206,7 @@ MISTAKES = {
         ("assets.yaml", "minilm_l6", "kind", "pypy"),
         "minilm_l6.kind: unknown value 'pypy'; did you mean 'pypi'?",
     ),
-    "a float that YAML reads as a word": (
+    "a float that YAML reads as a string": (
         ("suites/text.yaml", "finetune", "learning_rate", "1e-3"),
         "text.yaml: finetune.learning_rate: '1e-3' is not of type 'number'",
     ),
@@ -234,7 +234,7 @@ def test_a_renamed_key_is_named_before_the_key_that_is_then_missing():
         check_schema(costs, ROOT / "workflow/schemas/costs.schema.yaml", "config/costs.yaml")
 
 
-def test_yaml_reads_a_bare_1e_3_as_a_word(tmp_path):
+def test_yaml_reads_a_bare_1e_3_as_a_string(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1e-3\nb: 1.0e-3\n")
     assert read_yaml(tmp_path / "x.yaml") == {"a": "1e-3", "b": 0.001}
 

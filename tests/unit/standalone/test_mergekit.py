@@ -6,7 +6,7 @@ import yaml
 from models import ROOT, SHAPES, family, merged, tensors_of
 
 from experiment.files import read_yaml
-from experiment.methods import check_sentence
+from experiment.methods import check_method_spec
 from nan_merge.core.errors import UserError
 from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
@@ -73,7 +73,7 @@ def config(folder, method, weights, base=True, **shared):
 def imported(folder, content):
     """Translate, and merge as the method_spec says."""
     request = translate(content, "file.yml")
-    check_sentence(request.method_spec, ROOT, "translated")
+    check_method_spec(request.method_spec, ROOT, "translated")
     return merged(folder / "out", request.method_spec, request.base, request.experts)
 
 
@@ -254,7 +254,7 @@ def test_the_script_prints_command_and_method_and_merges_with_an_output(tmp_path
     ((name, record),) = read_yaml(tmp_path / "entry.yaml").items()
     assert name == "mergekit_my_ties"
     assert record["combine"] == {"disjoint_mean": {}}
-    check_sentence(record, ROOT, "entry")
+    check_method_spec(record, ROOT, "entry")
     import_mergekit.main([str(tmp_path / "My Ties.yml"), "--output", str(tmp_path / "out"), "--dtype", "float16"])
     assert tensors_of(tmp_path / "out")["encoder.layer.0.dense.weight"].dtype == np.float16
 

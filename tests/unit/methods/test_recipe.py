@@ -45,15 +45,15 @@ def test_words_are_given_by_name_or_with_hyper_parameters():
 
 
 MISTAKES = {
-    "a slot": ({"combined": "weighted_sum"}, "method 'm': no slot 'combined'; did you mean 'combine'?"),
+    "a slot": ({"combined": "weighted_sum"}, "method 'm': no stage 'combined'; did you mean 'combine'?"),
     "a foreign slot": (
         {"zzz": "nan"},
-        "no slot 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
+        "no stage 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
     ),
-    "a word": ({"combine": "disjoint_mea"}, "method 'm': combine has no word 'disjoint_mea'; did you mean 'disjoint_mean'?"),
+    "a word": ({"combine": "disjoint_mea"}, "method 'm': combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?"),
     "a foreign word": (
         {"control": "zzz"},
-        "control has no word 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
+        "control has no operator 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
     ),
     "a hyper-parameter": (
         {"preprocess": {"trim": {"desnity": 0.1}}},
@@ -62,9 +62,9 @@ MISTAKES = {
     "a hyper-parameter of another word": ({"preprocess": {"trim": {"rate": 0.1}}}, "['density', 'scope'], not 'rate'"),
     "a positional argument": ({"preprocess": {"trim": {"tau": 0.1}}}, "'trim' takes ['density', 'scope'], not 'tau'"),
     "a norm of nothing": ({"coefficients": {"nan": {"norm": "weights"}}}, "not 'norm'; did you mean 'norm_of'?"),
-    "two words": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one word"),
-    "no word": ({"combine": {}}, "combine takes one word, or one word with its hyper-parameters; found {}"),
-    "a list": ({"combine": ["weighted_sum"]}, "combine takes one word"),
+    "two words": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one operator"),
+    "no word": ({"combine": {}}, "combine takes one operator, or one operator with its hyper-parameters; found {}"),
+    "a list": ({"combine": ["weighted_sum"]}, "combine takes one operator"),
 }
 
 

@@ -295,7 +295,7 @@ def test_what_mergekit_does_otherwise_stands_in_the_file(tmp_path):
     whole = exported(base, experts, {"preprocess": {"trim": {"density": 0.3}}, "combine": "disjoint_sum"})
     assert "# mergekit keeps the share `density` of each tensor; NAN-Merge kept it of the whole model\n" in whole
     dare = exported(base, experts, {"preprocess": {"drop": {"rate": 0.75}}, "coefficients": {"constant": {"value": 0.5}}})
-    assert "# the factor 1 / (1 - 0.75) of DARE is in the numbers" in dare
+    assert "# the weights include the factor 1 / (1 - 0.75) of DARE" in dare
     content = yaml.safe_load(dare)
     assert content["models"][0]["parameters"]["weight"] == 2.0
     assert content["parameters"] == {"normalize": False, "density": 0.25, "rescale": False}
@@ -326,7 +326,7 @@ def test_what_mergekit_cannot_say_is_refused(case, tmp_path):
 
 def test_a_path_that_mergekit_would_take_apart_is_refused():
     check_names(["/models/a", "owner/b@main"])
-    with pytest.raises(UserError, match=r"/models/c\+\+: mergekit reads '\+' and '@' in a path as signs"):
+    with pytest.raises(UserError, match=r"/models/c\+\+: mergekit splits a path at '\+' and '@'"):
         check_names(["/models/c++"])
 
 

@@ -1,10 +1,11 @@
-"""Read a mergekit config of a method that both have: print the merge_models command and the method; with --output, merge.
+"""Translate a mergekit config: print the merge_models command and the method; with --output, merge.
 
-Supported are linear, task_arithmetic, ties, dare_linear and dare_ties over whole models. What follows FILE goes to
-merge_models as it is (--output, --threads, --device, ...).
+Supported are linear, task_arithmetic, ties, dare_linear and dare_ties over whole models. Arguments after FILE are passed
+to merge_models (--output, --threads, --device, ...).
 """
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,19 +17,19 @@ import yaml
 from experiment.files import read_yaml
 from nan_merge.core.command_line import command_line
 from nan_merge.methods.recipe import DEFAULTS, operator_of
-from nan_merge.standalone.mergekit_import import Request, translate
+from nan_merge.standalone.mergekit_import import MergekitConfig, translate
 from scripts import merge_models
 
 
-def main(words: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse the command line, print the translation, and merge if there is an output."""
     parser = argparse.ArgumentParser("import_mergekit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="mergekit config")
-    args, rest = parser.parse_known_args(words)
+    args, rest = parser.parse_known_args(argv)
     request = translate(read_yaml(args.file), str(args.file))
     for note in request.notes:
         print(f"note: {note}", file=sys.stderr)
-    command = merge_words(request)
+    command = merge_arguments(request)
     print(f"python -m scripts.merge_models {shlex.join([*command, *(rest or ['--output', 'OUTPUT'])])}\n")
     print("# the same as an entry of config/methods.yaml")
     print(yaml.safe_dump(entry(request, args.file), sort_keys=False, allow_unicode=True), end="")
@@ -36,31 +37,30 @@ def main(words: list[str] | None = None) -> None:
         merge_models.main([*command, *rest])
 
 
-def merge_words(request: Request) -> list[str]:
-    """Return the words of merge_models that say what a request says."""
-    words = ["--base", request.base]
-    words += [word for name, model in request.experts.items() for word in ("--expert", f"{name}={model}")]
-    words += ["--method", request.host]
-    words += [word for each in assignments(merge_models.method(request.host), request.method_spec) for word in ("--set", each)]
-    return [*words, *(["--dtype", request.dtype] if request.dtype else [])]
+def merge_arguments(request: MergekitConfig) -> list[str]:
+    """Return the arguments of merge_models for a mergekit config."""
+    options = [("--expert", f"{name}={model}") for name, model in request.experts.items()]
+    options += [("--method", request.host)]
+    options += [("--set", each) for each in assignments(merge_models.method(request.host), request.method_spec)]
+    return ["--base", request.base, *itertools.chain(*options), *(["--dtype", request.dtype] if request.dtype else [])]
 
 
 def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list[str]:
-    """Return the values of --set that turn the sentence of a host into another."""
-    found = []
+    """Return the values of --set that turn the spec of a host into another."""
+    values = []
     for stage, default in DEFAULTS.items():
-        (there, had), (word, given) = (operator_of(record.get(stage, default), stage) for record in (host, method_spec))
-        if (there, had) == (word, given):
+        (current, old), (operator, new) = (operator_of(record.get(stage, default), stage) for record in (host, method_spec))
+        if (current, old) == (operator, new):
             continue
-        if given and (word != there or had.keys() <= given.keys()):
-            found += [f"{stage}.{word}.{key}={_flow(value)}" for key, value in given.items()]
+        if new and (operator != current or old.keys() <= new.keys()):
+            values += [f"{stage}.{operator}.{key}={_flow(value)}" for key, value in new.items()]
         else:
-            found.append(f"{stage}={_flow({word: given}) if given else word}")
-    return found
+            values.append(f"{stage}={_flow({operator: new}) if new else operator}")
+    return values
 
 
-def entry(request: Request, file: Path) -> dict[str, Any]:
-    """Return the request as an entry of config/methods.yaml."""
+def entry(request: MergekitConfig, file: Path) -> dict[str, Any]:
+    """Return the mergekit config as an entry of config/methods.yaml."""
     name = "".join(letter if letter.isalnum() else "_" for letter in file.stem.lower()).strip("_")
     return {f"mergekit_{name}": {"label": f"mergekit {file.stem}", "summary": f"{file.name}, translated", **request.method_spec}}
 

@@ -1,4 +1,4 @@
-"""Merge models that you have, without a suite: folders or hub ids, by any method of config/methods.yaml.
+"""Merge models of your own, without a suite: folders or hub ids, by any method of config/methods.yaml.
 
 The base is the model that the experts were fine-tuned from. Its files, types and tokenizer are those of the output.
 """
@@ -26,9 +26,9 @@ from nan_merge.standalone.sources import short_names
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and merge."""
-    args = arguments().parse_args(words)
+    args = arguments().parse_args(argv)
     record = method(args.method)
     method_spec = {stage: record[stage] for stage in STAGES if stage in record}
     for assignment in args.set:
@@ -38,9 +38,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for pattern in args.exclude:
         check_pattern(pattern)
     keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")
-    given = {key: getattr(args, key) for key in keys}
-    how = {"method_spec": method_spec, "about": record, "export": args.export_mergekit, "options": options(args)}
-    run(OwnModels(experts=named(args.expert), **given, **how))
+    own = {key: getattr(args, key) for key in keys} | {"method_spec": method_spec, "about": record}
+    run(OwnModels(experts=named(args.expert), export=args.export_mergekit, options=options(args), **own))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -50,16 +49,16 @@ def arguments() -> argparse.ArgumentParser:
     add("--base", required=True, help="folder, or hub id as owner/name[@revision]")
     add("--expert", required=True, action="append", help="[NAME=]folder or hub id of a fine-tuned model or LoRA adapter; repeat")
     add("--method", required=True, help="an entry of config/methods.yaml")
-    add("--set", action="append", default=[], metavar="SLOT.WORD.NAME=VALUE", help="preprocess.trim.density=0.1; repeat")
+    add("--set", action="append", default=[], metavar="STAGE.OPERATOR.NAME=VALUE", help="preprocess.trim.density=0.1; repeat")
     add("--output", type=Path, required=True, help="folder of the merged model")
-    add("--overwrite", action="store_true", help="replace the merged model that is there")
+    add("--overwrite", action="store_true", help="replace an existing merged model")
     add("--exclude", nargs="+", action="extend", default=[], metavar="REGEX", help="tensors that stay at the base")
-    add("--vocabulary", choices=["truncate", "pad_mean"], default="truncate", help="what to do with rows that differ in number")
-    add("--missing", choices=["error", "base"], default="error", help="what to do with a tensor that an expert lacks")
+    add("--vocabulary", choices=["truncate", "pad_mean"], default="truncate", help="treatment of rows that differ in number")
+    add("--missing", choices=["error", "base"], default="error", help="treatment of a tensor that an expert lacks")
     add("--dtype", choices=TYPES, help="type of all floats of the output (default: as in the base)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
-    add("--threads", type=positive, default=available_processors(), help="default: one a processor, %(default)s")
-    add("--seed", type=int, default=0, help="of what is drawn at random")
+    add("--threads", type=positive, default=available_processors(), help="default: one per processor, %(default)s")
+    add("--seed", type=int, default=0, help="of random draws")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
     return parser
 
@@ -72,7 +71,7 @@ def positive(text: str) -> int:
 
 
 def method(name: str) -> dict[str, Any]:
-    """Return one entry of config/methods.yaml; one that cannot be merged by itself is a UserError."""
+    """Return an entry of config/methods.yaml; one that needs more than models is a UserError."""
     records = methods(ROOT)
     known_names("--method", [name], records)
     record = records[name]
@@ -89,16 +88,19 @@ def method(name: str) -> dict[str, Any]:
         key, host = record["tune"]["hyper_parameter"], record.get("extends")
         while host is not None and "tune" in records[host]:
             host = records[host].get("extends")
-        word = operator_of(record["coefficients"], "coefficients")[0]
+        rule = operator_of(record["coefficients"], "coefficients")[0]
         raise UserError(
             f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
-            f" --method {host or 'task_arithmetic'} --set coefficients.{word}.{key}=<number>"
+            f" --method {host or 'task_arithmetic'} --set coefficients.{rule}.{key}=<number>"
         )
     return record
 
 
 def override(method_spec: Mapping[str, Any], assignment: str, name: str) -> dict[str, Any]:
-    """Return the method_spec with `slot.word.hyper_parameter=value`, or `slot=word`, put in; another word replaces the slot's."""
+    """Return the method spec with `stage.operator.hyper_parameter=value` or `stage=operator` applied.
+
+    An operator other than the stage's replaces it.
+    """
     path, equals, text = assignment.partition("=")
     parts = path.split(".")
     try:
@@ -106,18 +108,18 @@ def override(method_spec: Mapping[str, Any], assignment: str, name: str) -> dict
     except yaml.YAMLError:
         parts = []
     if not equals or len(parts) not in (1, 3):
-        raise UserError(f"--set {assignment}: expected slot.word.hyper_parameter=value, such as preprocess.trim.density=0.1")
+        raise UserError(f"--set {assignment}: expected stage.operator.hyper_parameter=value, such as preprocess.trim.density=0.1")
     if len(parts) == 1:
         return {**method_spec, path: value}
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 takes 1e-3 for a word
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 reads 1e-3 as a string
         value = float(value)
-    stage, word, key = parts
-    there, given = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
-    return {**method_spec, stage: {word: {**(given if word == there else {}), key: value}}}
+    stage, operator, key = parts
+    current, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
+    return {**method_spec, stage: {operator: {**(values if operator == current else {}), key: value}}}
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise a UserError for what is no regular expression."""
+    """Raise a UserError for an invalid regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -125,34 +127,34 @@ def check_pattern(pattern: str) -> None:
 
 
 def named(experts: Iterable[str]) -> dict[str, str]:
-    """Read `NAME=model` or `model` of every expert: {name: folder or hub id}, with names of their own for the rest."""
-    found: dict[str, str] = {}
+    """Read `NAME=model` or `model` of every expert: {name: folder or hub id}; names are derived where none is stated."""
+    models: dict[str, str] = {}
     rest = []
     for text in experts:
         match = None if Path(text).expanduser().exists() else re.fullmatch(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
         if match is None:
             rest.append(text)
-        elif match[1] in ("base", *found):
+        elif match[1] in ("base", *models):
             raise UserError(f"--expert {text}: the name '{match[1]}' is taken; choose another")
         else:
-            found[match[1]] = match[2]
-    return {**found, **dict(zip(short_names(rest, found), rest, strict=True))}
+            models[match[1]] = match[2]
+    return {**models, **dict(zip(short_names(rest, models), rest, strict=True))}
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """Return the words of the command line that, besides the models, decide what comes out."""
-    words = ["--method", args.method]
+    """Return the arguments that, besides the models, decide the result."""
+    chosen = ["--method", args.method]
     for key in ("set", "exclude"):
-        words += [word for value in getattr(args, key) for word in (f"--{key}", value)]
+        chosen += [argument for value in getattr(args, key) for argument in (f"--{key}", value)]
     for key in ("vocabulary", "missing", "dtype", "device", "seed"):
         if getattr(args, key) != arguments().get_default(key):
-            words += [f"--{key}", str(getattr(args, key))]
-    return words
+            chosen += [f"--{key}", str(getattr(args, key))]
+    return chosen
 
 
 if __name__ == "__main__":
-    gc.freeze()  # a merge makes no cycles, and looking for some among the objects of numba takes a tenth of it
+    gc.freeze()  # a merge makes no cycles, and collection over the objects of numba takes a tenth of its time
     gc.disable()
     command_line(main)
     sys.stdout.flush()
-    os._exit(0)  # all is on disk, and taking numba apart takes a tenth of a second
+    os._exit(0)  # all is on disk, and the tear-down of numba takes a tenth of a second

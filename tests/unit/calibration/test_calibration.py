@@ -1,9 +1,8 @@
-"""Calibration is what its formula says: Fisher, Gram and entropy against naive loops on tiny encoders, and the same bytes again."""
+"""Fisher, Gram and entropy equal naive loops on tiny encoders, and scripts write the same bytes again."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -12,62 +11,44 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from calibration_suite import (
+    CONFIG,
+    EXCLUDE,
+    EXPERTS,
+    PLUS,
+    SCRIPTS,
+    TUNING,
+    aligned,
+    arguments,
+    build_suite,
+    contents,
+    opened,
+    random_task,
+)
 from torch import nn
-from torch.nn.functional import gelu, layer_norm, normalize
+from torch.nn.functional import gelu, layer_norm
 
-from nan_merge.calibration.adamerging import DifferentiableMerge, entropy, learn
+from nan_merge.calibration.adamerging import entropy, learn
 from nan_merge.calibration.fisher import fisher
 from nan_merge.calibration.gram import gram
 from nan_merge.calibration.gram_plus import gram_plus
 from nan_merge.calibration.kinds import KINDS, bound
 from nan_merge.calibration.records import leave_out
-from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint, write_tensors
+from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
-from nan_merge.data.dataset import write_dataset
-from nan_merge.engine import measure
 from nan_merge.engine.merge import merge
-from nan_merge.engine.request import Contexts, MergeRequest
+from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
-from nan_merge.methods.recipe import bind
 from nan_merge.models import training
 from nan_merge.models.families import image_encoder, text_encoder
 from nan_merge.models.training import Task
-from scripts import collect_calibration, collect_gram_plus, finetune_joint, learn_coefficients
-
-WIDTH, OPERATORS = 8, 30
-CONFIG = {**tiny.BERT, "hidden_size": WIDTH, "intermediate_size": 12, "max_position_embeddings": 10, "vocab_size": OPERATORS}
-EXPERTS = ("one", "two", "three")
-EXCLUDE = [r"^embeddings\."]
-TUNING = {"learning_rate": 0.01, "steps": 30, "batch_size": 8, "logit_scale": 10.0, "weight_decay": 0.0, "frozen": EXCLUDE}
-PLUS = {"preprocess": {"trim": {"density": 0.3}}, "combine": {"disjoint_sum": {"elect": "unweighted"}}}
-
-
-def random_task(seed: int, count: int = 24, classes: int = 3) -> Task:
-    """Draw texts of different lengths whose first word tells the class, and a head."""
-    draw = np.random.default_rng(seed)
-    labels = draw.integers(0, classes, count)
-    inputs = draw.integers(8, OPERATORS, (count, 9)).astype(np.uint16)
-    inputs[:, 0] = 1 + labels
-    for row, length in zip(inputs, draw.integers(2, 9, count), strict=True):
-        row[length:] = 0
-    return Task(inputs, labels, normalize(torch.from_numpy(draw.normal(size=(classes, WIDTH))), dim=1).float().numpy(), 10.0)
+from scripts import collect_calibration, learn_coefficients
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
-    """A base, three experts and their data sets and heads, as folders."""
-    root = tmp_path_factory.mktemp("suite")
-    write_checkpoint(root / "base", tiny.random_bert(CONFIG, 0), CONFIG)
-    for t, name in enumerate(EXPERTS):
-        task = random_task(t)
-        record = {"classes": ["a", "b", "c"]}
-        write_dataset(root / "data" / name, record, {part: (task.inputs, task.labels) for part in ("train", "test")})
-        write_tensors(root / f"{name}.safetensors", {"head": task.head})
-        encoder = text_encoder.load(root / "base")
-        training.finetune(encoder, task.inputs, task.labels, task.head, TUNING, seed=t)
-        write_checkpoint(root / name, {k: v.numpy() for k, v in encoder.state_dict().items()}, CONFIG)
-    return root
+    return build_suite(tmp_path_factory.mktemp("suite"))
 
 
 @pytest.fixture
@@ -78,10 +59,6 @@ def task():
 @pytest.fixture
 def expert(suite):
     return text_encoder.load(suite / "one")
-
-
-def aligned(suite):
-    return unify_layout(suite / "base", {name: suite / name for name in EXPERTS}, EXCLUDE)
 
 
 def wide(task: Task) -> Task:
@@ -323,12 +300,6 @@ def test_gram_plus_of_one_expert_is_its_gram(suite, task):
 # AdaMerging.
 
 
-def opened(suite, method_spec, dtype=torch.float32):
-    models, recipe = aligned(suite), bind(method_spec)
-    cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
-    return DifferentiableMerge(recipe, Contexts(models, cuts), dtype), cuts
-
-
 @pytest.mark.parametrize("method_spec", [{}, PLUS], ids=["plain", "plus"])
 @pytest.mark.parametrize("scope", ["model", "layer", "tensor"])
 def test_learning_lowers_the_entropy_of_all_inputs(suite, method_spec, scope):
@@ -413,41 +384,11 @@ def test_every_task_has_its_turn_in_every_round(suite):
 # Scripts.
 
 
-def words(suite, script, output):
-    data, heads = ([str(suite / place.format(name)) for name in EXPERTS] for place in ("data/{}", "{}.safetensors"))
-    base = ["--base", str(suite / "base")]
-    experts = ["--experts", *(f"{name}={suite / name}" for name in EXPERTS)]
-    one = ["--checkpoint", str(suite / "one"), "--dataset", data[0], "--head", heads[0], "--logit-scale", "10"]
-    several = ["--datasets", *data, "--heads", *heads]
-    layout = {"exclude": EXCLUDE}
-    small = ["--spec", json.dumps({"settings": {"examples": 10, "batch_size": 4}, "layout": layout})]
-    learned = {"method_spec": {}, "settings": {"steps": 3, "batch_size": 4}, "layout": layout}
-    of_script = {
-        "fisher": ["collect_calibration", "--kind", "fisher", *one, *small],
-        "gram": ["collect_calibration", "--kind", "gram", *one, *small],
-        "gram_plus": ["collect_gram_plus", "--kind", "gram_plus", *base, *experts, *small,
-                      "--datasets", *(f"{name}={folder}" for name, folder in zip(EXPERTS, data, strict=True))],
-        "learned": ["learn_coefficients", *base, *experts, *several, "--logit-scale", "10",
-                    "--suite", "s", "--method", "m", "--seed", "0", "--spec", json.dumps(learned)],
-        "joint": ["finetune_joint", *base, *several, "--spec", json.dumps({"settings": {**TUNING, "steps": 2}}), "--seed", "0"],
-    }  # fmt: skip
-    return [*of_script[script], "--family", "text_encoder", "--output", str(output)]
-
-
-def contents(output):
-    files = sorted(output.rglob("*")) if output.is_dir() else [output]
-    return {str(file.relative_to(output)): file.read_bytes() for file in files if file.is_file()}
-
-
-SCRIPTS = {"fisher": collect_calibration, "gram": collect_calibration, "gram_plus": collect_gram_plus, "learned": learn_coefficients,
-           "joint": finetune_joint}  # fmt: skip
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_writes_the_same_bytes_again_with_more_threads(suite, tmp_path, monkeypatch, script):
-    monkeypatch.setattr("sys.argv", words(suite, script, tmp_path / "once"))
+    monkeypatch.setattr("sys.argv", arguments(suite, script, tmp_path / "once"))
     SCRIPTS[script].main()
-    name, *rest = words(suite, script, tmp_path / "again")
+    name, *rest = arguments(suite, script, tmp_path / "again")
     threads = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
     command = [sys.executable, "-m", f"scripts.{name}", *rest]
     subprocess.run(command, cwd=tiny.ROOT, env={**os.environ, **threads}, check=True, capture_output=True)
@@ -455,7 +396,7 @@ def test_a_script_writes_the_same_bytes_again_with_more_threads(suite, tmp_path,
 
 
 def test_a_folder_of_calibration_is_a_checkpoint_with_a_record(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", words(suite, "fisher", tmp_path / "fisher"))
+    monkeypatch.setattr("sys.argv", arguments(suite, "fisher", tmp_path / "fisher"))
     collect_calibration.main()
     calibration, record = Checkpoint(tmp_path / "fisher"), read_json(tmp_path / "fisher/calibration.json")
     assert calibration.names == Checkpoint(suite / "one").names == list(record["tensors"]) or set(calibration.names) == set(
@@ -468,7 +409,7 @@ def test_a_folder_of_calibration_is_a_checkpoint_with_a_record(suite, tmp_path, 
 
 
 def test_a_file_of_learned_coefficients_has_a_table_and_a_curve(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", words(suite, "learned", tmp_path / "learned.json"))
+    monkeypatch.setattr("sys.argv", arguments(suite, "learned", tmp_path / "learned.json"))
     learn_coefficients.main()
     record = read_json(tmp_path / "learned.json")
     assert record["experts"] == sorted(EXPERTS) and record["scope"] == "tensor" and record["norms"] == {}

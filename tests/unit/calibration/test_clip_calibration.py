@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from calibration_suite import clip_models, clip_tasks
 from models import tensors_of
-from tiny_clips import EXPERTS, WIDTH, Array, build_world, photographs
-from torch.nn.functional import normalize
+from tiny_clips import EXPERTS, Array, build_world
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.fisher import fisher
@@ -14,10 +14,9 @@ from nan_merge.calibration.gram_plus import gram_plus
 from nan_merge.calibration.records import leave_out
 from nan_merge.engine.request import Contexts
 from nan_merge.layouts import clip_names
-from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models.families import clip, open_clip
-from nan_merge.models.training import Task, finetune
+from nan_merge.models.training import finetune
 
 KINDS = {"clip": clip, "open_clip": open_clip}
 BLOCK = "visual.transformer.resblocks.1."
@@ -30,11 +29,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tasks():
-    """Two tasks of cuts of a photograph."""
-    images = photographs(24)
-    draw = torch.Generator().manual_seed(0)
-    heads = [normalize(torch.randn(3, WIDTH, generator=draw), dim=1).numpy() for _ in EXPERTS]
-    return [Task(images[t * 12 :][:12], np.arange(12) % 3, heads[t], 20.0) for t in range(len(EXPERTS))]
+    return clip_tasks()
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +48,6 @@ def close(found, expected, share=1e-4, least=0.0):
     """Compare to a share of the greatest number; what is below `least` is the noise of a zero."""
     assert np.abs(found - expected).max() <= share * max(least, np.abs(expected).max())
     return True
-
-
-def models(world, kind):
-    return unify_layout(world / kind / "base", {name: world / kind / name for name in EXPERTS})
 
 
 def test_fisher_of_both_libraries_agrees(experts, tasks):
@@ -106,7 +97,7 @@ def test_gram_plus_of_both_libraries_agrees(world, tasks):
     found = {}
     for kind, module in KINDS.items():
         inputs = {name: task.inputs for name, task in zip(EXPERTS, tasks, strict=True)}
-        found[kind] = gram_plus(module.load(world / kind / "base"), models(world, kind), inputs, examples=8, batch_size=4)
+        found[kind] = gram_plus(module.load(world / kind / "base"), clip_models(world, kind), inputs, examples=8, batch_size=4)
     for name in EXPERTS:
         there, here = found["open_clip"][name], found["clip"][name]
         assert close(there[f"{BLOCK}mlp.c_proj.weight"], here["vision_model.encoder.layers.1.mlp.fc2.weight"], 1e-3)
@@ -119,7 +110,7 @@ def test_adamerging_learns_the_same_in_both_libraries(world, tasks):
     found = {}
     for kind, module in KINDS.items():
         recipe = bind({"combine": {"weighted_sum": {}}})
-        merge = DifferentiableMerge(recipe, Contexts(models(world, kind)))
+        merge = DifferentiableMerge(recipe, Contexts(clip_models(world, kind)))
         found[kind] = learn(module.load(world / kind / "base"), merge, tasks, 0, steps=5, learning_rate=0.05, scope="model")
     there, here = (found[kind] for kind in ("open_clip", "clip"))
     assert np.allclose(there.losses, here.losses, rtol=1e-4) and here.losses[-1] < here.losses[0]

@@ -9,10 +9,23 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from calibration_suite import (
+    EXPERTS,
+    PLUS,
+    SCRIPTS,
+    TUNING,
+    aligned,
+    arguments,
+    build_suite,
+    clip_models,
+    clip_tasks,
+    contents,
+    opened,
+    random_task,
+)
 from fake_cuda import FAR, Far, FarDevice
-from test_calibration import EXPERTS, PLUS, SCRIPTS, TUNING, aligned, contents, opened, random_task, suite, words  # noqa: F401
-from test_clip_calibration import models, tasks, world  # noqa: F401  fixtures
 from tiny_clips import EXPERTS as CLIPS
+from tiny_clips import build_world
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
@@ -31,8 +44,23 @@ SMALL = {"examples": 6, "batch_size": 4}
 IMAGES = {"stem": 4, "head": 12, "projection": 6, "stages": [[1, 3, 1, 1, 4, 4], [1, 3, 2, 2, 4, 6]]}
 
 
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return build_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build_world(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return clip_tasks()
+
+
 @pytest.fixture
-def load(suite, world):  # noqa: F811
+def load(suite, world):
     """Load an expert of a family."""
 
     def loaded(family):
@@ -45,7 +73,7 @@ def load(suite, world):  # noqa: F811
 
 
 @pytest.fixture
-def task_of(tasks):  # noqa: F811
+def task_of(tasks):
     """Return a task of a family."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
@@ -111,18 +139,18 @@ def test_embeddings_fisher_and_gram_follow_the_encoder(family, load, task_of):
 
 
 @pytest.mark.parametrize("family", ["text_encoder", "clip", "open_clip"])
-def test_gram_plus_follows_the_encoder(family, suite, world, tasks):  # noqa: F811
+def test_gram_plus_follows_the_encoder(family, suite, world, tasks):
     if family == "text_encoder":
         base, together, inputs = suite / "base", aligned(suite), {name: random_task(t).inputs for t, name in enumerate(EXPERTS)}
     else:
-        base, together = world / family / "base", models(world, family)
+        base, together = world / family / "base", clip_models(world, family)
         inputs = {name: task.inputs for name, task in zip(CLIPS, tasks, strict=True)}
     here, there = in_both_places(lambda place: gram_plus(FAMILIES[family].load(base).to(place), together, inputs, **SMALL))
     for expert in here:
         same(here[expert], there[expert])
 
 
-SENTENCES = {
+METHOD_SPECS = {
     "plain": {},
     "plus": PLUS,
     "dropped": {"preprocess": {"drop": {}}, "combine": {"disjoint_mean": {"divide_by": "coefficients"}}},
@@ -131,12 +159,12 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("method_spec", SENTENCES)
-def test_coefficients_are_learned_on_the_device(suite, method_spec):  # noqa: F811
-    _, cuts = opened(suite, SENTENCES[method_spec])
+@pytest.mark.parametrize("method_spec", METHOD_SPECS)
+def test_coefficients_are_learned_on_the_device(suite, method_spec):
+    _, cuts = opened(suite, METHOD_SPECS[method_spec])
 
     def work(place):
-        merge = DifferentiableMerge(bind(SENTENCES[method_spec]), Contexts(aligned(suite), cuts), device=place)
+        merge = DifferentiableMerge(bind(METHOD_SPECS[method_spec]), Contexts(aligned(suite), cuts), device=place)
         encoder = text_encoder.load(suite / "base").to(place)
         learned = learn(encoder, merge, [random_task(t) for t in range(3)], 0, steps=3, learning_rate=0.05, batch_size=5)
         return {"losses": np.array(learned.losses), **{row: np.array(found) for row, found in learned.table.rows.items()}}
@@ -144,7 +172,7 @@ def test_coefficients_are_learned_on_the_device(suite, method_spec):  # noqa: F8
     same(*in_both_places(work))
 
 
-def test_an_encoder_is_tuned_on_the_device(suite, fused):  # noqa: F811
+def test_an_encoder_is_tuned_on_the_device(suite, fused):
     task = random_task(0)
 
     def work(place):
@@ -172,10 +200,10 @@ def gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda place: "stand-in")
 
 
-def commands(suite, script, output):  # noqa: F811
+def commands(suite, script, output):
     """Return the command line of a script and its function."""
     if script != "finetune":
-        return words(suite, script, output), SCRIPTS[script].main
+        return arguments(suite, script, output), SCRIPTS[script].main
     spec = json.dumps({"settings": {**TUNING, "steps": 2}})
     of_script = ["--base", suite / "base", "--dataset", suite / "data/one", "--head", suite / "one.safetensors", "--seed", 0]
     line = ["finetune_checkpoint", *map(str, of_script), "--spec", spec, "--family", "text_encoder"]
@@ -183,7 +211,7 @@ def commands(suite, script, output):  # noqa: F811
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "finetune"])
-def test_a_script_works_on_the_device_and_says_so(suite, tmp_path, monkeypatch, gpu, fused, script):  # noqa: F811
+def test_a_script_works_on_the_device_and_says_so(suite, tmp_path, monkeypatch, gpu, fused, script):
     def work(place):
         line, main = commands(suite, script, tmp_path / place)
         monkeypatch.setattr("sys.argv", [*line, "--device", place])
@@ -203,7 +231,7 @@ def test_a_script_works_on_the_device_and_says_so(suite, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "finetune"])
 @pytest.mark.parametrize("place", ["gpu", "cuda:7"])
-def test_a_device_that_is_not_there_stops_a_script_before_it_reads(suite, tmp_path, monkeypatch, script, place):  # noqa: F811
+def test_a_device_that_is_not_there_stops_a_script_before_it_reads(suite, tmp_path, monkeypatch, script, place):
     line, main = commands(suite, script, tmp_path / "out")
     line[line.index("--family") + 1] = "no_family"
     monkeypatch.setattr("sys.argv", [*line, "--device", place])

@@ -169,9 +169,7 @@ def test_layers_are_found_by_their_names(tensor, layer):
 def test_controls_act_on_every_row_alike(tmp_path):
     base, experts = family(tmp_path)
     measures = norms(base, experts)
-    plain, shuffled, matched = (
-        estimate(measures, nan, control, scope="layer") for control in (kept, permuted, uniform_matched)
-    )
+    plain, shuffled, matched = (estimate(measures, nan, control, scope="layer") for control in (kept, permuted, uniform_matched))
     orders = {tuple(plain.rows[row].index(c) for c in shuffled.rows[row]) for row in plain.rows}
     assert len(orders) == 1
     assert all(row == [1 / 3] * 3 for row in matched.rows.values())

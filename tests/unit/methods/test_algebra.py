@@ -28,15 +28,17 @@ import pytest
 from cases import case, close, draw
 from models import ROOT, family, flat, merged, random_model, save, tensors_of
 
-from nan_merge.methods.combine import disjoint_sum, fisher, weighted_sum
+from nan_merge.methods.combine import disjoint_mean, disjoint_sum, fisher, weighted_sum
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.covariance import actmat, gram, wudi
 from nan_merge.methods.geometry import karcher, model_stock, slerp, widen
 from nan_merge.methods.preprocess import trim
 from nan_merge.methods.spectral import cart, tsv
 
-ALONE = [weighted_sum, fisher, karcher, model_stock, gram, actmat, wudi, widen, cart, tsv]
-ALIKE = [weighted_sum, fisher, karcher, model_stock, slerp, gram, actmat, partial(actmat, normalise="trace")]
+ALONE = [weighted_sum, disjoint_sum, disjoint_mean, fisher, karcher, model_stock, gram, actmat, wudi, widen, cart, tsv]
+BY_COEFFICIENTS = partial(disjoint_mean, divide_by="coefficients")
+ALIKE = [weighted_sum, disjoint_sum, BY_COEFFICIENTS, fisher, karcher, model_stock, slerp, gram, actmat]
+ALIKE += [partial(actmat, normalise="trace")]
 SHAPES = pytest.mark.parametrize("shape", [(6, 9), (9, 6), (1, 7), (7, 1), (1, 1), (5,), (), (4, 3, 2, 2)], ids=str)
 
 

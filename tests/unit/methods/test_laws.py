@@ -50,6 +50,7 @@ def test_words_say_what_they_do_and_take(stage, name):
 
 
 def test_defaults_are_words():
+    assert DEFAULTS.keys() == STAGES.keys()
     assert all(DEFAULTS[stage] in STAGES[stage] for stage in STAGES)
 
 

@@ -98,7 +98,7 @@ def test_emr_is_the_elected_vector_masked_and_rescaled_for_its_task(task):
 
 
 def test_emr_must_know_the_task():
-    with pytest.raises(UserError, match=r"emr makes a model for each task; say which"):
+    with pytest.raises(UserError, match=r"emr makes a model for each task; name one"):
         emr(draw(3, 5), C, TensorContext("w"))
 
 

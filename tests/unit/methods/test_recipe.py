@@ -4,8 +4,7 @@ import pytest
 from models import method_specs, shipped
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods import recipe
-from nan_merge.methods.recipe import STAGES, bind, operator_of, requirements
+from nan_merge.methods.recipe import bind, operator_of, requirements
 
 
 @pytest.mark.parametrize("method", method_specs())
@@ -14,7 +13,7 @@ def test_every_shipped_method_binds(method):
     assert bound.requirements == shipped().requirements(method)
 
 
-def test_what_a_sentence_leaves_out_is_plain_averaging():
+def test_the_default_is_plain_averaging():
     bound = bind({})
     found = bound.estimate({"experts": ["a", "b"], "tensors": {"w": {"task_vector": [1.0, 4.0]}}})
     assert found.rows == {"model": [0.5, 0.5]}
@@ -24,13 +23,7 @@ def test_what_a_sentence_leaves_out_is_plain_averaging():
     assert not bound.requirements
 
 
-def test_every_default_is_a_word():
-    assert recipe.DEFAULTS.keys() == STAGES.keys()
-    for stage, operator in recipe.DEFAULTS.items():
-        assert operator in STAGES[stage]
-
-
-def test_what_a_trim_asks_for_is_known_beforehand():
+def test_the_requirements_of_trim_are_known_beforehand():
     assert bind({"preprocess": "trim"}).requirements == {"thresholds": {"density": 0.2, "scope": "model"}}
     assert requirements({"preprocess": {"trim": {"density": 0.4, "scope": "tensor"}}}) == {
         "thresholds": {"density": 0.4, "scope": "tensor"}
@@ -38,33 +31,36 @@ def test_what_a_trim_asks_for_is_known_beforehand():
     assert not requirements({"preprocess": {"drop": {"rate": 0.4}}})
 
 
-def test_words_are_given_by_name_or_with_hyper_parameters():
+def test_operators_are_named_alone_or_with_hyper_parameters():
     assert operator_of("nan", "coefficients") == ("nan", {})
     assert operator_of({"nan": None}, "coefficients") == ("nan", {})
     assert operator_of({"nan": {"scope": "layer"}}, "coefficients") == ("nan", {"scope": "layer"})
 
 
 MISTAKES = {
-    "a slot": ({"combined": "weighted_sum"}, "method 'm': no slot 'combined'; did you mean 'combine'?"),
-    "a foreign slot": (
+    "a stage": ({"combined": "weighted_sum"}, "method 'm': no stage 'combined'; did you mean 'combine'?"),
+    "a foreign stage": (
         {"zzz": "nan"},
-        "no slot 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
+        "no stage 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
     ),
-    "a word": ({"combine": "disjoint_mea"}, "method 'm': combine has no word 'disjoint_mea'; did you mean 'disjoint_mean'?"),
-    "a foreign word": (
+    "an operator": (
+        {"combine": "disjoint_mea"},
+        "method 'm': combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?",
+    ),
+    "a foreign operator": (
         {"control": "zzz"},
-        "control has no word 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
+        "control has no operator 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
     ),
     "a hyper-parameter": (
         {"preprocess": {"trim": {"desnity": 0.1}}},
         "method 'm': preprocess 'trim' takes ['density', 'scope'], not 'desnity'; did you mean 'density'?",
     ),
-    "a hyper-parameter of another word": ({"preprocess": {"trim": {"rate": 0.1}}}, "['density', 'scope'], not 'rate'"),
+    "a hyper-parameter of another operator": ({"preprocess": {"trim": {"rate": 0.1}}}, "['density', 'scope'], not 'rate'"),
     "a positional argument": ({"preprocess": {"trim": {"tau": 0.1}}}, "'trim' takes ['density', 'scope'], not 'tau'"),
     "a norm of nothing": ({"coefficients": {"nan": {"norm": "weights"}}}, "not 'norm'; did you mean 'norm_of'?"),
-    "two words": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one word"),
-    "no word": ({"combine": {}}, "combine takes one word, or one word with its hyper-parameters; found {}"),
-    "a list": ({"combine": ["weighted_sum"]}, "combine takes one word"),
+    "two operators": ({"combine": {"weighted_sum": {}, "disjoint_sum": {}}}, "combine takes one operator"),
+    "no operator": ({"combine": {}}, "combine takes one operator, or one operator with its hyper-parameters; found {}"),
+    "a list": ({"combine": ["weighted_sum"]}, "combine takes one operator"),
 }
 
 

@@ -331,10 +331,10 @@ MISTAKES = {
         ["--method", "task_arithmetic_nan_tuned"],
         "--method task_arithmetic_nan_delta --set coefficients.nan.mean=<number>",
     ),
-    "no value": (["--set", "preprocess.trim.density"], "expected slot.word.hyper_parameter=value, such as"),
-    "half a path": (["--set", "trim.density=0.1"], "expected slot.word.hyper_parameter=value, such as"),
-    "a slot": (["--set", "preproces.trim.density=0.1"], "no slot 'preproces'; did you mean 'preprocess'?"),
-    "a word": (["--set", "preprocess.trin.density=0.1"], "preprocess has no word 'trin'; did you mean 'trim'?"),
+    "no value": (["--set", "preprocess.trim.density"], "expected stage.operator.hyper_parameter=value, such as"),
+    "half a path": (["--set", "trim.density=0.1"], "expected stage.operator.hyper_parameter=value, such as"),
+    "a slot": (["--set", "preproces.trim.density=0.1"], "no stage 'preproces'; did you mean 'preprocess'?"),
+    "a word": (["--set", "preprocess.trin.density=0.1"], "preprocess has no operator 'trin'; did you mean 'trim'?"),
     "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
     "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
     "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),
@@ -379,7 +379,7 @@ def test_the_same_model_twice_is_refused(tmp_path):
 def test_only_an_older_merge_is_overwritten_and_only_when_asked(tmp_path):
     family(tmp_path)
     merge(tmp_path)
-    with pytest.raises(UserError, match="out: is there already; choose another --output, or add --overwrite"):
+    with pytest.raises(UserError, match="out: exists already; choose another --output, or add --overwrite"):
         merge(tmp_path)
     first = tensors_of(tmp_path / "out")
     assert not same_bytes(first, merge(tmp_path, "--overwrite", method="ties"))

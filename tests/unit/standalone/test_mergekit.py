@@ -188,10 +188,10 @@ REFUSED = {
     "a type": (changed(dtype="int64"), "dtype: 'int64' is not supported; supported are float16, bfloat16, float32, float64"),
     "no base": (lambda content: content.pop("base_model"), "base_model: 'ties' needs one"),
     "an adapter as the base": (changed(base_model="a+b"), "the base 'a+b' is not supported"),
-    "an adapter on another model": (changed(models=LORA), "o/x+o/lora: its adapter stands on another model"),
+    "an adapter on another model": (changed(models=LORA), "o/x+o/lora: its adapter was trained on another model"),
     "no models": (changed(models=[]), "models: expected a list"),
     "a model without a place": (changed(models=[{"modle": "a"}]), "models[0]: expected `model: <folder or hub id>`"),
-    "only the base": (lambda c: c.update(models=[{"model": c["base_model"]}]), "no model besides the base; nothing is merged"),
+    "only the base": (lambda c: c.update(models=[{"model": c["base_model"]}]), "no model besides the base; expected at least one"),
     "a model twice": (lambda c: c["models"].append(c["models"][0]), "is listed twice"),
     "no weight": (lambda c: c["models"][0].pop("parameters"), "has no `weight`, and `parameters` has none for all"),
     "a gradient": (weight([0.1, 0.9]), "parameters.weight: [0.1, 0.9] is a gradient over layers or a filter"),
@@ -225,7 +225,7 @@ def test_what_has_no_counterpart_is_refused_by_its_key(mistake, tmp_path):
 def test_the_printed_command_says_the_same(case, tmp_path):
     method, weights, parameters = SHARED[case]
     request = translate(config(tmp_path, method, weights, **parameters), "f")
-    args = merge_models.arguments().parse_args([*import_mergekit.merge_words(request), "--output", "x"])
+    args = merge_models.arguments().parse_args([*import_mergekit.merge_arguments(request), "--output", "x"])
     record = merge_models.method(args.method)
     method_spec = {stage: record[stage] for stage in STAGES if stage in record}
     for assignment in args.set:
@@ -295,7 +295,7 @@ def test_what_mergekit_does_otherwise_stands_in_the_file(tmp_path):
     whole = exported(base, experts, {"preprocess": {"trim": {"density": 0.3}}, "combine": "disjoint_sum"})
     assert "# mergekit keeps the share `density` of each tensor; NAN-Merge kept it of the whole model\n" in whole
     dare = exported(base, experts, {"preprocess": {"drop": {"rate": 0.75}}, "coefficients": {"constant": {"value": 0.5}}})
-    assert "# the factor 1 / (1 - 0.75) of DARE is in the numbers" in dare
+    assert "# the weights include the factor 1 / (1 - 0.75) of DARE" in dare
     content = yaml.safe_load(dare)
     assert content["models"][0]["parameters"]["weight"] == 2.0
     assert content["parameters"] == {"normalize": False, "density": 0.25, "rescale": False}
@@ -326,7 +326,7 @@ def test_what_mergekit_cannot_say_is_refused(case, tmp_path):
 
 def test_a_path_that_mergekit_would_take_apart_is_refused():
     check_names(["/models/a", "owner/b@main"])
-    with pytest.raises(UserError, match=r"/models/c\+\+: mergekit reads '\+' and '@' in a path as signs"):
+    with pytest.raises(UserError, match=r"/models/c\+\+: mergekit splits a path at '\+' and '@'"):
         check_names(["/models/c++"])
 
 

@@ -28,7 +28,7 @@ class Learned:
     coefficients: dict[str, list[float]]
 
     def record(self) -> dict[str, Any]:
-        """Return the table and the curve as they stand in a JSON file."""
+        """Return the table and the curve as a JSON record."""
         return {**self.table.record(), "curve": {"loss": self.losses, "coefficients": self.coefficients}}
 
 
@@ -91,21 +91,21 @@ def learn(
     seed: int,
     progress: Callable[[int, float], None] | None = None,
     *,
-    scope: Annotated[Literal["model", "layer", "tensor"], "what has coefficients of its own"] = "tensor",
+    scope: Annotated[Literal["model", "layer", "tensor"], "range of one row of coefficients"] = "tensor",
     steps: Annotated[int, Ge(0), "steps of Adam"] = 500,
     batch_size: Annotated[int, Ge(1), "examples of every task a step"] = 32,
     learning_rate: Annotated[float, Gt(0), "of Adam"] = 1e-3,
-    init: Annotated[float, "every coefficient at first"] = 0.3,
-    clamp: Annotated[bool, "hold coefficients between 0 and 1 where they are used"] = True,
+    init: Annotated[float, "initial value of every coefficient"] = 0.3,
+    clamp: Annotated[bool, "clamp coefficients to [0, 1] where they are used"] = True,
 ) -> Learned:
     """Minimise the sum over tasks of E_x H(softmax f(x)) over the coefficients of all experts (eqs. 3, 6).
 
-    `scope: model` is task-wise AdaMerging, `tensor` layer-wise; `++` is a matter of the words that merge. The encoder
-    has the base's weights and is where `merge` is; it, the task vectors and the heads stay as they are. The same seed
-    gives the same numbers on any number of cores; a GPU rounds otherwise.
+    `scope: model` is task-wise AdaMerging, `tensor` layer-wise; AdaMerging++ learns on TIES-processed task vectors. The
+    encoder has the base's weights and is on the device of `merge`; encoder, task vectors and heads are not changed. The
+    same seed gives the same numbers on any number of cores of one kind of processor.
 
-    DIFFERS: a step takes one batch of 32 a task, where the official code adds two of 16. `clamp` is the official code's;
-    FusionBench has none (and takes 1000 steps of 16). The curve holds the mean over tasks.
+    DIFFERS: a step uses one batch of 32 for each task, the official code the sum of two of 16. `clamp` is the official
+    code's; FusionBench has none (and runs 1000 steps of 16). The curve holds the mean over tasks.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -126,6 +126,6 @@ def learn(
         means.append(alpha.detach().mean(0).tolist())
         if progress:
             progress(step, losses[-1])
-    found = (leaf.clamp(0, 1) if clamp else leaf).detach().tolist()
-    table = CoefficientTable(experts, scope, {row: found[i] for row, i in rows.items()})
+    learned = (leaf.clamp(0, 1) if clamp else leaf).detach().tolist()
+    table = CoefficientTable(experts, scope, {row: learned[i] for row, i in rows.items()})
     return Learned(table, losses, {expert: [at[t] for at in means] for t, expert in enumerate(experts)})

@@ -20,8 +20,8 @@ Scalars = Callable[[nn.Module, Task, np.ndarray], Iterator[Tensor]]
 def batch_sqrt(encoder: nn.Module, task: Task, rows: np.ndarray) -> Iterator[Tensor]:
     """Yield sum_x sum_y sqrt(p(y|x)) log p(y|x) of a batch, the roots detached: the published code (MergeLM, FusionBench).
 
-    The square of its gradient has cross terms between classes and examples, so it is not the Fisher, but it is what
-    the tables of the field were made with.
+    The square of its gradient has cross terms between classes and examples, so it is not the Fisher information; published
+    tables were made with it.
     """
     logs = task.logits(encoder, rows).log_softmax(1)
     yield (logs.detach().exp().sqrt() * logs).sum()
@@ -48,15 +48,17 @@ def fisher(
     task: Task,
     progress: Progress = no_progress,
     *,
-    estimator: Annotated[Literal["batch_sqrt", "exact", "empirical"], "what is squared and averaged"] = "batch_sqrt",
-    examples: Annotated[int, Ge(1), "how many of the training split"] = 256,
+    estimator: Annotated[
+        Literal["batch_sqrt", "exact", "empirical"], "scalar whose squared gradients are averaged"
+    ] = "batch_sqrt",
+    examples: Annotated[int, Ge(1), "number of examples of the training split"] = 256,
     batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
 ) -> dict[str, np.ndarray]:
-    """Return the sum of squared gradients over the first examples, divided by their number: float32, as the parameters.
+    """Return the sum of squared gradients over the first examples, divided by their number: float32, shaped as the parameters.
 
-    The squares of a batch are added in float32, the batches in float64. A parameter without a gradient (it does not
-    act on the output, or `requires_grad` is off) gets zeros. Floor and normalisation of the published code are matters of
-    the merge. `progress` is called with the number of examples of every batch.
+    The squares of a batch are summed in float32, the batches in float64. A parameter without a gradient (it has no effect
+    on the output, or `requires_grad` is off) gets zeros. Floor and normalisation of the published code belong to the
+    merge. `progress` is called with the number of examples of every batch.
     """
     torch.set_num_threads(1)
     count = min(examples, len(task.labels))

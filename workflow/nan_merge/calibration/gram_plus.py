@@ -1,4 +1,4 @@
-"""Collect Gram matrices behind layers that are merged already (RegMean++, Nguyen et al., arXiv 2508.03121)."""
+"""Collect Gram matrices on the outputs of already merged layers (RegMean++, Nguyen et al., arXiv 2508.03121)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def gram_plus(
     inputs: Mapping[str, np.ndarray],
     progress: Progress = no_progress,
     *,
-    examples: Annotated[int, Ge(1), "how many of each training split"] = 256,
+    examples: Annotated[int, Ge(1), "number of examples of each training split"] = 256,
     batch_size: Annotated[int, Ge(1), "examples a batch"] = 32,
-    off_diagonal: Annotated[float, Ge(0), Le(1), "factor beside the diagonal when a layer is merged"] = 0.95,
+    off_diagonal: Annotated[float, Ge(0), Le(1), "factor of off-diagonal entries when a layer is merged"] = 0.95,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return by expert the Gram matrix of every merged matrix that multiplies tokens: (d_in, d_in) float32.
 
-    Layer after layer, expert t reads the examples of its own task: up to the layer through the merged model, in the
-    layer through its own weights. Then the layer is merged: matrices by RegMean with `off_diagonal`, all else by the
-    mean. `encoder` has the base's weights; `inputs` are those of the training split of each expert's task.
+    Layer by layer, the examples of an expert's own task pass through the merged model up to the layer and through the
+    expert's weights in it. Then the layer is merged: matrices by RegMean with `off_diagonal`, other tensors by the mean.
+    `encoder` has the base's weights; `inputs` are those of the training split of each expert's task.
 
-    ASSUME: experts weigh alike in what is merged here; coefficients of a method enter in its own merge.
+    ASSUME: experts have equal weights here; the coefficients of a method enter its own merge.
     """
     torch.set_num_threads(1)
     parts = {name: batches(min(examples, len(inputs[name])), batch_size) for name in models.experts}
@@ -45,25 +45,25 @@ def gram_plus(
     contexts = Contexts(models)
     like = dict(encoder.named_parameters())
     merged = {name: _merged(contexts, name, like[name]) for name in models.merged if name not in later}
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
+    by_expert: dict[str, dict[str, np.ndarray]] = {name: {} for name in models.experts}
     for members in layers:
         for expert, model in models.experts.items():
             own = {name: _read(model, name, like[name].device).to(like[name].dtype) for name in members}
-            found[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
+            by_expert[expert] |= grams(encoder, inputs[expert], parts[expert], set(members), {**merged, **own}, progress)
         for name in members:
-            collected = [found[expert][name] for expert in models.experts if name in found[expert]]
+            collected = [by_expert[expert][name] for expert in models.experts if name in by_expert[expert]]
             merged[name] = _merged(contexts, name, like[name], collected, off_diagonal)
-    return found
+    return by_expert
 
 
 def _layers(encoder: nn.Module, inputs: np.ndarray, names: Sequence[str]) -> list[list[str]]:
-    """Return the tensors of every layer that has a matrix, in the order in which the encoder runs them.
+    """Return the tensors of every layer with a matrix, in the order of execution.
 
-    A linear layer outside the blocks of the network is a layer by itself.
+    A linear layer outside the blocks of the network is its own layer.
     """
-    seen: list[str] = []
-    run(encoder, np.asarray(inputs[:1]), {}, lambda name, x: seen.append(name))
-    prefixes = dict.fromkeys(block[0] if (block := LAYER_RE.match(name)) else f"{name.rpartition('.')[0]}." for name in seen)
+    executed: list[str] = []
+    run(encoder, np.asarray(inputs[:1]), {}, lambda name, x: executed.append(name))
+    prefixes = dict.fromkeys(block[0] if (block := LAYER_RE.match(name)) else f"{name.rpartition('.')[0]}." for name in executed)
     layers = [[name for name in names if name.startswith(prefix)] for prefix in prefixes]
     return [members for members in layers if members]
 

@@ -1,8 +1,7 @@
-"""Collect what needs data and a forward pass: Fisher, Gram, and the coefficients that AdaMerging learns.
+"""The kinds of calibration by name, and the binding of their settings.
 
-A kind of calibration is a function of an encoder and a task; its keyword-only arguments are the settings that
-config/calibration.yaml gives, so a new kind is a function and a line of the dict. All is computed on the device of the
-encoder and comes back as NumPy arrays.
+A kind is a function of an encoder and a task; its keyword-only arguments are the settings of an entry of
+config/calibration.yaml. It computes on the device of the encoder and returns NumPy arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ KINDS_TOGETHER: dict[str, Callable[..., Any]] = {f.__name__: f for f in (gram_pl
 
 
 def bound(kind: Callable[..., Any], settings: Mapping[str, Any], where: str) -> functools.partial[Any]:
-    """Bind settings, and defaults where they are silent; a key that is not taken is a UserError, begun with `where`."""
+    """Bind settings and the defaults of the others; an unknown key is a UserError that begins with `where`."""
     takes = hyper_parameters(kind)
     if unknown := sorted(settings.keys() - takes.keys()):
         raise UserError(f"{where}: takes {sorted(takes)}, not {unknown[0]!r}; correct the key or leave it out")

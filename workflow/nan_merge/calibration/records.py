@@ -1,4 +1,4 @@
-"""Keep calibration as a checkpoint-like folder: the tensors, and a record of how they came about."""
+"""Write calibration as a checkpoint folder with a record of its settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def batches(count: int, size: int) -> list[np.ndarray]:
 
 
 def leave_out(encoder: torch.nn.Module, exclude: Sequence[str]) -> None:
-    """Mark by `requires_grad` the parameters that are merged; calibration of the others is not wanted."""
+    """Set `requires_grad` for the parameters that are merged only, so that the others get no calibration."""
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(not any(re.search(pattern, name) for pattern in exclude))
 
@@ -38,7 +38,7 @@ def squares(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
 def write_calibration(folder: Path, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
     """Write the tensors of one expert's calibration and `calibration.json`, whole or not at all.
 
-    The record gets the versions and, tensor by tensor, the sum of squares: what a norm of the calibration is made of.
+    The record gets the versions and the sum of squares of every tensor, from which norms of the calibration are computed.
     """
     with atomic_write(Path(folder)) as part:
         part.mkdir()

@@ -1,4 +1,4 @@
-"""Measure checkpoints in streaming passes: norms of weights and task vectors, exact trim thresholds. No torch."""
+"""Measure checkpoints in streaming passes: norms of weights and of task vectors, exact trim thresholds."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL
 
-EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass: the counts of more would take more memory
+EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
 
 
 def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = no_progress) -> dict[str, Any]:
     """Return the squared Frobenius norm of every merged tensor of every expert, of weights and of task vectors.
 
-    A cell is summed in float64 in a fixed order and the cells are added exactly (fsum), so the sums depend neither
-    on threads nor on shards. Raises UserError for NaN and infinity.
+    Tiles of SUM_TILE elements are summed in float64 in a fixed order and the tiles are added exactly (fsum), so the sums
+    depend neither on threads nor on shards. Raises UserError for NaN and infinity.
     """
     chunks = models.chunks(models.merged)
 
     def worker() -> Callable[[Chunk], np.ndarray]:
-        reader = Reader(models.all, progress, step or 2 * step_for(len(models.all)))  # nothing is held but what was read
+        reader = Reader(models.all, progress, step or 2 * step_for(len(models.all)))
 
         def work(chunk: Chunk) -> np.ndarray:
             sums = []
@@ -40,52 +40,56 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
                 sums.append(sums_of_squares(stored))
                 if not np.isfinite(sums[-1]).all():
                     raise reader.blame(chunk[0], first, stored)
-            cells = np.concatenate(sums, axis=1)
-            return np.array([[math.fsum(cells[t, :, k]) for k in (0, 1)] for t in range(len(cells))])
+            tiles = np.concatenate(sums, axis=1)
+            return np.array([[math.fsum(tiles[t, :, k]) for k in (0, 1)] for t in range(len(tiles))])
 
         return work
 
     sums = parallel_map(chunks, worker, threads)
-    of: dict[str, list[np.ndarray]] = {name: [] for name in models.merged}
+    by_tensor: dict[str, list[np.ndarray]] = {name: [] for name in models.merged}
     for (name, _, _), part in zip(chunks, sums, strict=True):
-        of[name].append(part)
+        by_tensor[name].append(part)
     every = range(len(models.experts))
     tensors = {
         name: {
             "numel": models.base.entries[name].size,
             **{key: [math.fsum(p[t][k] for p in parts) for t in every] for k, key in enumerate(("weights", "task_vector"))},
         }
-        for name, parts in of.items()
+        for name, parts in by_tensor.items()
     }
     return {"experts": list(models.experts), "tensors": tensors}
 
 
-def thresholds(models: Models, density: float, *, scope: str = MODEL, **how: Any) -> dict[str, dict[str, float]]:
+def thresholds(models: Models, density: float, *, scope: str = MODEL, **settings: Any) -> dict[str, dict[str, float]]:
     """Return the exact magnitudes at which `trim` cuts each expert's task vector: {expert: {row: threshold}}.
 
-    The row is `model`, or with `scope: tensor` each tensor. Over the model a threshold is the (d - floor(density d))-th
-    smallest |tau| (TIES, arXiv 2306.01708), so one entry more than the share is kept; over a tensor the share is kept
-    exactly, at least one entry, as mergekit does (entries that tie with the last one stay too). It is found without
-    sorting: the bits of non-negative floats order like integers, so streaming counts of 16 bits after 16 bits hold it
-    (2 where tau is computed in float32, 4 in float64). Density 1 keeps all: 0. `how` are `threads`, `step` and
-    `progress` as in `norms`.
+    Over the model a threshold is the (d - floor(density d))-th smallest |tau| (TIES, arXiv 2306.01708), so one entry more
+    than the share is kept; over a tensor the share is kept exactly, at least one entry, as in mergekit (entries equal to
+    the last one are kept too). No sorting is needed: the bits of non-negative floats order like integers, so the threshold
+    follows from streaming counts of 16 bits at a time (2 passes where tau is computed in float32, 4 in float64).
+
+    Args:
+        models: base and experts in one layout.
+        density: share of entries kept; 1 keeps all, with threshold 0.
+        scope: `model` for one row of that name, `tensor` for a row a tensor.
+        settings: `threads`, `step` and `progress` as for `norms`.
     """
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
-    found: dict[str, dict[str, float]] = {}
-    for few in _groups(models.experts, EXPERTS_PER_PASS):
-        part = dataclasses.replace(models, experts=few)
-        cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **how) for row, names in rows.items()}
-        found |= {expert: {row: cuts[row][expert] for row in rows} for expert in few}
-    return found
+    by_expert: dict[str, dict[str, float]] = {}
+    for group in _groups(models.experts, EXPERTS_PER_PASS):
+        part = dataclasses.replace(models, experts=group)
+        cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **settings) for row, names in rows.items()}
+        by_expert |= {expert: {row: cuts[row][expert] for row in rows} for expert in group}
+    return by_expert
 
 
 def _groups(experts: Mapping[str, Checkpoint], size: int) -> Iterator[dict[str, Checkpoint]]:
-    waiting = iter(experts.items())
-    while few := dict(itertools.islice(waiting, size)):
-        yield few
+    remaining = iter(experts.items())
+    while group := dict(itertools.islice(remaining, size)):
+        yield group
 
 
-def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, **how: Any) -> dict[str, float]:
+def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, **settings: Any) -> dict[str, float]:
     """Return the threshold of each expert over the given tensors."""
     size = sum(models.base.entries[name].size for name in names)
     kept = math.floor(density * size)
@@ -96,7 +100,7 @@ def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, *
     bits = np.zeros(len(models.experts), np.uint32 if wide == np.float32 else np.uint64)
     ranks = np.full(len(models.experts), rank)
     for shift in range(8 * wide.itemsize - 16, -1, -16):
-        for t, below in enumerate(np.cumsum(_counts(models, names, shift, bits, **how), axis=1)):
+        for t, below in enumerate(np.cumsum(_counts(models, names, shift, bits, **settings), axis=1)):
             bucket = int(np.searchsorted(below, ranks[t]))
             ranks[t] -= int(below[bucket - 1]) if bucket else 0
             bits[t] = bits[t] << bits.dtype.type(16) | bits.dtype.type(bucket)
@@ -113,7 +117,7 @@ def _counts(
     step: int | None = None,
     progress: Progress = no_progress,
 ) -> np.ndarray:
-    """Count 16 bits of the magnitudes of each task vector that have the bits `above` (T,) them: (T, 65536)."""
+    """Count 16 bits of those magnitudes of each task vector whose higher bits are `above` (T,): (T, 65536)."""
     kind, wide = above.dtype, np.dtype(f"f{above.dtype.itemsize}")
     totals, lock = np.zeros((len(models.experts), 1 << 16), np.int64), threading.Lock()
 

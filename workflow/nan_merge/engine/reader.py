@@ -1,4 +1,4 @@
-"""Read models piece by piece, and move between the numbers that are stored and the numbers that are computed. No torch."""
+"""Read models piece by piece, and convert between the type of storage and the type of computation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Reader:
 
     def __init__(self, checkpoints: Sequence[Checkpoint], progress: Progress = no_progress, step: int | None = None) -> None:
         self.checkpoints, self.progress, self.step = checkpoints, progress, step or step_for(len(checkpoints))
-        self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # pages that are not used cost nothing
+        self.buffers = np.empty((len(checkpoints), 8 * self.step), np.uint8)  # unused pages take no memory
         self.wide: dict[np.dtype, np.ndarray] = {}
 
     def pieces(self, name: str, start: int, stop: int, digests: Sequence[Any] = ()) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """Yield (first element, numbers (n,) of every model as stored) of one piece of a tensor after the other.
+        """Yield (first element, values (n,) of every model as stored) for the pieces of a chunk of a tensor.
 
-        Each piece overwrites the one before. `digests`, one a model, are updated with the bytes that were read.
+        Each piece overwrites the one before. `digests`, one a model, are updated with the bytes read.
         """
         tensors = [checkpoint.entries[name] for checkpoint in self.checkpoints]
         for first, last in spans(stop - start, self.step, start):
@@ -41,8 +41,9 @@ class Reader:
             yield first, stored
 
     def task_vectors(self, name: str, first: int, stored: Sequence[np.ndarray]) -> np.ndarray:
-        """Return theta_0 and the task vectors of one piece, as computed, in a buffer that the next one overwrites: (models, n).
+        """Return theta_0 and the task vectors of one piece in the type of computation: (models, n).
 
+        The buffer is overwritten by the next piece.
         Raises UserError for NaN and infinity.
         """
         dtype, size = compute_type(self.checkpoints[0].entries[name].dtype), len(stored[0])
@@ -56,19 +57,19 @@ class Reader:
         return values
 
     def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:
-        """Return the error that names model, tensor and index of the first number of a piece that is NaN or infinite."""
+        """Return the error for the first NaN or infinity of a piece: model, tensor and index."""
         for checkpoint, block in zip(self.checkpoints, stored, strict=True):
             index = first_not_finite(block)
             if index is not None:
                 return UserError(
-                    f"{checkpoint.folder}: tensor '{name}' holds {block[index]} at flat index {first + index}; a merge of it"
-                    " would be NaN everywhere it reaches. Train or fetch this checkpoint again"
+                    f"{checkpoint.folder}: tensor '{name}' holds {block[index]} at flat index {first + index}; expected"
+                    " finite numbers, since a merge spreads them. Train or fetch this checkpoint again"
                 )
         raise AssertionError(f"all numbers of '{name}' from {first} on are finite")
 
 
 def widen(stored: np.ndarray, out: np.ndarray) -> bool:
-    """Write stored numbers (n,) of any type into `out` (n,), float32 or float64; say whether all are finite."""
+    """Write stored values (n,) of any type into `out` (n,), float32 or float64; return whether all are finite."""
     if stored.dtype == BFLOAT16 and out.dtype == FLOAT32:
         return kernels.widen_bfloat16(stored.view(np.uint16), out)
     if stored.dtype == FLOAT32 and out.dtype == FLOAT64:
@@ -78,7 +79,7 @@ def widen(stored: np.ndarray, out: np.ndarray) -> bool:
 
 
 def subtract(stored: np.ndarray, theta: np.ndarray, out: np.ndarray) -> bool:
-    """Write stored - theta (n,) into `out` (n,), of theta's type; say whether all that is stored is finite."""
+    """Write stored - theta (n,) into `out` (n,), of theta's type; return whether all stored values are finite."""
     if theta.dtype == FLOAT32 and stored.dtype == BFLOAT16:
         return kernels.subtract_bfloat16(stored.view(np.uint16), theta, out)
     if theta.dtype == FLOAT64 and stored.dtype == FLOAT32:
@@ -89,7 +90,7 @@ def subtract(stored: np.ndarray, theta: np.ndarray, out: np.ndarray) -> bool:
 
 
 def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
-    """Write theta + tau (n,) into `out` (n,), rounded once to its type, to nearest even; say whether all are finite."""
+    """Write theta + tau (n,) into `out` (n,), rounded once to its type, to nearest even; return whether all are finite."""
     if theta.dtype == FLOAT32 and out.dtype == BFLOAT16:
         return kernels.add_to_bfloat16(theta, tau, out.view(np.uint16))
     if theta.dtype == FLOAT64 and out.dtype == FLOAT32:
@@ -99,9 +100,9 @@ def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
 
 
 def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the sums of squares of weights and of weights - base of every cell, in float64: (T, cells, 2).
+    """Return the sums of squares of weights and of weights - base of every tile, in float64: (T, tiles, 2).
 
-    `stored` are the numbers (n,) of the base and of T experts. What is not finite leads to a sum that is not.
+    `stored` are the values (n,) of the base and of T experts. The sum of a tile with NaN or infinity is not finite.
     """
     sums = np.empty((len(stored) - 1, -(-len(stored[0]) // SUM_TILE), 2))
     types = {block.dtype for block in stored}
@@ -115,7 +116,7 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def first_not_finite(stored: np.ndarray) -> int | None:
-    """Return the index of the first NaN or infinity among stored numbers (n,), or None."""
+    """Return the index of the first NaN or infinity among stored values (n,), or None."""
     if stored.dtype == BFLOAT16:
         bad = (stored.view(np.uint16) & 0x7F80) == 0x7F80
     else:

@@ -1,6 +1,6 @@
 """The merge algebra: one small function a paper equation, grouped by stage, and the recipe that binds a method to them.
 
-The operators see arrays and a context, never files; `engine` streams tensors through them.
+Operators take arrays and a context, never files; `engine` streams tensors through them.
 
 Imports: core.
 """

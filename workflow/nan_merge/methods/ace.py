@@ -1,6 +1,6 @@
-"""ACE-Merging (arXiv 2603.02945), a word of the slot `combine`: covariances of the inputs from the task vectors alone.
+"""ACE-Merging (arXiv 2603.02945), a `combine` operator: input covariances estimated from the task vectors alone.
 
-Numbers of equations are the paper's. For one matrix, DW_t (out, in) the task vector of expert t:
+Equation numbers are the paper's. For one matrix, with DW_t (out, in) the task vector of expert t:
 
     W~_t   DW_t less its mean row                                    Eq. 5, 6
     S~_t   W~_t^T W~_t, over its trace if the experts are uneven     Eq. 7-9
@@ -9,8 +9,8 @@ Numbers of equations are the paper's. For one matrix, DW_t (out, in) the task ve
     W_pre  (sum_t W~_t R_t) (sum_t R_t + C)^-1                       Eq. 14
     W      W_pre + sigma U_k V_k^T, if the experts are uneven        Eq. 15-19
 
-A coefficient c_t multiplies S~_t and R_t wherever they stand; over the trace they are NAN with exponent 2, a tensor at
-a time. Covariances are summed as they come; T of them are never held.
+A coefficient c_t multiplies S~_t and R_t everywhere; divided by the trace these are NAN with exponent 2, tensor by tensor.
+One covariance is held at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from array_api_compat import device
 from nan_merge.methods.context import Array, TensorContext, namespace
 from nan_merge.methods.matrices import mean, of_matrices, solve_right, svd
 
-TINY = 1e-12  # the paper's code adds it to energies, traces and divisors
-ROUNDING = 1e-24  # share of a task vector's energy that rounding may leave of rows that are all alike
+TINY = 1e-12  # added to energies, traces and divisors, as in the paper's code
+ROUNDING = 1e-24  # share of a task vector's energy that is rounding where all rows are equal
 
 Switch = Literal["adaptive", "always", "never"]
 Gamma = Literal["paper", "var_log", "cv_of_energy"]
@@ -39,24 +39,27 @@ def ace(
     context: TensorContext,
     *,
     epsilon: Annotated[float, Gt(0), "the ridge"] = 1e-5,
-    epsilon_mode: Annotated[Literal["absolute", "relative"], "unit of the ridge"] = "absolute",
-    threshold: Annotated[float, Ge(0), "gamma above which experts are uneven, the paper's tau"] = 0.3,
+    epsilon_mode: Annotated[
+        Literal["absolute", "relative"], "unit of the ridge: squared task vectors, or the mean trace over the width"
+    ] = "absolute",
+    threshold: Annotated[float, Ge(0), "gamma above which experts count as uneven, the paper's tau"] = 0.3,
     gamma: Annotated[Gamma, "measure of how uneven experts are"] = "paper",
     normalise: Annotated[Switch, "adaptive covariance normalisation"] = "adaptive",
     prior: Annotated[bool, "collective prior"] = True,
     refine: Annotated[Switch, "spectral refinement"] = "adaptive",
     k_frac: Annotated[float, Gt(0), Le(1), "share of directions that refinement adds"] = 0.3,
-    centre: Annotated[bool, "take the mean row from each task vector"] = True,
-    restore_mean: Annotated[Literal["none", "mean"], "mean row that is given back"] = "none",
+    centre: Annotated[bool, "subtract the mean row of each task vector"] = True,
+    restore_mean: Annotated[Literal["none", "mean"], "mean row that is added to the result"] = "none",
 ) -> Array:
-    """Merge T task vectors by the covariances that they imply (ACE-Merging, arXiv 2603.02945): (T, out, in) -> (out, in).
+    """Merge T task vectors by the covariances that they imply (ACE-Merging, arXiv 2603.02945).
 
-    `normalise` and `refine` are `adaptive` where the spread of the experts, `gamma`, is above `threshold`. `epsilon` is
-    in units of squared task vectors; `relative` makes it a share of the mean trace over the width. Centring takes
-    every expert's mean row away for good; `restore_mean: mean` gives back the mean of them.
+    (T, out, in) -> (out, in); equations 5 to 19 stand in the module's docstring. `adaptive` switches `normalise` and
+    `refine` on where the spread of the experts, `gamma`, exceeds `threshold`. Centring removes every expert's mean row;
+    `restore_mean: mean` adds the weighted mean of these rows.
 
-    DIFFERS: an expert without a centred task vector here, or with c_t = 0, is left out and T counts the others; in the
-    code its ridge eps / 1e-12 outgrows everything. ASSUME: the prior is made of the weighted covariances.
+    ASSUME: the prior is made of the weighted covariances.
+    DIFFERS: an expert whose centred task vector is zero, or with c_t = 0, is left out and T counts the others; in the
+    authors' code its ridge eps / 1e-12 dominates the result.
     """
     rows = [tau.sum(axis=0) / max(1, tau.shape[0]) for tau in taus]
     centred = [tau - row for tau, row in zip(taus, rows, strict=True)] if centre else list(taus)
@@ -83,11 +86,11 @@ def energy(matrix: Array) -> float:
 
 
 def heterogeneity(energies: Sequence[float], gamma: Gamma = "paper") -> float:
-    """Return gamma, the spread of the energies |DW_t|^2 above which experts are uneven (Eq. 7); 0 for fewer than two.
+    """Return gamma, the spread of the energies |DW_t|^2 of T experts (Eq. 7); 0 for fewer than two.
 
-    `paper` is Var(l) / mean(l)^2 of l_t = log |DW_t|^2 with the variance of a sample. It depends on the unit of the
-    weights and grows without bound as the energies approach 1; `var_log`, Var(l), and `cv_of_energy`, deviation over
-    mean of the energies, do not. Experts that did not move are left out.
+    `paper` is Var(l) / mean(l)^2 of l_t = log |DW_t|^2, with the sample variance. It depends on the unit of the weights and
+    grows without bound as the energies approach 1; `var_log`, Var(l), and `cv_of_energy`, standard deviation over mean of
+    the energies, do not. Zero energies are left out.
     """
     moved = np.array([e for e in energies if e > 0])
     if len(moved) < 2:

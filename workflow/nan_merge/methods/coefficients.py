@@ -37,8 +37,8 @@ def norm_law(
     """Return kappa ||v_t||^-exponent for T experts: (T,) -> (T,).
 
     `normaliser` sets kappa: `sum` gives shares that sum to one (Eq. 10 of NAN, arXiv 2505.16148, as reconstructed);
-    `softmax` gives those of the inverse norms (its words); `length` is the mean of ||v||^p, which brings all vectors to
-    the mean length; `shrink` is the least ||v||^p, which stretches none (as DisTaC advises, arXiv 2508.01148).
+    `softmax` gives the softmax of the inverse norms (the paper's text); `length` is the mean of ||v||^p, which brings all
+    vectors to the mean length; `shrink` is the least ||v||^p, which stretches none (as DisTaC advises, arXiv 2508.01148).
     If every norm is zero, all experts get the same. For p > 0 a single zero norm is a UserError; with `zero_norm: drop`
     that expert gets zero and the others are computed without it.
     """

@@ -1,6 +1,6 @@
-"""Words of the slot `combine`: T task vectors and T coefficients in, the merged task vector out: (T, n), (T,) -> (n,).
+"""`combine` operators for flat pieces: T task vectors and T coefficients to one task vector, (T, n), (T,) -> (n,).
 
-Written in operators that NumPy and torch share, summed in the order of the experts and without BLAS, so that the
+Written in operations that NumPy and torch share, summed in the order of the experts and without BLAS, so that the
 bytes do not depend on threads.
 """
 
@@ -26,14 +26,14 @@ def _sum(terms: Sequence[Array]) -> Array:
 
 
 def weighted_sum(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
-    """Return sum_t c_t tau_t (task arithmetic, arXiv 2212.04089; weight averaging with c_t = 1 / T)."""
+    """Return sum_t c_t tau_t (task arithmetic, arXiv 2212.04089; weight averaging with c_t = 1 / T, arXiv 2203.05482)."""
     return _sum([c * tau for c, tau in zip(alpha, taus, strict=True)])
 
 
 def _agreeing(taus: Sequence[Array], alpha: Sequence[float], elect: str) -> tuple[list[Array], list[Array]]:
     """Return the weighted task vectors and the masks of entries that have the elected sign.
 
-    DIFFERS: where the elected sum is exactly zero, the sign is plus; the TIES code takes the model's majority sign.
+    DIFFERS: where the elected sum is exactly zero, the sign is plus; the TIES code takes the majority sign of the model.
     """
     weighted = [c * tau for c, tau in zip(alpha, taus, strict=True)]
     elected = _sum(weighted if elect == "weighted" else list(taus)) >= 0
@@ -71,7 +71,9 @@ def disjoint_mean(
 
 
 def max_magnitude(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
-    """Take each entry from the weighted task vector where it is largest in magnitude (MagMax, arXiv 2407.06322).
+    """Take each entry of the weighted task vector with the largest magnitude there (MagMax, arXiv 2407.06322).
+
+        c_s tau_s with s = argmax_t |c_t tau_t|, entry by entry
 
     DIFFERS: of equal magnitudes the first expert's is taken; the authors' code takes the last one's.
     """
@@ -88,15 +90,15 @@ def consensus(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    threshold: Annotated[float, Ge(0), "how far an entry must exceed what the sum adds to it to be active in a task"] = 0.4,
-    agree: Annotated[int, Ge(0), "tasks in which an entry must be active to be kept"] = 2,
+    threshold: Annotated[float, Ge(0), "factor of |sum of the others| that an active entry exceeds"] = 0.4,
+    agree: Annotated[int, Ge(0), "number of tasks in which a kept entry is active"] = 2,
 ) -> Array:
     """Keep of sum_t c_t tau_t the entries that are active in enough tasks (Consensus TA, arXiv 2405.07813).
 
     An entry is active in task t where |tau_t| > threshold |tau_MTL - tau_t| (TALL masks).
-    ASSUME: the paper picks a threshold of 0.2 to 0.6 for each task on validation data; 0.4 is their middle. tau_MTL of
-    the masks is the sum in units of the mean coefficient, so that a common scale changes no mask, as in the paper.
-    DIFFERS: where there are fewer than `agree` tasks, all of them must agree; the paper would remove everything.
+    ASSUME: the paper selects a threshold of 0.2 to 0.6 for each task on validation data; 0.4 is the middle. tau_MTL of the
+    masks is the sum divided by the mean coefficient, so that a common scale changes no mask, as in the paper.
+    DIFFERS: with fewer than `agree` tasks, all of them must agree; the paper would remove everything.
     """
     merged = weighted_sum(taus, alpha, context)
     total = merged / (sum(alpha) / len(alpha) or 1.0)
@@ -111,14 +113,14 @@ def fisher(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    floor: Annotated[float, Ge(0), "what is added to every Fisher weight"] = 1e-6,
+    floor: Annotated[float, Ge(0), "added to every Fisher weight"] = 1e-6,
 ) -> Array:
     """Average the task vectors, each entry weighted by its Fisher information (arXiv 2111.09832).
 
         sum_t c_t F_t tau_t / sum_t c_t F_t,    F_t the calibration of expert t, plus `floor`
 
-    The weights of an entry add up to one, so this is Fisher merging of the models themselves: the base drops out.
-    ASSUME: a tensor without calibration has equal Fisher weights, hence the mean with the weights c_t.
+    The weights of an entry sum to one, so this equals Fisher merging of the models: the base cancels.
+    ASSUME: a tensor without calibration has equal Fisher weights, hence the mean weighted by c_t.
     """
     weights: list[Array] = list(alpha)
     if len(context.calibration):
@@ -133,14 +135,16 @@ def fisher(
 
 @whole
 def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
-    """Elect one task vector, then mask and rescale it for the task of the site (EMR-Merging, arXiv 2405.17461).
+    """Elect one task vector, then mask and rescale it for the task of the context (EMR-Merging, arXiv 2405.17461).
 
     The elected sign is that of sum_t c_t tau_t (0 is minus), the elected entry the largest |tau_t| of that sign; the mask
-    keeps what has the sign of the task's own vector. So it makes a model for each task, and needs to be told which.
-    DIFFERS: the rescaler mean |tau_t| / mean |masked| is one a tensor; in the paper it is one of the model.
+    keeps the entries with the sign of the task's own vector. This makes a model for each task: `context.task`.
+    DIFFERS: the rescaler mean |tau_t| / mean |masked| is computed for each tensor, in the paper for the model.
+
+    Raises UserError without a task.
     """
     if context.task is None:
-        raise UserError("emr makes a model for each task; say which (`--task`), or choose a method with `static: true`")
+        raise UserError("emr makes a model for each task; name one with `--task`, or choose a method with `static: true`")
     positive = _sum([c * tau for c, tau in zip(alpha, taus, strict=True)]) > 0
     sign = positive * 2.0 - 1.0
     largest = taus[0] * 0

@@ -10,24 +10,26 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-DRAWS = 1 << 24  # the number of different values of a random draw
-
-
+DRAWS = 1 << 24  # number of different values of a random draw
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
 Array = Any  # a NumPy array or a torch tensor
 
 
 @dataclass(frozen=True)
 class TensorContext:
-    """Where a word is applied: the one object that a word may ask, so that with the same site it is pure.
+    """Context passed to an operator: its only input besides arrays, coefficients and hyper-parameters.
 
-    `start` is the flat index in its tensor of the first element that the word sees, `base` the numbers of the base
-    there. `calibration` holds what was collected of every expert for this tensor, or nothing. `depth` runs from 0 in the
-    first block of the network to 1 in the last, and is None outside the blocks. `transposed` says that a matrix is
-    stored as (in, out), as in GPT-2, not as (out, in). `task` is the number of the expert whose task the merge is for,
-    of a method that makes a model for each.
+    Args:
+        tensor: name of the tensor.
+        start: flat index in the tensor of the first element of the arrays.
+        expert: name of the expert; empty in `combine` and `postprocess`.
+        seed: of random draws.
+        threshold: magnitude at which `trim` cuts the tensor of this expert.
+        base: values of the base, for operators on whole tensors.
+        calibration: statistics of every expert for this tensor; () if there are none.
+        depth: from 0 in the first block of the network to 1 in the last; None outside the blocks.
+        transposed: whether a matrix is stored as (in, out), as in GPT-2, not as (out, in).
+        task: index of the target task; per-task methods only.
     """
 
     tensor: str
@@ -50,9 +52,9 @@ class TensorContext:
         """Draw one number from 0 to 2^24 - 1 for every element of `like`: int64 of its shape, on its device.
 
         Draw i is the upper 24 bits of output number `start` + i of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)
-        seeded by `key`, so it depends on seed, expert, tensor and element, and on nothing else.
+        seeded by `key`, so it depends only on seed, expert, tensor and element.
         """
-        ones = (abs(like) >= 0).reshape(-1)  # counted up in operators that NumPy and torch share
+        ones = (abs(like) >= 0).reshape(-1)  # a count in operations that NumPy and torch share
         z = (ones.cumsum(0) + (self.start - 1)) * _GAMMA + self.key
         z = (z ^ _shift(z, 30)) * _MIX_1
         z = (z ^ _shift(z, 27)) * _MIX_2
@@ -60,18 +62,18 @@ class TensorContext:
 
 
 @functools.lru_cache(maxsize=4096)
-def _key(*operators: object) -> int:
-    text = "\0".join(map(str, operators))
+def _key(*parts: object) -> int:
+    text = "\0".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _shift(z: Array, bits: int) -> Array:
-    """Shift int64 to the right as if it had no sign."""
+    """Shift int64 to the right as unsigned."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def whole(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a word that must see whole tensors in their shape, in float64; the others see flat pieces of them."""
+    """Declare that an operator takes whole tensors in their shape, in float64; the others take flat pieces."""
     operator.whole = True  # type: ignore[attr-defined]
     return operator
 
@@ -91,5 +93,5 @@ def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def namespace(array: Array) -> Any:
-    """Return NumPy or torch under the names of the array API standard, whichever the array is of."""
+    """Return the array API namespace of an array: of NumPy or of torch."""
     return array_namespace(array)

@@ -1,11 +1,11 @@
-"""Words of the slot `combine` that weigh the directions of a layer's input: RegMean, ACTMat with TACT, WUDI.
+"""`combine` operators that weigh the directions of a layer's input: RegMean, ACTMat with TACT, WUDI.
 
 With C_t the covariance of the inputs x of a linear layer in expert t, the loss sum_t c_t E|(tau - tau_t) x|^2 is least at
 
     tau = (sum_t c_t tau_t C_t) (sum_t c_t C_t)^-1        tau, tau_t (out, in), C_t (in, in)
 
-RegMean measures C_t; ACTMat and WUDI take tau_t^T tau_t for it. c_t weighs the covariance of an expert, not its task
-vector, so a common factor of the coefficients cancels. Covariances are summed as they come; T of them are never held.
+RegMean measures C_t; ACTMat and WUDI use tau_t^T tau_t instead. c_t weighs the covariance of an expert, not its task
+vector, so a common factor of the coefficients cancels. One covariance is held at a time.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ def gram(
     *,
     off_diagonal: Annotated[float, Ge(0), Le(1), "factor of the off-diagonal entries of Gram matrices"] = 0.95,
 ) -> Array:
-    """Return (sum_t c_t tau_t G_t) (sum_t c_t G_t)^-1 with G_t the Gram matrix of the layer's inputs (RegMean, arXiv 2212.09849).
+    """Minimise the change of every layer's outputs on the inputs of all tasks (RegMean, arXiv 2212.09849).
 
-    `site.calibration` holds T Gram matrices (in, in); a tensor without them gets the mean. Entries off their diagonals
-    are multiplied by `off_diagonal` (the paper: 0.9; FusionBench for CLIP: 0.95). The base cancels: this plus the base
-    is RegMean on the weights.
+        (sum_t c_t tau_t G_t) (sum_t c_t G_t)^-1,    G_t the Gram matrix of the layer's inputs
 
-    ASSUME: an input that no expert ever saw gets the mean, the limit of a vanishing ridge; the paper is silent. To that
-    end it is solved around the mean, which changes nothing where the sum of the G_t has an inverse.
+    `context.calibration` holds T Gram matrices (in, in); a tensor without them gets the mean. Entries off their diagonals
+    are multiplied by `off_diagonal` (paper: 0.9; FusionBench for CLIP: 0.95). The base cancels: this plus the base is
+    RegMean on the weights.
+
+    ASSUME: an input direction outside all examples gets the mean, the limit of a vanishing ridge; the paper leaves it
+    open. The system is therefore solved around the mean, which changes nothing where the sum of the G_t has an inverse.
+
+    Raises UserError for Gram matrices of another number or shape.
     """
     if len(context.calibration) == 0:
         return mean(taus, alpha)
@@ -50,8 +54,8 @@ def gram(
     factor = off_diagonal + (1 - off_diagonal) * xp.eye(width, **like)
     around = mean(taus, alpha) * (len(taus) / (sum(alpha) or 1.0))
     numerator, denominator = 0 * around, 0 * factor
-    for c, tau, found in zip(alpha, taus, context.calibration, strict=True):
-        weight = c * factor * xp.asarray(found, **like)
+    for c, tau, matrix in zip(alpha, taus, context.calibration, strict=True):
+        weight = c * factor * xp.asarray(matrix, **like)
         numerator = numerator + (tau - around) @ weight
         denominator = denominator + weight
     if off_diagonal < 1:
@@ -61,7 +65,7 @@ def gram(
 
 def _check(context: TensorContext, experts: int, width: int) -> None:
     """Raise a UserError unless the calibration is one square matrix of the layer's inputs for every expert."""
-    shapes = [list(found.shape) for found in context.calibration]
+    shapes = [list(matrix.shape) for matrix in context.calibration]
     if shapes != [[width, width]] * experts:
         raise UserError(
             f"Gram matrices of tensor '{context.tensor}': expected {experts} of {[width, width]}, one an expert over the layer's"
@@ -71,7 +75,7 @@ def _check(context: TensorContext, experts: int, width: int) -> None:
 
 
 def _inverse(symmetric: Array, unit: float) -> Array:
-    """Return the pseudo-inverse; eigenvalues below `unit` times the width, relative to the largest, count as zero."""
+    """Return the pseudo-inverse (n, n); eigenvalues below `unit` times n, relative to the largest, count as zero."""
     return namespace(symmetric).linalg.pinv(symmetric, rtol=unit * symmetric.shape[0], hermitian=True)
 
 
@@ -81,17 +85,21 @@ def actmat(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    density: Annotated[float, Gt(0), Le(1), "share of the entries that covariances are made of"] = 1.0,
+    density: Annotated[float, Gt(0), Le(1), "share of the entries, largest first, that covariances are made of"] = 1.0,
     normalise: Annotated[Literal["none", "trace"], "what covariances are divided by"] = "none",
-    cutoff: Annotated[float, Ge(0), Lt(1), "share of the largest eigenvalue below which others count as zero"] = UNIT_32,
+    cutoff: Annotated[
+        float, Ge(0), Lt(1), "share of the largest eigenvalue, times the width, below which others count as zero"
+    ] = UNIT_32,
 ) -> Array:
-    """Return (sum_t c_t tau_t C_t) (sum_t c_t C_t)^+ with C_t = tau_t^T tau_t (ACTMat, arXiv 2604.01329).
+    """Merge as RegMean does, with covariances estimated from the task vectors (ACTMat, arXiv 2604.01329).
 
-    `density` below 1 makes C_t of the entries of largest magnitude only (TACT: 0.5); tau_t itself stays whole.
+        (sum_t c_t tau_t C_t) (sum_t c_t C_t)^+,    C_t = tau_t^T tau_t
+
+    `density` below 1 computes C_t from the entries of largest magnitude only (TACT: 0.5); tau_t itself stays whole.
     `normalise: trace` divides C_t by its trace; with `density` 1 that is the exact minimum of WUDI's loss.
 
-    ASSUME: which eigenvalues count as zero: those below `cutoff` times the width, relative to the largest. The code
-    inverts in float32, where torch takes 2^-23; 2^-52 is the whole of float64.
+    ASSUME: eigenvalues below `cutoff` times the width, relative to the largest, count as zero. The authors' code inverts
+    in float32, where torch's cutoff is 2^-23; 2^-52 is that of float64.
     """
     numerator, denominator = 0 * taus[0], 0.0
     for c, tau in zip(alpha, taus, strict=True):
@@ -106,7 +114,7 @@ def actmat(
 def _largest(tau: Array, density: float) -> Array:
     """Keep the round(density n), at least one, entries of largest magnitude and set the others to zero.
 
-    DIFFERS: all entries as large as the smallest that is kept are kept too; the code takes any of them.
+    DIFFERS: all entries as large as the smallest kept one are kept; the authors' code keeps an arbitrary choice of them.
     """
     size = tau.shape[0] * tau.shape[1]
     if density == 1 or size == 0:
@@ -131,12 +139,15 @@ def wudi(
     learning_rate: Annotated[float, Gt(0), "of Adam"] = 1e-5,
     init: Annotated[Literal["sum", "mean"], "of the task vectors, where Adam starts"] = "sum",
 ) -> Array:
-    """Lower sum_t c_t |(tau - tau_t) tau_t^T|^2 / |tau_t|^2 by Adam, from the sum of the task vectors (WUDI, arXiv 2503.08099).
+    """Minimise the interference between task vectors by Adam (WUDI, arXiv 2503.08099).
 
-    Few small steps stop long before the minimum, so where they start matters; c_t enters the loss and not the start.
+        loss(tau) = sum_t c_t |(tau - tau_t) tau_t^T|^2 / |tau_t|^2
 
-    DIFFERS: takes every matrix, the code the attention and MLP matrices only; `exclude` names the others. A zero task
-    vector has no loss instead of an undefined one. Computed in float64; each step costs 2 out in^2 operations.
+    The default number of steps stops long before the minimum, so the start (`init`) matters; c_t enters the loss only.
+    Computed in float64; each step costs 2 out in^2 operations.
+
+    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. A
+    zero task vector has no loss instead of an undefined one.
     """
     target = 0 * taus[0]
     curvature: Array = 0.0
@@ -146,13 +157,13 @@ def wudi(
         curvature = curvature + weight
     average = mean(taus, [1.0] * len(taus))
     start = average * len(taus) if init == "sum" else average
-    if not bool((curvature != 0).any()):  # nothing moved: spare the steps
+    if not bool((curvature != 0).any()):  # all task vectors are zero
         return start
     return _adam(start, lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
 
 
 def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning_rate: float) -> Array:
-    """Return where `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) lead from `start`."""
+    """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start`."""
     x, first, second = start, 0 * start, 0 * start
     for step in range(1, steps + 1):
         g = gradient(x)

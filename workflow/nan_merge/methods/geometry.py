@@ -1,4 +1,4 @@
-"""Words of the slot `combine` that look at lengths and angles of whole tensors; the site holds the base for weights."""
+"""`combine` operators on lengths and angles of whole tensors; weights are `context.base` plus a task vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nan_merge.methods.context import Array, TensorContext, namespace, whole
 from nan_merge.methods.sparsify import ranks
 
 ROWS_ARE_TOKENS = r"(embed_tokens|embeddings?|shared|wte|wpe)(\.weight)?$"
-ROUNDING = 1e-28  # 1 - cos of an angle of 1e-14, which float64 does not tell from zero
+ROUNDING = 1e-28  # 1 - cos of an angle of 1e-14, which is zero in float64
 
 
 def _shares(alpha: Sequence[float]) -> list[float]:
@@ -27,11 +27,11 @@ def _shares(alpha: Sequence[float]) -> list[float]:
 
 def _inner(tensors: Sequence[Array]) -> np.ndarray:
     """Return the inner products of T tensors: (T, T)."""
-    found = np.zeros((len(tensors), len(tensors)))
+    products = np.zeros((len(tensors), len(tensors)))
     for t, one in enumerate(tensors):
         for other in range(t + 1):
-            found[t, other] = found[other, t] = float((one * tensors[other]).sum())
-    return found
+            products[t, other] = products[other, t] = float((one * tensors[other]).sum())
+    return products
 
 
 def _cosines(inner: np.ndarray) -> np.ndarray:
@@ -47,13 +47,15 @@ def slerp(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    collinear: Annotated[float, Gt(0), Lt(1), "the |cosine| above which weights are interpolated along a line"] = 0.9995,
+    collinear: Annotated[float, Gt(0), Lt(1), "|cosine| above which weights are interpolated along a line"] = 0.9995,
 ) -> Array:
-    """Interpolate the weights of two experts along the arc between them, at t = c_2 / (c_1 + c_2) (Shoemake, 1985).
+    """Interpolate the weights of two experts along the arc between them (SLERP, Shoemake, 1985).
 
         sin((1 - t) Omega) / sin Omega W_1 + sin(t Omega) / sin Omega W_2,   cos Omega = <W_1, W_2> / (|W_1| |W_2|)
 
-    DIFFERS: a zero tensor has no angle, and the line is taken; mergekit takes a right angle.
+    with t = c_2 / (c_1 + c_2).
+    DIFFERS: a zero tensor has no angle and is interpolated along the line; mergekit uses a right angle.
+
     Raises UserError unless there are two experts.
     """
     if len(taus) != 2:
@@ -74,14 +76,14 @@ def karcher(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    iterations: Annotated[int, Ge(0), "at most"] = 10,
+    iterations: Annotated[int, Ge(0), "largest number of iterations"] = 10,
     tolerance: Annotated[float, Gt(0), Lt(1), "angles and steps below it count as zero"] = 1e-5,
 ) -> Array:
-    """Average the directions of the weights on the sphere, with weights c_t, times their mean length (Karcher mean).
+    """Average the directions of the weights on the sphere and multiply by their mean length (Karcher mean).
 
-    As in mergekit (arXiv 2603.04972), but from the inner products of the weights: the mean is always a sum of k_t W_t.
+    As in mergekit (arXiv 2603.04972), with weights c_t; computed from inner products, since the mean is a sum of k_t W_t.
     DIFFERS: a tensor counts unless it is exactly zero; mergekit drops those shorter than the tolerance. Where weights
-    cancel and leave no mean direction, the first one's is taken.
+    cancel and leave no mean direction, the first one's is used.
     """
     if len(taus) == 1 or not any(bool((tau != 0).any()) for tau in taus):
         return taus[0]
@@ -92,7 +94,7 @@ def karcher(
 
 
 def _mean_direction(inner: np.ndarray, shares: np.ndarray, iterations: int, tolerance: float) -> np.ndarray:
-    """Return k: sum_t k_t W_t is the Frechet mean u of the directions of T tensors W_t, whose inner products are given."""
+    """Return k (T,) with sum_t k_t W_t the Frechet mean u of the directions of T tensors W_t, from their inner products."""
     lengths = np.sqrt(np.diag(inner))
     some = lengths > 0
     if not some.any():
@@ -122,13 +124,13 @@ def _mean_direction(inner: np.ndarray, shares: np.ndarray, iterations: int, tole
 
 @whole
 def model_stock(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
-    """Move from the base towards the mean of the experts, the further the better they agree (Model Stock, arXiv 2403.19522).
+    """Move from the base towards the mean of the experts in proportion to their agreement (Model Stock, arXiv 2403.19522).
 
         t sum_s c_s tau_s / sum_s c_s,   t = T cos / (1 + (T - 1) cos)
 
     with the cosine between two task vectors.
-    ASSUME: for more than two experts it is the mean over all pairs (as in mergekit), for one it is 1.
-    DIFFERS: a negative one counts as zero, so that t stays in [0, 1]; a pair with a zero task vector has 0 at any scale.
+    ASSUME: for more than two experts the cosine is the mean over all pairs (as in mergekit), for one expert it is 1.
+    DIFFERS: a negative cosine counts as zero, so that t stays in [0, 1]; a pair with a zero task vector has cosine 0.
     """
     pairs = _cosines(_inner(taus))[np.triu_indices(len(taus), 1)]
     cosine = max(0.0, float(pairs.mean())) if len(pairs) else 1.0
@@ -142,16 +144,18 @@ def widen(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    t: Annotated[float, Ge(0), "how far above the mean of its expert a column is important"] = 1.0,
+    t: Annotated[float, Ge(0), "factor of its expert's mean above which a column is important"] = 1.0,
     s: Annotated[float, "score of important columns"] = 1.0,
     embeddings: Annotated[str, "regex of the matrices whose rows, the tokens, are the columns"] = ROWS_ARE_TOKENS,
 ) -> Array:
-    """Add c_t S_t tau_t, with scores S_t of columns by how much each expert changed them (WIDEN, arXiv 2408.03092).
+    """Sum the task vectors weighted by scores of their columns (WIDEN, arXiv 2408.03092).
 
-    A column of a matrix is scored twice, by the change of its length and of its direction, each as its rank among the
-    columns of the expert; S_t is the mean of the two scores. Entries of vectors and numbers are scored by |tau_t|.
+        sum_t c_t S_t tau_t,    S_t the mean of two scores of every column
+
+    The scores are of the change of the column's length and of its direction, each as a rank among the columns of the
+    expert. Entries of vectors and scalars are scored by |tau_t|.
     ASSUME: a tensor with more axes is the matrix of its first axis by all others.
-    DIFFERS: a zero column has no direction, which counts as zero; the authors' code divides 0 by 0.
+    DIFFERS: a zero column has direction zero; the authors' code divides 0 by 0.
     """
     if taus[0].ndim < 2:
         scores = _scores([abs(tau) for tau in taus], t, s)
@@ -165,7 +169,7 @@ def widen(
 
 
 def _changes(base: Array, tau: Array, axis: int) -> tuple[Array, Array]:
-    """Return how the length and the direction (1 - cos) of every column, along `axis`, changed."""
+    """Return the change of length and of direction (1 - cos) of every column, along `axis`."""
     (before, old), (after, new) = _columns(base, axis), _columns(base + tau, axis)
     turn = 0.5 * namespace(tau).sum((new - old) ** 2, axis=axis, keepdims=True)
     return abs(after - before), turn * (turn > ROUNDING)

@@ -1,6 +1,6 @@
-"""Words of the slot `postprocess`: the merged task vector in, and out, with those it was made of: (n,), (T, n) -> (n,).
+"""`postprocess` operators: the merged task vector and the T combined ones to a merged one, (n,), (T, n) -> (n,).
 
-Written in operators that NumPy and torch share. Hyper-parameters are keyword-only.
+Written in operations that NumPy and torch share. Hyper-parameters are keyword-only.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def lines(
     context: TensorContext,
     *,
     alpha: Annotated[float, "factor in the first block and outside the blocks"] = 0.5,
-    beta: Annotated[float, "what the factor gains from the first block to the last"] = 1.0,
+    beta: Annotated[float, "increase of the factor from the first block to the last"] = 1.0,
 ) -> Array:
     """Scale the merged task vector by alpha + beta l / (L - 1) in block l of L, by alpha outside (LiNeS, arXiv 2410.17146).
 
-    ASSUME: the paper takes alpha = |sum_t tau_t|_1 / |tau_merged|_1 / T over the model, which is 1 / (lambda T) for
-    lambda times a plain sum, and beta from a grid, by validation. The defaults keep the mean over the blocks at one.
+    ASSUME: the paper sets alpha = |sum_t tau_t|_1 / |tau_merged|_1 / T over the model, which is 1 / (lambda T) for
+    lambda times a plain sum, and selects beta from a grid on validation data. With the defaults the mean factor is one.
     """
     return (alpha + beta * (context.depth or 0.0)) * merged
 

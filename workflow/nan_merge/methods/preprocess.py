@@ -1,6 +1,6 @@
-"""Words of the slot `preprocess`: one task vector in, one out, block by block: (n,) -> (n,).
+"""`preprocess` operators for flat pieces of one task vector: (n,) -> (n,).
 
-Written in operators that NumPy and torch share. Hyper-parameters are keyword-only.
+Written in operations that NumPy and torch share. Hyper-parameters are keyword-only.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def trim(
     context: TensorContext,
     *,
     density: Annotated[float, Gt(0), Le(1), "share of entries kept"] = 0.2,
-    scope: Annotated[Literal["model", "tensor"], "over what the share is kept"] = "model",
+    scope: Annotated[Literal["model", "tensor"], "range over which the share is kept"] = "model",
 ) -> Array:
     """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
 
     The threshold is the (d - floor(density d))-th smallest magnitude over all merged tensors of the expert, or with
     `scope: tensor` the smallest of the floor(density d) largest of each tensor; entries at the threshold are kept. It
-    is measured beforehand (`measure.thresholds`) and comes with the site.
+    is measured beforehand (`measure.thresholds`) and passed as `context.threshold`.
     """
     return tau * (abs(tau) >= context.threshold)
 

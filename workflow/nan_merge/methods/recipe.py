@@ -1,4 +1,4 @@
-"""Bind a method's method_spec (names and hyper-parameters) to functions; nothing here knows any method by name."""
+"""Bind a method spec (operators and hyper-parameters by stage) to functions; no method is known by name here."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ DEFAULTS = {
 }
 
 
-@functools.cache  # asked for by every method of every suite before the graph is built
+@functools.cache  # called for every method of every suite before the graph is built
 def hyper_parameters(operator: Operator) -> Mapping[str, tuple[Any, Any]]:
-    """Return the annotation and the default (`inspect.Parameter.empty` if there is none) of each hyper-parameter of a word."""
+    """Return (annotation, default) of each hyper-parameter of an operator; `inspect.Parameter.empty` for no default."""
     hints = get_type_hints(operator, include_extras=True)
     return {
         p.name: (hints[p.name], p.default) for p in inspect.signature(operator).parameters.values() if p.kind is p.KEYWORD_ONLY
     }
 
 
-TABLE_HYPER_PARAMETERS = hyper_parameters(coefficients.estimate)  # of every coefficient word: which norms, over what
+TABLE_HYPER_PARAMETERS = hyper_parameters(coefficients.estimate)  # of every coefficient rule: which norms, over what
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The bound functions of one method, and what must be measured for them (see `requirements`)."""
+    """The bound operators of one method, and the measurements that they require (see `requirements`)."""
 
     preprocess: functools.partial[Any]
     estimate: functools.partial[Any]
@@ -67,7 +67,7 @@ class Recipe:
 
     @property
     def whole(self) -> bool:
-        """Whether a word must see whole tensors; otherwise the merge goes piece by piece."""
+        """Whether an operator needs whole tensors; otherwise the merge runs piece by piece."""
         return any(getattr(operator.func, "whole", False) for operator in (self.preprocess, self.combine, self.postprocess))
 
     @property
@@ -82,19 +82,19 @@ class Recipe:
 
 
 def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
-    """Bind `{slot: {word: {hyper-parameter: value}}}`; unknown slots, words and hyper-parameters are UserErrors."""
+    """Bind `{stage: {operator: {hyper-parameter: value}}}`; unknown names are UserErrors."""
     for stage in method_spec:
         if stage not in STAGES:
-            raise UserError(f"method '{method}': no slot {stage!r}{_nearest(stage, STAGES)}")
+            raise UserError(f"method '{method}': no stage {stage!r}{_nearest(stage, STAGES)}")
     parts = {stage: operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method) for stage in STAGES}
     table = {k: parts["coefficients"][1].pop(k) for k in TABLE_HYPER_PARAMETERS.keys() & parts["coefficients"][1].keys()}
-    bound = {stage: functools.partial(STAGES[stage][name], **given) for stage, (name, given) in parts.items()}
+    bound = {stage: functools.partial(STAGES[stage][name], **values) for stage, (name, values) in parts.items()}
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
     return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], requirements(method_spec, method))
 
 
 def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict[str, dict[str, Any]]:
-    """Return what the operators of a method declare with `@requires`: {kind: hyper-parameters of the operator, with defaults}."""
+    """Return the measurements that a method declares with `@requires`: {kind: hyper-parameters of the operator}."""
     kinds: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         name, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method)
@@ -105,18 +105,20 @@ def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict
 
 
 def operator_of(entry: Any, stage: str, method: str = "method") -> tuple[str, dict[str, Any]]:
-    """Read `word` or `{word: {hyper-parameter: value}}` of one slot and check it against the word's signature."""
+    """Return (operator, hyper-parameters) of one stage's entry, `name` or `{name: {hyper-parameter: value}}`, checked."""
     if not isinstance(entry, str) and (not isinstance(entry, Mapping) or len(entry) != 1):
-        raise UserError(f"method '{method}': {stage} takes one word, or one word with its hyper-parameters; found {entry!r}")
-    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-    given = given or {}
+        raise UserError(
+            f"method '{method}': {stage} takes one operator, or one operator with its hyper-parameters; found {entry!r}"
+        )
+    name, values = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    values = values or {}
     if name not in STAGES[stage]:
-        raise UserError(f"method '{method}': {stage} has no word {name!r}{_nearest(name, STAGES[stage])}")
+        raise UserError(f"method '{method}': {stage} has no operator {name!r}{_nearest(name, STAGES[stage])}")
     takes = hyper_parameters(STAGES[stage][name]).keys() | (TABLE_HYPER_PARAMETERS.keys() if stage == "coefficients" else set())
-    for key in given:
+    for key in values:
         if key not in takes:
             raise UserError(f"method '{method}': {stage} '{name}' takes {sorted(takes)}, not {key!r}{_nearest(key, takes)}")
-    return name, dict(given)
+    return name, dict(values)
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -1,6 +1,6 @@
-"""Words that rescale singular values: STAR before task vectors are combined, SVC afterwards.
+"""Operators that rescale singular values: STAR (`preprocess`) and SVC (`postprocess`).
 
-They see whole tensors in float64; what is no matrix is left as it is.
+They take whole tensors in float64; a tensor that is not a matrix is returned as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from nan_merge.methods.context import Array, TensorContext, namespace, whole
-from nan_merge.methods.matrices import LARGEST, Exclude, Largest, svd, taken_apart
+from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed, svd
 from nan_merge.methods.spectral import NEGLIGIBLE
 
 
@@ -21,16 +21,16 @@ def star(
     context: TensorContext,
     *,
     eta: Annotated[float, Gt(0), Le(1), "share of the nuclear norm that the kept singular values reach"] = 0.4,
-    rescale: Annotated[Literal["nuclear", "none"], "which norm the rest is rescaled to"] = "nuclear",
+    rescale: Annotated[Literal["nuclear", "none"], "norm that the kept values are rescaled to"] = "nuclear",
     exclude: Exclude = "",
     largest: Largest = LARGEST,
 ) -> Array:
     """Keep the largest singular values and rescale them to the nuclear norm of all (STAR, arXiv 2502.10339).
 
-    Kept are the first r, with r the smallest number whose sum reaches `eta` of the nuclear norm (the paper's 40 %).
+    The first r are kept, with r the smallest number whose sum reaches `eta` of the nuclear norm (the paper's 40 %).
     """
     shape = tuple(tau.shape)
-    if not taken_apart(shape, context, exclude, largest) or not bool((tau != 0).any()):
+    if not is_decomposed(shape, context, exclude, largest) or not bool((tau != 0).any()):
         return tau
     u, s, vt = svd(tau.reshape(shape[:2]))
     sums = s.cumsum(0)
@@ -45,20 +45,20 @@ def svc(
     taus: Sequence[Array],
     context: TensorContext,
     *,
-    alpha: Annotated[Annotated[float, Gt(0)] | None, "least response that counts; 1 only shrinks; null is 1 / T"] = None,
+    alpha: Annotated[Annotated[float, Gt(0)] | None, "lower bound of a response; 1 only shrinks; null is 1 / T"] = None,
     exclude: Exclude = "",
     largest: Largest = LARGEST,
 ) -> Array:
-    """Rescale singular values so that the merge responds in each direction as its task vectors do (SVC, arXiv 2602.05536).
+    """Match the response of the merge in each singular direction to that of its task vectors (SVC, arXiv 2602.05536).
 
     With merged = U S V^T, direction r gets gamma_r = T / sum_t max(alpha, s_rt) times its singular value, where
     s_rt = <a_r, a_rt> / |a_rt|^2 compares the responses a_r = u_r^T merged and a_rt = u_r^T tau_t. Where singular values
     are equal (Iso-C makes them so), directions are arbitrary, and so is the result.
     ASSUME: a task vector without a response in a direction counts as s_rt = 0.
-    DIFFERS: the code compares with the task vectors as they were, here with those that were combined (trimmed, dropped).
+    DIFFERS: the authors' code compares with the original task vectors, here the preprocessed ones (trimmed, dropped) count.
     """
     shape = tuple(merged.shape)
-    if not taken_apart(shape, context, exclude, largest):
+    if not is_decomposed(shape, context, exclude, largest):
         return merged
     floor = 1 / len(taus) if alpha is None else alpha
     matrix, matrices = merged.reshape(shape[:2]), [tau.reshape(shape[:2]) for tau in taus]

@@ -1,4 +1,4 @@
-"""What may stand in a slot, as JSON schema, read from the signatures of its words: a new word needs no line elsewhere."""
+"""JSON schema of every stage, from the signatures of its operators: a new operator needs no line elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOUNDS = {Ge: ("minimum", "ge"), Gt: ("exclusiveMinimum", "gt"), Le: ("maximum",
 
 
 def stages() -> dict[str, Any]:
-    """Return the JSON schema of every slot by name."""
+    """Return the JSON schema of every stage by name."""
     return {stage: _stage(operators, stage == "coefficients") for stage, operators in STAGES.items()}
 
 
@@ -38,26 +38,26 @@ def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[
         "properties": properties,
     }
     needed = [name for name, (_, default) in takes.items() if default is inspect.Parameter.empty]
-    exclusive = getattr(operator, "exclusive", None)  # two hyper-parameters that say the same thing
+    exclusive = getattr(operator, "exclusive", None)  # hyper-parameters that exclude each other
     return {**entry, **({"required": needed} if needed else {}), **({"not": {"required": exclusive}} if exclusive else {})}
 
 
 def summary(operator: Operator) -> str:
-    """Return the first sentence of a word's description."""
+    """Return the first paragraph of an operator's docstring."""
     return " ".join((inspect.getdoc(operator) or "").split("\n\n")[0].split())
 
 
 def of_type(annotation: Any) -> dict[str, Any]:
     """Return the JSON schema of an annotation: number types, bool, str, Literal, Sequence, unions, bounds and a text."""
     if hasattr(annotation, "__metadata__"):
-        found = of_type(annotation.__origin__)
+        schema = of_type(annotation.__origin__)
         for extra in annotation.__metadata__:
             if isinstance(extra, str):
-                found["description"] = extra
+                schema["description"] = extra
             else:
                 key, attribute = BOUNDS[type(extra)]
-                found[key] = getattr(extra, attribute)
-        return found
+                schema[key] = getattr(extra, attribute)
+        return schema
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return {"enum": list(inner)}

@@ -1,6 +1,6 @@
-"""Words that need the ranks of a whole tensor's entries: Breadcrumbs and DELLA (`preprocess`), PCB (`combine`).
+"""Operators on the ranks of a tensor's entries: Breadcrumbs and DELLA (`preprocess`), PCB (`combine`).
 
-Written in operators that NumPy and torch share.
+Written in operations that NumPy and torch share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nan_merge.methods.context import DRAWS, Array, TensorContext, namespace, wh
 
 
 def ranks(values: Array, axis: int = -1) -> Array:
-    """Return the ranks of the entries along an axis, 0 for the smallest; of equal ones the first ranks lower."""
+    """Return the ranks of the entries along an axis, 0 for the smallest; of equal entries the first has the lower rank."""
     if not values.ndim:
         return values * 0
     xp = namespace(values)
@@ -34,14 +34,13 @@ def breadcrumbs(
     context: TensorContext,
     *,
     density: Annotated[float, Gt(0), Le(1), "share of entries kept"] = 0.15,
-    outliers: Annotated[float, Ge(0), Lt(1), "share of entries removed as the largest, first"] = 0.006,
-    scope: Annotated[Literal["row", "tensor"], "over what the shares are taken"] = "row",
+    outliers: Annotated[float, Ge(0), Lt(1), "share of entries removed first, the largest"] = 0.006,
+    scope: Annotated[Literal["row", "tensor"], "range over which the shares are taken"] = "row",
 ) -> Array:
     """Remove the largest entries, then keep the largest of the rest (Model Breadcrumbs, arXiv 2312.06795).
 
-    The shares of n entries are whole numbers: floor(outliers n) are removed, floor(density n) and at least one are kept.
-    `row` is along the last axis (the authors' code), `tensor` over the whole tensor (mergekit, which has the
-    defaults 0.9 and 0.01).
+    Of n entries, floor(outliers n) are removed, and floor(density n) but at least one are kept. `row` is along the last
+    axis (the authors' code), `tensor` over the whole tensor (mergekit, with the defaults 0.9 and 0.01).
     DIFFERS: mergekit empties a tensor where floor(density n) = 0, removes no outliers at density 1, and fewer where both
     shares exceed one.
     """
@@ -60,7 +59,7 @@ def della(
     context: TensorContext,
     *,
     density: Annotated[float, Gt(0), Le(1), "mean probability of keeping an entry"] = 0.7,
-    window: Annotated[float, Ge(0), Lt(1), "what it gains and loses with the rank; half of the paper's window"] = 0.15,
+    window: Annotated[float, Ge(0), Lt(1), "largest change of it with the rank; half of the paper's window"] = 0.15,
     rescale: Annotated[
         Literal["entry", "l1"], "by the inverse probability of the entry, or to the old sum of magnitudes"
     ] = "entry",
@@ -102,10 +101,10 @@ def _tails_cut(magnitudes: Array, tails: float) -> Array:
 
 
 def _balanced(score: Array, ratio: float) -> Array:
-    """Return weights from 0, for all but about the share `ratio` of the highest scores, to 1; at least one is above 0.
+    """Return weights in [0, 1]: above 0 for about the share `ratio` of the highest scores, and for at least one.
 
-    ASSUME: where scores tie so that nothing lies above the cut, the highest weigh 1 if they are above zero (as is one
-    number that agrees with the sum), and otherwise 0 (as in a zero task vector); the authors' code divides 0 by 0.
+    ASSUME: where scores tie so that none lies above the cut, the highest have weight 1 if they are above zero (as for a
+    scalar that agrees with the sum), and otherwise 0 (as for a zero task vector); the authors' code divides 0 by 0.
     """
     xp, n = namespace(score), score.shape[0]
     ordered = xp.sort(score)
@@ -121,16 +120,16 @@ def pcb(
     alpha: Sequence[float],
     context: TensorContext,
     *,
-    ratio: Annotated[float, Gt(0), Le(1), "share of entries that count in each task"] = 0.05,
+    ratio: Annotated[float, Gt(0), Le(1), "share of entries kept in each task"] = 0.05,
     tails: Annotated[float, Ge(0), Lt(0.5), "share of magnitudes clamped at either end"] = 1e-4,
-    inter: Annotated[Literal["sum", "pairs"], "whether a task competes with the sum of all or with each of them"] = "sum",
+    inter: Annotated[Literal["sum", "pairs"], "competition of a task with the sum of all, or with each"] = "sum",
 ) -> Array:
-    """Average entries by how they compete within and between tasks (PCB-Merging, arXiv 2410.02396, no evolutionary search).
+    """Average entries weighted by intra- and inter-task competition (PCB-Merging, arXiv 2410.02396, no evolutionary search).
 
         sum_t c_t w_t tau_t / sum_t w_t,   w_t the scores exp(T |tau_t|^2) tanh(tau_t sum_s tau_s), cut and scaled to [0, 1]
 
-    with |tau_t| scaled to [0, 1]. `inter: pairs` is sum_s tanh(tau_t tau_s) of vectors scaled to [-1, 1], which the
-    authors' script for vision takes, with `tails: 0.01`. Their lambda, 1.2, is c_t.
+    with |tau_t| scaled to [0, 1]. `inter: pairs` uses sum_s tanh(tau_t tau_s) of vectors scaled to [-1, 1], as the authors'
+    script for vision does, with `tails: 0.01`. Their lambda, 1.2, is c_t.
     DIFFERS: computed over each tensor, not over the flattened model, so that a tensor fits in memory.
     """
     xp, shape = namespace(taus[0]), taus[0].shape

@@ -1,41 +1,34 @@
-"""Words of the slot `combine` that work on singular values: TSV-M, Iso-C, Iso-CTS and CART.
+"""`combine` operators on singular values: TSV-M, Iso-C, Iso-CTS and CART.
 
-Matrices arrive as (out, in), in float64; what is no matrix gets the mean.
+Matrices are (out, in), in float64; a tensor that is not a matrix gets the mean.
 
 DIFFERS: a matrix of less than full rank (a low-rank adapter, an unchanged tensor, equal experts side by side) has
-singular vectors that are arbitrary. The public codes let them in; here they are left out, so that a merge depends neither
-on the library that computes it nor on the order of the experts. At full rank nothing changes.
+arbitrary singular vectors. The public codes use them; here they are left out, so that a merge depends neither on the
+library that computes it nor on the order of the experts. At full rank nothing changes.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.context import Array, TensorContext, namespace
-from nan_merge.methods.matrices import Combine, mean, of_matrices, svd
+from nan_merge.methods.matrices import Combine, mean, of_matrices, svd, with_hyper_parameters
 
-NEGLIGIBLE = 1e-10  # singular values under this share of the size of a matrix are rounding; float32 rounds at 6e-8
+NEGLIGIBLE = 1e-10  # share of the norm of a matrix below which a singular value is rounding; float32 rounds at 6e-8
 Triplets = tuple[Array, Array, Array]
 Scale = Annotated[float, Ge(0), "factor of every merged tensor, the papers' alpha"]
 
 
 def _scaled(operator: Combine) -> Combine:
-    """Give a word the hyper-parameter `scale`, which multiplies every tensor that it returns, matrix or not."""
+    """Add the hyper-parameter `scale`, a factor of every merged tensor, matrix or not."""
 
-    def combine(taus: Array, alpha: Sequence[float], context: TensorContext, *, scale: float = 1.0, **given: object) -> Array:
-        return scale * operator(taus, alpha, context, **given)
+    def combine(taus: Array, alpha: Sequence[float], context: TensorContext, *, scale: float = 1.0, **values: object) -> Array:
+        return scale * operator(taus, alpha, context, **values)
 
-    functools.update_wrapper(combine, operator)
-    signature = inspect.signature(operator)
-    added = inspect.Parameter("scale", inspect.Parameter.KEYWORD_ONLY, default=1.0)
-    combine.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
-    combine.__annotations__ = {**operator.__annotations__, "scale": Scale}
-    return combine
+    return with_hyper_parameters(combine, operator, {"scale": (Scale, 1.0)})
 
 
 def _size(matrix: Array) -> float:
@@ -44,7 +37,7 @@ def _size(matrix: Array) -> float:
 
 
 def _triplets(matrix: Array, count: int, size: float) -> Triplets:
-    """Return the first singular triplets, with zeros for those whose value is negligible against `size`.
+    """Return the first singular triplets, zero where the singular value is negligible relative to `size`.
 
     (m, n) -> U (m, count), S (count,), V^T (count, n).
     """
@@ -77,11 +70,11 @@ def _weighted(taus: Sequence[Array], alpha: Sequence[float]) -> list[Array]:
 @_scaled
 @of_matrices
 def tsv(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
-    """Put the top singular triplets of all task vectors side by side and make both bases orthonormal (TSV-M).
+    """Concatenate the top singular triplets of all task vectors and orthonormalise both bases (TSV-M, arXiv 2412.00081).
 
-    arXiv 2412.00081, algorithm 1: of each c_t tau_t (m, n) the first floor(min(m, n) / T) triplets; U and V are
-    replaced by their closest orthonormal factors.
-    DIFFERS: a matrix with a side shorter than T would be left at the base; here it gets the mean.
+    Algorithm 1: U S V^T of the first floor(min(m, n) / T) triplets of each c_t tau_t (m, n), with U and V replaced by their
+    closest orthonormal factors.
+    DIFFERS: a matrix with a side shorter than T gets the mean; in the paper it would stay at the base.
     """
     count = min(taus[0].shape) // len(taus)
     if count == 0:
@@ -93,10 +86,11 @@ def tsv(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
 @_scaled
 @of_matrices
 def iso_c(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
-    """Sum the task vectors and give all singular values of the sum their mean (Iso-C, arXiv 2502.04959).
+    """Sum the task vectors and set all singular values of the sum to their mean (Iso-C, arXiv 2502.04959).
 
-    With sum_t c_t tau_t = U S V^T it is mean(S) U V^T. ASSUME: the paper tunes `scale` on validation data (1.3 to 1.5
-    for CLIP); 1 is the method itself.
+        mean(S) U V^T,    U S V^T = sum_t c_t tau_t
+
+    ASSUME: the paper tunes `scale` on validation data (1.3 to 1.5 for CLIP); 1 is the method itself.
     """
     parts = _weighted(taus, alpha)
     u, s, vt = _triplets(sum(parts), min(taus[0].shape), sum(map(_size, parts)))
@@ -112,11 +106,11 @@ def iso_cts(
     *,
     common: Annotated[float, Ge(0), Le(1), "share of the rank that the common subspace takes"] = 0.8,
 ) -> Array:
-    """Replace the weakest directions of Iso-C by the strongest that each task has outside the rest (Iso-CTS).
+    """Replace the weakest directions of Iso-C by the strongest ones of each task outside the rest (Iso-CTS, arXiv 2502.04959).
 
-    arXiv 2502.04959: of rank r, the top k left singular vectors U_k of the sum stay; each task adds the first
-    (r - k) / T triplets of (I - U_k U_k^T) c_t tau_t; bases become orthonormal, singular values their mean. As in the
-    code, k is floor(common r), moved until T divides r - k. ASSUME: `scale` as for `iso_c`.
+    Of rank r, the top k left singular vectors U_k of the sum stay; each task adds the first (r - k) / T triplets of
+    (I - U_k U_k^T) c_t tau_t; bases are orthonormalised, singular values set to their mean. As in the authors' code, k is
+    floor(common r), moved until T divides r - k. ASSUME: `scale` as for `iso_c`.
     """
     rank, parts = min(taus[0].shape), _weighted(taus, alpha)
     own = min(round((rank - int(common * rank)) / len(parts)), rank // len(parts))
@@ -136,11 +130,12 @@ def cart(
     rank: Annotated[float, Gt(0), Le(1), "share of the singular values that is kept"] = 0.08,
     scale: Annotated[float, Ge(0), "factor of the low-rank residuals, the paper's lambda"] = 2.0,
 ) -> Array:
-    """Add to the average the low-rank parts of what sets each expert apart from it (CART, arXiv 2412.12153).
+    """Add the low-rank parts of the experts' differences from the average to the average (CART, arXiv 2412.12153).
 
-    avg + scale sum_t c_t SVD_k(tau_t - avg) with avg = sum_t c_t tau_t / T and k = max(1, floor(rank min(m, n))).
+        avg + scale sum_t c_t SVD_k(tau_t - avg),    avg = sum_t c_t tau_t / T,  k = max(1, floor(rank min(m, n)))
+
     ASSUME: the paper tunes lambda on validation data; 2.0 is in the released configuration for eight tasks (1.5 for
-    14, 1.9 for 20). The paper takes attention and MLP matrices only: `exclude` the embeddings.
+    14, 1.9 for 20). The paper uses attention and MLP matrices only: `exclude` the embeddings.
     """
     average, count = mean(taus, alpha), max(1, int(rank * min(taus[0].shape)))
     residuals = [(c, _triplets(tau - average, count, 0.0)) for c, tau in zip(alpha, taus, strict=True)]

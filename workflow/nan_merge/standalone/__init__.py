@@ -1,6 +1,6 @@
 """Merge models of your own without a suite: find, unify, measure, merge and document them; mergekit configs in and out.
 
-The workflow's rules do the same stage by stage and share only the model card.
+The workflow's rules do the same stage by stage; they share `documented_merge`.
 
 Imports: core, assets, checkpoints, layouts, methods, engine.
 """

@@ -1,6 +1,6 @@
 """Merge models without a suite: find, unify, measure, estimate, merge and document them in one process.
 
-torch is loaded only for a device or a file that needs it: for a small model the start-up is the merge.
+torch is imported only for a device or a file that needs it: for a small model start-up dominates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nan_merge.standalone.model_card import PROVENANCE
 from nan_merge.standalone.sources import Source, find
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-SHOWN = 8  # rows of a coefficient table that are printed
+PRINTED_ROWS = 8  # of a coefficient table
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,19 @@ def run(own: OwnModels) -> None:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise a UserError if something stands where the output should, unless it is an older merge to be overwritten."""
+    """Raise a UserError if the output exists, unless it is an older merge that may be overwritten."""
     if not output.exists() and not output.is_symlink():
         return
     if not overwrite:
-        raise UserError(f"{output}: is there already; choose another --output, or add --overwrite to replace it")
+        raise UserError(f"{output}: exists already; choose another --output, or add --overwrite to replace it")
     if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / PROVENANCE).is_file()):
-        raise UserError(f"{output}: is no merged model (it has no {PROVENANCE}); only one is overwritten. Remove it by hand")
+        raise UserError(
+            f"{output}: is no merged model (it has no {PROVENANCE}); only merged models are overwritten. Remove it by hand"
+        )
 
 
 def check_inputs(output: Path, sources: Mapping[str, Source]) -> None:
-    """Raise a UserError if the output would replace an input, or if a model is given twice."""
+    """Raise a UserError if the output would replace an input, or if two inputs are one model."""
     seen: dict[Path, str] = {}
     for name, source in sources.items():
         folder = source.folder.resolve()
@@ -140,12 +142,12 @@ def output_bytes(models: Models, dtype: str | None) -> int:
 
 
 def read_bytes(models: Models) -> list[int]:
-    """Return how many bytes one pass over the merged tensors reads of the base and of each expert."""
+    """Return the bytes that one pass over the merged tensors reads of the base and of each expert."""
     return [sum(DTYPES[c.entries[name].dtype].itemsize * c.entries[name].size for name in models.merged) for c in models.all]
 
 
 def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
-    """Return how many bytes all passes together read, at most: norms if they are measured, thresholds, the merge."""
+    """Return an upper bound of the bytes read by all passes: norms if they are measured, thresholds, the merge."""
     base, *experts = read_bytes(models)
     total = (measured + 1) * (base + sum(experts))
     if recipe.requirements.get("thresholds", {"density": 1.0})["density"] >= 1:
@@ -155,13 +157,13 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
 
 
 def copied_bytes(models: Models) -> int:
-    """Return how many bytes of the base are copied as they are."""
+    """Return the bytes of the base that are copied unchanged."""
     merged = set(models.merged)
     return sum(DTYPES[e.dtype].itemsize * e.size for name, e in models.base.entries.items() if name not in merged)
 
 
 def _table(models: Models, recipe: Recipe, measured: bool, threads: int, progress: Passes) -> CoefficientTable:
-    """Return the coefficients; norms are measured only for a word that looks at them."""
+    """Return the coefficients; norms are measured only for a rule that needs them."""
     if measured:
         progress.begin("norms")
         return recipe.estimate(norms(models, threads=threads, progress=progress))
@@ -179,7 +181,7 @@ def _thresholds(models: Models, recipe: Recipe, threads: int, progress: Passes) 
 
 
 def _introduce(sources: Mapping[str, Source], models: Models) -> None:
-    """Print what is merged, and what was done to bring it together."""
+    """Print the models and the notes on their layouts."""
     if len(models.experts) == 1:
         print("warning: one expert only; the merge is a step from the base towards it", file=sys.stderr)
     for name, source in sources.items():
@@ -189,9 +191,9 @@ def _introduce(sources: Mapping[str, Source], models: Models) -> None:
 
 
 def show(table: CoefficientTable) -> str:
-    """Write a coefficient table as plain text: every row, or the first ones and their spread."""
+    """Return a coefficient table as plain text: every row, or the first ones and their spread."""
     rows = {name: list(values) for name, values in table.rows.items()}
-    lines = list(rows.items())[:SHOWN]
+    lines = list(rows.items())[:PRINTED_ROWS]
     if len(rows) > 1:
         columns = list(zip(*rows.values(), strict=True))
         lines += [(f"smallest of {len(rows)}", [min(column) for column in columns])]
@@ -204,8 +206,8 @@ def show(table: CoefficientTable) -> str:
     text = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in cells
     ]
-    if len(rows) > SHOWN:
-        text.insert(SHOWN + 1, f"... {len(rows) - SHOWN} more {table.scope}s, all in {PROVENANCE}")
+    if len(rows) > PRINTED_ROWS:
+        text.insert(PRINTED_ROWS + 1, f"... {len(rows) - PRINTED_ROWS} more {table.scope}s, all in {PROVENANCE}")
     return "\n".join(text)
 
 

@@ -1,6 +1,6 @@
-"""Write a finished coefficient table as a mergekit config, so that mergekit (0.1.5) makes the same merge. No torch.
+"""Write a coefficient table as a config for mergekit (0.1.5), which then makes the same merge.
 
-What mergekit cannot say is refused; what it says a little differently stands as a comment in the file.
+A method without a counterpart is a UserError; small differences are comments in the file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,15 @@ def export(
 ) -> str:
     """Return the YAML of a mergekit config with the coefficients of a table.
 
-    `places` are the folders or hub ids of `base` and of every expert, `dtype` the type of the output (default: the one
-    that most of the base is stored in). Raises UserError for what mergekit has no counterpart of.
+    Args:
+        method_spec: the operators of the method by stage.
+        table: the coefficients.
+        models: base and experts in one layout.
+        places: folders or hub ids of `base` and of every expert.
+        dtype: type of the output; None is the type of most of the base.
+
+    Raises:
+        UserError: mergekit has no counterpart of the method.
     """
     comments: list[str] = []
     shared, factor = _parameters(method_spec, table, comments)
@@ -55,33 +62,33 @@ def export(
 
 def _parameters(method_spec: Mapping[str, Any], table: CoefficientTable, comments: list[str]) -> tuple[dict[str, Any], float]:
     """Return merge_method and global parameters, and the factor between a coefficient and mergekit's weight."""
-    (sparse, given), (combine, how) = (
+    (preprocess, preprocess_values), (combine, combine_values) = (
         operator_of(method_spec.get(stage, DEFAULTS[stage]), stage) for stage in ("preprocess", "combine")
     )
     elects = combine != "weighted_sum"
     after = operator_of(method_spec.get("postprocess", DEFAULTS["postprocess"]), "postprocess")[0]
     if after != DEFAULTS["postprocess"]:
         raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
-    if (sparse, elects) not in METHODS or combine not in ("weighted_sum", "disjoint_sum", "disjoint_mean"):
-        raise UserError(f"--export-mergekit: mergekit has no counterpart of '{sparse}' with '{combine}'; merge it here")
+    if (preprocess, elects) not in METHODS or combine not in ("weighted_sum", "disjoint_sum", "disjoint_mean"):
+        raise UserError(f"--export-mergekit: mergekit has no counterpart of '{preprocess}' with '{combine}'; merge it here")
     coefficients = {value for row in table.rows.values() for value in row}
     equal = len(coefficients) == 1
-    if how.get("elect") == "unweighted" and not (equal and min(coefficients) > 0):
+    if combine_values.get("elect") == "unweighted" and not (equal and min(coefficients) > 0):
         raise UserError("--export-mergekit: mergekit elects signs after weighting; set combine.*.elect=weighted or merge it here")
-    shared: dict[str, Any] = {"merge_method": METHODS[sparse, elects], "normalize": combine == "disjoint_mean"}
+    shared: dict[str, Any] = {"merge_method": METHODS[preprocess, elects], "normalize": combine == "disjoint_mean"}
     scale = 1.0
-    if sparse == "trim":
-        shared["density"] = given.get("density", 0.2)
-        if given.get("scope", MODEL) == MODEL:
+    if preprocess == "trim":
+        shared["density"] = preprocess_values.get("density", 0.2)
+        if preprocess_values.get("scope", MODEL) == MODEL:
             comments.append("mergekit keeps the share `density` of each tensor; NAN-Merge kept it of the whole model")
-    if sparse == "drop":
-        rate = given.get("rate", 0.9)
+    if preprocess == "drop":
+        rate = preprocess_values.get("rate", 0.9)
         shared |= {"density": round(1 - rate, 12), "rescale": False}
         scale = 1 / (1 - rate)
-        comments.append(f"the factor 1 / (1 - {rate:g}) of DARE is in the numbers; mergekit drops other entries at random")
+        comments.append(f"the weights include the factor 1 / (1 - {rate:g}) of DARE; mergekit drops other entries at random")
     if combine != "disjoint_mean":
         return shared, scale
-    return _mean(shared, table, how.get("divide_by", "count"), equal, scale)
+    return _mean(shared, table, combine_values.get("divide_by", "count"), equal, scale)
 
 
 def _mean(
@@ -107,7 +114,7 @@ def _values(models: Models, table: CoefficientTable, expert: int, factor: float)
 
 
 def _setting(values: Mapping[str, float], expert: str) -> float | list[dict[str, Any]]:
-    """Write the weights of one expert as one number, or as filters: the first that a tensor's name contains decides."""
+    """Return the weights of one expert as one number, or as filters: the first contained in a tensor's name applies."""
     layers: dict[str, set[float]] = {}
     for name, value in values.items():
         layers.setdefault(row_of(name, "layer"), set()).add(value)
@@ -132,12 +139,12 @@ def _common_type(models: Models) -> str | None:
 
 
 def adapter_of(base: str, place: str) -> str:
-    """Return how mergekit names an adapter on the base."""
+    """Return mergekit's name of an adapter on the base."""
     return f"{base}+{place}"
 
 
 def check_names(places: Sequence[str]) -> None:
-    """Raise a UserError for a path that mergekit would take apart at `+` or `@`."""
+    """Raise a UserError for a path that mergekit would split at `+` or `@`."""
     for place in places:
         if "+" in place or place.count("@") > 1:
-            raise UserError(f"--export-mergekit: {place}: mergekit reads '+' and '@' in a path as signs; rename the folder")
+            raise UserError(f"--export-mergekit: {place}: mergekit splits a path at '+' and '@'; rename the folder")

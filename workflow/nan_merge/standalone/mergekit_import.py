@@ -1,7 +1,7 @@
-"""Translate between mergekit's YAML and the sentences of this project, both ways, for the methods that both have.
+"""Translate mergekit's YAML into method specs, for the methods that both projects have.
 
 The meaning of each key is that of mergekit 0.1.5 (`merge_methods/linear.py`, `generalized_task_arithmetic.py`,
-`sparsify.py`). What has no counterpart is refused by the name of its key. No torch.
+`sparsify.py`). A key without a counterpart is a UserError that names it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nan_merge.standalone.sources import short_names
 
 LINEAR, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES = "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"
 METHODS = (LINEAR, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES)
-HOSTS = {  # the method of config/methods.yaml that says most of it
+HOSTS = {  # the closest method of config/methods.yaml
     LINEAR: "weight_averaging",
     TASK_ARITHMETIC: "task_arithmetic",
     TIES: "ties",
@@ -29,8 +29,8 @@ TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a mergekit file asks for, in the words of this project; `notes` say what is not the same to the letter."""
+class MergekitConfig:
+    """A mergekit file as a method spec; `notes` list the differences."""
 
     host: str
     base: str
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The parameters of one file: those of a model go before those of all."""
+    """The parameters of one file: those of a model take precedence over those of all."""
 
     where: str
     base: str | None
@@ -50,14 +50,14 @@ class _Settings:
     models: Mapping[str, Mapping[str, Any]]
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a parameter that is true or false for the whole merge."""
+        """Return a boolean parameter of the whole merge."""
         value = self._plain(self.shared[key], f"parameters.{key}") if key in self.shared else default
         if not isinstance(value, bool):
             raise UserError(f"{self.where}: parameters.{key}: expected true or false, found {value!r}")
         return value
 
     def number(self, key: str, model: str = "", default: float | None = None) -> float:
-        """Return the number that a parameter has for one model, or for the whole merge."""
+        """Return a numeric parameter of one model, or of the whole merge."""
         for place, settings in ((f"models: {model}: parameters", self.models.get(model, {})), ("parameters", self.shared)):
             if key in settings:
                 return self._number(self._plain(settings[key], f"{place}.{key}"), f"{place}.{key}")
@@ -77,10 +77,10 @@ class _Settings:
             raise UserError(f"{self.where}: {key}: expected a number, found {value!r}") from None
 
 
-def translate(config: Any, where: str) -> Request:
+def translate(config: Any, where: str) -> MergekitConfig:
     """Translate the content of a mergekit file; `where` names the file in messages.
 
-    Raises UserError for a key, a method or a value that has no counterpart here.
+    Raises UserError for a key, a method or a value without a counterpart.
     """
     if not isinstance(config, Mapping) or "merge_method" not in config:
         raise UserError(f"{where}: no mergekit file; expected `merge_method` and `models`")
@@ -98,18 +98,18 @@ def translate(config: Any, where: str) -> Request:
         raise UserError(f"{where}: the base {base!r} is not supported; supported is a folder or a hub id, without an adapter")
     places = [_adapter(model, base, where) for model in weights]
     experts = dict(sorted(zip(short_names(places), places, strict=True)))
-    of = dict(zip(places, weights.values(), strict=True))
-    method_spec, notes = _sentence(method, settings, [of[place] for place in experts.values()])
+    weight_of = dict(zip(places, weights.values(), strict=True))
+    method_spec, notes = _method_spec(method, settings, [weight_of[place] for place in experts.values()])
     dtype, more = _dtype(config, where)
-    return Request(HOSTS[method], base, experts, method_spec, dtype, (*notes, *more))
+    return MergekitConfig(HOSTS[method], base, experts, method_spec, dtype, (*notes, *more))
 
 
-def _known(where: str, given: Iterable[str], known: Sequence[str]) -> None:
-    for key in given:
+def _known(where: str, keys: Iterable[str], known: Sequence[str]) -> None:
+    for key in keys:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1)
-            meant = f"did you mean `{close[0]}`?" if close else f"supported are {', '.join(known)}"
-            raise UserError(f"{where}: `{key}` is not supported; {meant}")
+            hint = f"did you mean `{close[0]}`?" if close else f"supported are {', '.join(known)}"
+            raise UserError(f"{where}: `{key}` is not supported; {hint}")
 
 
 def _check_tokenizer(config: Mapping[str, Any], where: str) -> None:
@@ -131,7 +131,7 @@ def _settings(config: Mapping[str, Any], where: str) -> _Settings:
             raise UserError(f"{where}: models[{number}]: '{entry['model']}' is listed twice; leave one out")
         models[entry["model"]] = entry.get("parameters") or {}
     base, shared = config.get("base_model"), config.get("parameters") or {}
-    for place, parameters in (("", shared), *((f": models: {model}", given) for model, given in models.items())):
+    for place, parameters in (("", shared), *((f": models: {model}", own) for model, own in models.items())):
         _known(f"{where}{place}: parameters", parameters, PARAMETERS)
     return _Settings(where, base, shared, models)
 
@@ -154,18 +154,18 @@ def _linear(config: Mapping[str, Any], settings: _Settings) -> tuple[str, dict[s
 
 
 def _around_base(config: Mapping[str, Any], settings: _Settings) -> tuple[str, dict[str, float]]:
-    """Return base and weights of a method that adds task vectors; a weight of the base itself has no effect."""
+    """Return base and weights of a method that adds task vectors; a weight of the base has no effect."""
     if settings.base is None:
         raise UserError(f"{settings.where}: base_model: '{config['merge_method']}' needs one, a folder or a hub id")
     base = settings.base
     return base, {model: settings.number("weight", model) for model in settings.models if model != base}
 
 
-def _sentence(method: str, settings: _Settings, weights: list[float]) -> tuple[dict[str, Any], list[str]]:
-    """Return the sentence of a method whose experts, in the order of their names, have these weights; and notes."""
-    notes = ["int8_mask: has no meaning here and is ignored"] if settings.flag("int8_mask", False) else []
+def _method_spec(method: str, settings: _Settings, weights: list[float]) -> tuple[dict[str, Any], list[str]]:
+    """Return the spec of a method whose experts, in the order of their names, have these weights; and notes."""
+    notes = ["int8_mask: has no effect here and is ignored"] if settings.flag("int8_mask", False) else []
     if not weights:
-        raise UserError(f"{settings.where}: models: no model besides the base; nothing is merged")
+        raise UserError(f"{settings.where}: models: no model besides the base; expected at least one")
     if method == LINEAR:
         return _with(weights, "weighted_sum"), notes
     preprocess, scale, more = ({}, 1.0, []) if method == TASK_ARITHMETIC else _sparsified(method, settings)
@@ -176,7 +176,7 @@ def _sentence(method: str, settings: _Settings, weights: list[float]) -> tuple[d
 
 
 def _sparsified(method: str, settings: _Settings) -> tuple[dict[str, Any], float, list[str]]:
-    """Return the slot `preprocess`, the factor that its word lacks, and notes."""
+    """Return the `preprocess` stage, the remaining factor of the weights, and notes."""
     drops = method in (DARE_LINEAR, DARE_TIES)
     density, rescaled = _density(settings), settings.flag("rescale", drops)
     if rescaled and not drops:
@@ -226,17 +226,17 @@ def _elected(weights: list[float], scale: float, normalize: bool, where: str) ->
     return _with(weights, "disjoint_mean", divide_by="coefficients")
 
 
-def _with(coefficients: list[float], combine: str, **given: Any) -> dict[str, Any]:
+def _with(coefficients: list[float], combine: str, **settings: Any) -> dict[str, Any]:
     same = min(coefficients) == max(coefficients)
-    word = {"constant": {"value": coefficients[0]}} if same else {"given": {"values": coefficients}}
-    return {"coefficients": word, "combine": {combine: given}}
+    rule = {"constant": {"value": coefficients[0]}} if same else {"given": {"values": coefficients}}
+    return {"coefficients": rule, "combine": {combine: settings}}
 
 
 def _dtype(config: Mapping[str, Any], where: str) -> tuple[str | None, list[str]]:
     types = {key: str(config[key]).removeprefix("torch.") for key in ("dtype", "out_dtype") if config.get(key) is not None}
-    for key, found in types.items():
-        if found not in TYPES:
-            raise UserError(f"{where}: {key}: '{found}' is not supported; supported are {', '.join(TYPES)}")
+    for key, name in types.items():
+        if name not in TYPES:
+            raise UserError(f"{where}: {key}: '{name}' is not supported; supported are {', '.join(TYPES)}")
     computed = types.get("dtype", "the type of the files")
     note = f"dtype: mergekit computes in {computed}; here it is float32 or wider, rounded once"
     return types.get("out_dtype", types.get("dtype")), [] if computed in ("float32", "float64") else [note]
@@ -246,5 +246,7 @@ def _adapter(model: str, base: str, where: str) -> str:
     """Read `model+adapter`: the folder or hub id of the adapter, which is trained on the base."""
     trained_on, plus, adapter = model.partition("+")
     if plus and trained_on != base:
-        raise UserError(f"{where}: models: {model}: its adapter stands on another model than the base {base}; merge it first")
+        raise UserError(
+            f"{where}: models: {model}: its adapter was trained on another model than the base {base}; merge it first"
+        )
     return adapter if plus else model

@@ -1,7 +1,7 @@
-"""Document a merged model: provenance.json with everything that went in, and the model card README.md. No torch.
+"""Document a merged model: provenance.json with all inputs of the merge, and the model card README.md.
 
-The card is written from the provenance alone. Neither holds a date, a host or a count of threads: the same merge gives
-the same bytes.
+The card is a function of the provenance. Neither holds a date, a host or a number of threads: the same merge gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
     """Write provenance.json and the model card of a merged model into its folder.
 
     `record` holds `name`, `method`, `method_spec`, `coefficients` (a table's record), `inputs` (by `origin`, the base
-    first), and where there is such a thing `label`, `reference`, `command`, `thresholds`, `exclude`, `seed`, `dtype`,
-    `device`, `notes`, `versions`.
+    first); optional are `label`, `reference`, `command`, `thresholds`, `exclude`, `seed`, `dtype`, `device`, `notes` and
+    `versions`.
     """
     write_json(folder / PROVENANCE, record)
     (folder / CARD).write_text(card(record), encoding="utf-8")
 
 
 def origin(source: Source, digest: str) -> dict[str, Any]:
-    """Describe one input: where it came from, its files, the XXH3-128 digest of what entered, its licence."""
+    """Describe one input: its place, files and licence, and the XXH3-128 digest of the tensors that entered."""
     place = {"hub": source.repo, "commit": source.commit} if source.repo else {"path": source.given}
     return {"title": source.title, **place, "xxh3_128": digest, "files": files(source.folder), **_about(source.folder)}
 
@@ -46,23 +46,23 @@ def _about(folder: Path) -> dict[str, str]:
 
 
 def front_matter(file: Path) -> dict[str, Any]:
-    """Return the YAML between the first two lines `---` of a model card; {} where there is none that can be read."""
+    """Return the YAML front matter of a model card; {} if there is none, or none that can be read."""
     text = file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else ""
     head, _, rest = text.partition("\n")
     block, end, _ = rest.partition("\n---")
     if head.strip() != "---" or not end:
         return {}
     try:
-        found = yaml.safe_load(block)
+        entries = yaml.safe_load(block)
     except yaml.YAMLError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def merged_licence(inputs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the licence keys of the card: those of the inputs where all have the same, `other` where they differ.
+    """Return the licence keys of the card: those of the inputs if all agree, `other` if they differ.
 
-    Where no input states a licence there are none: {}.
+    {} if no input states a licence.
     """
     stated = [{key: model[key] for key in LICENCE if key in model} for model in inputs]
     if not any(stated):
@@ -76,14 +76,14 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML front matter of the card."""
     inputs = record["inputs"]
     base = inputs["base"]
-    found: dict[str, Any] = {"base_model": list(dict.fromkeys(model["title"] for model in inputs.values()))}
-    found |= {"base_model_relation": "merge", "tags": TAGS, "library_name": "transformers"}
-    found |= merged_licence(inputs.values())
-    return found | ({"pipeline_tag": base["pipeline_tag"]} if "pipeline_tag" in base else {})
+    entries: dict[str, Any] = {"base_model": list(dict.fromkeys(model["title"] for model in inputs.values()))}
+    entries |= {"base_model_relation": "merge", "tags": TAGS, "library_name": "transformers"}
+    entries |= merged_licence(inputs.values())
+    return entries | ({"pipeline_tag": base["pipeline_tag"]} if "pipeline_tag" in base else {})
 
 
 def card(record: Mapping[str, Any]) -> str:
-    """Write the model card of a record: Markdown with YAML front matter."""
+    """Return the model card of a record: Markdown with YAML front matter."""
     front = _yaml(metadata(record))
     sections = [f"# {record['name']}", _paragraph(record), "## Models", _models(record), *_licences(record)]
     sections += ["## Recipe", _recipe(record)]
@@ -95,10 +95,10 @@ def card(record: Mapping[str, Any]) -> str:
 
 def _paragraph(record: Mapping[str, Any]) -> str:
     count, reference = len(record["inputs"]) - 1, record.get("reference")
-    what = "the task vector of one fine-tuned model is" if count == 1 else f"the task vectors of {count} fine-tuned models are"
+    added = "the task vector of one fine-tuned model is" if count == 1 else f"the task vectors of {count} fine-tuned models are"
     paper = f" ([arXiv:{reference}](https://arxiv.org/abs/{reference}))" if reference else ""
     return (
-        f"This model is a merge: to `{record['inputs']['base']['title']}` {what} added by the method"
+        f"This model is a merge: to `{record['inputs']['base']['title']}` {added} added by the method"
         f" *{record.get('label', record['method'])}*{paper}. It was made with NAN-Merge, without training. What it can do was"
         " not measured here."
     )
@@ -119,10 +119,10 @@ def _models(record: Mapping[str, Any]) -> str:
 
 
 def _licences(record: Mapping[str, Any]) -> list[str]:
-    found = merged_licence(record["inputs"].values())
-    if found.get("license_name") != "licences-of-the-inputs" and found:
+    licence = merged_licence(record["inputs"].values())
+    if licence.get("license_name") != "licences-of-the-inputs" and licence:
         return []
-    if not found:
+    if not licence:
         return ["No input states a licence; find out under which terms they may be used before you pass this model on."]
     stated = [f"{name}: {' '.join(m[k] for k in LICENCE if k in m) or 'not stated'}" for name, m in record["inputs"].items()]
     return [f"The licences of the inputs differ, and each one binds this model: {'; '.join(stated)}."]

@@ -173,7 +173,8 @@ def learned(
     labels = np.zeros(encoder.EXAMPLES, np.int64)
     tasks = [Task(images, labels, head.astype(PRECISIONS[precision]), encoder.SCALE) for images, head in drawn]
     settings = {"batch_size": encoder.EXAMPLES, **settings}
-    return adamerging.learn(network, adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind), tasks, 0, **settings).table
+    merge = adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind)
+    return adamerging.learn(network, merge, tasks, 0, **settings).table
 
 
 @contextlib.contextmanager

@@ -136,9 +136,8 @@ def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Proje
 
 def installed(project: Project) -> Project:
     """Add what `make` needs: the Makefile and this Python's packages as `.venv`, which nothing can change from there."""
-    for name in ("Makefile", "requirements.txt", "pyproject.toml", "benchmarks"):
-        source = tiny.ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, project / name)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy2(tiny.ROOT / name, project / name)
     environment = Path(sys.prefix)
     (project / ".venv/bin").mkdir(parents=True)
     for program in (environment / "bin").iterdir():

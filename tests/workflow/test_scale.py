@@ -1,4 +1,4 @@
-"""The graph of a hundred methods on twenty tasks of three suites is planned in a minute."""
+"""The graph of a hundred methods on twenty tasks of three suites is planned in time linear in the number of its jobs."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import tiny
 from project import SNAKEMAKE, Project
 
 SUITES, TASKS = ("first", "second", "third"), [f"task{number}" for number in range(20)]
-JOBS, SECONDS, BYTES = 6000, 60, 1e9
+JOBS, FACTOR, BYTES = 6000, 1.5, 1e9
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +46,24 @@ def used(command, project):
     return "\n".join(text), float(seconds), int(memory)
 
 
-def test_thousands_of_jobs_are_planned_in_a_minute(project):
-    command = [*SNAKEMAKE, "--dry-run", "--quiet", "rules"]
-    text, seconds, memory = used(command, project)
+def planned(project):
+    """Plan a run; return the number of its jobs, the processor seconds and the peak memory in bytes."""
+    text, seconds, memory = used([*SNAKEMAKE, "--dry-run", "--quiet", "rules"], project)
     total = re.search(r"^total +(\d+)", text, flags=re.MULTILINE)
-    assert total and int(total[1]) >= JOBS, text[-3000:]
-    assert seconds < SECONDS, f"{seconds:.0f} s of processor time for {total[1]} jobs"
+    assert total, text[-3000:]
+    return int(total[1]), seconds, memory
+
+
+def test_thousands_of_jobs_are_planned_in_time_linear_in_their_number(project):
+    """A job of the whole graph costs at most `FACTOR` times what one costs in a part of it, the start of Snakemake included."""
+    whole = tiny.read_yaml(project / "config/config.yaml")
+    jobs, seconds, memory = planned(project)
+    project.edit("config/config.yaml", lambda c: c.update(suites=["first"], methods=whole["methods"][::3]))
+    fewer, reference, _ = planned(project)
+    tiny.write_yaml(project / "config/config.yaml", whole)
+    assert jobs >= JOBS and fewer < jobs / 5
+    assert seconds / jobs < FACTOR * reference / fewer, f"{seconds:.0f} s for {jobs} jobs, {reference:.0f} s for {fewer}"
     assert memory < BYTES, f"{memory / 1e6:.0f} MB at the peak"
-
-
-CHECK = """
-import sys, time
-sys.path.insert(0, "workflow")
-start = time.process_time()
-import yaml
-from pathlib import Path
-from experiment.experiment import Experiment
-from nan_merge.core.errors import UserError
-config = yaml.safe_load(Path("config/config.yaml").read_text())
-try:
-    Experiment({**config, "methods": [*config["methods"], "tise"]}, Path.cwd())
-except UserError as error:
-    print(error)
-print(time.process_time() - start)
-"""
 
 
 def test_the_settings_of_a_job_may_be_longer_than_an_argument_of_a_command(tmp_path):
@@ -85,11 +79,15 @@ def test_the_settings_of_a_job_may_be_longer_than_an_argument_of_a_command(tmp_p
     assert len(json.dumps(written)) > 131_072
 
 
-def test_a_mistake_is_refused_before_the_graph_and_in_a_second(project):
-    """Snakemake itself takes 1.2 s to start; with it the user waits less than two."""
-    done = subprocess.run([sys.executable, "-c", CHECK], cwd=project.folder, text=True, capture_output=True, check=True)
-    said, seconds = done.stdout.splitlines()
-    assert said == "config/config.yaml: methods: unknown 'tise'; did you mean 'ties'?" and float(seconds) < 1.0
+def test_a_mistake_is_refused_before_any_graph_is_built(project):
+    graph = "Building DAG of jobs"
+    right = project.run("--dry-run", "results/assets/tiny_bert")
+    assert right.code == 0 and graph in right.text
+    project.edit("config/config.yaml", lambda c: c["methods"].append("tise"))
+    wrong = project.run("--dry-run")
+    project.edit("config/config.yaml", lambda c: c["methods"].remove("tise"))
+    assert wrong.code == 1 and "config/config.yaml: methods: unknown 'tise'; did you mean 'ties'?" in wrong.text
+    assert graph not in wrong.text
 
 
 def test_planning_imports_no_torch(project):

@@ -191,7 +191,7 @@ REFUSED = {
     "an adapter on another model": (changed(models=LORA), "o/x+o/lora: its adapter was trained on another model"),
     "no models": (changed(models=[]), "models: expected a list"),
     "a model without a place": (changed(models=[{"modle": "a"}]), "models[0]: expected `model: <folder or hub id>`"),
-    "only the base": (lambda c: c.update(models=[{"model": c["base_model"]}]), "no model besides the base; expected at least one"),
+    "only the base": (lambda c: c.update(models=[{"model": c["base_model"]}]), "no model besides the base; expected"),
     "a model twice": (lambda c: c["models"].append(c["models"][0]), "is listed twice"),
     "no weight": (lambda c: c["models"][0].pop("parameters"), "has no `weight`, and `parameters` has none for all"),
     "a gradient": (weight([0.1, 0.9]), "parameters.weight: [0.1, 0.9] is a gradient over layers or a filter"),

@@ -1,4 +1,4 @@
-"""What the laws of words are tried on: every word of a slot with every choice it offers, sites, and task vectors of all sorts."""
+"""Cases for the laws of operators: each operator with each of its choices, contexts, and task vectors of all sorts."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ def choices(kind):
 
 
 def variants(stage):
-    """Return every word of a slot by name, and once more for every other choice of each hyper-parameter: {id: word}."""
+    """Return the operators of a stage, and one more for each other choice of a hyper-parameter: {id: operator}."""
     found = {}
     for name, operator in STAGES[stage].items():
         takes = hyper_parameters(operator)
@@ -36,18 +36,18 @@ def variants(stage):
 
 
 def every(stage, chosen=lambda operator: True):
-    """Parametrise a test over the variants of a slot's words that are chosen."""
+    """Parametrise a test over the variants of a stage's operators that are chosen."""
     found = {name: operator for name, operator in variants(stage).items() if chosen(operator)}
     return pytest.mark.parametrize("operator", found.values(), ids=found)
 
 
 def is_whole(operator):
-    """Say whether a word sees whole tensors; the others see flat pieces in the type of the merge."""
+    """Return whether an operator takes whole tensors; the others take flat pieces in the type of the merge."""
     return getattr(operator.func, "whole", False)
 
 
 def takes_matrices(operator):
-    """Say whether a word takes matrices apart and leaves other tensors alone."""
+    """Return whether an operator decomposes matrices and leaves other tensors alone."""
     return "exclude" in hyper_parameters(operator.func)
 
 
@@ -60,7 +60,7 @@ def draw(*shape, seed=0, size=1.0):
 
 
 def calibration(kind, shape, count, transposed=False):
-    """Return what a word looks at: positive numbers, or Gram matrices of the inputs of a layer; nothing for other words."""
+    """Return the calibration of a kind: positive numbers, or Gram matrices of the inputs of a layer; [] for no kind."""
     if kind == "fisher":
         return [10.0 ** draw(*shape, seed=10 + t) for t in range(count)]
     if kind == "gram" and len(shape) >= 2 and set(shape[2:]) <= {1}:
@@ -70,7 +70,7 @@ def calibration(kind, shape, count, transposed=False):
 
 
 def context(operator, shape, count=3, transposed=False):
-    """Return the site of a layer's weight of this shape, with the calibration that the word looks at."""
+    """Return the context of a layer's weight of this shape, with the calibration that the operator requires."""
     found = calibration(getattr(operator.func, "requires", None), shape, count, transposed)
     base = draw(*shape, seed=BASE_SEED)
     at = {"expert": "a", "seed": 1, "threshold": 0.5, "depth": 0.5, "task": 0, "transposed": transposed}
@@ -78,13 +78,13 @@ def context(operator, shape, count=3, transposed=False):
 
 
 def case(operator, shape=(6, 9), seed=0):
-    """Return task vectors, coefficients and a site for a word of `combine`."""
+    """Return task vectors, coefficients and a context for an operator of `combine`."""
     count = experts_of(operator)
     return draw(count, *shape, seed=seed, size=0.3), ALPHA[:count], context(operator, shape, count)
 
 
 def edges():
-    """Return task vectors (T, ...) on which words have failed, or might, by name; empty tensors never reach a word."""
+    """Return task vectors (T, ...) that are hard for operators, by name; operators get no empty tensors."""
     tau, other, third = draw(3, 20, 20, seed=1)
     low = np.stack([draw(20, 2, seed=t) @ draw(2, 20, seed=5 + t) for t in range(3)])
     return {
@@ -119,7 +119,7 @@ def agreement(operator, edge):
 
 
 def as_torch(value):
-    """Return an array, the arrays of a site, or those of a list, as tensors."""
+    """Return an array, the arrays of a context, or those of a list, as tensors."""
     import torch
 
     if isinstance(value, TensorContext):

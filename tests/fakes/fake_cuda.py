@@ -1,7 +1,7 @@
-"""A GPU that is not there: tensors that say they are elsewhere, with the manners of CUDA and the numbers of the CPU.
+"""A fake GPU: tensors that report another device, with the restrictions of CUDA and the numbers of the CPU.
 
 Under `FarDevice()`, whatever is made on or moved to `cuda` or `meta` is a `Far` tensor. It reports the device `meta`, for
-which torch needs no driver, and holds a tensor of the host that no other code sees. As on a GPU, an operation on tensors
+which torch needs no driver, and holds a tensor of the host. As on a GPU, an operation on tensors
 of both places is refused (numbers without an axis may mix), and so are `.numpy()` and kernels that only a CPU has.
 """
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 FAR = torch.device("meta")
 HEAVY = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linalg_solve_ex", "_linalg_solve_ex", "linalg_pinv", "_linalg_eigh"}
-BOTH_PLACES = {"copy_", "_to_copy"}  # what carries numbers from one place to the other
+BOTH_PLACES = {"copy_", "_to_copy"}  # operations that move numbers between the two
 
 
 class Far(torch.Tensor):

@@ -118,10 +118,10 @@ def base_of(m, name):
     return m.base[m.spans[name]].reshape(m.shapes[name])
 
 
-def preprocessed(m, word):
-    """Return the model with word(task vector, expert, name) in place of every tensor of its task vectors."""
+def preprocessed(m, operator):
+    """Return the model with operator(task vector, expert, name) in place of every tensor of its task vectors."""
     rows = [
-        by_tensor(m, alike(m, 1.0), lambda name, taus, _, t=t, expert=expert: word(taus[t], expert, name))
+        by_tensor(m, alike(m, 1.0), lambda name, taus, _, t=t, expert=expert: operator(taus[t], expert, name))
         for t, expert in enumerate(m.experts)
     ]
     return replace(m, tau=np.stack(rows))

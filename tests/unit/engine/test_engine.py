@@ -110,8 +110,8 @@ def test_kernels_change_no_byte(method_spec, dtype, tmp_path):
     assert same_bytes(fused, plain)
 
 
-def test_words_that_see_whole_tensors_see_the_numbers_of_all_pieces(tmp_path, monkeypatch):
-    """The same sum as a word for pieces and as one for whole tensors, which also sees base, shape and calibration."""
+def test_operators_that_see_whole_tensors_see_the_numbers_of_all_pieces(tmp_path, monkeypatch):
+    """The same sum as an operator for pieces and as one for whole tensors, which also sees base, shape and calibration."""
     seen = {}
 
     @whole
@@ -329,7 +329,7 @@ def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monk
     assert digests(tmp_path / "out") == digests(base)
 
 
-# Memory: words that see whole tensors hold those of all models; threads wait so as not to hold more than the largest.
+# Memory: operators that see whole tensors hold those of all models; threads wait so as not to hold more than the largest.
 
 
 class Counted(MemoryBudget):

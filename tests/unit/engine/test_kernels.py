@@ -1,4 +1,4 @@
-"""Every kernel gives the bytes of the line of NumPy, or of the word, that it stands in for."""
+"""Every kernel gives the bytes of the line of NumPy, or of the operator, that it replaces."""
 
 import ml_dtypes
 import numpy as np
@@ -143,7 +143,7 @@ def test_a_linear_merge_in_one_go_leaves_the_rest_to_the_steps(dtype):
 
 
 def settings(operator):
-    """Return the settings of a word that change what it does."""
+    """Return the settings of an operator that change what it does."""
     return {
         "drop": [{"rate": rate} for rate in (0.0, 0.3, 0.9)],
         "disjoint_sum": [{"elect": "weighted"}, {"elect": "unweighted"}],
@@ -154,7 +154,7 @@ def settings(operator):
 @every_size
 @pytest.mark.parametrize("computed", [np.float32, np.float64])
 @pytest.mark.parametrize("operator", fused.FUSED_KERNELS, ids=lambda operator: operator.__name__)
-def test_a_stand_in_gives_the_bytes_of_its_word(operator, computed, size):
+def test_a_kernel_gives_the_bytes_of_its_operator(operator, computed, size):
     """Magnitudes stay in a range where nothing overflows; the sign of zero counts too."""
     taus = np.stack([np.clip(awkward(size, seed), -1e18, 1e18) for seed in range(3)]).astype(computed)
     context = TensorContext("w", start=12345, expert="a", seed=1, threshold=0.5)

@@ -65,8 +65,8 @@ def context(expert, cuts):
 
 @every_type
 @pytest.mark.parametrize("method", METHODS)
-def test_torch_runs_the_same_words(method, dtype, tmp_path):
-    """The words see tensors instead of arrays, on blocks moved over, and give the same bytes on the host."""
+def test_torch_runs_the_same_operators(method, dtype, tmp_path):
+    """The operators see tensors instead of arrays, on blocks moved over, and give the same bytes on the host."""
     pytest.importorskip("torch")
     merge = merger(METHODS[method], *models(tmp_path, dtype))
     for name in ("cpu", "torch"):

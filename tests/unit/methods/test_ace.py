@@ -11,7 +11,7 @@ from nan_merge.methods.context import TensorContext
 
 ALPHA = [1.2, 0.5, 1.3]
 ONES = [1.0] * 3
-SITE = TensorContext("layer.0.weight")
+CONTEXT = TensorContext("layer.0.weight")
 SHAPES = [(7, 5), (5, 7), (6, 6), (40, 12), (4, 1)]
 ABLATION = {
     "e1": {"normalise": "never", "prior": False, "refine": "never"},
@@ -46,17 +46,17 @@ def draw(shape=(7, 5), sizes=(1.0, 0.1, 0.01), seed=0):
 def test_ace_equals_the_equations(sizes, shape, given):
     taus = draw(shape, sizes)
     expected = plain(taus, ALPHA, **given)
-    assert ace(taus, ALPHA, SITE, **given) == pytest.approx(expected, abs=1e-8 * abs(expected).max())
+    assert ace(taus, ALPHA, CONTEXT, **given) == pytest.approx(expected, abs=1e-8 * abs(expected).max())
 
 
 def test_the_spread_decides_what_is_done():
     even, uneven = draw(sizes=(1.0, 1.1, 0.9)), draw(sizes=(1.0, 0.1, 0.01))
     same = functools.partial(ace, normalise="always", refine="always")
     never = functools.partial(ace, normalise="never", refine="never")
-    assert np.array_equal(ace(uneven, ALPHA, SITE), same(uneven, ALPHA, SITE))
-    assert np.array_equal(ace(even, ALPHA, SITE), never(even, ALPHA, SITE))
-    assert np.array_equal(ace(even, ALPHA, SITE, threshold=0.0), same(even, ALPHA, SITE))
-    rows = [ace(uneven, ALPHA, SITE, **given) for given in ABLATION.values()]
+    assert np.array_equal(ace(uneven, ALPHA, CONTEXT), same(uneven, ALPHA, CONTEXT))
+    assert np.array_equal(ace(even, ALPHA, CONTEXT), never(even, ALPHA, CONTEXT))
+    assert np.array_equal(ace(even, ALPHA, CONTEXT, threshold=0.0), same(even, ALPHA, CONTEXT))
+    rows = [ace(uneven, ALPHA, CONTEXT, **given) for given in ABLATION.values()]
     assert all(abs(a - b).max() > 1e-6 for i, a in enumerate(rows) for b in rows[:i]), "every step of the ablation must show"
 
 
@@ -92,16 +92,16 @@ def test_one_expert_without_the_prior_is_its_centred_task_vector(epsilon):
     """Law 9."""
     taus = draw()[:1]
     centred = taus[0] - taus[0].mean(axis=0)
-    assert ace(taus, [0.7], SITE, prior=False, epsilon=epsilon) == pytest.approx(centred, abs=1e-8)
-    assert ace(taus, [0.7], SITE, prior=False, epsilon=epsilon, centre=False) == pytest.approx(taus[0], abs=1e-8)
-    whole = ace(taus, [1.0], SITE, prior=False, epsilon=epsilon, restore_mean="mean")
+    assert ace(taus, [0.7], CONTEXT, prior=False, epsilon=epsilon) == pytest.approx(centred, abs=1e-8)
+    assert ace(taus, [0.7], CONTEXT, prior=False, epsilon=epsilon, centre=False) == pytest.approx(taus[0], abs=1e-8)
+    whole = ace(taus, [1.0], CONTEXT, prior=False, epsilon=epsilon, restore_mean="mean")
     assert whole == pytest.approx(taus[0], abs=1e-8)
 
 
 def test_identical_experts_without_the_prior_are_their_centred_task_vector():
     tau = draw()[0]
     centred = tau - tau.mean(axis=0)
-    assert ace(np.stack([tau] * 4), [*ONES, 3.0], SITE, prior=False) == pytest.approx(centred, abs=1e-9)
+    assert ace(np.stack([tau] * 4), [*ONES, 3.0], CONTEXT, prior=False) == pytest.approx(centred, abs=1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [1e-4, 1e-6, 1e-8])
@@ -110,7 +110,7 @@ def test_orthogonal_row_spaces_give_the_sum_of_the_centred_task_vectors(epsilon)
     rng = np.random.default_rng(2)
     basis = np.linalg.qr(rng.standard_normal((6, 6)))[0]
     taus = np.stack([rng.standard_normal((8, 2)) @ basis[:, 2 * t : 2 * t + 2].T for t in range(3)])
-    found = ace(taus, ONES, SITE, normalise="never", prior=False, refine="never", epsilon=epsilon)
+    found = ace(taus, ONES, CONTEXT, normalise="never", prior=False, refine="never", epsilon=epsilon)
     assert found == pytest.approx((taus - taus.mean(axis=1, keepdims=True)).sum(axis=0), abs=20 * epsilon)
 
 
@@ -119,22 +119,22 @@ def test_normalisation_is_nan_with_exponent_two_on_every_tensor():
     taus = draw()
     centred = taus - taus.mean(axis=1, keepdims=True)
     weights = [c / np.linalg.norm(w) ** 2 for c, w in zip(ALPHA, centred, strict=True)]
-    found = ace(taus, ALPHA, SITE, normalise="always", prior=False, refine="never")
-    assert found == pytest.approx(ace(taus, weights, SITE, normalise="never", prior=False, refine="never"), abs=1e-9)
+    found = ace(taus, ALPHA, CONTEXT, normalise="always", prior=False, refine="never")
+    assert found == pytest.approx(ace(taus, weights, CONTEXT, normalise="never", prior=False, refine="never"), abs=1e-9)
 
 
 @pytest.mark.parametrize("given", [ABLATION[e] for e in ("e1", "e2", "e3")], ids=["e1", "e2", "e3"])
 def test_a_common_factor_of_the_coefficients_cancels_but_for_the_refinement(given):
     taus = draw()
-    assert ace(taus, [5 * c for c in ALPHA], SITE, **given) == pytest.approx(ace(taus, ALPHA, SITE, **given), abs=1e-9)
+    assert ace(taus, [5 * c for c in ALPHA], CONTEXT, **given) == pytest.approx(ace(taus, ALPHA, CONTEXT, **given), abs=1e-9)
 
 
 @every_variant
 def test_experts_come_in_any_order_and_coefficients_matter(given):
     taus, order = draw(), [2, 0, 1]
-    found = ace(taus[order], [ALPHA[t] for t in order], SITE, **given)
-    assert found == pytest.approx(ace(taus, ALPHA, SITE, **given), abs=1e-8)
-    assert abs(ace(taus, ONES, SITE, **given) - ace(taus, ALPHA, SITE, **given)).max() > 1e-6
+    found = ace(taus[order], [ALPHA[t] for t in order], CONTEXT, **given)
+    assert found == pytest.approx(ace(taus, ALPHA, CONTEXT, **given), abs=1e-8)
+    assert abs(ace(taus, ONES, CONTEXT, **given) - ace(taus, ALPHA, CONTEXT, **given)).max() > 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-3, 10.0])
@@ -142,12 +142,12 @@ def test_a_relative_ridge_does_not_see_the_unit_of_the_weights(scale):
     """But for the refinement, which is of the third power of the task vectors where they are not normalised."""
     given = {"epsilon": 1e-3, "epsilon_mode": "relative", "normalise": "never", "refine": "never"}
     taus = draw()
-    assert ace(scale * taus, ONES, SITE, **given) == pytest.approx(scale * ace(taus, ONES, SITE, **given), rel=1e-5)
+    assert ace(scale * taus, ONES, CONTEXT, **given) == pytest.approx(scale * ace(taus, ONES, CONTEXT, **given), rel=1e-5)
 
 
 def test_refinement_adds_equal_strength_to_the_leading_directions():
     taus = draw((20, 12))
-    added = ace(taus, ONES, SITE, refine="always") - ace(taus, ONES, SITE, refine="never")
+    added = ace(taus, ONES, CONTEXT, refine="always") - ace(taus, ONES, CONTEXT, refine="never")
     s = np.linalg.svd(added)[1]
     assert s[:3] == pytest.approx([s[0]] * 3, rel=1e-9)
     assert s[3:] == pytest.approx(np.zeros(9), abs=1e-9 * s[0])
@@ -160,7 +160,7 @@ def test_refinement_adds_equal_strength_to_the_leading_directions():
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 4), (1, 1), (0, 4)], ids=str)
 def test_nothing_moves_by_nothing(shape, given):
     """Law 11."""
-    assert not ace(np.zeros((3, *shape)), ALPHA, SITE, **given).any()
+    assert not ace(np.zeros((3, *shape)), ALPHA, CONTEXT, **given).any()
 
 
 @every_variant
@@ -181,7 +181,7 @@ def test_ace_never_explodes(spoil, shape, given):
         taus[1] = -taus[0]
     if spoil == "no coefficient":
         alpha = [0.0, 0.0, 0.0]
-    found = ace(taus, alpha, SITE, **given)
+    found = ace(taus, alpha, CONTEXT, **given)
     assert np.isfinite(found).all()
     assert np.linalg.norm(found) <= 200 * sum(np.linalg.norm(tau) for tau in taus)
 
@@ -193,24 +193,24 @@ def test_an_expert_that_did_not_move_takes_no_part(position, given):
     moved = draw((8, 6), (1.0, 0.1))
     taus = np.insert(moved, position, 0, axis=0)
     alpha = [1.2, 1.3]
-    expected = ace(moved, alpha, SITE, **given)
-    assert ace(taus, np.insert(alpha, position, 0.5).tolist(), SITE, **given) == pytest.approx(expected, abs=1e-12)
+    expected = ace(moved, alpha, CONTEXT, **given)
+    assert ace(taus, np.insert(alpha, position, 0.5).tolist(), CONTEXT, **given) == pytest.approx(expected, abs=1e-12)
     taus[position] = draw((8, 6), (1.0,), seed=5)
-    assert ace(taus, np.insert(alpha, position, 0.0).tolist(), SITE, **given) == pytest.approx(expected, abs=1e-12)
+    assert ace(taus, np.insert(alpha, position, 0.0).tolist(), CONTEXT, **given) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_matrix_of_one_row_has_nothing_left_after_centring():
     taus = draw((1, 5))
-    assert not ace(taus, ALPHA, SITE).any()
-    assert ace(taus, ALPHA, SITE, restore_mean="mean") == pytest.approx(np.tensordot(ALPHA, taus, 1) / 3, abs=1e-12)
-    uncentred = ace(taus, ALPHA, SITE, centre=False, refine="never")
+    assert not ace(taus, ALPHA, CONTEXT).any()
+    assert ace(taus, ALPHA, CONTEXT, restore_mean="mean") == pytest.approx(np.tensordot(ALPHA, taus, 1) / 3, abs=1e-12)
+    uncentred = ace(taus, ALPHA, CONTEXT, centre=False, refine="never")
     assert uncentred == pytest.approx(plain(taus, ALPHA, centre=False, refine="never"), abs=1e-9)
     assert abs(uncentred).max() > 1e-3
 
 
 def test_at_least_one_direction_is_refined():
     taus = draw((3, 3))
-    found = ace(taus, ONES, SITE, refine="always", k_frac=0.1) - ace(taus, ONES, SITE, refine="never", k_frac=0.1)
+    found = ace(taus, ONES, CONTEXT, refine="always", k_frac=0.1) - ace(taus, ONES, CONTEXT, refine="never", k_frac=0.1)
     assert np.linalg.matrix_rank(found, tol=1e-9) == 1
 
 
@@ -218,7 +218,7 @@ def test_at_least_one_direction_is_refined():
 def test_a_turned_matrix_gives_the_turned_merge(given):
     taus = draw()
     turned = ace(np.swapaxes(taus, 1, 2), ALPHA, TensorContext("h.0.mlp.c_fc.weight", transposed=True), **given)
-    assert turned == pytest.approx(ace(taus, ALPHA, SITE, **given).T, abs=1e-12)
+    assert turned == pytest.approx(ace(taus, ALPHA, CONTEXT, **given).T, abs=1e-12)
 
 
 @every_variant
@@ -227,8 +227,8 @@ def test_a_turned_matrix_gives_the_turned_merge(given):
 def test_torch_gives_the_same_numbers(sizes, shape, given):
     torch = pytest.importorskip("torch")
     taus = draw(shape, sizes)
-    found = ace(torch.from_numpy(taus), ALPHA, SITE, **given)
+    found = ace(torch.from_numpy(taus), ALPHA, CONTEXT, **given)
     assert isinstance(found, torch.Tensor)
     assert found.dtype == torch.float64
-    expected = ace(taus, ALPHA, SITE, **given)
+    expected = ace(taus, ALPHA, CONTEXT, **given)
     assert found.numpy() == pytest.approx(expected, rel=1e-10, abs=1e-10 * max(1, abs(expected).max()))

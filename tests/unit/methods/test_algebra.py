@@ -42,8 +42,8 @@ ALIKE += [partial(actmat, normalise="trace")]
 SHAPES = pytest.mark.parametrize("shape", [(6, 9), (9, 6), (1, 7), (7, 1), (1, 1), (5,), (), (4, 3, 2, 2)], ids=str)
 
 
-def names(words):
-    return [getattr(operator, "func", operator).__name__ for operator in words]
+def names(operators):
+    return [getattr(operator, "func", operator).__name__ for operator in operators]
 
 
 def test_every_law_has_a_test():
@@ -70,7 +70,7 @@ def test_slerp_all_the_way_is_the_second_expert(shape):
 @SHAPES
 @pytest.mark.parametrize("operator", ALIKE, ids=names(ALIKE))
 def test_averages_of_identical_experts_are_that_expert_whatever_the_shares(operator, shape):
-    """Law 3: the shares sum to one; words of matrices divide by their number what is no matrix, so there they sum to three."""
+    """Law 3: the shares sum to one; operators on matrices average other tensors, so there they sum to three."""
     taus, alpha, at = case(partial(operator), shape)
     scale = 3 if getattr(operator, "func", operator) in (gram, actmat) else 1
     shares = [scale * c / sum(alpha) for c in alpha]

@@ -20,7 +20,7 @@ OPERATORS = {
     "tact": functools.partial(actmat, density=0.5),
     "wudi": functools.partial(wudi, steps=20, learning_rate=1e-3),
 }
-every_word = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+every_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 means = pytest.mark.parametrize("name", ["gram", "actmat", "actmat_trace", "tact"])
 
@@ -36,7 +36,7 @@ def context(grams=(), **given):
     return TensorContext("layer.0.weight", calibration=grams, **given)
 
 
-# What the words must give: oracles_matrix.py.
+# What the operators must give: oracles_matrix.py.
 
 
 @every_shape
@@ -147,7 +147,7 @@ def test_tact_keeps_ties_at_the_threshold():
 # Edges.
 
 
-@every_word
+@every_operator
 @every_shape
 def test_nothing_moves_by_nothing(operator, shape):
     taus, grams = draw(shape)
@@ -155,7 +155,7 @@ def test_nothing_moves_by_nothing(operator, shape):
     assert not operator(0 * taus, ALPHA, context([0 * g for g in grams])).any()
 
 
-@every_word
+@every_operator
 @every_shape
 def test_a_zero_task_vector_and_zero_coefficients_stay_finite(operator, shape):
     taus, grams = draw(shape)
@@ -175,7 +175,7 @@ def test_a_zero_task_vector_or_coefficient_leaves_the_others_of_actmat():
         assert actmat(taus, ALPHA, context(), normalise=normalise) == pytest.approx(others, abs=1e-10)
 
 
-@every_word
+@every_operator
 def test_opposite_experts_stay_finite(operator):
     taus, grams = draw()
     taus = np.stack([taus[0], -taus[0], taus[1]])

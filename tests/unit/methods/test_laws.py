@@ -1,6 +1,6 @@
-"""Laws of the words: they hold for every word of every slot, so a new word is covered by being in its dict.
+"""Laws of the operators: they hold for every operator of every stage, so a new operator is covered by being in its dict.
 
-A choice that a word offers (a hyper-parameter with a few values) is a word of its own here.
+A choice that an operator offers (a hyper-parameter with a few values) is an operator of its own here.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ EDGES = edges()
 NORMS = np.array([1.0, 2.0, 4.0, 0.5])
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 every_edge = pytest.mark.parametrize("taus", EDGES.values(), ids=EDGES)
-words = [(stage, name) for stage in STAGES for name in STAGES[stage]]
+operators = [(stage, name) for stage in STAGES for name in STAGES[stage]]
 
 
-@pytest.mark.parametrize(("stage", "name"), words, ids=["-".join(each) for each in words])
-def test_words_say_what_they_do_and_take(stage, name):
+@pytest.mark.parametrize(("stage", "name"), operators, ids=["-".join(each) for each in operators])
+def test_operators_say_what_they_do_and_take(stage, name):
     operator = STAGES[stage][name]
     assert operator.__name__ == name
     assert len(summary(operator).split()) > 4
@@ -49,7 +49,7 @@ def test_words_say_what_they_do_and_take(stage, name):
             assert schema.get("minimum", default) <= default <= schema.get("maximum", default)
 
 
-def test_defaults_are_words():
+def test_defaults_are_operators():
     assert DEFAULTS.keys() == STAGES.keys()
     assert all(DEFAULTS[stage] in STAGES[stage] for stage in STAGES)
 
@@ -99,7 +99,7 @@ def test_preprocess_does_not_see_where_pieces_end(operator):
 
 @every("preprocess", is_whole)
 def test_preprocess_of_a_matrix_stored_turned_gives_the_result_turned(operator):
-    """Random draws go by the place of an entry, so those words keep as many of it instead of the same."""
+    """Random draws go by the place of an entry, so those operators keep as many of it instead of the same."""
     tau = draw(31, 17)
     found = operator(tau.T.copy(), context(operator, (17, 31), transposed=True)).T
     if np.array_equal(
@@ -206,7 +206,7 @@ def test_combine_of_a_matrix_stored_turned_gives_the_result_turned(operator, sha
 @every("combine", takes_matrices)
 @pytest.mark.parametrize("shape", [(5,), (1,), (), (4, 3, 2), (4, 3, 2, 2)], ids=str)
 def test_what_is_no_matrix_gets_the_mean_of_the_weighted_task_vectors(operator, shape):
-    """Law 15: tensors of CART that are no matrices are the average; so are those of the other words of matrices."""
+    """Law 15: tensors of CART that are no matrices are the average; so are those of the other operators of matrices."""
     taus, alpha, at = case(operator, shape)
     close(operator(taus, alpha, at), np.tensordot(alpha, taus, 1) / 3)
 
@@ -233,7 +233,7 @@ every_postprocess = every("postprocess")
 
 
 def postprocessed(operator, taus, at):
-    """Apply a word to a sum of task vectors; words for pieces do not see those that were combined."""
+    """Apply an operator to a sum of task vectors; operators for pieces do not see those that were combined."""
     return operator(np.asarray(0.3 * taus.sum(0)), taus if is_whole(operator) else (), at)
 
 
@@ -296,7 +296,7 @@ def test_postprocess_of_a_matrix_stored_turned_gives_the_result_turned(operator)
 
 
 @pytest.mark.parametrize("stage", ["preprocess", "postprocess"])
-def test_words_of_one_matrix_leave_others_and_those_that_are_excluded(stage):
+def test_operators_of_one_matrix_leave_others_and_those_that_are_excluded(stage):
     for name, operator in STAGES[stage].items():
         if "exclude" in hyper_parameters(operator):
             matrix, filters = draw(20, 20), draw(4, 3, 2)

@@ -1,4 +1,4 @@
-"""The peers' words against naive float64 lines that do not import the library, and what is theirs alone."""
+"""The peers' operators against naive float64 lines that do not import the library, and what is theirs alone."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ def draw(*shape, seed=0, size=1.0):
 
 
 def place(shape, count=3, **more):
-    """Return a site with a base and Fisher weights that differ by orders of magnitude."""
+    """Return a context with a base and Fisher weights that differ by orders of magnitude."""
     calibration = [10.0 ** draw(*shape, seed=10 + t) for t in range(count)]
     return TensorContext("layer.0.weight", expert="a", seed=1, base=draw(*shape, seed=9), calibration=calibration, **more)
 

@@ -45,7 +45,7 @@ MISTAKES = {
     ),
     "an operator": (
         {"combine": "disjoint_mea"},
-        "method 'm': combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?",
+        "combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?",
     ),
     "a foreign operator": (
         {"control": "zzz"},

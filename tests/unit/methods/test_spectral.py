@@ -16,7 +16,7 @@ from nan_merge.methods.matrices import mean
 from nan_merge.methods.rescale import star, svc
 from nan_merge.methods.spectral import COMBINE, cart, iso_c, iso_cts, tsv
 
-SITE, TURNED = TensorContext("block.0.weight"), TensorContext("block.0.weight", transposed=True)
+CONTEXT, TURNED = TensorContext("block.0.weight"), TensorContext("block.0.weight", transposed=True)
 ALPHA = [1.4, 0.5, 1.1]
 SHAPES = [(20, 20), (31, 17), (17, 31)]
 OTHERS = [(7,), (), (1,), (4, 3, 2), (6, 5, 3, 3)]
@@ -47,7 +47,7 @@ def close(found, expected, size=None):
     )
 
 
-# What the words must give: oracles_matrix.py.
+# What the operators must give: oracles_matrix.py.
 
 ORACLES = [
     (tsv, tsv_oracle),
@@ -64,24 +64,24 @@ ORACLES = [
 @pytest.mark.parametrize(("operator", "oracle"), ORACLES, ids=["tsv", "iso_c", "iso_cts", "iso_cts half", "cart", "cart 0.4"])
 def test_combine_equals_its_oracle(operator, oracle, shape, count):
     taus, alpha = vectors(shape, count), [1.4, 0.5, 1.1, 0.8, 1.2][:count]
-    assert close(operator(taus, alpha, SITE), oracle(taus, alpha))
+    assert close(operator(taus, alpha, CONTEXT), oracle(taus, alpha))
 
 
 @every_shape
 @pytest.mark.parametrize("eta", [0.05, 0.4, 0.9, 1.0])
 def test_star_equals_its_oracle(shape, eta):
     for tau in vectors(shape):
-        assert close(star(tau, SITE, eta=eta), star_oracle(tau, eta))
+        assert close(star(tau, CONTEXT, eta=eta), star_oracle(tau, eta))
 
 
 @every_shape
 @pytest.mark.parametrize("alpha", [None, 0.1, 1.0])
 def test_svc_equals_its_oracle(shape, alpha):
     taus = vectors(shape, 4)
-    assert close(svc(0.3 * taus.sum(0), taus, SITE, alpha=alpha), svc_oracle(0.3 * taus.sum(0), taus, alpha or 1 / 4))
+    assert close(svc(0.3 * taus.sum(0), taus, CONTEXT, alpha=alpha), svc_oracle(0.3 * taus.sum(0), taus, alpha or 1 / 4))
 
 
-def test_oracles_tell_the_words_apart():
+def test_oracles_tell_the_operators_apart():
     taus = vectors((30, 30))
     found = [oracle(taus, ALPHA) for _, oracle in ORACLES]
     assert all(abs(a - b).max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
@@ -94,8 +94,8 @@ def test_oracles_tell_the_words_apart():
 def test_tsv_of_one_expert_is_that_expert(shape):
     """Law 14."""
     (tau,) = vectors(shape, 1)
-    assert close(tsv([tau], [1.0], SITE), tau)
-    assert close(tsv([tau], [0.3], SITE), 0.3 * tau)
+    assert close(tsv([tau], [1.0], CONTEXT), tau)
+    assert close(tsv([tau], [0.3], CONTEXT), 0.3 * tau)
 
 
 @every_shape
@@ -105,22 +105,22 @@ def test_tsv_has_the_singular_values_of_its_parts(shape, count):
     taus, alpha = vectors(shape, count), ALPHA[:count]
     k = min(shape) // count
     kept = np.sort(np.concatenate([c * spectrum(tau)[:k] for c, tau in zip(alpha, taus, strict=True)]))[::-1]
-    assert close(spectrum(tsv(taus, alpha, SITE))[: k * count], kept)
-    assert close(spectrum(tsv(taus, alpha, SITE))[k * count :], 0, size=kept[0])
+    assert close(spectrum(tsv(taus, alpha, CONTEXT))[: k * count], kept)
+    assert close(spectrum(tsv(taus, alpha, CONTEXT))[k * count :], 0, size=kept[0])
 
 
 def test_tsv_keeps_experts_that_do_not_meet():
     """Tasks in orthogonal rows and columns do not interfere: each keeps its strongest directions."""
     taus = np.zeros((2, 20, 20))
     taus[0, :10, :10], taus[1, 10:, 10:] = vectors((10, 10), 2)
-    assert close(tsv(taus, [1.0, 1.0], SITE), taus.sum(0))
+    assert close(tsv(taus, [1.0, 1.0], CONTEXT), taus.sum(0))
 
 
 @every_shape
 def test_iso_c_flattens_the_spectrum_of_the_sum(shape):
     """Law 13."""
     taus = vectors(shape)
-    found = iso_c(taus, ALPHA, SITE)
+    found = iso_c(taus, ALPHA, CONTEXT)
     assert close(spectrum(found), spectrum(np.tensordot(ALPHA, taus, 1)).mean())
     assert np.linalg.norm(found, "nuc") == pytest.approx(np.linalg.norm(np.tensordot(ALPHA, taus, 1), "nuc"), rel=1e-12)
 
@@ -128,85 +128,85 @@ def test_iso_c_flattens_the_spectrum_of_the_sum(shape):
 @every_shape
 @pytest.mark.parametrize("common", [0.0, 0.5, 0.8, 1.0])
 def test_iso_cts_has_a_flat_spectrum(shape, common):
-    found = spectrum(iso_cts(vectors(shape), ALPHA, SITE, common=common))
+    found = spectrum(iso_cts(vectors(shape), ALPHA, CONTEXT, common=common))
     assert close(found, found.mean())
     assert found.mean() > 0.1
 
 
 @every_shape
 def test_iso_cts_with_all_in_common_is_iso_c(shape):
-    assert close(iso_cts(vectors(shape), ALPHA, SITE, common=1.0), iso_c(vectors(shape), ALPHA, SITE))
+    assert close(iso_cts(vectors(shape), ALPHA, CONTEXT, common=1.0), iso_c(vectors(shape), ALPHA, CONTEXT))
 
 
 @every_shape
 def test_cart_of_full_rank_is_the_sum_about_the_average(shape):
     """Nothing is cut off: with equal coefficients the residuals cancel, and the average is left."""
     taus = vectors(shape)
-    assert close(cart(taus, [1.0] * 3, SITE, rank=1.0), taus.mean(0))
-    assert close(cart(taus, ALPHA, SITE, scale=0.0), mean(taus, ALPHA))
+    assert close(cart(taus, [1.0] * 3, CONTEXT, rank=1.0), taus.mean(0))
+    assert close(cart(taus, ALPHA, CONTEXT, scale=0.0), mean(taus, ALPHA))
 
 
 @every_shape
 def test_cart_of_two_experts_is_their_average(shape):
     """Weighted residuals of two experts are opposite where the coefficients have mean one, and so are their low-rank parts."""
     taus = vectors(shape, 2)
-    assert close(cart(taus, [1.2, 0.8], SITE), mean(taus, [1.2, 0.8]))
-    assert not close(cart(vectors(shape), [1.2, 0.8, 1.0], SITE), mean(vectors(shape), [1.2, 0.8, 1.0]))
+    assert close(cart(taus, [1.2, 0.8], CONTEXT), mean(taus, [1.2, 0.8]))
+    assert not close(cart(vectors(shape), [1.2, 0.8, 1.0], CONTEXT), mean(vectors(shape), [1.2, 0.8, 1.0]))
 
 
 @every_shape
 def test_star_keeps_the_nuclear_norm_and_few_directions(shape):
     for tau in vectors(shape):
-        found, s = spectrum(star(tau, SITE)), spectrum(tau)
+        found, s = spectrum(star(tau, CONTEXT)), spectrum(tau)
         rank = int((found > 1e-9 * found[0]).sum())
         assert found.sum() == pytest.approx(s.sum(), rel=1e-12)
         assert s[: rank - 1].sum() < 0.4 * s.sum() <= s[:rank].sum()
-        assert close(spectrum(star(tau, SITE, rescale="none"))[:rank], s[:rank])
+        assert close(spectrum(star(tau, CONTEXT, rescale="none"))[:rank], s[:rank])
 
 
 @pytest.mark.parametrize(("eta", "rank"), [(0.39, 1), (0.4, 1), (0.41, 2), (0.7, 2), (0.71, 3), (1.0, 4)])
 def test_star_stops_where_the_share_is_reached_exactly(eta, rank):
-    found = spectrum(star(np.diag([4.0, 3.0, 2.0, 1.0]), SITE, eta=eta))
+    found = spectrum(star(np.diag([4.0, 3.0, 2.0, 1.0]), CONTEXT, eta=eta))
     assert int((found > 1e-9).sum()) == rank
 
 
 def test_star_of_all_is_the_identity():
     (tau,) = vectors(count=1)
-    assert close(star(tau, SITE, eta=1.0), tau)
+    assert close(star(tau, CONTEXT, eta=1.0), tau)
 
 
 @every_shape
 def test_svc_undoes_the_sum_of_equal_experts(shape):
     """T equal experts that were summed respond T-fold in every direction; what is calibrated is one of them."""
     (tau,) = vectors(shape, 1)
-    assert close(svc(4 * tau, [tau] * 4, SITE), tau)
-    assert close(svc(tau, [tau], SITE), tau)
-    assert close(svc(0.3 * tau, [tau], SITE), 0.3 * tau), "with alpha = 1 nothing is stretched"
+    assert close(svc(4 * tau, [tau] * 4, CONTEXT), tau)
+    assert close(svc(tau, [tau], CONTEXT), tau)
+    assert close(svc(0.3 * tau, [tau], CONTEXT), 0.3 * tau), "with alpha = 1 nothing is stretched"
 
 
 @every_shape
 def test_svc_changes_singular_values_only(shape):
     taus = vectors(shape)
     merged = taus.sum(0)
-    found = svc(merged, taus, SITE)
+    found = svc(merged, taus, CONTEXT)
     u, s, vt = np.linalg.svd(merged, full_matrices=False)
     inside = u.T @ found @ vt.T
     assert close(inside, np.diag(np.diag(inside)))
     assert (np.diag(inside) > 0).all()
-    assert (spectrum(svc(merged, taus, SITE, alpha=1.0)) <= s * (1 + 1e-12)).all(), "alpha = 1 only shrinks"
+    assert (spectrum(svc(merged, taus, CONTEXT, alpha=1.0)) <= s * (1 + 1e-12)).all(), "alpha = 1 only shrinks"
     assert (np.diag(inside) <= 3 * s * (1 + 1e-12)).all(), "gamma is at most 1 / alpha = T"
 
 
 def test_svc_does_not_count_responses_against_the_merge():
     tau = vectors(count=1)[0]
-    assert close(svc(tau, [tau, -tau], SITE), tau * 2 / (1 + 0.5))
+    assert close(svc(tau, [tau, -tau], CONTEXT), tau * 2 / (1 + 0.5))
 
 
 def test_svc_does_not_count_rounding_as_a_response():
     """Two experts that share neither rows nor columns: each direction hears one of them in full and the other not at all."""
     rows, columns = (np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 20)))[0] for seed in (0, 1))
     taus = [rows[:, part] @ vectors((10, 10), 1, seed)[0] @ columns[part] for seed, part in enumerate((slice(10), slice(10, 20)))]
-    assert close(svc(taus[0] + taus[1], taus, SITE), (taus[0] + taus[1]) * 2 / (1 + 0.5))
+    assert close(svc(taus[0] + taus[1], taus, CONTEXT), (taus[0] + taus[1]) * 2 / (1 + 0.5))
 
 
 # Laws of all words.
@@ -215,36 +215,36 @@ def test_svc_does_not_count_rounding_as_a_response():
 @every_combine
 @pytest.mark.parametrize("factor", [1e-6, 1e-3, 10.0, 1e6])
 def test_what_goes_in_larger_comes_out_larger(operator, factor):
-    """All words are homogeneous in task vectors; all but CART, whose centre moves, in coefficients too."""
-    found = operator(vectors(), ALPHA, SITE)
-    assert close(operator(factor * vectors(), ALPHA, SITE) / factor, found)
+    """All operators are homogeneous in task vectors; all but CART, whose centre moves, in coefficients too."""
+    found = operator(vectors(), ALPHA, CONTEXT)
+    assert close(operator(factor * vectors(), ALPHA, CONTEXT) / factor, found)
     if operator is not cart:
-        assert close(operator(vectors(), [factor * c for c in ALPHA], SITE) / factor, found)
+        assert close(operator(vectors(), [factor * c for c in ALPHA], CONTEXT) / factor, found)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_star_and_svc_are_homogeneous(factor):
     taus = vectors()
-    assert close(star(factor * taus[0], SITE) / factor, star(taus[0], SITE))
-    assert close(svc(factor * taus.sum(0), factor * taus, SITE) / factor, svc(taus.sum(0), taus, SITE))
+    assert close(star(factor * taus[0], CONTEXT) / factor, star(taus[0], CONTEXT))
+    assert close(svc(factor * taus.sum(0), factor * taus, CONTEXT) / factor, svc(taus.sum(0), taus, CONTEXT))
 
 
 @pytest.mark.parametrize("operator", [tsv, iso_c, iso_cts], ids=["tsv", "iso_c", "iso_cts"])
 @pytest.mark.parametrize("shape", [*SHAPES, *OTHERS], ids=str)
 def test_scale_multiplies_every_tensor(operator, shape):
     taus = vectors(shape)
-    assert close(operator(taus, ALPHA, SITE, scale=1.5), 1.5 * operator(taus, ALPHA, SITE))
-    assert close(operator(taus, ALPHA, SITE, scale=1.5), operator(taus, [1.5 * c for c in ALPHA], SITE))
+    assert close(operator(taus, ALPHA, CONTEXT, scale=1.5), 1.5 * operator(taus, ALPHA, CONTEXT))
+    assert close(operator(taus, ALPHA, CONTEXT, scale=1.5), operator(taus, [1.5 * c for c in ALPHA], CONTEXT))
 
 
 @every_combine
 def test_coefficients_of_one_are_the_plain_method_and_weigh_as_longer_task_vectors(operator):
     taus = vectors()
     oracle = dict(ORACLES)[operator]
-    assert close(operator(taus, [1.0] * 3, SITE), oracle(taus, [1.0] * 3))
+    assert close(operator(taus, [1.0] * 3, CONTEXT), oracle(taus, [1.0] * 3))
     if operator is not cart:
         stretched = taus * np.array(ALPHA)[:, None, None]
-        assert close(operator(taus, ALPHA, SITE), operator(stretched, [1.0] * 3, SITE))
+        assert close(operator(taus, ALPHA, CONTEXT), operator(stretched, [1.0] * 3, CONTEXT))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -252,16 +252,16 @@ def test_coefficients_of_one_are_the_plain_method_and_weigh_as_longer_task_vecto
 def test_a_matrix_stored_turned_gives_the_result_turned(operator, shape):
     taus = vectors(shape)
     turned = np.ascontiguousarray(taus.transpose(0, 2, 1))
-    assert close(operator(turned, ALPHA, TURNED).T, operator(taus, ALPHA, SITE))
+    assert close(operator(turned, ALPHA, TURNED).T, operator(taus, ALPHA, CONTEXT))
 
 
 def test_star_and_svc_of_a_matrix_stored_turned_give_the_result_turned():
     taus = vectors((31, 17))
     turned = taus.transpose(0, 2, 1)
-    assert close(star(turned[0], TURNED).T, star(taus[0], SITE))
-    assert close(svc(turned.sum(0), turned, TURNED).T, svc(taus.sum(0), taus, SITE))
-    assert not close(svc(turned.sum(0), turned, SITE).T, svc(taus.sum(0), taus, SITE)), "outputs, not inputs, are compared"
-    assert not close(small_iso_cts(turned, ALPHA, SITE).T, small_iso_cts(taus, ALPHA, SITE))
+    assert close(star(turned[0], TURNED).T, star(taus[0], CONTEXT))
+    assert close(svc(turned.sum(0), turned, TURNED).T, svc(taus.sum(0), taus, CONTEXT))
+    assert not close(svc(turned.sum(0), turned, CONTEXT).T, svc(taus.sum(0), taus, CONTEXT)), "outputs, not inputs, are compared"
+    assert not close(small_iso_cts(turned, ALPHA, CONTEXT).T, small_iso_cts(taus, ALPHA, CONTEXT))
 
 
 # Degenerate matrices: finite, the same in any order of the experts, and the same from NumPy and torch.
@@ -295,33 +295,33 @@ def degenerate():
 DEGENERATE = dict(degenerate())
 every_degenerate = pytest.mark.parametrize("taus", DEGENERATE.values(), ids=DEGENERATE)
 ALPHAS = pytest.mark.parametrize("alpha", [ALPHA, [1.0, 1.0, 1.0], [1.0, 0.0, 2.0], [1.0, -0.5, 0.5]], ids=str)
-every_word = pytest.mark.parametrize("operator", [*COMBINE.values(), small_iso_cts], ids=[*COMBINE, "iso_cts half"])
+every_operator = pytest.mark.parametrize("operator", [*COMBINE.values(), small_iso_cts], ids=[*COMBINE, "iso_cts half"])
 
 
-@every_word
+@every_operator
 @every_degenerate
 @ALPHAS
 def test_degenerate_matrices_merge_the_same_in_any_order(operator, taus, alpha):
     before = taus.copy()
     taus.flags.writeable = False
-    found = operator(taus, alpha, SITE)
+    found = operator(taus, alpha, CONTEXT)
     size = abs(taus).max(initial=0)
     assert found.shape == taus.shape[1:]
     assert np.isfinite(found).all()
-    assert close(operator(taus[::-1], alpha[::-1], SITE), found, size)
+    assert close(operator(taus[::-1], alpha[::-1], CONTEXT), found, size)
     assert taus.tobytes() == before.tobytes()
     if not taus.any():
         assert not found.any()
 
 
-@every_word
+@every_operator
 @every_degenerate
 def test_numpy_and_torch_agree(operator, taus):
     torch = pytest.importorskip("torch")
-    found = operator(torch.from_numpy(taus.copy()), ALPHA, SITE)
+    found = operator(torch.from_numpy(taus.copy()), ALPHA, CONTEXT)
     assert isinstance(found, torch.Tensor)
     assert found.dtype == torch.float64
-    assert close(found.numpy(), operator(taus, ALPHA, SITE), abs(taus).max(initial=0))
+    assert close(found.numpy(), operator(taus, ALPHA, CONTEXT), abs(taus).max(initial=0))
 
 
 @every_degenerate
@@ -330,22 +330,22 @@ def test_star_and_svc_of_degenerate_matrices(taus):
     before, size = taus.copy(), abs(taus).max(initial=0)
     merged = np.tensordot(ALPHA, taus, 1)
     for call, arguments in ((star, (taus[0],)), (svc, (merged, taus)), (functools.partial(svc, alpha=1.0), (merged, taus))):
-        found = call(*arguments, SITE)
+        found = call(*arguments, CONTEXT)
         assert found.shape == taus.shape[1:]
         assert np.isfinite(found).all()
-        tensors = call(*[torch.tensor(each) for each in arguments], SITE)
+        tensors = call(*[torch.tensor(each) for each in arguments], CONTEXT)
         assert tensors.dtype == torch.float64
         assert close(tensors.numpy(), found, size)
-    assert close(svc(merged, taus[::-1], SITE), svc(merged, taus, SITE), size)
+    assert close(svc(merged, taus[::-1], CONTEXT), svc(merged, taus, CONTEXT), size)
     assert taus.tobytes() == before.tobytes()
 
 
 def test_arbitrary_directions_are_left_out():
-    """Identical experts: TSV-M and the isotropic words leave the row and column space of the expert alone."""
+    """Identical experts: TSV-M and the isotropic operators leave the row and column space of the expert alone."""
     (tau,) = low_rank((12, 9), 1, rank=3)
     rows, columns = (basis[:, :3] for basis in (np.linalg.svd(tau)[0], np.linalg.svd(tau)[2].T))
     for operator in (tsv, iso_c, iso_cts, small_iso_cts):
-        found = operator(np.stack([tau] * 3), [1.0] * 3, SITE)
+        found = operator(np.stack([tau] * 3), [1.0] * 3, CONTEXT)
         assert abs(found).max() > 0.01
         assert close(rows @ rows.T @ found @ columns @ columns.T, found)
 
@@ -355,30 +355,30 @@ def test_identical_experts_give_their_strongest_directions(count):
     (tau,) = vectors(count=1)
     u, s, vt = np.linalg.svd(tau)
     k = 20 // count
-    assert close(tsv([tau] * count, [1.0] * count, SITE), u[:, :k] * s[:k] @ vt[:k])
-    assert close(iso_c([tau] * count, [1 / count] * count, SITE), s.mean() * u @ vt)
-    assert close(cart([tau] * count, [1.0] * count, SITE), tau)
+    assert close(tsv([tau] * count, [1.0] * count, CONTEXT), u[:, :k] * s[:k] @ vt[:k])
+    assert close(iso_c([tau] * count, [1 / count] * count, CONTEXT), s.mean() * u @ vt)
+    assert close(cart([tau] * count, [1.0] * count, CONTEXT), tau)
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (2, 9), (1, 1)], ids=str)
 def test_matrices_with_fewer_rows_than_experts(shape):
     """TSV-M has no direction for each expert, Iso-CTS none to add, CART keeps one."""
     taus = vectors(shape)
-    assert close(tsv(taus, ALPHA, SITE), mean(taus, ALPHA))
-    assert close(iso_cts(taus, ALPHA, SITE), iso_c_oracle(taus, ALPHA))
-    assert close(cart(taus, ALPHA, SITE), cart_oracle(taus, ALPHA))
+    assert close(tsv(taus, ALPHA, CONTEXT), mean(taus, ALPHA))
+    assert close(iso_cts(taus, ALPHA, CONTEXT), iso_c_oracle(taus, ALPHA))
+    assert close(cart(taus, ALPHA, CONTEXT), cart_oracle(taus, ALPHA))
 
 
 def test_cart_keeps_at_least_one_direction():
     taus = vectors((5, 9))
-    assert abs(cart(taus, ALPHA, SITE, rank=0.08) - mean(taus, ALPHA)).max() > 0.1
+    assert abs(cart(taus, ALPHA, CONTEXT, rank=0.08) - mean(taus, ALPHA)).max() > 0.1
 
 
 def test_an_expert_that_equals_the_base_moves_no_direction():
     taus = vectors(count=2)
     three = np.stack([*taus, np.zeros((20, 20))])
-    alone = tsv(taus, [1.0] * 2, SITE)
-    with_it = tsv(three, [1.0] * 3, SITE)
+    alone = tsv(taus, [1.0] * 2, CONTEXT)
+    with_it = tsv(three, [1.0] * 3, CONTEXT)
     assert spectrum(with_it)[12:].max() < 1e-9, "six directions of each of the others, none of its own"
     assert spectrum(alone)[12:].max() > 0.1
-    assert close(tsv([*taus, taus[0]], [1.0, 1.0, 0.0], SITE), with_it), "nor does one whose coefficient is zero"
+    assert close(tsv([*taus, taus[0]], [1.0, 1.0, 0.0], CONTEXT), with_it), "nor does one whose coefficient is zero"

@@ -26,7 +26,8 @@ def record(**more):
     inputs = {"base": model("base"), "code": model("owner/code", commit="a" * 40), "math": model("math|2")}
     method_spec = {"coefficients": {"nan": {"norm_of": "task_vector", "total": 1.0}}}
     return {"name": "merged", "method": "averaging", "label": "Averaging + NAN", "method_spec": method_spec,
-            "coefficients": TABLE, "inputs": inputs, "seed": 0, "notes": [], "versions": {"numpy": "2.4"}, "command": "python -m x", **more}  # fmt: skip
+            "coefficients": TABLE,
+            "inputs": inputs, "seed": 0, "notes": [], "versions": {"numpy": "2.4"}, "command": "python -m x", **more}  # fmt: skip
 
 
 def with_licences(*licences):

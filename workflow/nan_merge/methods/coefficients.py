@@ -154,7 +154,7 @@ def given(
     return np.full(len(norms), numbers)
 
 
-COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in (constant, uniform, nan, metagpt, given)}
+COEFFICIENTS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (constant, uniform, nan, metagpt, given)}
 nan.exclusive = ["mean", "total"]  # type: ignore[attr-defined]
 WITHOUT_NORMS = frozenset({"constant", "uniform", "given"})  # rules that need no norms, so that none are measured
 

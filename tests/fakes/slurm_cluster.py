@@ -21,6 +21,7 @@ from project import LIMIT, SNAKEMAKE, Done, Project
 SCRIPT = tiny.ROOT / "tests/slurm/cluster.sh"
 # Looks after 1 s, 11 s more, 21 s more, and anew when a job has ended: short jobs need no more.
 QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "15")
+NOT_INSTALLED = "SLURM is not installed; `SLURM=1 make test`, as root on Debian, installs it and runs these tests"
 FAIL = "exit 1"
 MEMORY = """exec "$PYTHON_OF_TESTS" -c "import time; held = b'1' * 2**30; time.sleep(100)" """
 HANG = "exec sleep 1000"
@@ -67,14 +68,20 @@ class Cluster:
         wait_until(lambda: not self.jobs("PENDING", "RUNNING", "COMPLETING"), "an empty queue")
 
 
+def missing(accounting: str = "none") -> list[str]:
+    """Return the programs of SLURM that this machine lacks."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    programs = ("slurmctld", "slurmd", "munged", *(("slurmdbd", "mariadbd") if accounting == "dbd" else ()))
+    return [name for name in programs if not shutil.which(name, path=path)]
+
+
 def install(accounting: str = "none") -> None:
     """Skip the test where SLURM is missing; with SLURM=1 in the environment install it first, as root on Debian."""
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    wanted = ("slurmctld", "slurmd", "munged", *(("slurmdbd", "mariadbd") if accounting == "dbd" else ()))
-    if all(shutil.which(name, path=path) for name in wanted):
+    wanted = missing(accounting)
+    if not wanted:
         return
     if os.environ.get("SLURM") != "1":
-        pytest.skip("SLURM is not installed; `SLURM=1 make test`, as root on Debian, installs it and runs these tests")
+        pytest.skip(NOT_INSTALLED)
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip(f"SLURM can be installed only as root on Debian; missing: {', '.join(wanted)}")
     done = subprocess.run([SCRIPT, "install"], env={**os.environ, "ACCOUNTING": accounting}, stdout=subprocess.PIPE,

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from slurm_cluster import FAIL, MEMORY, MERGED, MERGES, OnCluster, killed_and_run_again, merges, small_merges, started, whole
+from slurm_cluster import (
+    FAIL,
+    MEMORY,
+    MERGED,
+    MERGES,
+    NOT_INSTALLED,
+    OnCluster,
+    killed_and_run_again,
+    merges,
+    missing,
+    small_merges,
+    started,
+    whole,
+)
+
+if missing() and os.environ.get("SLURM") != "1":
+    pytest.skip(NOT_INSTALLED, allow_module_level=True)  # one line for all
 
 pytestmark = pytest.mark.slurm
 METHOD = "task_arithmetic_nan_delta"  # from its coefficients to its scores

@@ -52,7 +52,7 @@ def test_broken_yaml_names_file_and_line(fresh):
 
 def test_the_config_is_checked_without_any_large_package(fresh):
     program = (
-        "import sys, yaml; from pathlib import Path; from experiment import Experiment; root = Path('.')\n"
+        "import sys, yaml; from pathlib import Path; from experiment.experiment import Experiment; root = Path('.')\n"
         "Experiment(yaml.safe_load((root / 'config/config.yaml').read_text()), root)\n"
         "heavy = {'torch', 'transformers', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "print(*heavy)"

@@ -44,7 +44,7 @@ def tuned(seed=0):
 
 def from_experts(seed=0):
     """Everything that follows the experts of one seed, up to its scores."""
-    threshold = f"measure_threshold: tiny, density 0.2 of the model, seed {seed}"
+    threshold = f"measure_threshold: tiny, density_0.2-scope_model, seed {seed}"
     return ({f"measure_weights: tiny, seed {seed}", threshold} | tuned(seed)
             | estimated(*MERGES, seed=seed) | merged(*MERGES, seed=seed) | scored("individual", seed=seed))  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_a_changed_drop_rate_costs_no_estimate(project):
 
 def test_a_changed_density_costs_one_more_threshold(project):
     methods(project, lambda m: m["ties_nan_delta"].update(preprocess={"trim": {"density": 0.1}}))
-    expected = {"measure_threshold: tiny, density 0.1 of the model, seed 0"} | merged("ties_nan_delta") | GATHERED | PRESENTED
+    expected = {"measure_threshold: tiny, density_0.1-scope_model, seed 0"} | merged("ties_nan_delta") | GATHERED | PRESENTED
     assert project.jobs() == expected
 
 

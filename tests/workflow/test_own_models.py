@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 import yaml
 from models import ROOT, family, moved, same_bytes, save, tensors_of
 from project import Project
@@ -19,10 +20,12 @@ def merged(name):
     return f"results/merged/mine/{name}/seed0"
 
 
-@pytest.fixture
-def own(fresh: Project, tmp_path):
-    """The tiny project with an overlay that names a base and its experts, and nothing to score."""
-    base, experts = family(tmp_path / "models")
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The tiny project after a run of an overlay that names a base and its experts, and nothing to score."""
+    folder = tmp_path_factory.mktemp("own")
+    fresh = Project(tiny.build(folder / "project"))
+    base, experts = family(folder / "models")
     folders = {"base": str(base), "experts": {name: str(folder) for name, folder in experts.items()}}
     overlay = {
         "suites": [],
@@ -32,13 +35,12 @@ def own(fresh: Project, tmp_path):
         "models": {"mine": {**folders, "merge": {"exclude": ["scale"]}}},
     }
     (fresh / "own.yaml").write_text(yaml.safe_dump(overlay))
+    fresh.made("--configfile", "own.yaml")
     return fresh, base, experts
 
 
 def test_a_small_config_file_merges_own_models(own, tmp_path):
     project, base, experts = own
-    done = project.run("--configfile", "own.yaml")
-    assert done.code == 0, done.text
     for method in METHODS:
         words = [f"--expert={name}={folder}" for name, folder in experts.items()]
         output = tmp_path / "alone" / method
@@ -55,8 +57,6 @@ def test_a_small_config_file_merges_own_models(own, tmp_path):
 def test_a_new_expert_costs_the_measures_and_every_merge_and_no_table(own, tmp_path):
     project, base, _ = own
     overlay = ("--configfile", "own.yaml")
-    project.made(*overlay)
-    assert project.jobs(*overlay) == set()
     new = save(tmp_path / "models/new", moved(tensors_of(base), 9))
     project.edit("own.yaml", lambda o: o["models"]["mine"]["experts"].update(new=str(new)))
     measured = {"measure_weights: mine, seed 0", "measure_threshold: mine, density_0.2-scope_model, seed 0"}

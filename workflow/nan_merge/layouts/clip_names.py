@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
+from nan_merge.checkpoints.safetensors_file import DTYPES, RowSlice, Tensor
 from nan_merge.core.errors import UserError
 
 OUTSIDE = {  # open_clip -> transformers; a name that ends with a dot is a prefix
@@ -52,18 +52,6 @@ class Transposed(Tensor):
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
         whole = self.matrix.block(0, self.matrix.size).reshape(self.matrix.shape)
         return np.ascontiguousarray(whole.T).reshape(-1)[start:stop]
-
-
-@dataclass
-class RowSlice(Tensor):
-    """Consecutive rows of a tensor, from its element `first` on."""
-
-    whole: Tensor
-    first: int
-
-    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
-        return self.whole.block(self.first + start, self.first + stop, buffer)
 
 
 @dataclass

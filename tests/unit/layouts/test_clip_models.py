@@ -38,6 +38,7 @@ from nan_merge.layouts import clip_conversion, clip_names
 from nan_merge.layouts.clip_folders import LEFTOVERS
 from nan_merge.models import zero_shot
 from nan_merge.models.families import clip, open_clip
+from nan_merge.models.prompts import fill_templates
 from nan_merge.models.registry import find_family
 from scripts import convert_checkpoint, prepare_checkpoint
 
@@ -84,7 +85,7 @@ def logits(model, images, tokens):
 def prompts():
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer()(list(zero_shot.fill_templates(CLASSES, TEMPLATES)))
+    return SimpleTokenizer()(fill_templates(CLASSES, TEMPLATES))
 
 
 # ---- two libraries, one model ---------------------------------------------------------------------------------------

@@ -12,16 +12,11 @@ from nan_merge.core.errors import UserError
 
 
 def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -> dict[str, Any]:
-    """Compare a task's classes with the label names of the source; return how many were verified and by which files.
+    """Compare a task's classes with label names by the file that states them; return how many were verified and by which files.
 
-    Args:
-        classes: A mapping, whose keys must equal the label names, or a list, compared without case and punctuation. An
-            item equal to the name of another label is a wrong order; an item equal to no name stays unverified.
-        stated: Label names by the file that states them.
-        first: The number of the first class.
-
-    Raises:
-        UserError: For another number of classes and for a wrong order.
+    The keys of a mapping must equal the label names. The items of a list are compared without case and punctuation; one
+    equal to the name of another label is a wrong order, one equal to no name stays unverified. `first` is the number of the
+    first class. Raises UserError for another number of classes and for a wrong order.
     """
     exact = isinstance(classes, Mapping)
     keys = [str(key) for key in classes]

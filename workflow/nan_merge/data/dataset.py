@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,18 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> inputs, labels
+
+
+def common_record(task: Mapping[str, Any], classes: Sequence[Any], available: int) -> dict[str, Any]:
+    """Return the entries that the records of all readers have; `available` is the number of examples to train on."""
+    copied = {key: task.get(key, "") for key in ("label", "source", "licence")}
+    return {"task": task.get("id", ""), **copied, "classes": classes, "available": available}
+
+
+def class_names(task: Mapping[str, Any]) -> list[str]:
+    """Return the names of a task's classes, given as {key: name} or as a list of names."""
+    classes = task["classes"]
+    return [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
 
 
 class Dataset:

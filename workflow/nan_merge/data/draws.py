@@ -11,16 +11,11 @@ SPLIT_ORDER = ("test", "validation", "alignment", "train")  # priority when exam
 
 
 def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Return the rows of the source's split for each split.
+    """Return, for each split of the sizes `wanted`, rows of its `origin`, a split of the source with so many `rows`.
 
     A split that uses its source's split alone and wants at least its size gets all rows in order. Otherwise rows are drawn
     with seed 0: train from the front of a permutation, the others from its end, so splits are disjoint and train does not
     change when validation grows. Scarce rows go to test first and to train last. A drawn test is sorted.
-
-    Args:
-        origin: The source's split of each split.
-        wanted: The number of rows of each split.
-        rows: The number of rows of each split of the source.
     """
     taken: dict[str, np.ndarray] = {}
     for source in dict.fromkeys(origin.values()):

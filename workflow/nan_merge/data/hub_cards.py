@@ -8,7 +8,7 @@ test compares the results.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,14 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
         raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
     files = [file for file in splits[split] if file.suffix in SUFFIXES]
     if not files:
+        like = f" like {', '.join(patterns[split])} (README.md)" if patterns else ""
         content = f"files {sorted({f.suffix for f in splits[split]})}" if splits[split] else "no file"
         raise UserError(
             f"{folder}: split {split!r} has {content}, expected parquet or tar shards"
-            f"{_globs(patterns, split)}; correct `members:` of the asset in config/assets.yaml"
+            f"{like}; correct `members:` of the asset in config/assets.yaml"
         )
     _complete(folder, files)
     return files
-
-
-def _globs(patterns: Mapping[str, list[str]] | None, split: str) -> str:
-    return f" like {', '.join(patterns[split])} (README.md)" if patterns else ""
 
 
 def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
@@ -100,7 +97,8 @@ def _listed(value: Any) -> list[str]:
 
 def _conventional(base: Path) -> dict[str, list[Path]]:
     """Return split -> files by name: data/<split>-00000-of-00001, else a keyword in the name of a folder or a file."""
-    files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES and not _hidden(f.relative_to(base)))
+    files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES)
+    files = [f for f in files if not any(part.startswith((".", "__")) for part in f.relative_to(base).parts)]
     found: dict[str, list[Path]] = {}
     for file in files:
         if file.parent == base / "data" and (shard := re.match(r"(\w+)-\d{5}-of-\d{5}", file.name)):
@@ -114,10 +112,6 @@ def _conventional(base: Path) -> dict[str, list[Path]]:
         if found:
             return found
     return {"train": files} if files else {}
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _named(names: Iterable[str]) -> list[str]:

@@ -65,7 +65,6 @@ class Unpickler(pickle._Unpickler):
     """
 
     def __init__(self, stream: Any, storages: dict[str, Storage]) -> None:
-        """Read one pickle from the current position of a stream."""
         super().__init__(stream)
         self.storages = storages
         self.classes: dict[str, type[Placeholder]] = {}
@@ -99,7 +98,6 @@ class Rebuild:
     __slots__ = ("_make",)
 
     def __init__(self, make: Callable[..., Any]) -> None:
-        """Wrap the function `make`."""
         self._make = make
 
     def __call__(self, *args: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import Any
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of one file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(value: Any) -> str:

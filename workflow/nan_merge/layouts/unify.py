@@ -46,24 +46,19 @@ class Models:
 
 
 def unify_layout(
-    base: Path | str,
-    experts: Mapping[str, Path],
-    exclude: Sequence[str] = (),
-    *,
-    vocabulary: str = "truncate",
-    missing: str = "error",
-) -> Models:
-    """Open a base and its experts in the layout of the base.
+    base: Path | str, experts: Mapping[str, Path], exclude: Sequence[str] = (), *,
+    vocabulary: str = "truncate", missing: str = "error",
+) -> Models:  # fmt: skip
+    """Open a base and its experts by name, whole models or LoRA adapters, in the layout of the base.
 
     Args:
         base: Folder of the base.
-        experts: Folders of the experts by name: whole models or LoRA adapters.
-        exclude: Regular expressions of tensor names; these tensors keep the values of the base.
+        experts: Folders of the experts by name.
+        exclude: Regular expressions of names of tensors that keep the values of the base.
         vocabulary: Policy for vocabularies of different sizes: `truncate` or `pad_mean`.
         missing: Policy for tensors that an expert lacks: `error`, or `base` for the values of the base.
 
-    Raises:
-        UserError: For a model that does not fit the layout of the base.
+    Raises UserError for a model that does not fit the layout of the base.
     """
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
@@ -173,7 +168,7 @@ def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[
                 others.append(
                     f"expert '{expert}': tensor '{name}' is {list(model.shape(name))}, expected {list(base.shape(name))}"
                 )
-            elif not model.is_float(name):
+            elif not model.entries[name].is_float:
                 others.append(f"expert '{expert}': tensor '{name}' is {model.entries[name].dtype}, expected floats")
     if lacking or others:
         count = f"{len(lacking) + len(others)} tensors do not match the base {base.folder}"

@@ -135,9 +135,5 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
 def _with_rows(record: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return the vocabulary size keys of a config.json, changed to `rows`."""
     nested = record.get("text_config")
-    changes: dict[str, Any] = {}
-    if isinstance(nested, dict):
-        changes["text_config"] = {**nested, VOCABULARY: rows}
-    if VOCABULARY in record or not changes:
-        changes[VOCABULARY] = rows
-    return changes
+    changes = {"text_config": {**nested, VOCABULARY: rows}} if isinstance(nested, dict) else {}
+    return changes if changes and VOCABULARY not in record else {**changes, VOCABULARY: rows}

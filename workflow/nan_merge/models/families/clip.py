@@ -31,7 +31,6 @@ class Encoder(nn.Module):
     """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters have canonical names."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build the network of config.json on the meta device."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         super().__init__()

@@ -48,7 +48,6 @@ class Block(nn.Module):
     """Inverted residual: expand, depthwise, project; the input is added if shapes match (Sandler et al. 2018)."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, inner: int, outer: int) -> None:
-        """Build a block from `inner` to `outer` channels."""
         super().__init__()
         width = inner * expansion
         self.expand = nn.Conv2d(inner, width, 1) if expansion > 1 else None
@@ -67,7 +66,6 @@ class Encoder(nn.Module):
     """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build the network that `config` describes; the keys are those of CONFIG."""
         super().__init__()
         self.stem = nn.Conv2d(3, config["stem"], 3, 2, 1)
         self.blocks = nn.ModuleList(

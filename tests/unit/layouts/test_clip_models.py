@@ -313,7 +313,6 @@ def test_a_base_of_an_old_version_is_read(world, copied):
     found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
     assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
     assert np.array_equal(clip.head(CLASSES, TEMPLATES, folder), clip.head(CLASSES, TEMPLATES, world / "hf/base"))
-    assert clip.logit_scale(folder) == clip.logit_scale(world / "hf/base")
 
 
 def test_shards_are_read(world, copied):
@@ -348,7 +347,6 @@ def test_a_head_is_the_mean_over_templates_of_what_the_library_says(world):
         head = module.head(CLASSES, TEMPLATES, world / folder)
         assert head.dtype == np.float32 and head.shape == (len(CLASSES), WIDTH)
         assert np.abs(head - torch.stack(rows).numpy()).max() < 2e-6
-        assert module.logit_scale(world / folder) == pytest.approx(1 / 0.07)
 
 
 def test_a_long_prompt_is_cut_at_77_tokens(world):

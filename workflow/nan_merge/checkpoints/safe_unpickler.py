@@ -39,9 +39,6 @@ class Placeholder:
         placeholder.state = {}
         return placeholder
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Ignore all arguments."""
-
     def __call__(self, *_: Any, **__: Any) -> Placeholder:
         """Return a placeholder for the result of a function."""
         return Placeholder()

@@ -95,14 +95,10 @@ class SharedFile:
                 raise UserError(f"{self.path}: ends inside tensor '{tensor}'; fetch or make it again")
             done += count
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         """Close the file if it was opened."""
         if self._handle >= 0:
             os.close(self._handle)
-            self._handle = -1
-
-    def __del__(self) -> None:  # noqa: D105
-        self.close()
 
 
 @dataclass

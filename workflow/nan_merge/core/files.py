@@ -20,10 +20,7 @@ def sha256(path: Path) -> str:
 
 
 def canonical(value: Any) -> str:
-    """Return a value as canonical JSON: sorted keys, no spaces, no NaN.
-
-    Raises ValueError for NaN and infinities, which JSON does not have.
-    """
+    """Return a value as canonical JSON: sorted keys, no spaces; raise ValueError for NaN and infinities, unknown to JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 

@@ -6,7 +6,8 @@ import importlib.metadata
 import platform
 
 PACKAGES = (
-    "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers", "safetensors", "snakemake",
+    "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
+    "safetensors", "snakemake",
 )  # fmt: skip
 
 

@@ -20,9 +20,8 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.core.parallel import available_processors
 from nan_merge.data.class_order import check_order
-from nan_merge.data.dataset import Splits, class_names, common_record, work_folder
+from nan_merge.data.dataset import SEED, Splits, available_rows, class_names, common_record, draw_rows, work_folder
 from nan_merge.data.decoding import Work, cut_units
-from nan_merge.data.draws import SEED, available_rows, draw_rows
 from nan_merge.data.hub_cards import label_names, split_files
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nan_merge.core.errors import UserError
-from nan_merge.data.dataset import Splits, class_names, common_record
-from nan_merge.data.draws import SPLIT_ORDER
+from nan_merge.data.dataset import SPLIT_ORDER, Splits, class_names, common_record
 from nan_merge.data.rendered import climate, scripts, shuffled, signs, stacked, textures
 
 LARGEST = 2_500_000  # pixels; larger pictures are skipped

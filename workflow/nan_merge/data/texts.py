@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.errors import UserError
-from nan_merge.data.dataset import Splits, common_record
-from nan_merge.data.draws import SEED
+from nan_merge.data.dataset import SEED, Splits, common_record
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
 SHORTEST = 3  # characters; shorter texts are dropped

@@ -20,10 +20,7 @@ from nan_merge.models.prompts import BATCH
 
 
 def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
-    """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`.
-
-    Raises UserError for images of another size.
-    """
+    """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`."""
     if inputs.shape[1:] != (side, side, 3):
         raise UserError(
             f"the images are {list(inputs.shape[1:])}, the model expects {[side, side, 3]}; correct `input: side:` of the suite"
@@ -56,10 +53,7 @@ class QuickGELU(nn.Module):
 
 
 def replace_activation(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
-    """Replace the activation `name` of each module by the faster QuickGELU above.
-
-    Raises UserError for another activation than QuickGELU, with which OpenAI's CLIP was trained.
-    """
+    """Replace the activation `name` of each module by the faster QuickGELU above; raise UserError if it is another one."""
     x = torch.linspace(-6, 6, 49)
     for part in parts:
         activation: Any = getattr(part, name)

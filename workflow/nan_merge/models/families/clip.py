@@ -5,7 +5,6 @@ The canonical checkpoint has the names of `CLIPVisionModelWithProjection`: `visi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from nan_merge.models import zero_shot
 from nan_merge.models.classification import batches, read_config
 from nan_merge.models.prompts import fill_templates
 
-__all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 PROJECTION = "visual_projection.weight"
 
@@ -140,8 +139,3 @@ def write_tokenizer(folder: Path, vocabulary: Mapping[str, int], merges: Sequenc
     from transformers import CLIPTokenizer
 
     CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges)).save_pretrained(str(folder))
-
-
-def logit_scale(tower: Path) -> float:
-    """Return the trained factor on cosine similarities of a CLIPModel, exp(logit_scale)."""
-    return math.exp(float(Checkpoint(tower).read("logit_scale").item()))

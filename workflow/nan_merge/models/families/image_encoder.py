@@ -7,7 +7,7 @@ and a run starts some sixty processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE, copy_expert
 from nan_merge.models.classification import batches, load_tensors, read_config
+from nan_merge.models.families.text_encoder import head
 
 __all__ = ["Encoder", "batches", "fold", "head", "load", "prepare"]
 
@@ -115,13 +116,6 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     except KeyError as error:
         raise UserError(f"{files[0]}: no tensor {error}; expected the names of efficientnet_lite_pytorch") from None
     write_checkpoint(output, folded, CONFIG)
-
-
-def head(classes: Sequence[str], templates: Sequence[str], tower: Path) -> np.ndarray:
-    """Return the head (C, d) of a task from the folder of the sentence encoder: centred, unit rows."""
-    from nan_merge.models.families import text_encoder
-
-    return text_encoder.head(classes, templates, tower)
 
 
 def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from nan_merge.models import zero_shot
 from nan_merge.models.classification import batches, read_config
 from nan_merge.models.prompts import fill_templates
 
-__all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 KIND = "open_clip"  # model_type in config.json of a canonical checkpoint
 BLOCKS = "transformer."  # of the text tower, omitted
@@ -133,8 +133,3 @@ def tokenizer() -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokenizer = SimpleTokenizer()
     special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     return {special.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
-
-
-def logit_scale(tower: Path) -> float:
-    """Return the trained factor on cosine similarities of a model of open_clip, exp(logit_scale)."""
-    return math.exp(float(clip_folders.of_open_clip(tower).entries["logit_scale"].block(0, 1)[0]))

@@ -100,13 +100,6 @@ def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mappin
     return {split: taken[split] for split in wanted}
 
 
-def available_rows(origin: Mapping[str, str], taken: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> int:
-    """Return the number of rows available for training: rows of train's source in no other split."""
-    if "train" not in origin:
-        return 0
-    return counts[origin["train"]] - sum(len(taken[s]) for s in taken if s != "train" and origin[s] == origin["train"])
-
-
 def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
     """Return the .npy file in the work folder that an array maps as a whole, or None."""
     if not isinstance(inputs, np.memmap) or inputs.filename is None:

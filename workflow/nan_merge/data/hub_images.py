@@ -19,10 +19,9 @@ import PIL
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.core.parallel import available_processors
-from nan_merge.data.class_order import check_order
-from nan_merge.data.dataset import SEED, Splits, available_rows, class_names, common_record, draw_rows, work_folder
+from nan_merge.data.dataset import SEED, Splits, class_names, common_record, draw_rows, work_folder
 from nan_merge.data.decoding import Work, cut_units
-from nan_merge.data.hub_cards import label_names, split_files
+from nan_merge.data.hub_cards import check_order, label_names, split_files
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
 Shards = list[Parquet | Tar]
@@ -64,8 +63,10 @@ def _prepare(
     taken = draw_rows(origin, task["splits"], counts)
     if empty := [split for split, rows in taken.items() if not len(rows)]:
         raise UserError(f"no image is left for {empty[0]}, the source has {counts} rows; correct `splits:` in config/tasks.yaml")
+    others = sum(len(rows) for split, rows in taken.items() if split != "train" and origin[split] == origin.get("train"))
+    available = counts[origin["train"]] - others if "train" in origin else 0
     record = {
-        **common_record(task, class_names(task), available_rows(origin, taken, counts)),
+        **common_record(task, class_names(task), available),
         "order": order, "splits": {split: len(rows) for split, rows in taken.items()},
         "side": form["side"], "crop": form.get("crop", "floor"), "seed": SEED, "pillow": PIL.__version__,
         "origin": origin, "counts": counts, "digest": _digest(folder, shards),

@@ -31,12 +31,9 @@ OUTSIDE = {  # open_clip -> transformers; a name that ends with a dot is a prefi
 }
 BLOCKS = {"visual.transformer.resblocks.": "vision_model.encoder.layers.", "transformer.resblocks.": "text_model.encoder.layers."}
 INSIDE = {
-    "ln_1.": "layer_norm1.",
-    "ln_2.": "layer_norm2.",
-    "attn.out_proj.": "self_attn.out_proj.",
-    "mlp.c_fc.": "mlp.fc1.",
+    "ln_1.": "layer_norm1.", "ln_2.": "layer_norm2.", "attn.out_proj.": "self_attn.out_proj.", "mlp.c_fc.": "mlp.fc1.",
     "mlp.c_proj.": "mlp.fc2.",
-}
+}  # fmt: skip
 TRANSPOSED = ("visual.proj", "text_projection")
 FUSED = re.compile(r"(.+\.)attn\.in_proj_(weight|bias)")
 APART = ("q", "k", "v")

@@ -51,14 +51,9 @@ def unify_layout(
 ) -> Models:  # fmt: skip
     """Open a base and its experts by name, whole models or LoRA adapters, in the layout of the base.
 
-    Args:
-        base: Folder of the base.
-        experts: Folders of the experts by name.
-        exclude: Regular expressions of names of tensors that keep the values of the base.
-        vocabulary: Policy for vocabularies of different sizes: `truncate` or `pad_mean`.
-        missing: Policy for tensors that an expert lacks: `error`, or `base` for the values of the base.
-
-    Raises UserError for a model that does not fit the layout of the base.
+    Tensors that match one of the regular expressions `exclude` keep the values of the base. `vocabulary` is the policy for
+    vocabularies of different sizes: `truncate` or `pad_mean`. `missing` is the policy for tensors that an expert lacks:
+    `error`, or `base` for the values of the base. Raises UserError for a model that does not fit the layout of the base.
     """
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")

@@ -141,9 +141,6 @@ def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np
 
 
 SHIPPED = {  # module -> convolution and batch norm of the shipped checkpoint
-    "stem": ("_conv_stem", "_bn0"),
-    "expand": ("_expand_conv", "_bn0"),
-    "depthwise": ("_depthwise_conv", "_bn1"),
-    "project": ("_project_conv", "_bn2"),
-    "head": ("_conv_head", "_bn1"),
-}
+    "stem": ("_conv_stem", "_bn0"), "expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"), "head": ("_conv_head", "_bn1"),
+}  # fmt: skip

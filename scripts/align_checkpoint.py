@@ -12,7 +12,7 @@ from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.alignment import Pairs, align_text_image
 from nan_merge.models.families import text_encoder
-from nan_merge.models.prompts import embed_prompts, fill_template
+from nan_merge.models.prompts import embed_prompts, fill_templates
 from nan_merge.models.registry import find_family
 from scripts.arguments import parse_with_spec
 
@@ -34,11 +34,11 @@ def main() -> None:
     def embedded(prompts: list[str]) -> np.ndarray:
         return embed_prompts(prompts, tower, args.text_tower)
 
-    tasks = [pairs(Dataset(f), "alignment", embedded(fill_template(**args.prompts[f.name]))) for f in args.datasets]
+    tasks = [pairs(Dataset(f), "alignment", embedded(fill_templates(**args.prompts[f.name], most=1))) for f in args.datasets]
     if args.captions:
         data = Dataset(args.captions)
         templates = args.prompts[data.folder.name]["templates"]
-        captions = pairs(data, "train", embedded(fill_template(data.record["classes"], templates)))
+        captions = pairs(data, "train", embedded(fill_templates(data.record["classes"], templates, 1)))
     else:
         captions = together(tasks)
     settings = {key: value for key, value in args.settings.items() if key != "captions"}

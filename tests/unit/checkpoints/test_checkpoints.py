@@ -65,8 +65,8 @@ def test_blocks_are_the_slices_of_the_flattened_tensor(tmp_path):
     assert len(checkpoint.shards) == 3
     for name, array in tensors.items():
         assert checkpoint.shape(name) == array.shape
-        assert checkpoint.is_float(name) == (name in SHAPES)
-        assert checkpoint.block(name, array.size // 3, array.size).tolist() == array.ravel()[array.size // 3 :].tolist()
+        assert checkpoint.entries[name].is_float == (name in SHAPES)
+        assert checkpoint.entries[name].block(array.size // 3, array.size).tolist() == array.ravel()[array.size // 3 :].tolist()
 
 
 def test_one_file_by_itself_is_a_checkpoint_too(tmp_path):

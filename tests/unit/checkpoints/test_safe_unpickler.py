@@ -13,16 +13,13 @@ import zipfile
 from pathlib import Path
 
 import ml_dtypes
-import numpy as np
 import pytest
 import torch
-from layout_models import torch_tensor
 from tiny_clips import draw
 from torch import nn
 
 from nan_merge.checkpoints import safe_unpickler
 from nan_merge.checkpoints.pickles import pickled_model, pickled_tensors
-from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.errors import UserError
 
 FORMATS = {"zip": {}, "before 1.6": {"_use_new_zipfile_serialization": False}}
@@ -117,17 +114,10 @@ def test_every_protocol_is_read(protocol, tmp_path):
 
 def test_a_state_dict_is_what_torch_reads(how, tmp_path):
     w = torch.arange(12.0).reshape(3, 4)
-    state = {"w": w, "t": w.t(), "half": w.bfloat16(), "part": w[1:, 1:3], "p": nn.Parameter(w), "scalar": torch.tensor(2.5)}
+    state = {"w": w, "t": w.t(), "half": w.bfloat16().t(), "part": w[1:, 1:3], "p": nn.Parameter(w), "scalar": torch.tensor(2.5)}
     state |= {"wide": w[:1].expand(5, 4), "empty": torch.ones(0, 4), "same": w, "ids": torch.arange(5), "mask": w > 3}
     assert equal(pickled_model(saved(tmp_path / "a.pt", collections.OrderedDict(state), **how))[0], state)
     assert equal(pickled_model(saved(tmp_path / "b.pt", {"epoch": 3, "state_dict": state}, **how))[0], state)
-
-
-def test_every_type_is_read(tmp_path):
-    tensors = {dtype.name: torch_tensor(np.arange(-6, 18).reshape(2, 3, 4).astype(dtype)) for dtype in DTYPES.values()}
-    found = arrays(pickled_model(saved(tmp_path / "a.pt", tensors))[0])
-    expected = {dtype.name: np.arange(-6, 18).reshape(2, 3, 4).astype(dtype) for dtype in DTYPES.values()}
-    assert all(found[name].dtype == value.dtype and found[name].tobytes() == value.tobytes() for name, value in expected.items())
 
 
 def test_only_lasting_buffers_count(how, tmp_path):
@@ -212,7 +202,9 @@ def test_code_in_the_place_of_a_tensor_is_named(place, tmp_path):
     if place == "_modules":  # a placeholder without tensors is a submodule without tensors
         assert list(pickled_model(saved(tmp_path / "a.pt", model))[0]) == ["weight", "bias"]
     else:
-        with pytest.raises(UserError, match=r"a.pt: 'bad' is an object of type system; expected only tensors"):
+        with pytest.raises(
+            UserError, match=r"a.pt: 'bad' is an object of type system, whose code was not run; expected only tensors"
+        ):
             pickled_model(saved(tmp_path / "a.pt", model))
     assert not (tmp_path / "ran").exists()
 
@@ -318,5 +310,5 @@ def test_what_is_no_model_is_named(content, tmp_path):
 def test_the_merge_of_a_pickled_module_still_refuses_and_says_who_reads_it(image_encoder, tmp_path):
     file = saved(tmp_path / "pytorch_model.bin", image_encoder)
     forget()
-    with pytest.raises(UserError, match=r"holds code \(src.modeling.ImageEncoder\), which was not run.*the family open_clip"):
+    with pytest.raises(UserError, match=r"holds code \(ImageEncoder\), which was not run.*the family open_clip"):
         pickled_tensors(file)

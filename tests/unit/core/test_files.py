@@ -5,9 +5,8 @@ import hashlib
 import pytest
 
 from nan_merge.core.command_line import command_line
-from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import canonical, read_json, read_table, write_json, write_table
+from nan_merge.core.files import canonical, read_json, read_table, sha256, write_json, write_table
 from nan_merge.core.versions import versions
 
 

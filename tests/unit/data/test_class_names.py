@@ -9,7 +9,7 @@ import yaml
 from models import ROOT
 
 from experiment.files import check_schema
-from nan_merge.data.class_order import normalise_name
+from nan_merge.data.hub_cards import normalise_name
 
 CONFIG = ROOT / "config"
 FILES = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted((CONFIG / "class_names").glob("*.yaml"))}

@@ -22,11 +22,9 @@ from PIL import Image
 
 from nan_merge.core.errors import UserError
 from nan_merge.data import hub_images
-from nan_merge.data.class_order import check_order
-from nan_merge.data.dataset import Dataset, work_folder, write_dataset
+from nan_merge.data.dataset import Dataset, draw_rows, work_folder, write_dataset
 from nan_merge.data.decoding import Work, decode, square
-from nan_merge.data.draws import draw_rows
-from nan_merge.data.hub_cards import label_names, split_files
+from nan_merge.data.hub_cards import check_order, label_names, split_files
 from nan_merge.data.hub_images import prepare
 
 ORIGIN = {"test": "test", "train": "train", "validation": "train"}

@@ -27,8 +27,8 @@ from models import (
 )
 
 from nan_merge.checkpoints import safetensors_file
-from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
+from nan_merge.core.files import sha256
 from nan_merge.core.parallel import MemoryBudget, parallel_map
 from nan_merge.engine import measure, merge
 from nan_merge.engine.devices import Device

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from models import ROOT, save, tensors_of
 
-from nan_merge.core.digests import sha256
+from nan_merge.core.files import sha256
 
 MERGE = """
 import sys, time

@@ -68,7 +68,7 @@ def test_a_head_of_sentences_is_what_it_always_was(module, bert):
     embedded = normalize(encoder(tokens).detach(), dim=1)
     centred = normalize(embedded - embedded.mean(0), dim=1)
     assert torch.allclose(torch.from_numpy(expected), centred, atol=1e-5)
-    with pytest.raises(UserError, match=r"`prompt:` has 2 templates; this text tower uses one"):
+    with pytest.raises(UserError, match=r"`prompt:` has 2 templates; this text tower uses 1"):
         module.head(classes, ["{}", "a {}"], bert)
 
 

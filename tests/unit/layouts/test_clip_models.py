@@ -38,6 +38,7 @@ from nan_merge.layouts import clip_conversion, clip_names
 from nan_merge.layouts.clip_folders import LEFTOVERS
 from nan_merge.models import zero_shot
 from nan_merge.models.families import clip, open_clip
+from nan_merge.models.prompts import fill_templates
 from nan_merge.models.registry import find_family
 from scripts import convert_checkpoint, prepare_checkpoint
 
@@ -84,7 +85,7 @@ def logits(model, images, tokens):
 def prompts():
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer()(list(zero_shot.fill_templates(CLASSES, TEMPLATES)))
+    return SimpleTokenizer()(fill_templates(CLASSES, TEMPLATES))
 
 
 # ---- two libraries, one model ---------------------------------------------------------------------------------------
@@ -312,7 +313,6 @@ def test_a_base_of_an_old_version_is_read(world, copied):
     found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
     assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
     assert np.array_equal(clip.head(CLASSES, TEMPLATES, folder), clip.head(CLASSES, TEMPLATES, world / "hf/base"))
-    assert clip.logit_scale(folder) == clip.logit_scale(world / "hf/base")
 
 
 def test_shards_are_read(world, copied):
@@ -347,7 +347,6 @@ def test_a_head_is_the_mean_over_templates_of_what_the_library_says(world):
         head = module.head(CLASSES, TEMPLATES, world / folder)
         assert head.dtype == np.float32 and head.shape == (len(CLASSES), WIDTH)
         assert np.abs(head - torch.stack(rows).numpy()).max() < 2e-6
-        assert module.logit_scale(world / folder) == pytest.approx(1 / 0.07)
 
 
 def test_a_long_prompt_is_cut_at_77_tokens(world):

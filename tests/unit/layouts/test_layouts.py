@@ -17,7 +17,6 @@ from layout_models import (
     draw,
     expert,
     factors,
-    torch_tensor,
     values,
     write,
     write_adapter,
@@ -559,14 +558,6 @@ def test_adapters_in_the_wrong_place_are_refused(base, tmp_path):
     refused(r"without weights; expected adapter_model.safetensors or adapter_model.bin", base, {"a": adapter})
     (base / "adapter_config.json").write_text("{}")
     refused(r"holds an adapter \(adapter_config.json\) and a whole model \(model.safetensors\)", base, {"a": base})
-
-
-def test_an_old_pickle_is_held_and_said(base, tmp_path):
-    old = write_pickle(tmp_path / "a", draw(1), _use_new_zipfile_serialization=False)
-    models = unify_layout(base, {"a": old})
-    assert models.notes == ("expert 'a': holds 9 tensors in memory, because their file has the format before PyTorch 1.6",)
-    assert same(models, draw(1))
-    assert torch_tensor(draw(1)[NORM]).tolist() == expert(models, "a", NORM).tolist()
 
 
 def test_threads_change_no_byte_of_views(tmp_path, monkeypatch):

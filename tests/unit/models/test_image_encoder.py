@@ -145,7 +145,7 @@ def test_mistakes_are_named(tiny, tmp_path):
     with pytest.raises(UserError, match="'bert', family image_encoder expects"):
         load(tmp_path / "bert")
     write_checkpoint(tmp_path / "short", tensors(load(tiny)), {**TINY, "projection": 7})
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="do not fit the model"):
         load(tmp_path / "short")
 
 

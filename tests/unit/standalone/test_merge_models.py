@@ -26,9 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from experiment.methods import REFERENCES
 from nan_merge.assets import retry
 from nan_merge.core import disk
-from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
+from nan_merge.core.files import read_json, sha256
 from nan_merge.core.progress import Passes
 from nan_merge.methods.coefficients import COEFFICIENTS, WITHOUT_NORMS
 from nan_merge.standalone.sources import files, find, short_names

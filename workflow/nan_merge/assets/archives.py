@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from nan_merge.core.errors import UserError
 
@@ -104,10 +104,4 @@ def _tar(bundle: tarfile.TarFile) -> Members:
     with bundle:
         for info in bundle:
             if info.isfile():
-                yield info.name, functools.partial(_content, bundle, info)
-
-
-def _content(bundle: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    file = bundle.extractfile(info)
-    assert file is not None, "only regular files come here"
-    return file
+                yield info.name, cast(Callable[[], IO[bytes]], functools.partial(bundle.extractfile, info))

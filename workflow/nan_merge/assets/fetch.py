@@ -6,11 +6,11 @@ and the commit of a repository of the hub. No content is installed or run.
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,27 +21,19 @@ from nan_merge.assets.http import Remote, receive
 from nan_merge.assets.retry import PermanentError
 from nan_merge.assets.store import alone, ensure, missing, place
 from nan_merge.core.atomic import atomic_write
-from nan_merge.core.digests import sha256
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import write_json
+from nan_merge.core.files import sha256, write_json
 
 AssetSpec = Mapping[str, Any]
 KEPT = ("kind", "package", "version", "repo", "type", "licence", "source")  # keys of a spec that asset.json repeats
 
 
 def fetch(asset: str, spec: AssetSpec, lock: Mapping[str, Any], output: Path, store: Path) -> None:
-    """Put the verified files of one asset into a folder, whole or not at all.
+    """Put the verified files of one asset into the folder `output`, whole or not at all.
 
-    Args:
-        asset: The id of the asset.
-        spec: Its entry of config/assets.yaml.
-        lock: The content of config/assets.lock.json, or its part with this asset.
-        output: The folder that is written.
-        store: Keeps downloads of the kinds `hub` and `url` by SHA-256, to resume them and not to fetch them twice.
-
-    Raises:
-        UserError: The asset is not locked, its download fails, or a size or SHA-256 is not that of the lock.
+    `store` keeps downloads of the kinds `hub` and `url` by SHA-256, to resume them and not to fetch them twice.
+    Raises UserError if the asset is not locked, its download fails, or a size or SHA-256 is not that of the lock.
     """
     pinned = locked(asset, spec, lock)
     with alone(store / asset, f"asset '{asset}'"):
@@ -69,7 +61,8 @@ def pin(asset: str, spec: AssetSpec) -> dict[str, Any]:
     """Return the current lock of an asset; archives are downloaded for that, large files of the hub are not."""
     with tempfile.TemporaryDirectory(prefix=f"asset-{asset}-") as scratch:
         if spec["kind"] == "hub":
-            return _explained(asset, spec, lambda: hub.pin(spec, Path(scratch)))
+            with _explained(asset, spec):
+                return hub.pin(spec, Path(scratch))
         archive = download(asset, spec, Path(scratch))
         return {"name": archive.name, "size": archive.stat().st_size, "sha256": sha256(archive)}
 
@@ -96,7 +89,8 @@ def _fetch_files(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output:
     stored = {name: store / file["sha256"] for name, file in files.items()}
     _check_space(asset, store, sum(missing(remote, stored[name]) for name, remote in remotes.items()))
     for name, remote in remotes.items():
-        _explained(asset, spec, functools.partial(ensure, remote, stored[name]))
+        with _explained(asset, spec):
+            ensure(remote, stored[name])
     with atomic_write(output) as part:
         part.mkdir()
         for name, file in stored.items():
@@ -108,7 +102,7 @@ def _fetch_archive(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], outpu
     """Fetch one file and extract its members."""
     with tempfile.TemporaryDirectory(prefix=f"asset-{asset}-") as scratch:
         if spec["kind"] == "url":
-            archive = _explained(asset, spec, functools.partial(_stored, asset, spec, pinned, Path(scratch), store))
+            archive = _stored(asset, spec, pinned, Path(scratch), store)
         else:
             archive = download(asset, spec, Path(scratch))
         verify(asset, archive, pinned)
@@ -130,13 +124,15 @@ def _check_space(asset: str, store: Path, needed: int) -> None:
 
 def download(asset: str, spec: AssetSpec, folder: Path) -> Path:
     """Download the archive of one asset into `folder` and return its path; UserError for a failure."""
-    return _explained(asset, spec, lambda: DOWNLOADS[spec["kind"]](spec, folder))
+    with _explained(asset, spec):
+        return DOWNLOADS[spec["kind"]](spec, folder)
 
 
-def _explained(asset: str, spec: AssetSpec, step: Callable[[], Any]) -> Any:
-    """Run a step of a download; its errors get the name of the asset and the correction."""
+@contextmanager
+def _explained(asset: str, spec: AssetSpec) -> Iterator[None]:
+    """Add the name of the asset and the correction to the errors of a download."""
     try:
-        return step()
+        yield
     except PermanentError as error:
         correction = "correct `url:` in config/assets.yaml"
         if spec["kind"] == "hub":
@@ -194,8 +190,9 @@ def _title(spec: AssetSpec) -> str:
 def _stored(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], folder: Path, store: Path) -> Path:
     """Bring the file of an address into the store and return a link to it in `folder`."""
     remote, file = _address(spec, pinned["size"], pinned["sha256"]), store / pinned["sha256"]
-    _check_space(asset, store, missing(remote, file))
-    ensure(remote, file)
+    with _explained(asset, spec):
+        _check_space(asset, store, missing(remote, file))
+        ensure(remote, file)
     (folder / remote.name).symlink_to(file.absolute())
     return folder / remote.name
 
@@ -218,9 +215,5 @@ def _path(spec: AssetSpec, folder: Path) -> Path:
 
 
 DOWNLOADS: dict[str, Callable[[AssetSpec, Path], Path]] = {
-    "pypi": registries.pypi,
-    "deb": registries.deb,
-    "npm": registries.npm,
-    "url": _url,
-    "path": _path,
-}
+    "pypi": registries.pypi, "deb": registries.deb, "npm": registries.npm, "url": _url, "path": _path,
+}  # fmt: skip

@@ -13,8 +13,8 @@ from nan_merge.assets.archives import Selection
 from nan_merge.assets.http import Remote
 from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries
 from nan_merge.assets.store import ensure
-from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
+from nan_merge.core.files import sha256
 
 
 @dataclass(frozen=True)

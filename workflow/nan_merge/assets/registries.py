@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,12 @@ def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
         raise UserError(f"the package index does not have {spec['archive']}; found {names}")
     reply = session.get(links[spec["archive"]].url_without_fragment, stream=True)
     reply.raise_for_status()
-    return _save(reply.iter_content(1 << 20), reply.headers.get("content-length"), folder / spec["archive"])
+    target, size = folder / spec["archive"], int(reply.headers.get("content-length") or 0)
+    with open(target, "wb") as file, bar(target.name, size, "B") as shown:
+        for block in reply.iter_content(1 << 20):
+            file.write(block)
+            shown.update(len(block))
+    return target
 
 
 def deb(spec: Mapping[str, Any], folder: Path) -> Path:
@@ -53,11 +58,3 @@ def _run(command: list[str], folder: Path) -> None:
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
         raise UserError(f"`{' '.join(command)}` failed: {reason[0]}")
-
-
-def _save(blocks: Iterable[bytes], size: str | None, target: Path) -> Path:
-    with open(target, "wb") as file, bar(target.name, int(size or 0), "B") as shown:
-        for block in blocks:
-            file.write(block)
-            shown.update(len(block))
-    return target

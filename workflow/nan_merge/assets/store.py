@@ -18,10 +18,9 @@ from urllib.parse import urlsplit
 
 from nan_merge.assets.http import Remote, receive, size_of
 from nan_merge.assets.retry import log
-from nan_merge.core.digests import sha256
 from nan_merge.core.disk import human
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json, write_json
+from nan_merge.core.files import read_json, sha256, write_json
 
 
 def ensure(remote: Remote, target: Path) -> None:

@@ -77,14 +77,6 @@ class Checkpoint:
         """Return the shape of one tensor."""
         return self.entries[name].shape
 
-    def is_float(self, name: str) -> bool:
-        """Return whether a tensor holds floating-point numbers."""
-        return self.entries[name].is_float
-
-    def block(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Read the elements `start` to `stop` of one tensor, flattened in C order, as stored: (stop - start,)."""
-        return self.entries[name].block(start, stop)
-
     def read(self, name: str) -> np.ndarray:
         """Read one whole tensor as stored into new memory: (*shape)."""
         entry = self.entries[name]

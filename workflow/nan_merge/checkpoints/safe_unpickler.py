@@ -39,9 +39,6 @@ class Placeholder:
         placeholder.state = {}
         return placeholder
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Ignore all arguments."""
-
     def __call__(self, *_: Any, **__: Any) -> Placeholder:
         """Return a placeholder for the result of a function."""
         return Placeholder()
@@ -65,7 +62,6 @@ class Unpickler(pickle._Unpickler):
     """
 
     def __init__(self, stream: Any, storages: dict[str, Storage]) -> None:
-        """Read one pickle from the current position of a stream."""
         super().__init__(stream)
         self.storages = storages
         self.classes: dict[str, type[Placeholder]] = {}
@@ -99,7 +95,6 @@ class Rebuild:
     __slots__ = ("_make",)
 
     def __init__(self, make: Callable[..., Any]) -> None:
-        """Wrap the function `make`."""
         self._make = make
 
     def __call__(self, *args: Any) -> Any:

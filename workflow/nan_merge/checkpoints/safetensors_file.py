@@ -58,6 +58,23 @@ class Tensor:
         """
         raise NotImplementedError
 
+    def space(self, count: int, buffer: np.ndarray | None) -> np.ndarray:
+        """Return an uninitialised array (count,) of the stored type, in the buffer if given."""
+        size = count * DTYPES[self.dtype].itemsize
+        return (np.empty(size, np.uint8) if buffer is None else buffer[:size]).view(DTYPES[self.dtype])
+
+
+@dataclass
+class RowSlice(Tensor):
+    """Consecutive rows of a tensor, from its element `first` on."""
+
+    whole: Tensor
+    first: int = 0
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        return self.whole.block(self.first + start, self.first + stop, buffer)
+
 
 class SharedFile:
     """A file that several threads read tensors from; opened at the first read."""
@@ -78,14 +95,10 @@ class SharedFile:
                 raise UserError(f"{self.path}: ends inside tensor '{tensor}'; fetch or make it again")
             done += count
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         """Close the file if it was opened."""
         if self._handle >= 0:
             os.close(self._handle)
-            self._handle = -1
-
-    def __del__(self) -> None:  # noqa: D105
-        self.close()
 
 
 @dataclass
@@ -98,11 +111,9 @@ class SafetensorsTensor(Tensor):
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
-        dtype = DTYPES[self.dtype]
-        count = (stop - start) * dtype.itemsize
-        data = np.empty(count, np.uint8) if buffer is None else buffer[:count]
-        self.file.read(data, self.offset + start * dtype.itemsize, self.name)
-        return data.view(dtype)
+        out = self.space(stop - start, buffer)
+        self.file.read(out.view(np.uint8), self.offset + start * out.itemsize, self.name)
+        return out
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:

@@ -106,10 +106,7 @@ def _member_range(info: zipfile.ZipInfo, whole: np.ndarray) -> tuple[int, int]:
 
 
 def _read_legacy(stream: Any, whole: np.ndarray, unpickler: Unpickler) -> Any:
-    """Read consecutive pickles (magic number, version, system, content, storage keys), then the storages in key order.
-
-    A file without the magic number is a plain pickle.
-    """
+    """Read a plain pickle, or pickles (magic number, version, system, content, storage keys), then the storages in key order."""
     storages: dict[str, Storage] = {}
     first = unpickler(stream, storages).load()
     if first != MAGIC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable
@@ -46,17 +47,11 @@ def imports(root: Path, module: str) -> set[str]:
         else:
             continue
         for name in names:
-            if name.split(".")[0] in ("nan_merge", "scripts") and _exists(root, name):
-                imported.add(name)
+            if name.split(".")[0] in ("nan_merge", "scripts"):
+                with contextlib.suppress(FileNotFoundError):  # a name inside a module
+                    module_file(root, name)
+                    imported.add(name)
     return imported - {module}
-
-
-def _exists(root: Path, module: str) -> bool:
-    try:
-        module_file(root, module)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def closure(root: Path, modules: Iterable[str]) -> set[str]:

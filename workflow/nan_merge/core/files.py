@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,11 +13,14 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 
 
-def canonical(value: Any) -> str:
-    """Return a value as canonical JSON: sorted keys, no spaces, no NaN.
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of one file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises ValueError for NaN and infinities, which JSON does not have.
-    """
+
+def canonical(value: Any) -> str:
+    """Return a value as canonical JSON: sorted keys, no spaces; raise ValueError for NaN and infinities, unknown to JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 

@@ -17,7 +17,6 @@ class MemoryBudget:
     """Limit the memory that threads hold together: `hold` blocks until the requested bytes are free."""
 
     def __init__(self, total: int) -> None:
-        """Set the limit of all threads together to `total` bytes."""
         self._free, self._changed = total, threading.Condition()
 
     @contextmanager

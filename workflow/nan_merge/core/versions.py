@@ -6,17 +6,9 @@ import importlib.metadata
 import platform
 
 PACKAGES = (
-    "numpy",
-    "numba",
-    "scipy",
-    "torch",
-    "torchvision",
-    "transformers",
-    "open_clip_torch",
-    "tokenizers",
-    "safetensors",
-    "snakemake",
-)
+    "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
+    "safetensors", "snakemake",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

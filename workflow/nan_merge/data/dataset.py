@@ -1,10 +1,10 @@
-"""Prepared data sets: a folder with `dataset.json` and two memory-mapped arrays per split."""
+"""Prepared data sets, drawn from the splits of a source: a folder with `dataset.json` and two memory-mapped arrays per split."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,22 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 
+SEED = 0  # of the draws: a data set is the same for every seed of the fine-tuning
+SPLIT_ORDER = ("test", "validation", "alignment", "train")  # priority when examples are scarce
+
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> inputs, labels
+
+
+def common_record(task: Mapping[str, Any], classes: Sequence[Any], available: int) -> dict[str, Any]:
+    """Return the entries that the records of all readers have; `available` is the number of examples to train on."""
+    copied = {key: task.get(key, "") for key in ("label", "source", "licence")}
+    return {"task": task.get("id", ""), **copied, "classes": classes, "available": available}
+
+
+def class_names(task: Mapping[str, Any]) -> list[str]:
+    """Return the names of a task's classes, given as {key: name} or as a list of names."""
+    classes = task["classes"]
+    return [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
 
 
 class Dataset:
@@ -62,6 +77,27 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
             np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
         write_json(part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}})
     shutil.rmtree(work_folder(folder), ignore_errors=True)
+
+
+def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return, for each split of the sizes `wanted`, rows of its `origin`, a split of the source with so many `rows`.
+
+    A split that uses its source's split alone and wants at least its size gets all rows in order. Otherwise rows are drawn
+    with seed 0: train from the front of a permutation, the others from its end, so splits are disjoint and train does not
+    change when validation grows. Scarce rows go to test first and to train last. A drawn test is sorted.
+    """
+    taken: dict[str, np.ndarray] = {}
+    for source in dict.fromkeys(origin.values()):
+        sharing = [split for split in SPLIT_ORDER if origin.get(split) == source and split in wanted]
+        if len(sharing) == 1 and wanted[sharing[0]] >= rows[source]:
+            taken[sharing[0]] = np.arange(rows[source])
+            continue
+        left = np.random.default_rng(SEED).permutation(rows[source])
+        for split in sharing:
+            count = min(wanted[split], len(left))
+            part, left = (left[:count], left) if split == "train" else (left[len(left) - count :], left[: len(left) - count])
+            taken[split] = np.sort(part) if split == "test" else part
+    return {split: taken[split] for split in wanted}
 
 
 def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import canonical, read_json, write_json
+from nan_merge.core.files import canonical, read_json, sha256, write_json
 from nan_merge.core.progress import bar
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
@@ -80,7 +80,7 @@ class Work:
     def __init__(self, folder: Path, plan: Mapping[str, Any], sizes: Mapping[str, int], side: int, crop: str) -> None:
         """Resume an interrupted run of the same plan and code, or start again."""
         self.folder, self.side, self.crop = folder, side, crop
-        identity = hashlib.sha256(canonical({**plan, "code": _code()}).encode()).hexdigest()
+        identity = hashlib.sha256(canonical({**plan, "code": sha256(Path(__file__))}).encode()).hexdigest()
         if not (folder / "plan.json").is_file() or read_json(folder / "plan.json") != identity:
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "done").mkdir(parents=True)
@@ -165,11 +165,6 @@ def _begin() -> None:
 @functools.lru_cache(maxsize=4)
 def _opened(path: Path, image: str, label: str, _changed: int) -> Parquet | Tar:
     return open_shard(path, image, label)
-
-
-@functools.cache
-def _code() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def cut_units(shards: Sequence[Parquet | Tar], wanted: Sequence[Mapping[int, tuple[str, int]]]) -> list[Unit]:

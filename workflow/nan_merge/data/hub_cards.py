@@ -1,4 +1,4 @@
-"""Find the files of each split and the label names of a fetched hub data set.
+"""Find the files of each split and the label names of a fetched hub data set; compare these with the classes of a task.
 
 The rules are those of the `datasets` library (load_dataset on a local folder): `configs` in the header of README.md, else
 names of folders and files. The library itself requires all splits of the card, and only the wanted ones are fetched; a
@@ -8,6 +8,8 @@ test compares the results.
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,17 +55,14 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
         raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
     files = [file for file in splits[split] if file.suffix in SUFFIXES]
     if not files:
+        like = f" like {', '.join(patterns[split])} (README.md)" if patterns else ""
         content = f"files {sorted({f.suffix for f in splits[split]})}" if splits[split] else "no file"
         raise UserError(
             f"{folder}: split {split!r} has {content}, expected parquet or tar shards"
-            f"{_globs(patterns, split)}; correct `members:` of the asset in config/assets.yaml"
+            f"{like}; correct `members:` of the asset in config/assets.yaml"
         )
     _complete(folder, files)
     return files
-
-
-def _globs(patterns: Mapping[str, list[str]] | None, split: str) -> str:
-    return f" like {', '.join(patterns[split])} (README.md)" if patterns else ""
 
 
 def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
@@ -100,7 +99,8 @@ def _listed(value: Any) -> list[str]:
 
 def _conventional(base: Path) -> dict[str, list[Path]]:
     """Return split -> files by name: data/<split>-00000-of-00001, else a keyword in the name of a folder or a file."""
-    files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES and not _hidden(f.relative_to(base)))
+    files = sorted(f for f in base.rglob("*") if f.suffix in SUFFIXES)
+    files = [f for f in files if not any(part.startswith((".", "__")) for part in f.relative_to(base).parts)]
     found: dict[str, list[Path]] = {}
     for file in files:
         if file.parent == base / "data" and (shard := re.match(r"(\w+)-\d{5}-of-\d{5}", file.name)):
@@ -114,10 +114,6 @@ def _conventional(base: Path) -> dict[str, list[Path]]:
         if found:
             return found
     return {"train": files} if files else {}
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _named(names: Iterable[str]) -> list[str]:
@@ -155,3 +151,36 @@ def label_names(folder: Path, label: str, config: str | None = None) -> dict[str
     if (file := folder / "classnames.txt").is_file():
         stated["classnames.txt"] = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
     return stated
+
+
+def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -> dict[str, Any]:
+    """Compare a task's classes with label names by the file that states them; return how many were verified and by which files.
+
+    The keys of a mapping must equal the label names. The items of a list are compared without case and punctuation; one
+    equal to the name of another label is a wrong order, one equal to no name stays unverified. `first` is the number of the
+    first class. Raises UserError for another number of classes and for a wrong order.
+    """
+    exact = isinstance(classes, Mapping)
+    keys = [str(key) for key in classes]
+    agreed: set[int] = set()
+    for file, names in stated.items():
+        names = names[first:]
+        if len(names) != len(keys):
+            raise UserError(f"{file} names {len(names)} classes, expected {len(keys)} (`classes:`); is it another data set?")
+        ours, theirs = (keys, names) if exact else ([normalise_name(name) for name in each] for each in (keys, names))
+        for i, (key, name) in enumerate(zip(ours, theirs, strict=True)):
+            if key == name:
+                agreed.add(i)
+            elif exact or name in ours or key in theirs:
+                raise UserError(
+                    f"label {i + first} is {names[i]!r} in {file} but {keys[i]!r} in `classes:`; bring `classes:` into the order"
+                    " of the data set, or every head predicts a wrong class"
+                )
+    if not agreed:
+        print("warning: the order of the classes is unverified: the data set states no names like `classes:`", file=sys.stderr)
+    return {"verified": len(agreed), "of": len(keys), "by": sorted(stated)}
+
+
+def normalise_name(name: str) -> str:
+    """Return a name in lower case without underscores and punctuation, for comparison."""
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", name).casefold())) or name

@@ -19,35 +19,24 @@ import PIL
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.core.parallel import available_processors
-from nan_merge.data.class_order import check_order
-from nan_merge.data.dataset import Splits, work_folder
+from nan_merge.data.dataset import SEED, Splits, class_names, common_record, draw_rows, work_folder
 from nan_merge.data.decoding import Work, cut_units
-from nan_merge.data.draws import SEED, available_rows, draw_rows
-from nan_merge.data.hub_cards import label_names, split_files
+from nan_merge.data.hub_cards import check_order, label_names, split_files
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
 Shards = list[Parquet | Tar]
 
 
 def prepare(
-    task: Mapping[str, Any],
-    sources: Mapping[str, Path],
-    form: Mapping[str, Any],
-    output: Path | None = None,
+    task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any], output: Path | None = None,
     processes: int | None = None,
-) -> tuple[dict[str, Any], Splits]:
+) -> tuple[dict[str, Any], Splits]:  # fmt: skip
     """Return the record of one task and its splits: pixels (N, side, side, 3) uint8 and class indices (N,) int64.
 
-    Args:
-        task: An entry of config/tasks.yaml.
-        sources: The folder of the task's one asset.
-        form: The suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`).
-        output: With it the pixels are memory maps in a work folder beside it, where an interrupted run resumes;
-            `write_dataset` moves them to their place. Without it they are arrays in memory.
-        processes: Number of decoding processes (default: all processors); it does not change the bytes.
-
-    Raises:
-        UserError: With the task's name, for a source that does not match the task.
+    `form` is the suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`).
+    With `output` the pixels are memory maps in a work folder beside it, where an interrupted run resumes; `write_dataset`
+    moves them to their place. Without it they are arrays in memory. The number of decoding `processes` (default: all
+    processors) does not change the bytes. Raises UserError for a source that does not match the task.
     """
     try:
         return _prepare(task, Path(sources[task["assets"][0]]), form, output, processes or available_processors())
@@ -68,40 +57,37 @@ def _prepare(
     shards = {name: _shards(folder, name, arguments) for name in dict.fromkeys(origin.values())}
     order = check_order(classes, _stated(folder, shards.values(), arguments), first)
     labels = {name: np.concatenate([_indices(shard, total, first) for shard in some]) for name, some in shards.items()}
-    if not order["by"]:
-        _every_class(labels.values(), total)
+    if not order["by"] and (seen := len(np.unique(np.concatenate(list(labels.values()))))) != total:
+        raise UserError(f"the source has labels of {seen} classes, expected {total} (`classes:`); is it another data set?")
     counts = {name: len(rows) for name, rows in labels.items()}
     taken = draw_rows(origin, task["splits"], counts)
     if empty := [split for split, rows in taken.items() if not len(rows)]:
         raise UserError(f"no image is left for {empty[0]}, the source has {counts} rows; correct `splits:` in config/tasks.yaml")
+    others = sum(len(rows) for split, rows in taken.items() if split != "train" and origin[split] == origin.get("train"))
+    available = counts[origin["train"]] - others if "train" in origin else 0
     record = {
-        "task": task.get("id", ""), "label": task["label"], "source": task.get("source", ""), "licence": task.get("licence", ""),
-        "classes": [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)], "order": order,
-        "splits": {split: len(rows) for split, rows in taken.items()}, "available": available_rows(origin, taken, counts),
+        **common_record(task, class_names(task), available),
+        "order": order, "splits": {split: len(rows) for split, rows in taken.items()},
         "side": form["side"], "crop": form.get("crop", "floor"), "seed": SEED, "pillow": PIL.__version__,
         "origin": origin, "counts": counts, "digest": _digest(folder, shards),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         work = work_folder(output) if output else Path(scratch) / "work"
-        pixels = _decoded(shards, origin, taken, record, work, processes)
+        pixels = _decoded(shards, taken, record, work, processes)
         return record, {
             split: (pixels[split] if output else np.array(pixels[split]), labels[origin[split]][rows])
             for split, rows in taken.items()
         }
 
 
-def _every_class(labels: Iterable[np.ndarray], total: int) -> None:
-    """Compare the number of classes of a source that states no label names."""
-    seen = np.unique(np.concatenate(list(labels)))
-    if len(seen) != total:
-        raise UserError(f"the source has labels of {len(seen)} classes, expected {total} (`classes:`); is it another data set?")
-
-
 def _shards(folder: Path, name: str, arguments: Mapping[str, Any]) -> Shards:
-    """Open the shards of one split of the source; raise UserError if their rows differ from `counts`."""
+    """Open the shards of one split; raise UserError for another number of rows than `counts` or other sizes than fetched."""
     files = split_files(folder, name, arguments.get("config"))
+    record = read_json(folder / "asset.json") if (folder / "asset.json").is_file() else {}
     for file in files:
-        _check_size(folder, file)
+        fetched = record.get("files", {}).get(str(file.relative_to(folder)), {}).get("size")
+        if fetched not in (None, size := file.stat().st_size):
+            raise UserError(f"{file}: expected {fetched} bytes (asset.json), found {size}; {AGAIN}")
     shards = [open_shard(file, arguments.get("image", "image"), arguments.get("label", "label")) for file in files]
     expected, rows = arguments.get("counts", {}).get(name), sum(shard.rows for shard in shards)
     if expected not in (None, rows):
@@ -113,14 +99,6 @@ def _shards(folder: Path, name: str, arguments: Mapping[str, Any]) -> Shards:
     if not rows:
         raise UserError(f"split {name!r} of {folder}: no row in {len(files)} shards; fetch the asset again, or another revision")
     return shards
-
-
-def _check_size(folder: Path, file: Path) -> None:
-    """Raise UserError if the size of a shard differs from the size recorded when it was fetched."""
-    record = read_json(folder / "asset.json") if (folder / "asset.json").is_file() else {}
-    expected = record.get("files", {}).get(str(file.relative_to(folder)), {}).get("size")
-    if expected not in (None, size := file.stat().st_size):
-        raise UserError(f"{file}: expected {expected} bytes (asset.json), found {size}; {AGAIN}")
 
 
 def _indices(shard: Parquet | Tar, classes: int, first: int) -> np.ndarray:
@@ -144,19 +122,14 @@ def _stated(folder: Path, splits: Iterable[Shards], arguments: Mapping[str, Any]
 
 
 def _decoded(
-    sources: Mapping[str, Shards],
-    origin: Mapping[str, str],
-    taken: Mapping[str, np.ndarray],
-    record: Mapping[str, Any],
-    folder: Path,
-    processes: int,
+    sources: Mapping[str, Shards], taken: Mapping[str, np.ndarray], record: Mapping[str, Any], folder: Path, processes: int
 ) -> dict[str, np.ndarray]:
     """Decode the drawn rows into the work folder and return the memory-mapped arrays."""
     shards, wanted = [], []
     for name, some in sources.items():
         ends = np.cumsum([0, *(shard.rows for shard in some)])
         places: list[dict[int, tuple[str, int]]] = [{} for _ in some]
-        for split in (split for split in taken if origin[split] == name):
+        for split in (split for split in taken if record["origin"][split] == name):
             owners = np.searchsorted(ends, taken[split], side="right") - 1
             for position, (row, owner) in enumerate(zip(taken[split].tolist(), owners.tolist(), strict=True)):
                 places[owner][row - int(ends[owner])] = (split, position)

@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from nan_merge.core.errors import UserError
-from nan_merge.data.dataset import Splits
-from nan_merge.data.draws import SPLIT_ORDER
-from nan_merge.data.rendered import climate, scripts, shuffled, signs, textures
+from nan_merge.data.dataset import SPLIT_ORDER, Splits, class_names, common_record
+from nan_merge.data.rendered import climate, scripts, shuffled, signs, stacked, textures
 
 LARGEST = 2_500_000  # pixels; larger pictures are skipped
 
@@ -37,8 +36,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     if reader not in READERS:
         known = ", ".join(f"images.{name}" for name in [*READERS, "captions"])
         raise UserError(f"config/tasks.yaml: unknown reader {task['reader']!r}; known: {known}")
-    classes = task["classes"]
-    names = [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
+    classes, names = task["classes"], class_names(task)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"task {label}: `classes:` names {twice[0]!r} twice; equal names would be equal heads")
     folders = [Path(sources[asset]) for asset in task["assets"]]
@@ -47,19 +45,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     if empty := [split for split, (x, _) in splits.items() if not len(x)]:
         raise UserError(f"task {label}: no image is left for {empty[0]}; correct `splits:` in config/tasks.yaml")
     held = sum(len(splits[split][1]) for split in splits if split != "train" and split not in parts)
-    return _record(task, names, splits, len(parts["train"][1]) - held), splits
-
-
-def _record(task: Mapping[str, Any], names: list[str], splits: Splits, available: int) -> dict[str, Any]:
-    return {
-        "task": task.get("id", ""),
-        "label": task["label"],
-        "classes": names,
-        "splits": {split: len(y) for split, (_, y) in splits.items()},
-        "available": available,
-        "source": task.get("source", ""),
-        "licence": task.get("licence", ""),
-    }
+    return common_record(task, names, len(parts["train"][1]) - held), splits
 
 
 def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Splits]:
@@ -85,7 +71,7 @@ def captions(task: Mapping[str, Any], folder: Path, side: int) -> tuple[dict, Sp
     if not images:
         raise UserError(f"task {task['label']}: no picture is left in {folder}; correct `arguments: without:`")
     splits: Splits = {"train": (np.stack(images), np.arange(len(images)))}
-    return _record(task, names, splits, len(images)), splits
+    return common_record(task, names, len(images)), splits
 
 
 def drop_duplicates(parts: Splits) -> Splits:
@@ -165,7 +151,7 @@ def clipart(sources: list[Path], classes: Mapping[str, str], side: int, most: in
     ]
     if missing := set(range(len(classes))) - {k for _, k in pictures}:
         raise UserError(f"task clipart: {sources[0] / list(classes)[min(missing)]} has no picture; correct `classes:`")
-    return {"train": (np.stack([picture for picture, _ in pictures]), np.array([k for _, k in pictures], np.int64))}
+    return {"train": stacked(pictures)}
 
 
 def _picture(file: Path, side: int) -> np.ndarray | None:
@@ -185,11 +171,5 @@ def _picture(file: Path, side: int) -> np.ndarray | None:
 
 
 READERS: dict[str, Callable[..., Splits]] = {
-    "rows": rows,
-    "idx": idx,
-    "clipart": clipart,
-    "scripts": scripts,
-    "climate": climate,
-    "signs": signs,
-    "textures": textures,
+    reader.__name__: reader for reader in (rows, idx, clipart, scripts, climate, signs, textures)
 }

@@ -35,12 +35,17 @@ def shuffled(items: list[Any], *keys: Any) -> list[Any]:
     return [items[i] for i in generator(*keys).permutation(len(items))]
 
 
+def stacked(rows: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return images with their labels as two arrays."""
+    return np.stack([image for image, _ in rows]), np.array([k for _, k in rows], np.int64)
+
+
 def collect(draw: Callable[[str, int, int], np.ndarray | None], counts: Mapping[str, int], classes: int) -> Splits:
     """Call `draw(split, label, i)` for `counts[split]` images of each of `classes` labels; None is skipped."""
     parts = {}
     for split, count in counts.items():
         rows = [(image, k) for k in range(classes) for i in range(count) if (image := draw(split, k, i)) is not None]
-        parts[split] = (np.stack([image for image, _ in rows]), np.array([k for _, k in rows], np.int64))
+        parts[split] = stacked(rows)
     return parts
 
 
@@ -127,12 +132,11 @@ def climate(
                 found.setdefault((blocks[column // (12 * tile) % 8], zone), []).append((row, column))
     parts = {}
     for split in ("train", "validation", "test"):
-        rows = [
+        parts[split] = stacked([
             (world[row : row + tile, column : column + tile], k)
             for k, zone in enumerate(wanted)
             for row, column in shuffled(found.get((split, zone), []), "climate", split, zone)[:most]
-        ]
-        parts[split] = (np.stack([image for image, _ in rows]), np.array([k for _, k in rows], np.int64))
+        ])  # fmt: skip
     return parts
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.errors import UserError
-from nan_merge.data.dataset import Splits
-from nan_merge.data.draws import SEED
+from nan_merge.data.dataset import SEED, Splits, common_record
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
 SHORTEST = 3  # characters; shorter texts are dropped
@@ -83,11 +82,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
         texts, labels = _of_classes(raw[split], keys)
         rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
     splits, available = _cut_splits(rows, task["splits"], task.get("label", name))
-    record = {
-        "task": task.get("id", ""), "label": task["label"], "classes": keys,
-        "available": available, "source": task.get("source", ""), "licence": task.get("licence", ""),
-    }  # fmt: skip
-    return record, splits
+    return common_record(task, keys, available), splits
 
 
 def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
@@ -181,4 +176,4 @@ def _cut_splits(rows: Splits, sizes: Mapping[str, int], label: str) -> tuple[Spl
     return parts, available  # type: ignore[return-value]
 
 
-READERS: dict[str, Callable[..., dict[str, Texts]]] = {"tab": tab, "comma": comma, "rated": rated}
+READERS: dict[str, Callable[..., dict[str, Texts]]] = {reader.__name__: reader for reader in (tab, comma, rated)}

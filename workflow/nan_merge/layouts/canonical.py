@@ -93,19 +93,10 @@ def write(
     model: SourceModel, output: Path, base: SourceModel | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE, *,
     file: str = SINGLE, config: str = "config.json", add: Callable[[Path], object] = lambda folder: None,
 ) -> None:  # fmt: skip
-    """Write a model atomically as one safetensors file and a config.
+    """Write a model atomically as the safetensors `file` and `config`; `add` is called with the folder, to add further files.
 
-    Args:
-        model: The model to write.
-        output: The folder to create.
-        base: The base of an expert, for the check of its distance; None for a base.
-        max_relative_distance: Largest |tau| / |W_0|; a larger distance means an expert of another base.
-        file: Name of the weight file.
-        config: Name of the config file.
-        add: Called with the folder to add further files.
-
-    Raises:
-        UserError: For NaN and infinities, and for an expert of another base.
+    An expert has a `base`, from which its |tau| / |W_0| may be at most `max_relative_distance`.
+    Raises UserError for a larger distance, which means another base, and for NaN and infinities.
     """
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in model.entries.items()}
     distance = BaseDistance()

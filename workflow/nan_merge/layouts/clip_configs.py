@@ -20,10 +20,7 @@ TEXT = {
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB values in 0..1 of CLIP's training images
 STD = (0.26862954, 0.26130258, 0.27577711)
 WIDTH = 512  # dimension of the joint embedding space
-CANONICAL = {
-    "architectures": ["CLIPVisionModelWithProjection"],
-    "model_type": "clip_vision_model",
-}  # config.json of a vision tower
+CANONICAL = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}  # of a vision tower
 MODEL_CFG = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 VISION_CFG = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
 TEXT_CFG = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}

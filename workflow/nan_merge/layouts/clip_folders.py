@@ -8,7 +8,6 @@ from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint, read_file
 from nan_merge.checkpoints.pickles import pickled_model
-from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.layouts.canonical import SourceModel
@@ -25,10 +24,7 @@ TOWERS = ("visual", "transformer", *LEFTOVERS)
 
 
 def of_transformers(folder: Path) -> SourceModel:
-    """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a canonical checkpoint.
-
-    Raises UserError for a model of another type.
-    """
+    """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a canonical checkpoint; else raise UserError."""
     config = read_json(folder / "config.json")
     if config.get("model_type") not in ("clip", "clip_vision_model"):
         raise UserError(
@@ -62,12 +58,9 @@ def of_open_clip(folder: Path) -> SourceModel:
     if wrong:
         raise UserError(f"{file}: {wrong[0]}; expected QuickGELU, which OpenAI's CLIP was trained with; use another expert")
     named = {name.removeprefix(prefixes[0]): tensor for name, tensor in tensors.items() if name.startswith(prefixes[0])}
-    entries = {name: tensor for name, tensor in named.items() if name.partition(".")[0] in TOWERS and _is_weight(name, tensor)}
+    weights = {name: tensor for name, tensor in named.items() if tensor.is_float and not is_buffer(name, tensor)}
+    entries = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in TOWERS}
     return SourceModel(folder, entries, _config(folder))
-
-
-def _is_weight(name: str, tensor: Tensor) -> bool:
-    return tensor.is_float and not is_buffer(name, tensor)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
+from nan_merge.checkpoints.safetensors_file import DTYPES, RowSlice, Tensor
 from nan_merge.core.errors import UserError
 
 OUTSIDE = {  # open_clip -> transformers; a name that ends with a dot is a prefix
@@ -31,12 +31,9 @@ OUTSIDE = {  # open_clip -> transformers; a name that ends with a dot is a prefi
 }
 BLOCKS = {"visual.transformer.resblocks.": "vision_model.encoder.layers.", "transformer.resblocks.": "text_model.encoder.layers."}
 INSIDE = {
-    "ln_1.": "layer_norm1.",
-    "ln_2.": "layer_norm2.",
-    "attn.out_proj.": "self_attn.out_proj.",
-    "mlp.c_fc.": "mlp.fc1.",
+    "ln_1.": "layer_norm1.", "ln_2.": "layer_norm2.", "attn.out_proj.": "self_attn.out_proj.", "mlp.c_fc.": "mlp.fc1.",
     "mlp.c_proj.": "mlp.fc2.",
-}
+}  # fmt: skip
 TRANSPOSED = ("visual.proj", "text_projection")
 FUSED = re.compile(r"(.+\.)attn\.in_proj_(weight|bias)")
 APART = ("q", "k", "v")
@@ -52,18 +49,6 @@ class Transposed(Tensor):
         """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
         whole = self.matrix.block(0, self.matrix.size).reshape(self.matrix.shape)
         return np.ascontiguousarray(whole.T).reshape(-1)[start:stop]
-
-
-@dataclass
-class RowSlice(Tensor):
-    """Consecutive rows of a tensor, from its element `first` on."""
-
-    whole: Tensor
-    first: int
-
-    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
-        return self.whole.block(self.first + start, self.first + stop, buffer)
 
 
 @dataclass

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
-from nan_merge.checkpoints.pickles import PickledTensor
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
@@ -47,29 +46,19 @@ class Models:
 
 
 def unify_layout(
-    base: Path | str,
-    experts: Mapping[str, Path],
-    exclude: Sequence[str] = (),
-    *,
-    vocabulary: str = "truncate",
-    missing: str = "error",
-) -> Models:
-    """Open a base and its experts in the layout of the base.
+    base: Path | str, experts: Mapping[str, Path], exclude: Sequence[str] = (), *,
+    vocabulary: str = "truncate", missing: str = "error",
+) -> Models:  # fmt: skip
+    """Open a base and its experts by name, whole models or LoRA adapters, in the layout of the base.
 
-    Args:
-        base: Folder of the base.
-        experts: Folders of the experts by name: whole models or LoRA adapters.
-        exclude: Regular expressions of tensor names; these tensors keep the values of the base.
-        vocabulary: Policy for vocabularies of different sizes: `truncate` or `pad_mean`.
-        missing: Policy for tensors that an expert lacks: `error`, or `base` for the values of the base.
-
-    Raises:
-        UserError: For a model that does not fit the layout of the base.
+    Tensors that match one of the regular expressions `exclude` keep the values of the base. `vocabulary` is the policy for
+    vocabularies of different sizes: `truncate` or `pad_mean`. `missing` is the policy for tensors that an expert lacks:
+    `error`, or `base` for the values of the base. Raises UserError for a model that does not fit the layout of the base.
     """
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
-    origin = _base(Path(base), notes)
+    origin = _base(Path(base))
     models = {name: _expert(name, Path(experts[name]), origin, notes) for name in sorted(experts)}
     origin, models = tie(origin, models, notes)
     names = _mergeable(origin, exclude)
@@ -89,11 +78,11 @@ def check_distinct(models: Models) -> None:
             )
 
 
-def _base(folder: Path, notes: list[str]) -> Checkpoint:
+def _base(folder: Path) -> Checkpoint:
     """Open the base; raise UserError for an adapter or a quantised model."""
     if is_adapter(folder):
         raise UserError(f"{folder}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
-    return _refuse_quantised(Checkpoint(folder), "base", notes)
+    return _refuse_quantised(Checkpoint(folder), "base")
 
 
 def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Checkpoint:
@@ -102,7 +91,7 @@ def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Chec
         model, done = fold_adapter(folder, base)
         notes.append(f"expert '{name}': {done}")
         return model
-    model = _refuse_quantised(Checkpoint(folder), f"expert '{name}'", notes)
+    model = _refuse_quantised(Checkpoint(folder), f"expert '{name}'")
     _same_architecture(name, model, base)
     done, new = match_prefix(model.names, base.names)
     if done:
@@ -110,12 +99,8 @@ def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Chec
     return view(model, {new.get(old, old): tensor for old, tensor in model.entries.items()})
 
 
-def _refuse_quantised(model: Checkpoint, who: str, notes: list[str]) -> Checkpoint:
-    """Return the model; raise UserError if it is quantised. Tensors that cannot be memory-mapped get a note."""
-    in_memory = sum(isinstance(tensor, PickledTensor) and tensor.in_memory for tensor in model.entries.values())
-    if in_memory:
-        count = count_phrase(in_memory, "tensor")
-        notes.append(f"{who}: holds {count} in memory, because their file has the format before PyTorch 1.6")
+def _refuse_quantised(model: Checkpoint, who: str) -> Checkpoint:
+    """Return the model; raise UserError if it is quantised."""
     tensor = quantised(model.entries)
     if config(model).get("quantization_config") or tensor:
         reason = f"tensor '{tensor}'" if tensor else "`quantization_config` of its config.json"
@@ -178,7 +163,7 @@ def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[
                 others.append(
                     f"expert '{expert}': tensor '{name}' is {list(model.shape(name))}, expected {list(base.shape(name))}"
                 )
-            elif not model.is_float(name):
+            elif not model.entries[name].is_float:
                 others.append(f"expert '{expert}': tensor '{name}' is {model.entries[name].dtype}, expected floats")
     if lacking or others:
         count = f"{len(lacking) + len(others)} tensors do not match the base {base.folder}"

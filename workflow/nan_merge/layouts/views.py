@@ -41,17 +41,6 @@ def equal(left: Tensor, right: Tensor) -> bool:
 
 
 @dataclass
-class FirstRows(Tensor):
-    """The first rows of a tensor, as many as its shape has."""
-
-    whole: Tensor
-
-    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
-        return self.whole.block(start, stop, buffer)
-
-
-@dataclass
 class MeanRows(Tensor):
     """A tensor (rows, ...) extended to a larger shape by repeating its mean row."""
 
@@ -72,7 +61,7 @@ class MeanRows(Tensor):
         end = self.first.size
         if stop <= end:
             return self.first.block(start, stop, buffer)
-        out = _space(stop - start, self.dtype, buffer)
+        out = self.space(stop - start, buffer)
         head = max(0, end - start)
         if head:
             out[:head] = self.first.block(start, end)
@@ -96,7 +85,7 @@ class LowRank(Tensor):
 
     def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         """Compute the elements `start` to `stop`, flattened in C order, in the type of this tensor: (stop - start,)."""
-        right, out = self._right(), _space(stop - start, self.dtype, buffer)
+        right, out = self._right(), self.space(stop - start, buffer)
         for first, last in spans(stop - start, SUM_TILE, start):
             out[first - start : last - start] = self._updated(first, last, right)
         return out
@@ -128,9 +117,3 @@ class LowRank(Tensor):
         whole, rank = self.b if self.transposed else self.a, self.b.shape[1]
         values = whole.block(0, whole.size).astype(np.float64)
         return np.ascontiguousarray(values.reshape(-1, rank).T) if self.transposed else values.reshape(rank, -1)
-
-
-def _space(count: int, dtype: str, buffer: np.ndarray | None) -> np.ndarray:
-    """Return an uninitialised array (count,) of a stored type, in the buffer if given."""
-    size = count * DTYPES[dtype].itemsize
-    return (np.empty(size, np.uint8) if buffer is None else buffer[:size]).view(DTYPES[dtype])

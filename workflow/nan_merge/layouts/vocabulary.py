@@ -7,9 +7,10 @@ from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.pickles import storage_key
+from nan_merge.checkpoints.safetensors_file import RowSlice
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.names import EMBEDDING, HEAD, config, count_phrase, setting, vocabulary
-from nan_merge.layouts.views import FirstRows, MeanRows, equal, view
+from nan_merge.layouts.views import MeanRows, equal, view
 
 POLICIES = ("truncate", "pad_mean")
 TIED, VOCABULARY = "tie_word_embeddings", "vocab_size"  # keys of config.json
@@ -113,7 +114,7 @@ def _truncated(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence
                 " extend all models to the largest number of rows with mean rows, or exclude the tensor with `merge: exclude:`"
             )
         if rows > expected:
-            entries[name] = FirstRows(entries[name].dtype, base.shape(name), entries[name])
+            entries[name] = RowSlice(entries[name].dtype, base.shape(name), entries[name])
             notes.append(
                 f"expert '{expert}': dropped {count_phrase(rows - expected, 'row')} of '{name}' behind the base's {expected}"
             )
@@ -134,9 +135,5 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
 def _with_rows(record: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return the vocabulary size keys of a config.json, changed to `rows`."""
     nested = record.get("text_config")
-    changes: dict[str, Any] = {}
-    if isinstance(nested, dict):
-        changes["text_config"] = {**nested, VOCABULARY: rows}
-    if VOCABULARY in record or not changes:
-        changes[VOCABULARY] = rows
-    return changes
+    changes = {"text_config": {**nested, VOCABULARY: rows}} if isinstance(nested, dict) else {}
+    return changes if changes and VOCABULARY not in record else {**changes, VOCABULARY: rows}

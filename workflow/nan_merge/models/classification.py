@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from xxhash import xxh3_128
 
 from nan_merge.core.cuda import check_cuda
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
 
 Encoder = Callable[[np.ndarray], torch.Tensor]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,6 +124,31 @@ def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
     """Return the class with the largest logit, logits = z @ head.T, for each row: (N,) int64."""
     logits = torch.from_numpy(embeddings) @ torch.from_numpy(head).T
     return logits.argmax(dim=1).numpy()
+
+
+def read_config(folder: Path, family: str, expected: Mapping[str, str], defaults: bool = False) -> dict[str, Any]:
+    """Return config.json of a canonical checkpoint and set torch to one thread: the same bytes for any number of cores.
+
+    Raises UserError for a key with another value than `expected`; with `defaults` a key may be missing.
+    """
+    torch.set_num_threads(1)
+    config = read_json(folder / "config.json")
+    for key, value in expected.items():
+        if config.get(key, value if defaults else None) != value:
+            raise UserError(
+                f"{folder}/config.json: {key} is {config.get(key)!r}, family {family} expects {value!r}; choose another"
+                " `family:` or base in the suite"
+            )
+    return config
+
+
+def load_tensors(model: torch.nn.Module, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors by name into a model and set it to evaluation mode; raise UserError if they do not fit the model."""
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: the tensors do not fit the model that its config describes: {error}") from None
+    model.eval()
 
 
 def digest_files(files: Iterable[Path]) -> str:

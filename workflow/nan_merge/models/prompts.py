@@ -9,7 +9,7 @@ import numpy as np
 
 from nan_merge.core.errors import UserError
 from nan_merge.data.texts import tokenise
-from nan_merge.models.classification import Encoder, build_head, embed
+from nan_merge.models.classification import Encoder, embed
 
 LENGTH = 64  # tokens; longer than any prompt
 BATCH = 64  # prompts
@@ -27,13 +27,15 @@ def by_length(tokens: np.ndarray, size: int) -> list[np.ndarray]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def fill_template(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return one prompt per class (Radford et al. 2021); raise UserError unless there is exactly one template."""
-    if len(templates) != 1:
-        raise UserError(f"`prompt:` has {len(templates)} templates; this text tower uses one; correct config/tasks.yaml")
-    return [templates[0].format(name) for name in classes]
+def fill_templates(classes: Sequence[str], templates: Sequence[str], most: int | None = None) -> list[str]:
+    """Return every class in every template, class by class (Radford et al. 2021); with `most` at most as many templates.
 
-
-def centred_head(classes: Sequence[str], templates: Sequence[str], tower: Encoder, folder: Path) -> np.ndarray:
-    """Return the head (C, d) of a task from a sentence encoder: one prompt per class, centred, unit rows."""
-    return build_head(embed_prompts(fill_template(classes, templates), tower, folder))
+    Raises UserError for too many templates, for none, and for a template without `{}`.
+    """
+    if wrong := [template for template in templates if "{}" not in template]:
+        raise UserError(f"the template {wrong[0]!r} has no {{}} for the class; correct `prompt:` of the task")
+    if not classes or not templates:
+        raise UserError(f"{len(classes)} classes and {len(templates)} templates; expected at least one of both; correct the task")
+    if most and len(templates) > most:
+        raise UserError(f"`prompt:` has {len(templates)} templates; this text tower uses {most}; correct config/tasks.yaml")
+    return [template.replace("{}", name) for name in classes for template in templates]

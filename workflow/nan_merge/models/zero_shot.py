@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from nan_merge.checkpoints.safetensors_file import Tensor as StoredTensor
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.clip_configs import MEAN, STD
+from nan_merge.models.classification import load_tensors
 from nan_merge.models.onednn import accelerate
-
-BATCH = 64  # prompts
+from nan_merge.models.prompts import BATCH
 
 
 def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
-    """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`.
-
-    Raises UserError for images of another size.
-    """
+    """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`."""
     if inputs.shape[1:] != (side, side, 3):
         raise UserError(
             f"the images are {list(inputs.shape[1:])}, the model expects {[side, side, 3]}; correct `input: side:` of the suite"
@@ -39,20 +36,10 @@ def normalise(embeddings: Tensor) -> Tensor:
 
 
 def load_weights(model: nn.Module, folder: Path, entries: Mapping[str, StoredTensor]) -> None:
-    """Load tensors as float32 into a model on the meta device and set it to evaluation mode.
-
-    `entries` are the tensors of `folder` by the names of the model. Raises UserError if they do not fit the model.
-    """
-    try:
-        model.load_state_dict({name: _read(tensor) for name, tensor in entries.items()}, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: the tensors do not fit the model that its config describes: {error}") from None
+    """Load the tensors of `folder`, by the names of the model, as float32 into a model on the meta device."""
+    arrays = {name: each.block(0, each.size).reshape(each.shape).astype(np.float32, copy=False) for name, each in entries.items()}
+    load_tensors(model, folder, {name: torch.from_numpy(array) for name, array in arrays.items()})
     accelerate(model)
-    model.eval()
-
-
-def _read(tensor: StoredTensor) -> Tensor:
-    return torch.from_numpy(tensor.block(0, tensor.size).reshape(tensor.shape).astype(np.float32, copy=False))
 
 
 class QuickGELU(nn.Module):
@@ -66,28 +53,13 @@ class QuickGELU(nn.Module):
 
 
 def replace_activation(folder: Path, parts: Iterable[nn.Module], name: str) -> None:
-    """Replace the activation `name` of each module by the faster QuickGELU above.
-
-    Raises UserError for another activation than QuickGELU, with which OpenAI's CLIP was trained.
-    """
+    """Replace the activation `name` of each module by the faster QuickGELU above; raise UserError if it is another one."""
     x = torch.linspace(-6, 6, 49)
     for part in parts:
         activation: Any = getattr(part, name)
         if not torch.allclose(activation(x), QuickGELU()(x), atol=1e-6):
             raise UserError(f"{folder}: the activation of the library is {activation}; expected QuickGELU, x sigmoid(1.702 x)")
         setattr(part, name, QuickGELU())
-
-
-def fill_templates(classes: Sequence[str], templates: Sequence[str]) -> Iterator[str]:
-    """Yield every class in every template, class by class; raise UserError for a template without `{}`."""
-    for template in templates:
-        if "{}" not in template:
-            raise UserError(f"the template {template!r} has no {{}} for the class; correct `prompt:` of the task")
-    if not classes or not templates:
-        raise UserError(f"{len(classes)} classes and {len(templates)} templates; expected at least one of both; correct the task")
-    for name in classes:
-        for template in templates:
-            yield template.replace("{}", name)
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ The canonical checkpoint has the names of `CLIPVisionModelWithProjection`: `visi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from torch import Tensor, nn
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
 from nan_merge.layouts import canonical, clip_configs, clip_folders
+from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE
 from nan_merge.models import zero_shot
-from nan_merge.models.classification import batches
+from nan_merge.models.classification import batches, read_config
+from nan_merge.models.prompts import fill_templates
 
-__all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 PROJECTION = "visual_projection.weight"
 
@@ -30,7 +30,6 @@ class Encoder(nn.Module):
     """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d); parameters have canonical names."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build the network of config.json on the meta device."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         super().__init__()
@@ -55,19 +54,9 @@ def _count_positions(model: nn.Module) -> None:
             module.position_ids = torch.arange(ids.shape[-1]).expand(1, -1)
 
 
-def load(folder: Path | str) -> nn.Module:
-    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
-
-    Raises UserError if config.json describes no vision tower of CLIP with QuickGELU or the tensors do not fit it.
-    """
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != clip_configs.CANONICAL["model_type"]:
-        raise UserError(
-            f"{folder}/config.json: model_type is {config.get('model_type')!r}, family clip expects"
-            f" {clip_configs.CANONICAL['model_type']!r}; choose another `family:` or base in the suite"
-        )
+def load(folder: Path) -> nn.Module:
+    """Load a checkpoint folder; raise UserError for another model than a vision tower of CLIP with QuickGELU."""
+    config = read_config(folder, "clip", {"model_type": "clip_vision_model"})
     network = _network(folder, config)
     encoder = Encoder({**network, "projection_dim": config.get("projection_dim", clip_configs.WIDTH)})
     zero_shot.load_weights(encoder, folder, Checkpoint(folder).entries)
@@ -82,30 +71,25 @@ def _network(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return network
 
 
-def prepare(
-    source: Path | str,
-    output: Path | str,
-    base: Path | str | None = None,
-    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
-) -> None:
+def prepare(source: Path, output: Path, base: Path | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE) -> None:
     """Write the canonical checkpoint of a CLIPModel, or with `base` of a CLIPVisionModel fine-tuned from it.
 
     An expert without a projection gets the base's, which was frozen. Raises UserError for another activation or backbone,
     an expert of another base (distance above `max_relative_distance`), NaN and infinities, and missing files.
     """
-    model = _read(Path(source))
+    model = _read(source)
     if base is None:
         if PROJECTION not in model.entries:
             raise UserError(f"{source}: no tensor '{PROJECTION}'; expected a whole CLIPModel as the base; see config/assets.yaml")
-        return canonical.write(model, Path(output))
-    origin = _read(Path(base))
+        return canonical.write(model, output)
+    origin = _read(base)
     for key in clip_configs.VISION:
         if model.config[key] != origin.config[key]:
             raise UserError(
                 f"{source}/config.json: {key} is {model.config[key]!r}, that of the base {base} is {origin.config[key]!r};"
                 " expected an expert with the backbone of the base. Correct `base:` or `experts:` of the suite"
             )
-    canonical.write(canonical.match_base(model, origin, {PROJECTION}), Path(output), origin, max_relative_distance)
+    canonical.write(canonical.match_base(model, origin, {PROJECTION}), output, origin, max_relative_distance)
 
 
 def _read(folder: Path) -> canonical.SourceModel:
@@ -118,11 +102,10 @@ def _read(folder: Path) -> canonical.SourceModel:
     )
 
 
-def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path) -> np.ndarray:
     """Return the zero-shot head (C, d) of a CLIPModel folder with its tokenizer: unit rows, float32."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    tower = Path(tower)
     source = clip_folders.of_transformers(tower)
     if "text_config" not in source.config:
         raise UserError(f"{tower}: no text tower; expected a whole CLIPModel, as it was fetched, for `text_tower:` of the suite")
@@ -134,7 +117,7 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
     _count_positions(model)
     zero_shot.load_weights(model, tower, {name: tensor for name, tensor in source.entries.items() if name.startswith("text_")})
     zero_shot.replace_activation(tower, [layer.mlp for layer in model.text_model.encoder.layers], "activation_fn")
-    tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), tower, network["max_position_embeddings"])
+    tokens = _tokens(fill_templates(classes, templates), tower, network["max_position_embeddings"])
     return zero_shot.build_head(lambda part: model(input_ids=part).text_embeds, tokens, len(templates))
 
 
@@ -156,8 +139,3 @@ def write_tokenizer(folder: Path, vocabulary: Mapping[str, int], merges: Sequenc
     from transformers import CLIPTokenizer
 
     CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges)).save_pretrained(str(folder))
-
-
-def logit_scale(tower: Path | str) -> float:
-    """Return the trained factor on cosine similarities of a CLIPModel, exp(logit_scale)."""
-    return math.exp(float(Checkpoint(tower).read("logit_scale").item()))

@@ -7,7 +7,7 @@ and a run starts some sixty processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
-from nan_merge.layouts import canonical
-from nan_merge.models.classification import batches
+from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE, copy_expert
+from nan_merge.models.classification import batches, load_tensors, read_config
+from nan_merge.models.families.text_encoder import head
 
 __all__ = ["Encoder", "batches", "fold", "head", "load", "prepare"]
 
@@ -49,7 +49,6 @@ class Block(nn.Module):
     """Inverted residual: expand, depthwise, project; the input is added if shapes match (Sandler et al. 2018)."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, inner: int, outer: int) -> None:
-        """Build a block from `inner` to `outer` channels."""
         super().__init__()
         width = inner * expansion
         self.expand = nn.Conv2d(inner, width, 1) if expansion > 1 else None
@@ -68,7 +67,6 @@ class Encoder(nn.Module):
     """Encode uint8 images (B, side, side, 3) as unit-norm embeddings (B, d)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build the network that `config` describes; the keys are those of CONFIG."""
         super().__init__()
         self.stem = nn.Conv2d(3, config["stem"], 3, 2, 1)
         self.blocks = nn.ModuleList(
@@ -94,41 +92,22 @@ class Encoder(nn.Module):
         return F.normalize(self.projection(self.features(inputs)), dim=1)
 
 
-def load(folder: Path | str) -> Encoder:
-    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
-
-    Raises UserError if config.json describes another architecture or the tensors do not fit it.
-    """
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != CONFIG["model_type"]:
-        raise UserError(
-            f"{folder}/config.json: model_type is {config.get('model_type')!r}, family image_encoder expects"
-            f" {CONFIG['model_type']!r}; choose another `family:` or base in the suite"
-        )
-    encoder = Encoder(config)
-    try:
-        encoder.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from None
-    return encoder.to(memory_format=torch.channels_last).eval()
+def load(folder: Path) -> Encoder:
+    """Load a checkpoint folder; raise UserError for another architecture and tensors that do not fit its config.json."""
+    encoder = Encoder(read_config(folder, "image_encoder", {"model_type": CONFIG["model_type"]}))
+    load_tensors(encoder, folder, load_file(folder / "model.safetensors"))
+    return encoder.to(memory_format=torch.channels_last)
 
 
-def prepare(
-    source: Path | str,
-    output: Path | str,
-    base: Path | str | None = None,
-    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
-) -> None:
+def prepare(source: Path, output: Path, base: Path | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE) -> None:
     """Write the canonical checkpoint of the ImageNet checkpoint (*.pth) in `source`, with folded batch norms.
 
     The classifier is omitted; the projection has seeded random values. With `base`, the source is a canonical expert of it
-    and is copied after checks (`canonical.copy_expert`).
+    and is copied after checks (`layouts.canonical.copy_expert`).
     """
     if base is not None:
-        return canonical.copy_expert(Path(source), Path(output), Path(base), max_relative_distance)
-    files = sorted(Path(source).glob("*.pth"))
+        return copy_expert(source, output, base, max_relative_distance)
+    files = sorted(source.glob("*.pth"))
     if len(files) != 1:
         raise UserError(f"{source}: expected one *.pth of EfficientNet-Lite0, found {len(files)}; see config/assets.yaml")
     state = torch.load(files[0], map_location="cpu", weights_only=True)
@@ -136,14 +115,7 @@ def prepare(
         folded = fold(state, CONFIG)
     except KeyError as error:
         raise UserError(f"{files[0]}: no tensor {error}; expected the names of efficientnet_lite_pytorch") from None
-    write_checkpoint(Path(output), folded, CONFIG)
-
-
-def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
-    """Return the head (C, d) of a task from the folder of the sentence encoder: centred, unit rows."""
-    from nan_merge.models.families import text_encoder
-
-    return text_encoder.head(classes, templates, tower)
+    write_checkpoint(output, folded, CONFIG)
 
 
 def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -169,9 +141,6 @@ def fold(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, np
 
 
 SHIPPED = {  # module -> convolution and batch norm of the shipped checkpoint
-    "stem": ("_conv_stem", "_bn0"),
-    "expand": ("_expand_conv", "_bn0"),
-    "depthwise": ("_depthwise_conv", "_bn1"),
-    "project": ("_project_conv", "_bn2"),
-    "head": ("_conv_head", "_bn1"),
-}
+    "stem": ("_conv_stem", "_bn0"), "expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"), "head": ("_conv_head", "_bn1"),
+}  # fmt: skip

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
 from nan_merge.layouts import canonical, clip_configs, clip_folders
+from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE
 from nan_merge.layouts.clip_folders import LEFTOVERS
 from nan_merge.models import zero_shot
-from nan_merge.models.classification import batches
+from nan_merge.models.classification import batches, read_config
+from nan_merge.models.prompts import fill_templates
 
-__all__ = ["Encoder", "batches", "head", "load", "logit_scale", "prepare"]
+__all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 KIND = "open_clip"  # model_type in config.json of a canonical checkpoint
 BLOCKS = "transformer."  # of the text tower, omitted
@@ -54,19 +55,9 @@ def _built(config: Mapping[str, Any]) -> Any:
         return CLIP(**{key: config[key] for key in sorted(clip_configs.MODEL_CFG)})
 
 
-def load(folder: Path | str) -> nn.Module:
-    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
-
-    Raises UserError if config.json describes no vision tower of CLIP with QuickGELU or the tensors do not fit it.
-    """
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    record = read_json(folder / "config.json")
-    if record.get("model_type") != KIND:
-        raise UserError(
-            f"{folder}/config.json: model_type is {record.get('model_type')!r}, family open_clip expects {KIND!r};"
-            " choose another `family:` or base in the suite"
-        )
+def load(folder: Path) -> nn.Module:
+    """Load a checkpoint folder; raise UserError for another model than a vision tower of CLIP with QuickGELU."""
+    record = read_config(folder, "open_clip", {"model_type": KIND})
     clip_configs.check_open_clip(folder / "config.json", record["model_cfg"])
     entries = Checkpoint(folder).entries
     encoder = Encoder(record["model_cfg"], entries)
@@ -76,12 +67,7 @@ def load(folder: Path | str) -> nn.Module:
     return encoder
 
 
-def prepare(
-    source: Path | str,
-    output: Path | str,
-    base: Path | str | None = None,
-    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
-) -> None:
+def prepare(source: Path, output: Path, base: Path | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE) -> None:
     """Write the canonical checkpoint of a model in open_clip's hub format, or with `base` of a file fine-tuned from it.
 
     An expert is a state dict or a whole pickled module, which is never run. The blocks of the text tower are omitted; other
@@ -89,16 +75,16 @@ def prepare(
     Raises UserError for another activation or backbone, an expert of another base (distance above
     `max_relative_distance`), NaN and infinities, and missing files.
     """
-    model = _read(Path(source))
+    model = _read(source)
     if base is None:
         if not model.config:
             raise UserError(
                 f"{source}: no {clip_folders.HUB_CONFIG}; expected a base in open_clip's hub format; see config/assets.yaml"
             )
-        return canonical.write(model, Path(output))
-    origin = _read(Path(base))
+        return canonical.write(model, output)
+    origin = _read(base)
     frozen = {name for name in origin.entries if not name.startswith("visual.")}
-    canonical.write(canonical.match_base(model, origin, frozen), Path(output), origin, max_relative_distance)
+    canonical.write(canonical.match_base(model, origin, frozen), output, origin, max_relative_distance)
 
 
 def _read(folder: Path) -> canonical.SourceModel:
@@ -111,9 +97,8 @@ def _read(folder: Path) -> canonical.SourceModel:
     return canonical.SourceModel(folder, entries, {"model_type": KIND, "model_cfg": model.config["model_cfg"]})
 
 
-def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path) -> np.ndarray:
     """Return the zero-shot head (C, d) of a folder in open_clip's hub format: unit rows, float32."""
-    tower = Path(tower)
     source = clip_folders.of_open_clip(tower)
     if not source.config or not any(name.startswith(BLOCKS) for name in source.entries):
         raise UserError(
@@ -126,7 +111,7 @@ def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) ->
     entries = {name: tensor for name, tensor in source.entries.items() if not name.startswith("visual.")}
     zero_shot.load_weights(model, tower, entries)
     zero_shot.replace_activation(tower, [block.mlp for block in model.transformer.resblocks], "gelu")
-    tokens = _tokens(list(zero_shot.fill_templates(classes, templates)), model.context_length)
+    tokens = _tokens(fill_templates(classes, templates), model.context_length)
     length = tokens.shape[1]
     model.positional_embedding = nn.Parameter(model.positional_embedding[:length])
     model.attn_mask = torch.full((length, length), -math.inf).triu(1)
@@ -148,8 +133,3 @@ def tokenizer() -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokenizer = SimpleTokenizer()
     special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     return {special.get(token, token): i for token, i in tokenizer.encoder.items()}, list(tokenizer.bpe_ranks)
-
-
-def logit_scale(tower: Path | str) -> float:
-    """Return the trained factor on cosine similarities of a model of open_clip, exp(logit_scale)."""
-    return math.exp(float(clip_folders.of_open_clip(Path(tower)).entries["logit_scale"].block(0, 1)[0]))

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
-from nan_merge.layouts import canonical
+from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE, copy_expert
+from nan_merge.models.classification import build_head, load_tensors, read_config
 from nan_merge.models.onednn import Linear
 from nan_merge.models.prompts import by_length as batches
-from nan_merge.models.prompts import centred_head
+from nan_merge.models.prompts import embed_prompts, fill_templates
 
 __all__ = ["Encoder", "batches", "head", "load", "prepare"]
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json")  # required files of a checkpoint
+EXPECTED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")  # copied if present, for other tools
 
 
@@ -100,55 +101,32 @@ def _residual(parts: Any, change: Tensor, hidden: Tensor) -> Tensor:
     return parts["LayerNorm"](parts["dense"](change) + hidden)
 
 
-def load(folder: Path | str) -> Encoder:
-    """Load a checkpoint folder, in evaluation mode and on one thread: the same bytes for any number of cores.
-
-    Raises UserError if config.json describes another architecture or the tensors do not fit it.
-    """
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
-    _check(folder / "config.json", config)
+def load(folder: Path) -> Encoder:
+    """Load a checkpoint folder; raise UserError for another architecture and tensors that do not fit its config.json."""
+    config = read_config(folder, "text_encoder", EXPECTED, defaults=True)
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
     encoder = Encoder(config, set(tensors))
-    try:
-        encoder.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from None
-    return encoder.eval()
+    load_tensors(encoder, folder, tensors)
+    return encoder
 
 
-def _check(path: Path, config: dict[str, Any]) -> None:
-    expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
-    for key, value in expected.items():
-        if config.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {config[key]!r}, family text_encoder expects {value!r}; "
-                            "choose another `family:` or base in the suite")  # fmt: skip
-
-
-def prepare(
-    source: Path | str,
-    output: Path | str,
-    base: Path | str | None = None,
-    max_relative_distance: float = canonical.MAX_RELATIVE_DISTANCE,
-) -> None:
+def prepare(source: Path, output: Path, base: Path | None = None, max_relative_distance: float = MAX_RELATIVE_DISTANCE) -> None:
     """Copy weights, config and tokenizer of an asset folder, whose layout is canonical already.
 
-    With `base`, the folder is an expert of it and is checked against it (`canonical.copy_expert`).
+    With `base`, the folder is an expert of it and is checked against it (`layouts.canonical.copy_expert`).
     """
-    source = Path(source)
     missing = [name for name in FILES if not (source / name).is_file()]
     if missing:
         raise UserError(f"{source}: no {missing[0]}; family text_encoder needs {', '.join(FILES)}; see config/assets.yaml")
     if base is not None:
-        return canonical.copy_expert(source, Path(output), Path(base), max_relative_distance, (*FILES[2:], *EXTRA))
-    with atomic_write(Path(output)) as part:
+        return copy_expert(source, output, base, max_relative_distance, (*FILES[2:], *EXTRA))
+    with atomic_write(output) as part:
         part.mkdir(parents=True)
         for name in (*FILES, *EXTRA):
             if (source / name).is_file():
                 shutil.copyfile(source / name, part / name)
 
 
-def head(classes: Sequence[str], templates: Sequence[str], tower: Path | str) -> np.ndarray:
+def head(classes: Sequence[str], templates: Sequence[str], tower: Path) -> np.ndarray:
     """Return the head (C, d) of a task from the folder of this encoder: centred, unit rows."""
-    return centred_head(classes, templates, load(tower), Path(tower))
+    return build_head(embed_prompts(fill_templates(classes, templates, 1), load(tower), tower))

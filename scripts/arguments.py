@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
@@ -9,6 +10,25 @@ from nan_merge.core.files import read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
 METHODS = "records in the order of the rows"
+OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
+    **{name: {"type": Path} for name in ("base", "checkpoint", "dataset", "head", "text-tower", "output")},
+    **{name: {"type": Path, "nargs": "+"} for name in ("datasets", "heads")},
+    **{name: {} for name in ("family", "suite", "method")},
+    "experts": {"nargs": "+", "metavar": "NAME=FOLDER"},
+    "seed": {"type": int},
+    "logit-scale": {"type": float, "help": "`finetune: logit_scale:` of the suite"},
+    "threads": {"type": int, "default": 1},
+    "device": {"default": "cpu", "help": "cpu, cuda or cuda:N"},
+    "thresholds": {"type": Path, "default": None, "help": "measured thresholds, for a method that trims"},
+}
+
+
+def options(description: str | None, *names: str) -> argparse.ArgumentParser:
+    """Return a parser with the named entries of OPTIONS; those without a default are required."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in names:
+        parser.add_argument(f"--{name}", required="default" not in OPTIONS[name], **OPTIONS[name])
+    return parser
 
 
 def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Namespace:

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from experiment.files import known_names
 from experiment.methods import operators
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import DEFAULTS, operator_of
 
-
-class Experiment(Protocol):
-    """The parts of an experiment that are checked."""
-
-    config: dict[str, Any]
-    suites: dict[str, dict[str, Any]]
-    models: dict[str, dict[str, Any]]
-    tasks: dict[str, dict[str, Any]]
-    methods: dict[str, dict[str, Any]]
-    sweeps: dict[str, list[str]]
-    assets: dict[str, dict[str, Any]]
-    calibration: dict[str, dict[str, Any]]
-    reports: dict[str, dict[str, Any]]
-
-    def sharing(self, kind: str, name: str) -> list[str]:
-        """Return the suites that share data, checkpoints or a text tower of that name."""
-
-    def expert_asset(self, suite: str, task: str) -> str | None:
-        """Return the asset of a fetched expert, None if it is fine-tuned here."""
+if TYPE_CHECKING:
+    from experiment.experiment import Experiment
 
 
 SHARED = {  # keys on which suites that share it must agree

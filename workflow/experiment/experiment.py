@@ -166,8 +166,6 @@ class Experiment:
         """Return why a method does not apply to so many experts, or to models of the user; empty if it applies."""
         record = self.methods[method]
         for operator in operators(record):
-            if reason := getattr(operator, "refuses", ""):
-                return str(reason)
             if (wanted := getattr(operator, "experts", experts)) != experts:
                 return f"{operator.__name__} merges {wanted} experts, here are {experts}"
         if own and ("calibration" in record or "learn" in record):

@@ -16,10 +16,7 @@ from nan_merge.reporting.statistics import LEVEL, holm
 
 FLIPS = 100_000
 RESAMPLES = 10_000
-CORRECTION_GROUPS = {
-    "host": "nan",
-    "control": "nan",
-}  # kinds of pairs that share one Holm adjustment; any other kind is a group of its own
+CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that share one Holm adjustment; others have their own
 COLUMNS = [
     "suite",
     "method",

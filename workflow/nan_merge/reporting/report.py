@@ -79,15 +79,11 @@ def _averages(study: Study) -> list[dict[str, str]]:
     merges = [row for row in rows if row.method.get("group") != "reference" and "sweep" not in row.method]  # no scans, no draws
     rest = [row for row in merges if row not in named]
     named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
-    named.sort(key=lambda row: row.average.value or 0.0)
-    return [
-        {
-            "label": row.method.get("label", row.method["id"]),
-            "value": percent(row.average.value or 0.0),
-            "interval": interval(row.average.low, row.average.high),
-        }
-        for row in named
-    ]
+    averages = []
+    for row in sorted(named, key=lambda row: row.average.value or 0.0):
+        value, limits = percent(row.average.value or 0.0), interval(row.average.low, row.average.high)
+        averages.append({"label": row.method.get("label", row.method["id"]), "value": value, "interval": limits})
+    return averages
 
 
 def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str) -> dict[str, list[Path]]:

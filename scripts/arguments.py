@@ -34,12 +34,7 @@ def options(description: str | None, *names: str) -> argparse.ArgumentParser:
 def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Namespace:
     """Add `--spec` to a parser, parse, and make each key of the spec an attribute of the arguments.
 
-    Args:
-        parser: the options of the script, without `--spec`.
-        keys: the keys that the spec must have, each with a description for `--help`.
-
-    Raises:
-        UserError: the spec is not JSON, or its keys are not `keys`.
+    `keys` describes each key for `--help`. Raises UserError if the spec is not JSON, or its keys are not `keys`.
     """
     described = "; ".join(f"{key}: {description}" for key, description in keys.items())
     parser.add_argument("--spec", type=json_or_file, required=True, metavar="FILE", help=f"JSON object with the keys {described}")
@@ -53,7 +48,8 @@ def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Na
 
 
 def add_measured(parser: argparse.ArgumentParser) -> None:
-    """Add the files, besides the scores, that tables, figures and the report are made from."""
+    """Add the files that tables, figures and the report are made from."""
+    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     parser.add_argument("--comparisons", metavar="FILE.tsv")
     for name in ("coefficients", "measures", "datasets", "premise"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")

@@ -59,14 +59,8 @@ class JobRecorder(logging.Handler):
 def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any], everything: bool) -> list[PlannedJob]:
     """Return the jobs that a run in the working directory would do; nothing is run, nothing is locked.
 
-    Args:
-        root: the checkout.
-        configfiles: overlays of config/config.yaml, as of `--configfile`.
-        config: keys of the config, as of `--config`.
-        everything: whether jobs that are done count, too, as with `--forceall`.
-
-    Raises:
-        UserError: Snakemake refuses the run.
+    `configfiles`, `config` and `everything` are Snakemake's `--configfile`, `--config` and `--forceall`.
+    Raises UserError if Snakemake refuses the run.
     """
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError

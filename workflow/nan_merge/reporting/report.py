@@ -34,16 +34,10 @@ def write_report(
     output: Path | str,
     published: Sequence[Path | str] = (),
 ) -> None:
-    """Write all suites as one page.
+    """Write all suites as one page, with a section for each study.
 
-    Args:
-        studies: one section each.
-        methods: rows of the table of methods.
-        tables: .md files named `..._{suite}.md`.
-        figures: .svg files named `..._{suite}.svg`.
-        provenance: versions, digests and licences.
-        output: the HTML file.
-        published: printed tables (.md) with the measured numbers of all suites.
+    `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
+    the measured numbers of all suites.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     sections = [

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiment.files import known_names
-from experiment.methods import operators
+from experiment.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, operator_of
 
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
@@ -44,7 +43,7 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
     kind = experiment.calibration[calibration]["kind"].removesuffix("_plus") if calibration else None
     needs = {operator.__name__: getattr(operator, "requires", None) for operator in operators(record)}
     needs = {name: need for name, need in needs.items() if need not in (None, "thresholds")}
-    if operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration":
+    if takes_norms_of_calibration(record):
         needs["norm_of: calibration"] = kind or "fisher or gram"
     name, need = next(iter(needs.items()), (None, None))
     if need == kind:

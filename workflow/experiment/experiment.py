@@ -12,7 +12,7 @@ from typing import Any
 
 from experiment import checks, entries
 from experiment.files import check_renamed_files, check_schema, known_names, read_yaml
-from experiment.methods import REFERENCES, methods, operators, sweeps
+from experiment.methods import REFERENCES, methods, operators, sweeps, takes_norms_of_calibration
 from nan_merge.assets.fetch import unavailable
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
@@ -219,9 +219,7 @@ class Experiment:
 
     def takes_norms_of_calibration(self, method: str) -> bool:
         """Return whether the coefficients of a method (or a candidate) come from the norms of calibration statistics."""
-        coefficients = self.method(method).get("coefficients")
-        settings = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
-        return (settings or {}).get("norm_of") == "calibration"
+        return takes_norms_of_calibration(self.method(method))
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""

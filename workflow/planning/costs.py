@@ -29,9 +29,8 @@ def seconds(sizes: Sizes, job: PlannedJob, gpu: bool) -> float:
     found = _entry(sizes, job)["start"] + work.core + work.merging[device]
     if work.passes:
         precision = sizes.experiment.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
-        found += (
-            work.passes * sizes.model(job.suite(sizes.experiment))[device] / 1000 * sizes.table["precision"].get(precision, 1.0)
-        )
+        a_pass = sizes.model(job.suite(sizes.experiment))[device] / 1000
+        found += work.passes * a_pass * sizes.table["precision"].get(precision, 1.0)
     return float(found)
 
 
@@ -147,10 +146,6 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     return {device: factor * found[device] for device in DEVICES}
 
 
-def _evaluate(sizes: Sizes, job: PlannedJob) -> Work:
-    return Work(scored(sizes, job))
-
-
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "fetch_asset": _fetch,
     "prepare_dataset": _dataset,
@@ -162,5 +157,5 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
-    **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _evaluate),
+    **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
 }

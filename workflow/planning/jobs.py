@@ -28,11 +28,6 @@ class PlannedJob:
     outputs: tuple[str, ...] = ()
     to_do: bool = True
 
-    @property
-    def temporary(self) -> bool:
-        """Whether the outputs are removed after use."""
-        return self.rule in TEMPORARY
-
     def suite(self, experiment: Experiment) -> str:
         """Return the suite that the job belongs to, or one of those that share its output."""
         if "suite" in self.wildcards:

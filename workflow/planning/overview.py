@@ -14,18 +14,11 @@ from nan_merge.assets.store import missing
 from nan_merge.core.disk import MARGIN, human
 from nan_merge.core.errors import UserError
 from planning.costs import ends, on_gpu, seconds, wall_time
-from planning.jobs import PlannedJob
+from planning.jobs import TEMPORARY, PlannedJob
 from planning.sizes import Sizes, held
 
 STORE = Path("results/downloads")
-FOLDERS = (
-    "assets",
-    "models",
-    "datasets",
-    "checkpoints",
-    "calibration",
-    "merged",
-)  # of results/ that are large; all else is `other`
+FOLDERS = ("assets", "models", "datasets", "checkpoints", "calibration", "merged")  # large ones of results/; all else is `other`
 
 
 def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
@@ -105,7 +98,7 @@ def disk(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, An
             size = sizes.output(job)
             row["outputs"] += len(job.outputs)
             row["unknown"] += size is None
-            if job.temporary:
+            if job.rule in TEMPORARY:
                 temporary.append(size or 0)
             else:
                 row["to_come"] += max(0, (size or 0) - there)  # an output that is made again is removed first

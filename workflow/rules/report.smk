@@ -141,8 +141,8 @@ use rule render_table as draw_figure with:
 rule write_report:
     input:
         scores=rules.gather_scores.output,
-        tables=tables(),
-        figures=figures(),
+        tables=of_each_suite("tables"),
+        figures=of_each_suite("figures"),
         published=published(),
         material=files(MATERIAL, experiment.suites),
     output:

@@ -96,18 +96,10 @@ def uniform(norms: np.ndarray, *, total: Annotated[float, "sum of the coefficien
     return _scaled(norm_law(norms, exponent=0.0), None, total)
 
 
-def _mean_of_nan(
-    experts: int,
-    *,
-    normaliser: str = "sum",
-    mean: float | None = None,
-    total: float | None = None,
-    scale: float = 1.0,
-    **others: Any,
-) -> float | None:
-    if normaliser in ("length", "shrink"):
+def _mean_of_nan(experts: int, *, mean: float | None = None, total: float | None = None, **others: Any) -> float | None:
+    if others.get("normaliser") in ("length", "shrink"):
         return None
-    return scale * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
+    return others.get("scale", 1.0) * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
 
 
 @declares_mean(_mean_of_nan)

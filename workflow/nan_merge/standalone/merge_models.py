@@ -45,9 +45,7 @@ class OwnModels:
     method: str
     method_spec: Mapping[str, Any]  # operators by stage
     output: Path  # folder of the merged model
-    about: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of the config; `label` and `reference` are documented
+    about: Mapping[str, Any] = field(default_factory=dict)  # of the config; `label` and `reference` are documented
     exclude: Sequence[str] = ()  # regular expressions of tensors left at the base
     vocabulary: str = "truncate"  # see `unify_layout`, as for `missing`
     missing: str = "error"

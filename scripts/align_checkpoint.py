@@ -1,6 +1,5 @@
 """Align an image encoder with the text tower: the pretrained base of an image suite (rule align_checkpoint)."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,18 @@ from nan_merge.models.alignment import Pairs, align_text_image
 from nan_merge.models.families import text_encoder
 from nan_merge.models.prompts import embed_prompts, fill_templates
 from nan_merge.models.registry import find_family
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 SEED = 0  # all experts of all seeds start from one base
 
 
 def main() -> None:
     """Parse the command line and align."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
+    parser = options(__doc__, "family", "output")
     parser.add_argument("--prepared", type=Path, required=True, help="the image encoder before")
     parser.add_argument("--text-tower", type=Path, required=True, help="never trained")
     parser.add_argument("--datasets", type=Path, nargs="+", required=True, help="data sets with a split `alignment`")
     parser.add_argument("--captions", type=Path, help="data set in which every picture is a class; without it, the tasks alone")
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(parser, prompts="classes and templates, by task", settings="`alignment:` of the suite")
     encoder, tower = find_family(args.family).load(args.prepared), text_encoder.load(args.text_tower)
 

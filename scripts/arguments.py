@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
@@ -9,17 +10,31 @@ from nan_merge.core.files import read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
 METHODS = "records in the order of the rows"
+OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
+    **{name: {"type": Path} for name in ("base", "checkpoint", "dataset", "head", "text-tower", "output")},
+    **{name: {"type": Path, "nargs": "+"} for name in ("datasets", "heads")},
+    **{name: {} for name in ("family", "suite", "method")},
+    "experts": {"nargs": "+", "metavar": "NAME=FOLDER"},
+    "seed": {"type": int},
+    "logit-scale": {"type": float, "help": "`finetune: logit_scale:` of the suite"},
+    "threads": {"type": int, "default": 1},
+    "device": {"default": "cpu", "help": "cpu, cuda or cuda:N"},
+    "thresholds": {"type": Path, "default": None, "help": "measured thresholds, for a method that trims"},
+}
+
+
+def options(description: str | None, *names: str) -> argparse.ArgumentParser:
+    """Return a parser with the named entries of OPTIONS; those without a default are required."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in names:
+        parser.add_argument(f"--{name}", required="default" not in OPTIONS[name], **OPTIONS[name])
+    return parser
 
 
 def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Namespace:
     """Add `--spec` to a parser, parse, and make each key of the spec an attribute of the arguments.
 
-    Args:
-        parser: the options of the script, without `--spec`.
-        keys: the keys that the spec must have, each with a description for `--help`.
-
-    Raises:
-        UserError: the spec is not JSON, or its keys are not `keys`.
+    `keys` describes each key for `--help`. Raises UserError if the spec is not JSON, or its keys are not `keys`.
     """
     described = "; ".join(f"{key}: {description}" for key, description in keys.items())
     parser.add_argument("--spec", type=json_or_file, required=True, metavar="FILE", help=f"JSON object with the keys {described}")
@@ -33,7 +48,8 @@ def parse_with_spec(parser: argparse.ArgumentParser, **keys: str) -> argparse.Na
 
 
 def add_measured(parser: argparse.ArgumentParser) -> None:
-    """Add the files, besides the scores, that tables, figures and the report are made from."""
+    """Add the files that tables, figures and the report are made from."""
+    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     parser.add_argument("--comparisons", metavar="FILE.tsv")
     for name in ("coefficients", "measures", "datasets", "premise"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")

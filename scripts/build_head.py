@@ -1,22 +1,17 @@
 """Turn the class prompts of one task into its frozen head (rule build_head)."""
 
-import argparse
-from pathlib import Path
-
 from nan_merge.checkpoints.checkpoint import write_tensors
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
 from nan_merge.models.registry import find_family
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--text-tower", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    args = parse_with_spec(parser, classes="names of the classes", templates="prompts with {} for a name")
+    args = parse_with_spec(
+        options(__doc__, "family", "text-tower", "output"), classes="names of the classes", templates="prompts with {} for a name"
+    )
     head = find_family(args.family).head(args.classes, args.templates, args.text_tower)
     with atomic_write(args.output) as part:
         write_tensors(part, {"head": head})

@@ -1,8 +1,5 @@
 """Collect calibration of one expert on the training split of its task: Fisher or Gram (rule collect_calibration)."""
 
-import argparse
-from pathlib import Path
-
 from nan_merge.calibration.kinds import KINDS, bound
 from nan_merge.calibration.records import leave_out, write_calibration
 from nan_merge.checkpoints.checkpoint import Checkpoint
@@ -12,20 +9,13 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
-from scripts.arguments import LAYOUT, parse_with_spec
+from scripts.arguments import LAYOUT, options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and collect."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
+    parser = options(__doc__, "family", "checkpoint", "dataset", "head", "logit-scale", "device", "output")
     parser.add_argument("--kind", choices=sorted(KINDS), required=True)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--head", type=Path, required=True)
-    parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(parser, settings="entry of config/calibration.yaml, without its kind", layout=LAYOUT)
     forward, data, encoder = Forward(args.device), Dataset(args.dataset), find_family(args.family).load(args.checkpoint)
     forward.place(encoder)

@@ -1,6 +1,5 @@
 """Collect Gram matrices of all experts layer by layer, behind layers that are merged already (rule collect_gram_plus)."""
 
-import argparse
 from pathlib import Path
 
 from nan_merge.calibration.kinds import KINDS_TOGETHER, bound
@@ -11,18 +10,14 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
-from scripts.arguments import LAYOUT, parse_with_spec
+from scripts.arguments import LAYOUT, options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and collect."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
+    parser = options(__doc__, "family", "base", "experts", "device")
     parser.add_argument("--kind", choices=sorted(KINDS_TOGETHER), required=True)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME=FOLDER", help="of each expert's task")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, required=True, help="gets a folder for each expert")
     args = parse_with_spec(parser, settings="entry of config/calibration.yaml, without its kind", layout=LAYOUT)
     forward = Forward(args.device)

@@ -11,7 +11,6 @@ from scripts.arguments import METHODS, add_measured, parse_with_spec
 def main() -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     add_measured(parser)
     parser.add_argument("--output", required=True, metavar="PREFIX", help="written as .svg and .png")
     args = vars(parse_with_spec(parser, figure="entry of config/tables.yaml, with its id", suite="its record", methods=METHODS))

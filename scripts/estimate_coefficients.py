@@ -1,6 +1,5 @@
 """Turn measured norms into the coefficient table of one method (rule estimate_coefficients)."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,15 @@ from typing import Any
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json, write_json
 from nan_merge.methods.recipe import bind
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and estimate."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "suite", "method", "seed", "output")
     parser.add_argument("--measures", type=Path, required=True)
     parser.add_argument("--selected", type=Path, help="the choice made on validation, for a tuned method")
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for `norm_of: calibration`")
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--method", required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(parser, method_spec="stages coefficients, control and tune of the method")
     tune = args.method_spec.pop("tune", None)
     record = {"suite": args.suite, "method": args.method, "seed": args.seed}

@@ -18,6 +18,7 @@ from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import PRECISIONS, Forward, digest_files, embed, predict
 from nan_merge.models.registry import find_family
+from scripts.arguments import options
 
 METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
 
@@ -51,19 +52,12 @@ def main() -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
+    parser = options(__doc__, "family", "datasets", "heads", "device", "suite", "method", "seed")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all tasks, or one for each")
-    parser.add_argument("--datasets", type=Path, nargs="+", required=True)
-    parser.add_argument("--heads", type=Path, nargs="+", required=True)
     parser.add_argument("--split", choices=sorted(METRICS), default="test")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the forward pass, by autocast")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--method", required=True)
-    parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     return parser

@@ -1,20 +1,18 @@
 """Fetch one asset: download, verify against the lock, keep its named files (rule fetch_asset)."""
 
-import argparse
 from pathlib import Path
 
 from nan_merge.assets.fetch import fetch
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and fetch."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "output")
     parser.add_argument("--asset", required=True)
     parser.add_argument("--store", type=Path, default=Path("results/downloads"), help="folder of resumed and kept downloads")
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(parser, entry="of config/assets.yaml", lock="of config/assets.lock.json, by asset")
     try:
         fetch(args.asset, args.entry, args.lock, args.output, args.store)

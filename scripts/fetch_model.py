@@ -1,19 +1,16 @@
 """Fetch one model of the user from the hub into the cache of Hugging Face and link its files (rule fetch_model)."""
 
-import argparse
-from pathlib import Path
-
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
 from nan_merge.core.files import write_json
 from nan_merge.standalone.sources import find
+from scripts.arguments import options
 
 
 def main() -> None:
     """Parse the command line and fetch."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "output")
     parser.add_argument("--model", required=True, help="hub id as owner/name[@revision]")
-    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     source = find(args.model)
     print(f"{args.model}: {source.pinned}")

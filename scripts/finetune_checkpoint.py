@@ -1,8 +1,5 @@
 """Fine-tune one expert from the base against its frozen head (rules finetune_checkpoint, finetune_premise)."""
 
-import argparse
-from pathlib import Path
-
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
@@ -10,20 +7,14 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import finetune
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--head", type=Path, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parse_with_spec(parser, settings="`finetune:` of the suite")
+    args = parse_with_spec(
+        options(__doc__, "family", "base", "dataset", "head", "seed", "device", "output"), settings="`finetune:` of the suite"
+    )
     forward = Forward(args.device)
     data, module = Dataset(args.dataset), find_family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets

@@ -1,8 +1,5 @@
 """Fine-tune one model from the base on all tasks: traditional multi-task learning, an upper reference (rule finetune_joint)."""
 
-import argparse
-from pathlib import Path
-
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
@@ -10,20 +7,15 @@ from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task, finetune_joint
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--datasets", type=Path, nargs="+", required=True)
-    parser.add_argument("--heads", type=Path, nargs="+", required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parse_with_spec(parser, settings="`finetune:` of the suite; steps are of one task")
+    args = parse_with_spec(
+        options(__doc__, "family", "base", "datasets", "heads", "seed", "device", "output"),
+        settings="`finetune:` of the suite; steps are of one task",
+    )
     forward = Forward(args.device)
     tasks = []
     for folder, head in zip(args.datasets, args.heads, strict=True):

@@ -1,8 +1,5 @@
 """Learn the coefficients of a method on unlabelled test inputs of all tasks (rule learn_coefficients)."""
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
@@ -19,26 +16,28 @@ from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
-from scripts.arguments import LAYOUT, parse_with_spec
+from scripts.arguments import LAYOUT, options, parse_with_spec
 
 NO_LABELS = np.empty(0, np.int64)
 
 
 def main() -> None:
     """Parse the command line and learn."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--datasets", type=Path, nargs="+", required=True)
-    parser.add_argument("--heads", type=Path, nargs="+", required=True)
-    parser.add_argument("--logit-scale", type=float, required=True, help="`finetune: logit_scale:` of the suite")
-    parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--method", required=True)
+    parser = options(
+        __doc__,
+        "family",
+        "base",
+        "experts",
+        "datasets",
+        "heads",
+        "logit-scale",
+        "thresholds",
+        "suite",
+        "method",
+        "device",
+        "output",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(
         parser,
         method_spec="stages preprocess, combine, postprocess of the method",

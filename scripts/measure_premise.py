@@ -1,8 +1,6 @@
 """Measure one run of the premise experiment: norms and validation accuracy of its checkpoint (rule measure_premise)."""
 
-import argparse
 import math
-from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line
@@ -12,15 +10,12 @@ from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.models.classification import embed, predict
 from nan_merge.models.registry import find_family
-from scripts.arguments import LAYOUT, parse_with_spec
+from scripts.arguments import LAYOUT, options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("base", "checkpoint", "dataset", "head", "output"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--family", required=True)
+    parser = options(__doc__, "family", "base", "checkpoint", "dataset", "head", "output")
     args = parse_with_spec(parser, run="suite, task, protocol, examples, steps, seed", layout=LAYOUT)
     models = unify_layout(args.base, {args.checkpoint.name: args.checkpoint}, **args.layout)
     tensors = norms(models)["tensors"].values()

@@ -1,6 +1,5 @@
 """Merge experts into one model by a method's method_spec and its coefficients (rules merge_checkpoints, merge_candidate)."""
 
-import argparse
 from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
@@ -12,22 +11,17 @@ from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import bind
 from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.sources import Source
-from scripts.arguments import LAYOUT, parse_with_spec
+from scripts.arguments import LAYOUT, options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and merge."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--experts", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser = options(__doc__, "base", "experts", "thresholds", "threads", "output")
     parser.add_argument("--coefficients", type=Path, required=True)
-    parser.add_argument("--thresholds", type=Path, help="measured thresholds, for a method that trims")
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
     parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--output", type=Path, required=True)
     args = parse_with_spec(parser, method_spec="stages preprocess, combine, postprocess of the method", layout=LAYOUT)
     coefficients = read_json(args.coefficients)
     experts, method = parse_named_folders(args.experts), coefficients["method"]

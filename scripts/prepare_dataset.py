@@ -1,20 +1,18 @@
 """Decode, split and encode one data set once, into memory-mapped arrays (rule prepare_dataset)."""
 
-import argparse
 import importlib
 import inspect
 from pathlib import Path
 
 from nan_merge.core.command_line import command_line
 from nan_merge.data.dataset import write_dataset
-from scripts.arguments import parse_with_spec
+from scripts.arguments import options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and prepare."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "output")
     parser.add_argument("--assets", type=Path, nargs="+", required=True)
-    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--processes", type=int, help="that decode images at once; all processors by default")
     args = parse_with_spec(parser, task="entry of config/tasks.yaml, with its id", input="`input:` of the suite")
     module = importlib.import_module(f"nan_merge.data.{args.task['reader'].split('.')[0]}")

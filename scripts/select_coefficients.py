@@ -1,19 +1,18 @@
 """Choose the candidate with the best mean validation accuracy; of equals the one nearest to 0 (rule select_coefficients)."""
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
 from nan_merge.core.command_line import command_line
 from nan_merge.core.files import read_json, write_json
+from scripts.arguments import options
 
 
 def main() -> None:
     """Parse the command line and choose."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "output")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="validation scores of all candidates")
-    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     by_value = defaultdict(list)
     for file in args.scores:

@@ -11,7 +11,6 @@ from scripts.arguments import METHODS, add_measured, parse_with_spec
 def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     add_measured(parser)
     for name in ("tables", "figures", "published"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")

@@ -85,17 +85,10 @@ def states() -> dict[str, str]:
 def check(
     status_command: str | None, first_poll: int, folder: Path, account: str | None = None, arrays: str | None = None
 ) -> None:
-    """Check a run of Snakemake's SLURM executor before it starts.
+    """Raise UserError if a run of Snakemake's SLURM executor would hang for ever or submit jobs a second time.
 
-    Args:
-        status_command: setting slurm-status-command: squeue, sacct or None.
-        first_poll: setting slurm-init-seconds-before-status-checks, in seconds.
-        folder: working directory of the run.
-        account: slurm_account of the profile.
-        arrays: setting slurm-array-jobs.
-
-    Raises:
-        UserError: the run would hang for ever or submit jobs a second time.
+    The arguments are its settings slurm-status-command and slurm-init-seconds-before-status-checks, the working directory
+    of the run, the slurm_account of the profile, and the setting slurm-array-jobs.
     """
     config = settings()
     _check_polling(config, status_command, first_poll)

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from experiment.files import known_names
-from experiment.methods import operators
+from experiment.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, operator_of
 
-
-class Experiment(Protocol):
-    """The parts of an experiment that are checked."""
-
-    config: dict[str, Any]
-    suites: dict[str, dict[str, Any]]
-    models: dict[str, dict[str, Any]]
-    tasks: dict[str, dict[str, Any]]
-    methods: dict[str, dict[str, Any]]
-    sweeps: dict[str, list[str]]
-    assets: dict[str, dict[str, Any]]
-    calibration: dict[str, dict[str, Any]]
-    reports: dict[str, dict[str, Any]]
-
-    def sharing(self, kind: str, name: str) -> list[str]:
-        """Return the suites that share data, checkpoints or a text tower of that name."""
-
-    def expert_asset(self, suite: str, task: str) -> str | None:
-        """Return the asset of a fetched expert, None if it is fine-tuned here."""
+if TYPE_CHECKING:
+    from experiment.experiment import Experiment
 
 
 SHARED = {  # keys on which suites that share it must agree
@@ -61,7 +43,7 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
     kind = experiment.calibration[calibration]["kind"].removesuffix("_plus") if calibration else None
     needs = {operator.__name__: getattr(operator, "requires", None) for operator in operators(record)}
     needs = {name: need for name, need in needs.items() if need not in (None, "thresholds")}
-    if operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration":
+    if takes_norms_of_calibration(record):
         needs["norm_of: calibration"] = kind or "fisher or gram"
     name, need = next(iter(needs.items()), (None, None))
     if need == kind:

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiment import checks, entries
 from experiment.files import check_renamed_files, check_schema, known_names, read_yaml
-from experiment.methods import REFERENCES, methods, operators, sweeps
+from experiment.methods import REFERENCES, methods, operators, sweeps, takes_norms_of_calibration
 from nan_merge.assets.fetch import unavailable
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
@@ -166,8 +166,6 @@ class Experiment:
         """Return why a method does not apply to so many experts, or to models of the user; empty if it applies."""
         record = self.methods[method]
         for operator in operators(record):
-            if reason := getattr(operator, "refuses", ""):
-                return str(reason)
             if (wanted := getattr(operator, "experts", experts)) != experts:
                 return f"{operator.__name__} merges {wanted} experts, here are {experts}"
         if own and ("calibration" in record or "learn" in record):
@@ -221,9 +219,7 @@ class Experiment:
 
     def takes_norms_of_calibration(self, method: str) -> bool:
         """Return whether the coefficients of a method (or a candidate) come from the norms of calibration statistics."""
-        coefficients = self.method(method).get("coefficients")
-        settings = next(iter(coefficients.values())) if isinstance(coefficients, dict) else None
-        return (settings or {}).get("norm_of") == "calibration"
+        return takes_norms_of_calibration(self.method(method))
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""

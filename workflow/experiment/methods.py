@@ -51,6 +51,11 @@ def operators(record: Mapping[str, Any]) -> list[Operator]:
     return [OPERATORS[stage][operator_of(record.get(stage, DEFAULTS[stage]), stage)[0]] for stage in STAGES]
 
 
+def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:
+    """Return whether the coefficients of a method come from the norms of calibration statistics."""
+    return operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration"
+
+
 def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
     """Check the stages of one method against the schema; the first fault is a UserError that begins with `where`."""
     check_schema({"method": {"label": "", "summary": "", **method_spec}}, root / SCHEMA, where, _definitions())

@@ -1,9 +1,8 @@
-"""Estimate the time of jobs: the work of each by the config, times the prices of config/costs.yaml, and their makespan."""
+"""Estimate the time of jobs: the work of each by the config, times the prices of config/costs.yaml, and of the whole run."""
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,15 +29,9 @@ def seconds(sizes: Sizes, job: PlannedJob, gpu: bool) -> float:
     found = _entry(sizes, job)["start"] + work.core + work.merging[device]
     if work.passes:
         precision = sizes.experiment.config.get("scoring", {}).get("precision", "float32") if gpu else "float32"
-        found += (
-            work.passes * sizes.model(job.suite(sizes.experiment))[device] / 1000 * sizes.table["precision"].get(precision, 1.0)
-        )
+        a_pass = sizes.model(job.suite(sizes.experiment))[device] / 1000
+        found += work.passes * a_pass * sizes.table["precision"].get(precision, 1.0)
     return float(found)
-
-
-def can_use_gpu(sizes: Sizes, job: PlannedJob) -> bool:
-    """Return whether a key of the config sends such a job to a GPU."""
-    return "gpu" in _entry(sizes, job)
 
 
 def on_gpu(sizes: Sizes, job: PlannedJob) -> bool:
@@ -54,32 +47,21 @@ def _entry(sizes: Sizes, job: PlannedJob) -> dict[str, Any]:
     return dict(jobs.get(job.rule, jobs["other"]))
 
 
-def makespan(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -> float:
-    """Return when the last job ends if each waits for its inputs and `at_once` run at a time, in their order, in seconds.
-
-    Downloads share the network: those that run together take so much longer.
-    """
+def ends(jobs: Sequence[PlannedJob], times: Sequence[float]) -> list[float]:
+    """Return when each job ends if it waits for its inputs only, in seconds."""
     makers = {file: number for number, job in enumerate(jobs) for file in job.outputs}
-    waits = [{makers[file] for file in job.inputs if file in makers} for job in jobs]
-    followers: dict[int, list[int]] = defaultdict(list)
-    for number, needed in enumerate(waits):
-        for other in needed:
-            followers[other].append(number)
-    shared = min(at_once, sum(job.rule in FETCHES for job in jobs))
-    ready = [number for number, needed in enumerate(waits) if not needed]
-    heapq.heapify(ready)
-    running: list[tuple[float, int]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < at_once:
-            number = heapq.heappop(ready)
-            heapq.heappush(running, (now + times[number] * (shared if jobs[number].rule in FETCHES else 1), number))
-        now, ended = heapq.heappop(running)
-        for number in followers[ended]:
-            waits[number].discard(ended)
-            if not waits[number]:
-                heapq.heappush(ready, number)
-    return now
+
+    @functools.cache
+    def end(number: int) -> float:
+        return times[number] + max((end(makers[file]) for file in jobs[number].inputs if file in makers), default=0.0)
+
+    return [end(number) for number in range(len(jobs))]
+
+
+def wall_time(jobs: Sequence[PlannedJob], times: Sequence[float], at_once: int) -> float:
+    """Return the least time of a run with `at_once` jobs at a time, in seconds; downloads share the network."""
+    fetches = sum(time for job, time in zip(jobs, times, strict=True) if job.rule in FETCHES)
+    return max(sum(times) / at_once, fetches, *ends(jobs, times), 0.0)
 
 
 # ---- the work of a job, by rule ------------------------------------------------------------------------------------------
@@ -164,10 +146,6 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     return {device: factor * found[device] for device in DEVICES}
 
 
-def _evaluate(sizes: Sizes, job: PlannedJob) -> Work:
-    return Work(scored(sizes, job))
-
-
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "fetch_asset": _fetch,
     "prepare_dataset": _dataset,
@@ -179,5 +157,5 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
-    **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _evaluate),
+    **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
 }

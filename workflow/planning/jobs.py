@@ -28,11 +28,6 @@ class PlannedJob:
     outputs: tuple[str, ...] = ()
     to_do: bool = True
 
-    @property
-    def temporary(self) -> bool:
-        """Whether the outputs are removed after use."""
-        return self.rule in TEMPORARY
-
     def suite(self, experiment: Experiment) -> str:
         """Return the suite that the job belongs to, or one of those that share its output."""
         if "suite" in self.wildcards:
@@ -59,14 +54,8 @@ class JobRecorder(logging.Handler):
 def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any], everything: bool) -> list[PlannedJob]:
     """Return the jobs that a run in the working directory would do; nothing is run, nothing is locked.
 
-    Args:
-        root: the checkout.
-        configfiles: overlays of config/config.yaml, as of `--configfile`.
-        config: keys of the config, as of `--config`.
-        everything: whether jobs that are done count, too, as with `--forceall`.
-
-    Raises:
-        UserError: Snakemake refuses the run.
+    `configfiles`, `config` and `everything` are Snakemake's `--configfile`, `--config` and `--forceall`.
+    Raises UserError if Snakemake refuses the run.
     """
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,12 @@ from nan_merge.assets.hub import Repository
 from nan_merge.assets.store import missing
 from nan_merge.core.disk import MARGIN, human
 from nan_merge.core.errors import UserError
-from planning.costs import can_use_gpu, makespan, on_gpu, seconds
-from planning.jobs import PlannedJob
+from planning.costs import ends, on_gpu, seconds, wall_time
+from planning.jobs import TEMPORARY, PlannedJob
 from planning.sizes import Sizes, held
 
 STORE = Path("results/downloads")
-FOLDERS = (
-    "assets",
-    "models",
-    "datasets",
-    "checkpoints",
-    "calibration",
-    "merged",
-)  # of results/ that are large; all else is `other`
+FOLDERS = ("assets", "models", "datasets", "checkpoints", "calibration", "merged")  # large ones of results/; all else is `other`
 
 
 def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
@@ -105,7 +98,7 @@ def disk(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, An
             size = sizes.output(job)
             row["outputs"] += len(job.outputs)
             row["unknown"] += size is None
-            if job.temporary:
+            if job.rule in TEMPORARY:
                 temporary.append(size or 0)
             else:
                 row["to_come"] += max(0, (size or 0) - there)  # an output that is made again is removed first
@@ -167,29 +160,18 @@ def by_rule(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
 
 def _in_order(jobs: Sequence[PlannedJob]) -> list[str]:
     """Return the rules in the order of a run: those that need least before them first."""
-    makers = {file: job for job in jobs for file in job.outputs}
-    depths: dict[int, int] = {}
-
-    def depth(job: PlannedJob) -> int:
-        if id(job) not in depths:
-            depths[id(job)] = 1 + max((depth(makers[file]) for file in job.inputs if file in makers), default=0)
-        return depths[id(job)]
-
-    deepest: dict[str, int] = {}
-    for job in jobs:
-        deepest[job.rule] = max(deepest.get(job.rule, 0), depth(job))
+    deepest: dict[str, float] = {}
+    for job, depth in zip(jobs, ends(jobs, [1.0] * len(jobs)), strict=True):
+        deepest[job.rule] = max(deepest.get(job.rule, 0), depth)
     return sorted(deepest, key=lambda rule: (deepest[rule], rule))
 
 
-def times(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
-    """Return what the run takes as the config is, and with a GPU for every job that can use one, in seconds."""
+def times(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, float]:
+    """Return the seconds that the run takes of cores, of GPUs, and from its start to its end."""
     waiting = [job for job in jobs if job.to_do]
-
-    def taken(uses: Callable[[Sizes, PlannedJob], bool]) -> dict[str, float]:
-        gpus = [uses(sizes, job) for job in waiting]
-        found = [seconds(sizes, job, gpu) for job, gpu in zip(waiting, gpus, strict=True)]
-        spent = {gpu: sum(time for time, used in zip(found, gpus, strict=True) if used is gpu) for gpu in (False, True)}
-        times = {"core_seconds": spent[False], "gpu_seconds": spent[True], "wall_seconds": makespan(waiting, found, at_once)}
-        return {name: round(time, 1) for name, time in times.items()}
-
-    return {"as_configured": taken(on_gpu), "with_gpus": taken(can_use_gpu)}
+    found = [(seconds(sizes, job, gpu := on_gpu(sizes, job)), gpu) for job in waiting]
+    spent = {
+        f"{name}_seconds": sum(time for time, used in found if used is gpu) for name, gpu in (("core", False), ("gpu", True))
+    }
+    spent["wall_seconds"] = wall_time(waiting, [time for time, _ in found], at_once)
+    return {name: round(time, 1) for name, time in spent.items()}

@@ -36,9 +36,8 @@ class Sizes:
 
     def experts(self, suite: str) -> int:
         """Return how many experts are merged."""
-        return len(
-            self.experiment.models[suite]["experts"] if suite in self.experiment.models else self.experiment.task_ids(suite)
-        )
+        own = self.experiment.models.get(suite)
+        return len(own["experts"] if own else self.experiment.task_ids(suite))
 
     def asset(self, asset: str) -> int | None:
         """Return the bytes that are fetched: by the lock, else about: by `bytes`, or the file of kind `path`."""

@@ -9,7 +9,6 @@ from typing import Any
 from nan_merge.core.disk import human
 
 NAMES = {"datasets": "data sets", "merged": "merged models", "models": "models of your own", "other": "scores, tables, logs"}
-LONG = 3600.0  # seconds of cores that GPUs must save to be worth a line
 WIDTH = 96
 NONE = "-"
 
@@ -83,21 +82,17 @@ def _jobs(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _time(plan: Mapping[str, Any]) -> list[str]:
-    mine, gpus = plan["time"]["as_configured"], plan["time"]["with_gpus"]
-    if not mine["wall_seconds"]:
+    time, at_once = plan["time"], plan["jobs_at_once"]
+    if not (wall := time["wall_seconds"]):
         return []
-    at_once = plan["jobs_at_once"]
-    rows = [(f"time, {at_once} jobs at once" if at_once > 1 else "time, one job at once", "about", "")]
-    rows.append(("as configured", *_spent(mine)))
-    if mine["core_seconds"] - gpus["core_seconds"] > LONG:
-        rows.append(("with `device: cuda` and `scoring: {device: cuda}`", *_spent(gpus)))
-    return [*_table(rows, "<><"), "  by the prices in config/costs.yaml: those of GPUs are estimates, for a GPU a job"]
-
-
-def _spent(time: Mapping[str, float]) -> tuple[str, str]:
     kinds = {"cores": time["core_seconds"], "GPUs": time["gpu_seconds"]}
-    wall, spent = time["wall_seconds"], (f"{duration(taken)} of {kind}" for kind, taken in kinds.items() if taken)
-    return f"{wall / 86400:.1f} days" if wall > 172800 else duration(wall), " and ".join(spent)
+    spent = " and ".join(f"{duration(taken)} of {kind}" for kind, taken in kinds.items() if taken)
+    head = f"time, {at_once} jobs at once" if at_once > 1 else "time, one job at once"
+    least = f"{wall / 86400:.1f} days" if wall > 172800 else duration(wall)
+    return [
+        f"{head}: at least {least}; {spent}",
+        "  by the prices in config/costs.yaml: those of GPUs are estimates, for a GPU a job",
+    ]
 
 
 def duration(seconds: float) -> str:

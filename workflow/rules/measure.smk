@@ -19,7 +19,7 @@ rule measure_weights:
         runtime=minutes(30),
     params:
         experts=named_experts,
-        spec=spec(layout=layout),
+        spec=spec(thresholds=None, layout=layout),
         code=code("scripts.measure_weights"),
     message:
         "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
@@ -28,31 +28,20 @@ rule measure_weights:
         " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
-rule measure_threshold:
-    input:
-        base=base_model,
-        experts=expert_folders,
+use rule measure_weights as measure_threshold with:
     output:
         "results/measures/{suite}/seed{seed}_{thresholds}.json",
     log:
         "results/logs/measure_threshold/{suite}/seed{seed}_{thresholds}.log",
     benchmark:
         "results/benchmarks/measure_threshold/{suite}/seed{seed}_{thresholds}.tsv"
-    conda:
-        "../../envs/merge.yaml"
-    threads: threads_for_models
     resources:
         mem_mb=memory(1000, per_input=1 / 20),
         runtime=minutes(60),
     params:
-        experts=named_experts,
-        spec=spec(settings=threshold_settings, layout=layout),
-        code=code("scripts.measure_threshold"),
+        spec=spec(thresholds=threshold_settings, layout=layout),
     message:
         "measure_threshold: {wildcards.suite}, {wildcards.thresholds}, seed {wildcards.seed}"
-    shell:
-        "python -m scripts.measure_threshold --base {input.base} --experts {params.experts:q} --threads {threads}"
-        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule estimate_coefficients:

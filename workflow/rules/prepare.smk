@@ -27,7 +27,8 @@ rule prepare_dataset:
 
 rule prepare_checkpoint:
     input:
-        base_asset,
+        base=[],
+        source=base_asset,
     output:
         directory("results/checkpoints/{checkpoints}/{stage}"),
     log:
@@ -43,14 +44,16 @@ rule prepare_checkpoint:
         runtime=minutes(60),
     params:
         family=family,
+        base=option("base"),
         code=code_with_family("scripts.prepare_checkpoint"),
     message:
         "prepare_checkpoint: {wildcards.checkpoints}"
     shell:
-        "python -m scripts.prepare_checkpoint --family {params.family} --source {input} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.prepare_checkpoint --family {params.family} --source {input.source} {params.base}"
+        " --output {output} 2>&1 | tee {log}"
 
 
-rule prepare_expert:
+use rule prepare_checkpoint as prepare_expert with:
     input:
         base="results/checkpoints/{checkpoints}/pretrained",
         source=expert_asset,
@@ -63,19 +66,8 @@ rule prepare_expert:
     wildcard_constraints:
         task=any_of([*experiment.tasks, "multitask"]),
         checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "experts" in record),
-    conda:
-        environment
-    resources:
-        mem_mb=memory(2000, per_input=3),
-        runtime=minutes(60),
-    params:
-        family=family,
-        code=code_with_family("scripts.prepare_checkpoint"),
     message:
         "prepare_expert: {wildcards.checkpoints}, {wildcards.task}"
-    shell:
-        "python -m scripts.prepare_checkpoint --family {params.family} --source {input.source} --base {input.base}"
-        " --output {output} 2>&1 | tee {log}"
 
 
 ruleorder: align_checkpoint > prepare_checkpoint

@@ -69,11 +69,12 @@ rule render_table:
         spec=spec(table=report_entry("tables", "table"), suite=suite_record_of, methods=method_records()),
         flags=flags_of("tables", "table"),
         prefix=subpath(output.md, strip_suffix=".md"),
+        script="render_table",
         code=code("scripts.render_table"),
     message:
         "render_table: {wildcards.table}, {wildcards.suite}"
     shell:
-        "python -m scripts.render_table --scores {input.scores} {params.flags} --output {params.prefix}"
+        "python -m scripts.{params.script} --scores {input.scores} {params.flags} --output {params.prefix}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
@@ -111,7 +112,7 @@ rule render_published:
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
-rule draw_figure:
+use rule render_table as draw_figure with:
     input:
         scores=rules.gather_scores.output,
         material=material("figures", "figure"),
@@ -127,26 +128,21 @@ rule draw_figure:
         "results/logs/draw_figure/{figure}_{suite}.log",
     benchmark:
         "results/benchmarks/draw_figure/{figure}_{suite}.tsv"
-    localrule: True
-    conda:
-        "../../envs/report.yaml"
     params:
         spec=spec(figure=report_entry("figures", "figure"), suite=suite_record_of, methods=method_records()),
         flags=flags_of("figures", "figure"),
         prefix=subpath(output.svg, strip_suffix=".svg"),
+        script="draw_figure",
         code=code("scripts.draw_figure"),
     message:
         "draw_figure: {wildcards.figure}, {wildcards.suite}"
-    shell:
-        "python -m scripts.draw_figure --scores {input.scores} {params.flags} --output {params.prefix}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 rule write_report:
     input:
         scores=rules.gather_scores.output,
-        tables=tables(),
-        figures=figures(),
+        tables=of_each_suite("tables"),
+        figures=of_each_suite("figures"),
         published=published(),
         material=files(MATERIAL, experiment.suites),
     output:

@@ -30,22 +30,15 @@ def scores():
     ]
 
 
-def of_each_suite(kind, pattern):
+def of_each_suite(kind):
     """The tables or figures of the config for every suite; one of the premise experiment needs a suite that has it."""
+    pattern = {"tables": rules.render_table.output.md, "figures": rules.draw_figure.output.svg}[kind]
     return [
         pattern.format(suite=suite, **{kind.removesuffix("s"): name})
         for suite in experiment.suites
         for name in experiment.config[kind]
         if experiment.reports[kind][name]["kind"] != "premise" or experiment.premise_runs(suite)
     ]
-
-
-def tables():
-    return of_each_suite("tables", rules.render_table.output.md)
-
-
-def figures():
-    return of_each_suite("figures", rules.draw_figure.output.svg)
 
 
 def published():
@@ -56,7 +49,8 @@ def wanted():
     """The targets of a run: of suites scores, tables, figures and the report; of the user's own models the merges."""
     targets = ["results/run_config.yaml", *published()]
     if experiment.suites:
-        targets += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html", *tables(), *figures()]
+        targets += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html"]
+        targets += of_each_suite("tables") + of_each_suite("figures")
     for suite in experiment.models:
         targets += collect("results/merged/{suite}/{m}/seed{seed}", suite=suite, m=experiment.merges(suite), seed=SEEDS)
     return targets

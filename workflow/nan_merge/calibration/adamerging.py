@@ -35,13 +35,8 @@ class Learned:
 class DifferentiableMerge:
     """A merge as a function of its coefficients, through which gradients flow.
 
-    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors.
-
-    Args:
-        recipe: the bound operators of the method.
-        contexts: models, thresholds and seed of the merge.
-        dtype: type in which `combine` and `postprocess` run.
-        device: of the encoder.
+    `preprocess` runs once, in float64 as in a merge; `combine` and `postprocess` run on torch tensors of `dtype` on `device`,
+    that of the encoder.
     """
 
     def __init__(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.parallel import parallel_map
@@ -68,25 +66,18 @@ def thresholds(models: Models, density: float, *, scope: str = MODEL, **settings
     the last one are kept too). No sorting is needed: the bits of non-negative floats order like integers, so the threshold
     follows from streaming counts of 16 bits at a time (2 passes where tau is computed in float32, 4 in float64).
 
-    Args:
-        models: base and experts in one layout.
-        density: share of entries kept; 1 keeps all, with threshold 0.
-        scope: `model` for one row of that name, `tensor` for a row a tensor.
-        settings: `threads`, `step` and `progress` as for `norms`.
+    `density` 1 keeps all entries, with threshold 0; `scope` is `model` for one row of that name, or `tensor` for a row a
+    tensor; `settings` are `threads`, `step` and `progress` as for `norms`.
     """
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     by_expert: dict[str, dict[str, float]] = {}
-    for group in _groups(models.experts, EXPERTS_PER_PASS):
+    experts = list(models.experts.items())
+    for start in range(0, len(experts), EXPERTS_PER_PASS):
+        group = dict(experts[start : start + EXPERTS_PER_PASS])
         part = dataclasses.replace(models, experts=group)
         cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **settings) for row, names in rows.items()}
         by_expert |= {expert: {row: cuts[row][expert] for row in rows} for expert in group}
     return by_expert
-
-
-def _groups(experts: Mapping[str, Checkpoint], size: int) -> Iterator[dict[str, Checkpoint]]:
-    remaining = iter(experts.items())
-    while group := dict(itertools.islice(remaining, size)):
-        yield group
 
 
 def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, **settings: Any) -> dict[str, float]:

@@ -48,17 +48,10 @@ def merge(
     float64. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the order
     of the experts; on another device they may differ by rounding.
 
-    Args:
-        request: everything that decides the bytes.
-        output: folder of the merged model; replaced if it exists.
-        threads: number of threads that read and compute.
-        device: where operators run.
-        progress: called with numbers of bytes read and written.
-        finish: called with the folder before it appears, to add documents, and with the identity of every model by name:
-            the XXH3-128 digest of the tensors that entered.
+    An existing `output` is replaced. `progress` is called with numbers of bytes read and written; `finish` with the folder
+    before it appears, to add documents, and with the XXH3-128 digest of the tensors that entered, by model.
 
-    Raises:
-        UserError: a number of a model is NaN or infinite, or the merge leaves the range of its type.
+    Raises UserError if a number of a model is NaN or infinite, or the merge leaves the range of its type.
     """
     models, recipe = request.models, fused(request.recipe) if device.fused else request.recipe
     budget = MemoryBudget(max(map(request.size, models.merged)))  # room for the largest tensor, which whole tensors share

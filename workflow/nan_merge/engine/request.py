@@ -23,19 +23,12 @@ Thresholds = Mapping[str, Mapping[str, float]]  # expert -> row (`model`, or a t
 
 @dataclass(frozen=True)
 class Contexts:
-    """The contexts of one merge: of a tensor with all experts, and of a tensor of one expert.
-
-    Args:
-        models: base and experts in one layout.
-        thresholds: what `measure.thresholds` returned, for a method that trims.
-        seed: of random draws.
-        task: the expert whose task the merge is for; only for operators that make a model for each task.
-    """
+    """The contexts of one merge: of a tensor with all experts, and of a tensor of one expert."""
 
     models: Models
-    thresholds: Thresholds = field(default_factory=dict)
-    seed: int = 0
-    task: str | None = None
+    thresholds: Thresholds = field(default_factory=dict)  # of `measure.thresholds`, for a method that trims
+    seed: int = 0  # of random draws
+    task: str | None = None  # the expert whose task the merge is for; only for operators that make a model for each task
 
     @cached_property
     def _depths(self) -> dict[str, float]:
@@ -66,28 +59,18 @@ class Contexts:
 class MergeRequest:
     """Everything that decides the bytes of a merge.
 
-    Args:
-        models: base and experts in one layout.
-        recipe: the bound operators of the method.
-        table: the coefficients of the experts, in their order.
-        thresholds: what `measure.thresholds` returned, for a method that trims.
-        calibration: by expert the statistics collected for it, under the names of the tensors; none by default.
-        task: the expert whose task the merge is for; only for methods that make a model for each task.
-        seed: of random draws.
-        dtype: type of all floats of the output; None keeps those of the base.
-
     Raises:
         UserError: the table is of other experts, or an expert has no calibration where others have some.
     """
 
     models: Models
     recipe: Recipe
-    table: CoefficientTable
+    table: CoefficientTable  # in the order of the experts
     thresholds: Thresholds = field(default_factory=dict)
-    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
+    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)  # statistics by expert, under the names of the tensors
     task: str | None = None
     seed: int = 0
-    dtype: np.dtype | None = None
+    dtype: np.dtype | None = None  # of all floats of the output; None keeps those of the base
 
     def __post_init__(self) -> None:
         """Check that coefficients and calibration are those of the experts."""

@@ -96,18 +96,10 @@ def uniform(norms: np.ndarray, *, total: Annotated[float, "sum of the coefficien
     return _scaled(norm_law(norms, exponent=0.0), None, total)
 
 
-def _mean_of_nan(
-    experts: int,
-    *,
-    normaliser: str = "sum",
-    mean: float | None = None,
-    total: float | None = None,
-    scale: float = 1.0,
-    **others: Any,
-) -> float | None:
-    if normaliser in ("length", "shrink"):
+def _mean_of_nan(experts: int, *, mean: float | None = None, total: float | None = None, **others: Any) -> float | None:
+    if others.get("normaliser") in ("length", "shrink"):
         return None
-    return scale * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
+    return others.get("scale", 1.0) * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
 
 
 @declares_mean(_mean_of_nan)
@@ -238,16 +230,11 @@ def estimate(
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
-    Args:
-        measures: what `measure.norms` returned, with `calibration` where that was collected.
-        operator: the bound rule.
-        control: the bound control.
-        norm_of: whose squares are summed over the tensors of a row, in float64 (with fsum, so in any order).
-        scope: what has coefficients of its own.
-        only: tensors whose norms count; a row without any has zero norms, hence uniform coefficients.
+    `measures` is the result of `measure.norms`, with `calibration` where that was collected. Squares are summed over the
+    tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only` matches has zero norms,
+    hence uniform coefficients.
 
-    Raises:
-        UserError: `only` matches no tensor, or `norm_of` was not measured.
+    Raises UserError if `only` matches no tensor, or `norm_of` was not measured.
     """
     if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
         raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")

@@ -17,31 +17,18 @@ Array = Any  # a NumPy array or a torch tensor
 
 @dataclass(frozen=True)
 class TensorContext:
-    """Context passed to an operator: its only input besides arrays, coefficients and hyper-parameters.
+    """Context passed to an operator: its only input besides arrays, coefficients and hyper-parameters."""
 
-    Args:
-        tensor: name of the tensor.
-        start: flat index in the tensor of the first element of the arrays.
-        expert: name of the expert; empty in `combine` and `postprocess`.
-        seed: of random draws.
-        threshold: magnitude at which `trim` cuts the tensor of this expert.
-        base: values of the base, for operators on whole tensors.
-        calibration: statistics of every expert for this tensor; () if there are none.
-        depth: from 0 in the first block of the network to 1 in the last; None outside the blocks.
-        transposed: whether a matrix is stored as (in, out), as in GPT-2, not as (out, in).
-        task: index of the target task; per-task methods only.
-    """
-
-    tensor: str
-    start: int = 0
-    expert: str = ""
-    seed: int = 0
-    threshold: float = 0.0
-    base: Array = None
-    calibration: Sequence[Array] = ()
-    depth: float | None = None
-    transposed: bool = False
-    task: int | None = None
+    tensor: str  # its name
+    start: int = 0  # flat index in the tensor of the first element of the arrays
+    expert: str = ""  # its name; empty in `combine` and `postprocess`
+    seed: int = 0  # of random draws
+    threshold: float = 0.0  # magnitude at which `trim` cuts the tensor of this expert
+    base: Array = None  # values of the base, for operators on whole tensors
+    calibration: Sequence[Array] = ()  # statistics of every expert for this tensor; () if there are none
+    depth: float | None = None  # from 0 in the first block of the network to 1 in the last; None outside the blocks
+    transposed: bool = False  # whether a matrix is stored as (in, out), as in GPT-2, not as (out, in)
+    task: int | None = None  # index of the target task; per-task methods only
 
     @property
     def key(self) -> int:

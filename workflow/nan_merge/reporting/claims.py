@@ -10,9 +10,10 @@ import numpy as np
 
 from nan_merge.reporting import norm_data
 from nan_merge.reporting.formats import count, interval, p_value, percent, spread
-from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
 from nan_merge.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
 from nan_merge.reporting.study import Study
+from nan_merge.reporting.table_parts import pairs_of
 
 BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 REVERSED = "reversed"
@@ -55,14 +56,9 @@ def describe(study: Study, row: dict[str, str]) -> str:
 def separation(study: Study) -> list[Claim]:
     """Judge pretrained < averaging < best merge < individual, step by step, with paired tests."""
     averages = {row.method["id"]: row for row in summarise(study)}
-    rows = {
-        (row["method"], row["against"]): row for row in study.comparisons if row["kind"] == "order" and row["task"] == "average"
-    }
-    merges = [
-        method
-        for method, against in rows
-        if against == AVERAGING and method != INDIVIDUAL and averages.get(method) and averages[method].average.value is not None
-    ]
+    rows = {(row["method"], row["against"]): row for row in pairs_of(study, "order")}
+    scored = {method for method, row in averages.items() if row.average.value is not None}
+    merges = [method for method, against in rows if against == AVERAGING and method in scored - {INDIVIDUAL}]
     best = max(merges, key=lambda method: averages[method].average.value or 0.0, default="")
     steps = [(AVERAGING, BASE), (best, AVERAGING), (INDIVIDUAL, best)]
     evidence, verdicts = [], []
@@ -116,14 +112,8 @@ def weight_norms(study: Study) -> list[Claim]:
     )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
-        if (
-            row["kind"] in ("host", "control")
-            and row["task"] == "average"
-            and row["method"] in nearly
-            and _uniform(study, row["against"])
-            and _alike(study, row)
-            and number(row, "changed") is not None
-        ):
+        paired = row["kind"] in CORRECTION_GROUPS and row["task"] == "average" and number(row, "changed") is not None
+        if paired and row["method"] in nearly and _uniform(study, row["against"]) and _alike(study, row):
             evidence.append(
                 f"{study.label(row['method'])} and {study.label(row['against'])}, both uniform and equally large "
                 f"within {100 * norm_data.SPREAD:g} %: {count(row['changed'])} of {count(row['n'])} predictions differ."
@@ -148,7 +138,7 @@ def _alike(study: Study, row: dict[str, str]) -> bool:
 
 def gains(study: Study) -> list[Claim]:
     """Judge every NAN row against its host, against each control, and against all of them together."""
-    plain = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in ("host", "control")]
+    plain = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in CORRECTION_GROUPS]
     if not plain:
         return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
     groups: dict[str, list[dict[str, str]]] = {}
@@ -248,7 +238,7 @@ def _rank(value: float | None) -> str:
 
 def selected(study: Study) -> list[Claim]:
     """Judge whether a value selected on validation is above the fixed one, on the test split."""
-    rows = {row["method"]: row for row in study.comparisons if row["kind"] == "selection" and row["task"] == "average"}
+    rows = {row["method"]: row for row in pairs_of(study, "selection")}
     curves = candidates(study)
     if not curves and not rows:
         return [Claim("λ selected on validation is above the fixed λ", NOT_TESTED, ["Nothing was selected in this suite."])]
@@ -256,26 +246,15 @@ def selected(study: Study) -> list[Claim]:
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
         values = chosen(study, method)
-        evidence = (
-            [
-                f"Candidates: {', '.join(f'{value:g}' for value in grid)}; chosen on validation: "
-                f"{', '.join(f'{value:g}' for value in values) or 'unknown'}."
-            ]
-            if grid
-            else []
-        )
+        listed, picked = (", ".join(f"{value:g}" for value in each) for each in (grid, values))
+        evidence = [f"Candidates: {listed}; chosen on validation: {picked or 'unknown'}."] if grid else []
         if grid and any(value in (grid[0], grid[-1]) for value in values):
             evidence.append("A chosen value lies at the edge of the grid: a wider grid could give another.")
         row = rows.get(method)
         symbol = study.symbol(method)
         evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")
-        found.append(
-            Claim(
-                f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}",
-                verdict(row) if row else NOT_TESTED,
-                evidence,
-            )
-        )
+        statement = f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}"
+        found.append(Claim(statement, verdict(row) if row else NOT_TESTED, evidence))
     return found
 
 

@@ -65,13 +65,8 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         for j, task in enumerate(study.tasks):
             text = percent(row.tasks[task["id"]].value) or "–"
             heat.text(j, i, text, ha="center", va="center", fontsize=8)
-    heat.set_xticks(
-        range(len(study.tasks)),
-        [task.get("label", task["id"]) for task in study.tasks],
-        rotation=35,
-        ha="left",
-        rotation_mode="anchor",
-    )
+    labels = [task.get("label", task["id"]) for task in study.tasks]
+    heat.set_xticks(range(len(study.tasks)), labels, rotation=35, ha="left", rotation_mode="anchor")
     heat.set_yticks(range(len(rows)), [row.method.get("label", row.method["id"]) for row in rows])
     heat.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     heat.spines[:].set_visible(False)
@@ -94,51 +89,24 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
     for i, row in enumerate(rows):
         colour = palette[row.method.get("group") or ""]
         if row.average.value is None:
-            axes.text(
-                0.02,
-                i,
-                "skipped" if "skipped" in row.method else "no average: a score is missing",
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=7.5,
-                color=GREY,
-            )
+            reason = "skipped" if "skipped" in row.method else "no average: a score is missing"
+            axes.text(0.02, i, reason, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=GREY)
             continue
         line = ":" if row.average.draws else "-"
         axes.plot([100 * row.average.low, 100 * row.average.high], [i, i], line, color=colour, linewidth=1.4)
-        if len(row.average.by_seed) > 1:
-            axes.plot(
-                [100 * value for value in row.average.by_seed],
-                [i] * len(row.average.by_seed),
-                ".",
-                color="black",
-                markersize=3,
-                zorder=4,
-            )
-        several = len(row.average.by_seed) > 1
-        axes.plot(
-            100 * row.average.value,
-            i,
-            "D" if row.method.get("host") else "o",
-            color=colour,
-            markersize=7 if several else 5,
-            markerfacecolor="white" if several else colour,
-        )
+        seeds, marker = [100 * value for value in row.average.by_seed], "D" if row.method.get("host") else "o"
+        style: dict[str, Any] = {"color": colour, "markersize": 5, "markerfacecolor": colour}
+        if len(seeds) > 1:
+            axes.plot(seeds, [i] * len(seeds), ".", color="black", markersize=3, zorder=4)
+            style |= {"markersize": 7, "markerfacecolor": "white"}
+        axes.plot(100 * row.average.value, i, marker, **style)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("average accuracy in %")
     diamonds = {row.method.get("group") or "" for row in rows if row.method.get("host")}
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=colour,
-            marker="D" if group in diamonds else "o",
-            linewidth=1.4,
-            markersize=5,
-            label={"nan": "NAN"}.get(group, group or "methods"),
-        )
-        for group, colour in palette.items()
-    ]
+    handles = []
+    for group, colour in palette.items():
+        style = {"color": colour, "marker": "D" if group in diamonds else "o", "linewidth": 1.4, "markersize": 5}
+        handles.append(Line2D([], [], label={"nan": "NAN"}.get(group, group or "methods"), **style))
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, columnspacing=1)
 
 
@@ -156,16 +124,9 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         axes.fill_between(values, heights[1], heights[2], color=colour, alpha=0.12, linewidth=0)
         axes.plot(values, heights[0], "o-", color=colour, markersize=4, linewidth=1.4, label=study.label(method))
         picked = [value for value in chosen(study, method) if value in values]
-        axes.plot(
-            picked,
-            [heights[0][values.index(value)] for value in picked],
-            "o",
-            markersize=11,
-            markerfacecolor="none",
-            markeredgecolor=colour,
-            markeredgewidth=1.6,
-            label=f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}",
-        )
+        ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
+        label = f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}"
+        axes.plot(picked, [heights[0][values.index(value)] for value in picked], "o", label=label, **ring)
     symbols = list(dict.fromkeys(map(study.symbol, curves)))
     averaging = 1 / len(study.tasks) if symbols == ["λ"] else None
     for value, style, name in ((averaging, ":", "1/T (averaging)"), (record.get("fixed"), "--", "fixed λ")):

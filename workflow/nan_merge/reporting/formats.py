@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,4 +191,8 @@ _TEX = {
     "\u00a0": "~",
 }
 
-WRITERS: dict[str, Callable[[Table, Path], None]] = {".csv": write_csv, ".md": write_markdown, ".tex": write_latex}
+
+def write(table: Table, output: Path | str) -> None:
+    """Write a table as `output`.csv, .md and .tex."""
+    for suffix, writer in {".csv": write_csv, ".md": write_markdown, ".tex": write_latex}.items():
+        writer(table, Path(f"{output}{suffix}"))

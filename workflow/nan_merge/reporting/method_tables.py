@@ -7,7 +7,7 @@ from typing import Any
 from nan_merge.reporting.formats import BREAK, Table
 from nan_merge.reporting.statistics import candidates, chosen, summarise
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import INTERVAL_NOTE, difference, estimated, limits, pairs_of
+from nan_merge.reporting.table_parts import INTERVAL_NOTE, TESTED, columns, difference, estimated, limits, pairs_of
 
 
 def methods(study: Study, record: dict[str, Any]) -> Table:
@@ -18,10 +18,10 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
         of = row.method
         data, static, reference = of.get("data", "none"), of.get("static", True), of.get("reference", "")
         about = [of.get("label", of["id"]), of["id"], data, "yes" if static else "no", reference]
-        cells = {"average": row.average.value, "average_low": row.average.low, "average_high": row.average.high}
         table.add(
             [*about, estimated(table, row.average), limits(table, row.average)],
-            {"method": of["id"], "label": about[0], "data": data, "static": static, "reference": reference, **cells}
+            {"method": of["id"], "label": about[0], "data": data, "static": static, "reference": reference}
+            | columns("average", row.average)
             | {"draws": row.average.draws or None, "remark": row.average.reason},
             study.block(of),
         )
@@ -43,20 +43,11 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
         sweep = row.method["sweep"]
         pairs = [pair for pair in pairs_of(study, "scan") if pair["method"] == row.method["id"]]
         values = {key: sweep["values"].get(key, "") for key in keys}
-        columns = ("against", "difference", "low", "high", "p", "p_holm", "discordant", "changed")
-        table.add(
-            [
-                sweep["label"],
-                *(str(value) for value in values.values()),
-                estimated(table, row.average),
-                limits(table, row.average),
-                BREAK.join(difference(study, pair) for pair in pairs),
-            ],
-            {"method": row.method["id"], **values, "average": row.average.value}
-            | {"average_low": row.average.low, "average_high": row.average.high, "remark": row.average.reason}
-            | {name: pair[name] for pair in pairs for name in columns},
-            sweep["id"],
-        )
+        cells = [sweep["label"], *map(str, values.values()), estimated(table, row.average), limits(table, row.average)]
+        cells.append(BREAK.join(difference(study, pair) for pair in pairs))
+        numbers = {"method": row.method["id"], **values, **columns("average", row.average), "remark": row.average.reason}
+        numbers |= {name: pair[name] for pair in pairs for name in ("against", *TESTED)}
+        table.add(cells, numbers, sweep["id"])
     tested = [pair for pair in pairs_of(study, "scan") if pair["p"] != ""]
     table.notes = [
         "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
@@ -75,12 +66,11 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
     for method, points in candidates(study).items():
         picked, symbol = chosen(study, method), study.symbol(method)
         for value, average in sorted(points.items()):
-            cells = {"value": value, "average": average.value, "average_low": average.low, "average_high": average.high}
             formatted = f"{value:g}".replace("-", "−")
             mark = "chosen" if value in picked else ""
             table.add(
                 [study.label(method), symbol, formatted, estimated(table, average), limits(table, average), mark],
-                {"method": method, "tuned": symbol, **cells, "chosen": bool(mark)},
+                {"method": method, "tuned": symbol, "value": value, **columns("average", average), "chosen": bool(mark)},
                 method,
             )
     table.notes = [

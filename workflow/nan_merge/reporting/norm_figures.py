@@ -47,12 +47,8 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     right.set_xlabel("training examples (log scale)")
     left.set_xlabel("norm of the expert / mean over experts")
     left.set_ylabel("share α of the coefficients")
-    handles = {
-        handle.get_label(): handle
-        for axes in (left, right)
-        for handle in axes.get_lines()
-        if not handle.get_label().startswith("_")
-    }
+    drawn = [line for axes in (left, right) for line in axes.get_lines() if not line.get_label().startswith("_")]
+    handles = {line.get_label(): line for line in drawn}
     numbered = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
     right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
     return figure, (
@@ -76,16 +72,8 @@ def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         for line in drawn:
             colour, style = styles.get(line.protocol, (GREY, ":"))
             marker = "osD^vP*X"[tasks.index(line.task) % 8]
-            axes.plot(
-                line.examples,
-                line.inverse,
-                marker=marker,
-                color=colour,
-                linestyle=style,
-                markersize=5.5,
-                markerfacecolor="white",
-                linewidth=1.4,
-            )
+            drawing = {"marker": marker, "markersize": 5.5, "markerfacecolor": "white", "linestyle": style, "linewidth": 1.4}
+            axes.plot(line.examples, line.inverse, color=colour, **drawing)
         axes.set_xscale("log")
         _plain_log(axes, sorted({int(value) for line in drawn for value in line.examples}))
         change = 100 * max(norm_data.relative_spread(line.inverse) for line in drawn)

@@ -53,32 +53,15 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
         shares = norm_data.shares(study, method["id"])
         if shares is None:
             continue
-        formatted = [f"{share:.4f}" for share in shares.mean]
-        entropy = (
-            table.mark("", "Not defined: a coefficient is not positive.") if shares.entropy is None else _range(shares.entropy, 4)
-        )
-        ratio = "" if shares.ratio is None else _range(shares.ratio, 3)
-        table.add(
-            [
-                method.get("label", method["id"]),
-                shares.scope,
-                count(shares.rows),
-                f"{shares.coefficient:.4f}",
-                *formatted,
-                ratio,
-                entropy,
-            ],
-            {
-                "method": method["id"],
-                "scope": shares.scope,
-                "rows": shares.rows,
-                "mean_coefficient": shares.coefficient,
-                **{f"alpha_{name}": float(share) for name, share in zip(names, shares.mean, strict=True)},
-                **norm_data.extent("max_over_min", shares.ratio),
-                **norm_data.extent("entropy", shares.entropy),
-            },
-            study.block(method),
-        )
+        cells = [method.get("label", method["id"]), shares.scope, count(shares.rows)]
+        cells += [f"{value:.4f}" for value in (shares.coefficient, *shares.mean)]
+        cells.append("" if shares.ratio is None else _range(shares.ratio, 3))
+        undefined = table.mark("", "Not defined: a coefficient is not positive.") if shares.entropy is None else ""
+        cells.append(undefined if shares.entropy is None else _range(shares.entropy, 4))
+        numbers = {"method": method["id"], "scope": shares.scope, "rows": shares.rows, "mean_coefficient": shares.coefficient}
+        numbers |= {f"alpha_{name}": float(share) for name, share in zip(names, shares.mean, strict=True)}
+        numbers |= norm_data.extent("max_over_min", shares.ratio) | norm_data.extent("entropy", shares.entropy)
+        table.add(cells, numbers, study.block(method))
     table.notes = [
         "c: coefficient of a task vector; α = c / Σ c over the experts, mean over rows (layers or tensors) and seeds. "
         "max / min: largest over smallest coefficient. Entropy: −Σ α log α / log T, 1 for uniform coefficients. "
@@ -92,19 +75,9 @@ def premise(study: Study, record: dict[str, Any]) -> Table:
     table = Table(study.title(record), ["Task", "Protocol", "Examples", "Steps", "‖W‖", "‖τ‖", "Accuracy"], text=(0, 1))
     order = sorted(study.premise, key=lambda row: (row["task"], row["protocol"] != "steps", int(row["examples"]), row["seed"]))
     for row in order:
-        table.add(
-            [
-                study.label(row["task"]),
-                f"equal {row['protocol']}",
-                count(row["examples"]),
-                count(row["steps"]),
-                f"{float(row['norm_weights']):.4f}",
-                f"{float(row['norm_task_vector']):.4f}",
-                percent(float(row["accuracy"])),
-            ],
-            dict(row),
-            (row["task"], row["protocol"]),
-        )
+        cells = [study.label(row["task"]), f"equal {row['protocol']}", count(row["examples"]), count(row["steps"])]
+        cells += [f"{float(row[name]):.4f}" for name in norm_data.NORMS.values()]
+        table.add([*cells, percent(float(row["accuracy"]))], dict(row), (row["task"], row["protocol"]))
     table.notes = ["Nested subsets of one training set, same base and recipe; accuracy in %."]
     return table
 

@@ -16,10 +16,7 @@ from nan_merge.reporting.statistics import LEVEL, holm
 
 FLIPS = 100_000
 RESAMPLES = 10_000
-CORRECTION_GROUPS = {
-    "host": "nan",
-    "control": "nan",
-}  # kinds of pairs that share one Holm adjustment; any other kind is a group of its own
+CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that share one Holm adjustment; others have their own
 COLUMNS = [
     "suite",
     "method",
@@ -63,7 +60,6 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
             less those of the other, summed over `terms`.
         terms: number of pairs of models: fine-tuning seeds times draws of a control.
         weights: of the tasks; scaled to sum to 1.
-        random: generator of flips and resamples.
     """
     w = np.asarray(weights, float) / np.sum(weights)
     scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
@@ -93,14 +89,11 @@ def compare_methods(
     output: Path | str,
     sizes: dict[str, dict[str, int]] | None = None,
 ) -> None:
-    """Compare pairs of methods example by example and write one row a pair.
+    """Compare pairs of methods example by example and write one row a pair; predictions lie beside the score files, as .npz.
 
-    Args:
-        files: score files; the predictions lie beside each, as .npz.
-        pairs: records with `suite`, `method`, `against` and `kind`. With `draws`, the method is compared with the mean of
-            these methods and the row counts those it exceeds. A pair without a common task has empty numbers.
-        output: the table.
-        sizes: training-set sizes by suite and task; where all are known, a second row `weighted_average` is written.
+    `pairs` are records with `suite`, `method`, `against` and `kind`. With `draws`, the method is compared with the mean of
+    these methods and the row counts those it exceeds. A pair without a common task has empty numbers. Where `sizes`, the
+    training-set sizes by suite and task, are all known, a second row `weighted_average` is written.
     """
     answers, tasks = _answers(files)
     rows = []

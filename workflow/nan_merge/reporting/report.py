@@ -34,16 +34,10 @@ def write_report(
     output: Path | str,
     published: Sequence[Path | str] = (),
 ) -> None:
-    """Write all suites as one page.
+    """Write all suites as one page, with a section for each study.
 
-    Args:
-        studies: one section each.
-        methods: rows of the table of methods.
-        tables: .md files named `..._{suite}.md`.
-        figures: .svg files named `..._{suite}.svg`.
-        provenance: versions, digests and licences.
-        output: the HTML file.
-        published: printed tables (.md) with the measured numbers of all suites.
+    `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
+    the measured numbers of all suites.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     sections = [
@@ -79,15 +73,11 @@ def _averages(study: Study) -> list[dict[str, str]]:
     merges = [row for row in rows if row.method.get("group") != "reference" and "sweep" not in row.method]  # no scans, no draws
     rest = [row for row in merges if row not in named]
     named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
-    named.sort(key=lambda row: row.average.value or 0.0)
-    return [
-        {
-            "label": row.method.get("label", row.method["id"]),
-            "value": percent(row.average.value or 0.0),
-            "interval": interval(row.average.low, row.average.high),
-        }
-        for row in named
-    ]
+    averages = []
+    for row in sorted(named, key=lambda row: row.average.value or 0.0):
+        value, limits = percent(row.average.value or 0.0), interval(row.average.low, row.average.high)
+        averages.append({"label": row.method.get("label", row.method["id"]), "value": value, "interval": limits})
+    return averages
 
 
 def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str) -> dict[str, list[Path]]:

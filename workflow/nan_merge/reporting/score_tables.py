@@ -4,73 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
+from nan_merge.reporting import table_parts as parts
 from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
 from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, UNDECIDED, number, verdict
 from nan_merge.reporting.statistics import summarise
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import (
-    DRAWS_NOTE,
-    INTERVAL_NOTE,
-    PAIRED_NOTE,
-    SHOWN,
-    correction_group_size,
-    difference,
-    difference_limits,
-    estimated,
-    limits,
-    of_task,
-    pairs_of,
-)
 
 OTHER_KINDS = " Other kinds of pairs are adjusted among themselves."
 
 
 def accuracy(study: Study, record: dict[str, Any]) -> Table:
     """One row a method: tasks, averages, and each NAN row against its host and controls."""
-    header = [
-        "Method",
-        *(task.get("label", task["id"]) for task in study.tasks),
-        "Average",
-        "95 % interval",
-        "Weighted",
-        "Normalised",
-        "Δ against",
-    ]
+    tasks = [task.get("label", task["id"]) for task in study.tasks]
+    header = ["Method", *tasks, "Average", "95 % interval", "Weighted", "Normalised", "Δ against"]
     table = Table(study.title(record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
-        formatted = [of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
-        against = {kind: [pair for pair in pairs_of(study, kind) if pair["method"] == method["id"]] for kind in SHOWN}
-        table.add(
-            [
-                method.get("label", method["id"]),
-                *formatted,
-                estimated(table, row.average),
-                limits(table, row.average),
-                estimated(table, row.weighted),
-                estimated(table, row.normalised),
-                BREAK.join(difference(study, pair) for pairs in against.values() for pair in pairs),
-            ],
-            _accuracy_record(study, row, against),
-            study.block(method),
-        )
+        formatted = [parts.of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        against = {kind: [pair for pair in parts.pairs_of(study, kind) if pair["method"] == method["id"]] for kind in parts.SHOWN}
+        averages = [parts.estimated(table, row.average), parts.limits(table, row.average)]
+        averages += [parts.estimated(table, mean) for mean in (row.weighted, row.normalised)]
+        differences = BREAK.join(parts.difference(study, pair) for pairs in against.values() for pair in pairs)
+        cells = [method.get("label", method["id"]), *formatted, *averages, differences]
+        table.add(cells, _accuracy_record(study, row, against), study.block(method))
+    several, made = len(study.seeds) > 1, [study.suite["collection"]] if study.suite.get("collection") else []
+    seeds = f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds." if several else "; one fine-tuning seed."
     table.notes = [
-        "Accuracy in % on the test split"
-        + (
-            f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds."
-            if len(study.seeds) > 1
-            else "; one fine-tuning seed."
-        ),
+        f"Accuracy in % on the test split{seeds}",
         "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
         "accuracy of the individual model, in %.",
-        INTERVAL_NOTE,
-        PAIRED_NOTE.format(size=correction_group_size(study)) + OTHER_KINDS,
-        *([DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
-        *(
-            [f"Checkpoints: collection {made['id']}, {made['label']}; numbers of another collection are not comparable."]
-            if (made := study.suite.get("collection"))
-            else []
-        ),
+        parts.INTERVAL_NOTE,
+        parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
+        *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
+        *(f"Checkpoints: collection {c['id']}, {c['label']}; numbers of another collection are not comparable." for c in made),
         *(f"Task {study.label(entry['task'])} was skipped: {entry['reason']}." for entry in study.suite.get("skipped", [])),
     ]
     return table
@@ -85,16 +51,9 @@ def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, s
         "group": row.method.get("group"),
         "draws": row.average.draws or None,
     }
-    for name, estimate in [
-        *row.tasks.items(),
-        ("average", row.average),
-        ("weighted_average", row.weighted),
-        ("normalised_average", row.normalised),
-    ]:
-        record |= {
-            name: estimate.value,
-            f"{name}_low": estimate.low,
-            f"{name}_high": estimate.high,
+    means = {"average": row.average, "weighted_average": row.weighted, "normalised_average": row.normalised}
+    for name, estimate in [*row.tasks.items(), *means.items()]:
+        record |= parts.columns(name, estimate) | {
             f"{name}_sd_over_seeds": estimate.deviation,
             f"{name}_percent": percent(estimate.value).replace("−", "-"),
             f"{name}_remark": estimate.reason,
@@ -102,64 +61,33 @@ def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, s
     numbered = [(kind, pair) for kind in against if kind != "control" for pair in against[kind]]
     numbered += [(f"control_{index}", pair) for index, pair in enumerate(against["control"], 1)]
     for name, pair in numbered:
-        record |= {
-            name: pair["against"],
-            **{
-                f"{name}_{column}": pair[column]
-                for column in ("difference", "low", "high", "p", "p_holm", "discordant", "changed")
-            },
-        }
+        record |= {name: pair["against"], **{f"{name}_{column}": pair[column] for column in parts.TESTED}}
     return record
 
 
 def comparisons(study: Study, record: dict[str, Any]) -> Table:
     """One row a compared pair, host and control comparisons first; the verdict combines test and interval."""
-    weighted = {
-        (row["method"], row["against"], row["kind"]): row for row in study.comparisons if row["task"] == "weighted_average"
-    }
-    table = Table(
-        study.title(record),
-        [
-            "Method",
-            "Against",
-            "Kind",
-            "Verdict",
-            "Δ average",
-            "95 % interval",
-            "p",
-            "p (Holm)",
-            "Discordant",
-            "Changed",
-            "Predictions",
-            *(["Δ weighted"] if weighted else []),
-        ],
-        text=(0, 1, 2, 3),
-    )
+    rows = [row for row in study.comparisons if row["task"] == "weighted_average"]
+    weighted = {(row["method"], row["against"], row["kind"]): row for row in rows}
+    header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "p", "p (Holm)", "Discordant", "Changed"]
+    header += ["Predictions", *(["Δ weighted"] if weighted else [])]
+    table = Table(study.title(record), header, text=(0, 1, 2, 3))
     shown = {method["id"] for method in study.methods}
     plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
     for row in sorted(plain, key=lambda row: "" if row["kind"] in CORRECTION_GROUPS else row["kind"]):
         other = weighted.get((row["method"], row["against"], row["kind"]), {})
-        cells = [
-            study.label(row["method"]),
-            study.label(row["against"]),
-            row["kind"],
-            verdict(row),
-            percent(number(row, "difference"), signed=True),
-            difference_limits(row),
-            p_value(number(row, "p")),
-            p_value(number(row, "p_holm")),
-            count(row["discordant"]),
-            count(row["changed"]),
-            count(row["n"]),
-        ]
+        cells = [study.label(row["method"]), study.label(row["against"]), row["kind"], verdict(row)]
+        cells += [percent(number(row, "difference"), signed=True), parts.difference_limits(row)]
+        cells += [p_value(number(row, name)) for name in ("p", "p_holm")]
+        cells += [count(row[name]) for name in ("discordant", "changed", "n")]
         if weighted:
-            cells.append(f"{percent(number(other, 'difference'), signed=True)} {difference_limits(other)}".strip())
+            cells.append(f"{percent(number(other, 'difference'), signed=True)} {parts.difference_limits(other)}".strip())
         if number(row, "difference") is None:
             cells[4] = table.mark(cells[4], "Not compared: the two methods have no seed with scores of every task in common.")
         more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
-        PAIRED_NOTE.format(size=correction_group_size(study)) + OTHER_KINDS,
+        parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '

@@ -155,17 +155,10 @@ def studies(
     datasets: Sequence[Path | str] = (),
     premise: Sequence[Path | str] = (),
 ) -> list[Study]:
-    """Read all files and split them by suite.
+    """Read all files and split them by suite, with one `Study` for each; `methods` are in the order of the tables.
 
-    Args:
-        suites: resolved suites; each gives one `Study`.
-        methods: rows in the order of the tables.
-        scores: the tidy table of all scores.
-        comparisons: the table of paired tests.
-        coefficients: coefficient files, which name their suite.
-        measures: norms, `{suite}/seed{seed}.json`.
-        datasets: `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id.
-        premise: tables of the premise experiment, whose rows name their suite.
+    Coefficient files and rows of tables name their suite. Norms are `{suite}/seed{seed}.json`, data sets
+    `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id.
     """
     rows = [_score(row, scores) for row in read_table(scores)]
     pairs = read_table(comparisons) if comparisons else []

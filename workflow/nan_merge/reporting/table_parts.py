@@ -10,6 +10,7 @@ from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, number
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
 
+TESTED = ("difference", "low", "high", "p", "p_holm", "discordant", "changed")  # columns of a comparison
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 INTERVAL_NOTE = (
     "Intervals: 95 %, examples independent within a task; Wilson's limits of each task joined by "
@@ -30,6 +31,11 @@ def estimated(table: Table, estimate: Estimate) -> str:
     spread = estimate.deviation
     text = percent(estimate.value) + (f" ± {percent(spread)}" if spread is not None else "")
     return table.mark(text, sentence(estimate.reason))
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate and its limits as columns of a CSV file."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estimate) -> str:

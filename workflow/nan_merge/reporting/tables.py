@@ -8,7 +8,7 @@ from typing import Any
 
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import method_tables, norm_tables, score_tables
-from nan_merge.reporting.formats import WRITERS, Table
+from nan_merge.reporting.formats import Table, write
 from nan_merge.reporting.study import Study
 
 
@@ -19,8 +19,7 @@ def render_table(study: Study, record: dict[str, Any], output: Path | str) -> No
     table = KINDS[record["kind"]](study.only(record), record)
     if not table.rows:
         table.notes.insert(0, "This suite has no measurements of this kind.")
-    for suffix, write in WRITERS.items():
-        write(table, Path(f"{output}{suffix}"))
+    write(table, output)
 
 
 KINDS: dict[str, Callable[[Study, dict[str, Any]], Table]] = {

@@ -27,14 +27,8 @@ def merge_and_document(
 ) -> None:
     """Write a merged model with its provenance and its model card, whole or not at all.
 
-    Args:
-        request: everything that decides the bytes of the weights.
-        sources: `base` and every expert by name.
-        about: further entries of provenance.json, such as `name`, `method` and `method_spec`.
-        output: folder of the merged model.
-        threads: number of threads that read and compute.
-        device_name: see `devices.device`.
-        progress: called with numbers of bytes read and written.
+    `sources` are `base` and every expert by name, `about` further entries of provenance.json (`name`, `method`,
+    `method_spec` and others); for the rest see `merge` and `devices.device`.
     """
     record = {
         "coefficients": request.table.record(),

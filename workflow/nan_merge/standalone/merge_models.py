@@ -28,7 +28,7 @@ from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import WITHOUT_NORMS, CoefficientTable
 from nan_merge.methods.recipe import DEFAULTS, Recipe, bind, operator_of
 from nan_merge.standalone.documented_merge import merge_and_document
-from nan_merge.standalone.mergekit_export import adapter_of, check_names, export
+from nan_merge.standalone.mergekit_export import check_names, export
 from nan_merge.standalone.model_card import PROVENANCE
 from nan_merge.standalone.sources import Source, find
 
@@ -38,43 +38,24 @@ PRINTED_ROWS = 8  # of a coefficient table
 
 @dataclass(frozen=True)
 class OwnModels:
-    """Models of one's own and how to merge them, as on the command line.
+    """Models of one's own and how to merge them, as on the command line."""
 
-    Args:
-        base: folder or hub id.
-        experts: folders or hub ids by name.
-        method: name of the method.
-        method_spec: its operators by stage.
-        output: folder of the merged model.
-        about: the method's entry in the config; its `label` and `reference` are documented.
-        exclude: regular expressions of tensors left at the base.
-        vocabulary: see `unify_layout`.
-        missing: see `unify_layout`.
-        dtype: type of all floats of the output, a key of TYPES; None keeps those of the base.
-        device: see `devices.device`.
-        threads: number of threads.
-        seed: of random draws.
-        overwrite: whether an older merge at `output` is replaced.
-        export: file for a mergekit config with the coefficients; None for none.
-        options: arguments of the command line that, besides the models, decide the result.
-    """
-
-    base: str
-    experts: Mapping[str, str]
+    base: str  # folder or hub id
+    experts: Mapping[str, str]  # folders or hub ids by name
     method: str
-    method_spec: Mapping[str, Any]
-    output: Path
-    about: Mapping[str, Any] = field(default_factory=dict)
-    exclude: Sequence[str] = ()
-    vocabulary: str = "truncate"
+    method_spec: Mapping[str, Any]  # operators by stage
+    output: Path  # folder of the merged model
+    about: Mapping[str, Any] = field(default_factory=dict)  # of the config; `label` and `reference` are documented
+    exclude: Sequence[str] = ()  # regular expressions of tensors left at the base
+    vocabulary: str = "truncate"  # see `unify_layout`, as for `missing`
     missing: str = "error"
-    dtype: str | None = None
-    device: str = "cpu"
+    dtype: str | None = None  # type of all floats of the output, a key of TYPES; None keeps those of the base
+    device: str = "cpu"  # see `devices.device`
     threads: int = 1
     seed: int = 0
-    overwrite: bool = False
-    export: Path | None = None
-    options: Sequence[str] = ()
+    overwrite: bool = False  # whether an older merge at `output` is replaced
+    export: Path | None = None  # file for a mergekit config with the coefficients
+    options: Sequence[str] = ()  # arguments of the command line that, besides the models, decide the result
 
 
 def run(own: OwnModels) -> None:
@@ -216,7 +197,7 @@ def _mergekit(own: OwnModels, sources: Mapping[str, Source], models: Models, tab
     check_names(list(places.values()))
     for name, source in sources.items():
         if is_adapter(source.folder):
-            places[name] = adapter_of(places["base"], places[name])
+            places[name] = f"{places['base']}+{places[name]}"  # mergekit's name of an adapter on the base
     return export(own.method_spec, table, models, places, own.dtype)
 
 

@@ -31,15 +31,8 @@ def export(
 ) -> str:
     """Return the YAML of a mergekit config with the coefficients of a table.
 
-    Args:
-        method_spec: the operators of the method by stage.
-        table: the coefficients.
-        models: base and experts in one layout.
-        places: folders or hub ids of `base` and of every expert.
-        dtype: type of the output; None is the type of most of the base.
-
-    Raises:
-        UserError: mergekit has no counterpart of the method.
+    `places` are folders or hub ids of `base` and of every expert; without `dtype` the output has the type of most of the
+    base. Raises UserError if mergekit has no counterpart of the method.
     """
     comments: list[str] = []
     shared, factor = _parameters(method_spec, table, comments)
@@ -136,11 +129,6 @@ def _common_type(models: Models) -> str | None:
     for entry in models.base.entries.values():
         sizes[entry.dtype] += entry.size if entry.dtype in TYPES else 0
     return TYPES.get(sizes.most_common(1)[0][0])
-
-
-def adapter_of(base: str, place: str) -> str:
-    """Return mergekit's name of an adapter on the base."""
-    return f"{base}+{place}"
 
 
 def check_names(places: Sequence[str]) -> None:

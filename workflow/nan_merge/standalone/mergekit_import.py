@@ -15,7 +15,6 @@ from nan_merge.core.errors import UserError
 from nan_merge.standalone.sources import short_names
 
 LINEAR, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES = "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"
-METHODS = (LINEAR, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES)
 HOSTS = {  # the closest method of config/methods.yaml
     LINEAR: "weight_averaging",
     TASK_ARITHMETIC: "task_arithmetic",
@@ -89,8 +88,8 @@ def translate(config: Any, where: str) -> MergekitConfig:
             raise UserError(f"{where}: `{key}` is not supported; supported is `models`, whole models of one architecture")
     _known(where, config, KEYS)
     method = config["merge_method"]
-    if method not in METHODS:
-        raise UserError(f"{where}: merge_method: '{method}' is not supported; supported are {', '.join(METHODS)}")
+    if method not in HOSTS:
+        raise UserError(f"{where}: merge_method: '{method}' is not supported; supported are {', '.join(HOSTS)}")
     _check_tokenizer(config, where)
     settings = _settings(config, where)
     base, weights = (_linear if method == LINEAR else _around_base)(config, settings)

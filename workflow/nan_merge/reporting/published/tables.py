@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nan_merge.reporting.formats import WRITERS, Table, percent, signed_number
+from nan_merge.reporting.formats import Table, percent, signed_number, write
 from nan_merge.reporting.published.numbers import (
     AVERAGE,
     MEANS,
@@ -41,9 +41,7 @@ class Block(NamedTuple):
 
 def render_published(record: dict[str, Any], numbers: Path | str, studies: Sequence[Study], output: Path | str) -> None:
     """Write one record of `published` in config/tables.yaml as `output`.csv, .md and .tex."""
-    table = published(record, read_published(numbers), studies)
-    for suffix, write in WRITERS.items():
-        write(table, Path(f"{output}{suffix}"))
+    write(published(record, read_published(numbers), studies), output)
 
 
 def published(record: dict[str, Any], numbers: Sequence[Printed], studies: Sequence[Study]) -> Table:

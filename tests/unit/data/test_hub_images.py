@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import signal
@@ -95,18 +94,6 @@ def test_pixels_with_crop_round_are_those_of_open_clip():
         np.testing.assert_array_equal(square(image, 224, "round"), np.asarray(theirs), err_msg=str(size))
         differing += not np.array_equal(square(image, 224), np.asarray(theirs))
     assert differing, "no size was drawn for which floor and round differ"
-
-
-def test_normalised_pixels_are_those_of_transformers_too():
-    """What the evaluators make of the stored bytes is what the processor gives the model."""
-    processing = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
-    processor = processing.CLIPImageProcessorPil()
-    image = photograph().resize((301, 260))
-    theirs = np.asarray(processor(images=[image], return_tensors="np")["pixel_values"][0])
-    ours = (square(image, 224).transpose(2, 0, 1) / 255 - np.array(processor.image_mean)[:, None, None]) / np.array(
-        processor.image_std
-    )[:, None, None]
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -672,13 +659,3 @@ def test_an_unknown_reader_and_crop_are_refused(built, tmp_path):
     )
     with pytest.raises(UserError, match="`input: crop:` is 'ceil', expected floor or round"):
         made(built, tmp_path / "tiny", crop="ceil")
-
-
-def test_the_script_ends_with_the_message(source, tmp_path):
-    broken(source, 6, {"bytes": b"not an image", "path": None})
-    words = [sys.executable, "-m", "scripts.prepare_dataset", "--spec", json.dumps({"task": TASK, "input": FORM}),
-             "--assets", str(source), "--output", str(tmp_path / "tiny")]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
-    run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 1 and "error: task tiny: " in run.stderr and "Traceback" not in run.stderr
-    assert not (tmp_path / "tiny").exists()

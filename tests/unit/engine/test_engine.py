@@ -225,24 +225,6 @@ def test_ties_of_one_expert_at_full_density_is_the_expert(tmp_path):
         assert flat(merged(tmp_path / combine, ties, base, experts)) == pytest.approx(flat(tensors_of(experts["a"])), rel=1e-15)
 
 
-@pytest.mark.parametrize("density", [0.05, 0.2, 0.9])
-def test_trim_keeps_its_share_of_the_whole_model(density, tmp_path):
-    base, experts = family(tmp_path, experts=1)
-    ties = {"preprocess": {"trim": {"density": density}}, "coefficients": {"constant": {"value": 1.0}}}
-    kept = np.count_nonzero(flat(merged(tmp_path / "out", ties, base, experts)) - flat(tensors_of(base)))
-    size = sum(int(np.prod(shape)) for shape in SHAPES.values())
-    assert kept == int(density * size) + 1, "the entry at the threshold is kept too"
-
-
-def test_buffers_and_excluded_tensors_are_the_base_s(tmp_path):
-    base, experts = family(tmp_path)
-    found, origin = merged(tmp_path / "out", SUM, base, experts, (r"^embeddings\.", "bias$")), tensors_of(base)
-    changed = {name for name in origin if found[name].tobytes() != origin[name].tobytes()}
-    assert changed == set(SHAPES) - {"embeddings.weight", "encoder.layer.0.dense.bias", "unused"}
-    with pytest.raises(UserError, match=r"no tensor is left to merge; correct `merge: exclude:`"):
-        merged(tmp_path / "none", SUM, base, experts, ("",))
-
-
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_every_float_type_is_computed_wide_and_rounded_once(dtype, tmp_path):
     base, experts = family(tmp_path, dtype=dtype)

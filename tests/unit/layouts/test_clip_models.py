@@ -200,13 +200,6 @@ def test_pixels_are_normalised_as_torchvision_does_it():
 
 
 @pytest.mark.parametrize("family", [clip, open_clip])
-def test_an_encoder_computes_on_the_device_of_its_parameters(family, world):
-    encoder = family.load(world / family.__name__.rpartition(".")[2] / "base").to("meta")
-    with torch.inference_mode():
-        assert encoder(photographs(2)).device.type == "meta"
-
-
-@pytest.mark.parametrize("family", [clip, open_clip])
 def test_an_encoder_runs_at_half_precision(family, world):
     encoder, images = family.load(world / family.__name__.rpartition(".")[2] / "base"), photographs(4)
     with torch.inference_mode():
@@ -313,22 +306,6 @@ def test_a_base_of_an_old_version_is_read(world, copied):
     assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
     assert np.array_equal(clip.head(CLASSES, TEMPLATES, folder), clip.head(CLASSES, TEMPLATES, world / "hf/base"))
     assert clip.logit_scale(folder) == clip.logit_scale(world / "hf/base")
-
-
-def test_shards_are_read(world, copied):
-    folder = copied("hf/base")
-    state = load_file(folder / "model.safetensors")
-    places = {name: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, name in enumerate(state)}
-    for file in set(places.values()):
-        save_file({name: state[name] for name in places if places[name] == file}, folder / file)
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    clip.prepare(folder, folder.parent / "out")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match=r"names the shard 'model-00002-of-00002.safetensors', which is not in that folder"):
-        clip.prepare(folder, folder.parent / "half")
 
 
 # ---- heads ----------------------------------------------------------------------------------------------------------

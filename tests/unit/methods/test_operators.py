@@ -6,6 +6,7 @@ import math
 import numpy as np
 import oracles_operators
 import pytest
+from cases import close, draw
 from oracles_operators import keep_probabilities
 
 from nan_merge.core.errors import UserError
@@ -21,19 +22,10 @@ torch = pytest.importorskip("torch")
 C = [0.5, 0.2, 0.9]
 
 
-def draw(*shape, seed=0, size=1.0):
-    return size * np.random.default_rng(seed).standard_normal(shape)
-
-
 def place(shape, count=3, **more):
     """Return a context with a base and Fisher weights that differ by orders of magnitude."""
     calibration = [10.0 ** draw(*shape, seed=10 + t) for t in range(count)]
     return TensorContext("layer.0.weight", expert="a", seed=1, base=draw(*shape, seed=9), calibration=calibration, **more)
-
-
-def close(found, expected, rel=1e-10):
-    assert np.shape(found) == np.shape(expected)
-    assert np.allclose(found, expected, rtol=rel, atol=rel * (1e-300 + np.max(np.abs(expected), initial=0)))
 
 
 # The lines of the papers: oracles_operators.py.
@@ -81,11 +73,6 @@ def test_fisher_without_calibration_or_with_equal_calibration_is_the_weighted_me
     close(fisher(taus, C, TensorContext("w", calibration=[np.full(50, 0.7)] * 3)), mean)
     close(fisher(taus, C, TensorContext("w", calibration=[np.zeros(50)] * 3)), mean)
     assert not fisher(taus, C, TensorContext("w", calibration=[np.zeros(50)] * 3), floor=0.0).any()
-
-
-def test_fisher_keeps_the_type_whatever_that_of_the_calibration():
-    taus = draw(3, 50).astype(np.float32)
-    assert fisher(taus, C, TensorContext("w", calibration=[np.ones(50)] * 3)).dtype == np.float32
 
 
 @pytest.mark.parametrize("task", [0, 1, 2])
@@ -250,11 +237,6 @@ def test_karcher_leaves_out_what_is_zero_but_counts_its_length():
     assert (base + karcher(np.stack([-base, -base]), [0.5, 0.5], TensorContext("w", base=base)) == 0).all()
 
 
-def test_karcher_of_models_that_equal_the_base_is_the_base_to_the_last_bit():
-    for seed in range(50):
-        assert not karcher(np.zeros((3, 7)), C, TensorContext("w", base=draw(7, seed=seed))).any()
-
-
 def test_model_stock_comes_closest_to_the_centre_of_the_experts():
     """Experts at right angles around a centre, the base at a right angle to them: the point of their space next to it."""
     count, axes = 4, np.linalg.qr(draw(20, 20))[0]
@@ -351,7 +333,6 @@ def test_lines_grow_with_depth():
         [lines(np.ones(1), (), TensorContext("w", depth=depth)) for depth in (0, 0.25, 0.5, 0.75, 1)]
     ) == pytest.approx(1)
     close(scale(merged, (), TensorContext("w"), factor=0.3), 0.3 * merged)
-    assert lines(merged.astype(np.float32), (), TensorContext("w", depth=0.5)).dtype == np.float32
 
 
 def test_pcb_of_one_expert_keeps_its_share_as_it_is():

@@ -20,7 +20,6 @@ from calibration_suite import (
     TUNING,
     aligned,
     arguments,
-    build_suite,
     contents,
     opened,
     random_task,
@@ -44,11 +43,6 @@ from nan_merge.models import training
 from nan_merge.models.families import image_encoder, text_encoder
 from nan_merge.models.training import Task
 from scripts import collect_calibration, learn_coefficients
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    return build_suite(tmp_path_factory.mktemp("suite"))
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from calibration_suite import clip_models, clip_tasks
+from calibration_suite import clip_models
 from models import tensors_of
-from tiny_clips import EXPERTS, Array, build_world
+from tiny_clips import EXPERTS, Array
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.fisher import fisher
@@ -18,16 +18,6 @@ from nan_merge.models.families import clip, open_clip
 
 KINDS = {"clip": clip, "open_clip": open_clip}
 BLOCK = "visual.transformer.resblocks.1."
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return build_world(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    return clip_tasks()
 
 
 @pytest.fixture(scope="module")

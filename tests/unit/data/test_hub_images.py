@@ -494,12 +494,19 @@ def refused(source: Path, output: Path, message: str, given: dict | None = None,
     assert str(caught.value).startswith("task tiny: ") and not output.exists()
 
 
-def test_another_count_is_refused(built, tmp_path):
-    refused(built, tmp_path / "tiny", r"split 'test' of .*: expected 24 rows .*found 23 in 2 shards", task(counts={"test": 24}))
-
-
-def test_another_number_of_classes_is_refused(built, tmp_path):
+def test_a_task_that_does_not_fit_its_source_is_refused(built, tmp_path):
+    message = r"split 'test' of .*: expected 24 rows .*found 23 in 2 shards"
+    refused(built, tmp_path / "tiny", message, task(counts={"test": 24}))
     refused(built, tmp_path / "tiny", "README.md names 3 classes, expected 2", task(classes=["annual crop", "forest"]))
+    refused(built, tmp_path / "tiny", "has no entry for test", task(origin={"train": "train", "validation": "train"}))
+    message = r"unknown reader 'hub_images.rows'.*known: hub_images.table"
+    refused(built, tmp_path / "tiny", message, task(reader="hub_images.rows"))
+    message = r"no column 'img', found image \(struct.*label \(int64\); correct `arguments: image:`"
+    refused(built, tmp_path / "tiny", message, task(image="img"))
+    refused(built, tmp_path / "tiny", r"column 'label' is int64, expected encoded images", task(image="label"))
+    refused(built, tmp_path / "tiny", r"column 'image' is struct.* expected numbers", task(label="image"))
+    with pytest.raises(UserError, match="`input: crop:` is 'ceil', expected floor or round"):
+        made(built, tmp_path / "tiny", crop="ceil")
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -518,17 +525,6 @@ def test_a_label_out_of_range_is_refused(label, source, tmp_path):
 def test_a_missing_label_is_refused(source, tmp_path):
     broken(source, 5, None, "label")
     refused(source, tmp_path / "tiny", r"test-00001-of-00002.parquet, row 5: no label")
-
-
-def test_wrong_columns_are_refused(source, tmp_path):
-    refused(
-        source,
-        tmp_path / "a",
-        r"no column 'img', found image \(struct.*label \(int64\); correct `arguments: image:`",
-        task(image="img"),
-    )
-    refused(source, tmp_path / "b", r"column 'label' is int64, expected encoded images", task(image="label"))
-    refused(source, tmp_path / "c", r"column 'image' is struct.* expected numbers", task(label="image"))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -602,20 +598,14 @@ def test_half_a_tar_is_refused(cut, tmp_path):
     refused(folder, tmp_path / "tiny", r"test/0.tar: not a whole tar file .*fetch it again", given)
 
 
-def test_a_sample_of_a_tar_without_its_label_is_refused(tmp_path):
+def test_a_sample_of_a_tar_without_a_number_for_a_label_is_refused(tmp_path):
     folder = tmp_path / "data_tiny"
     for split in ("train", "test"):
         tar(folder / split / "0.tar", range(30), label="txt")
-    refused(
-        folder, tmp_path / "tiny", r"0.tar, row 0 \(/s0000\): no 'cls', found jpg, txt", task(image="jpg", label="cls", counts={})
-    )
-
-
-def test_a_label_of_a_tar_that_is_no_number_is_refused(tmp_path):
-    folder = tmp_path / "data_tiny"
-    for split in ("train", "test"):
-        tar(folder / split / "0.tar", range(30))
-    refused(folder, tmp_path / "tiny", r"0.tar, row 0: label b'.*expected a number", task(image="cls", label="jpg", counts={}))
+    message = r"0.tar, row 0 \(/s0000\): no 'cls', found jpg, txt"
+    refused(folder, tmp_path / "tiny", message, task(image="jpg", label="cls", counts={}))
+    message = r"0.tar, row 0: label b'.*expected a number"
+    refused(folder, tmp_path / "tiny", message, task(image="txt", label="jpg", counts={}))
 
 
 def test_an_empty_split_is_refused(source, tmp_path):
@@ -626,10 +616,6 @@ def test_an_empty_split_is_refused(source, tmp_path):
     refused(source, tmp_path / "b", r"split 'test' of .*: no row in 1 shards", task(counts={}))
     all_held = task(splits={"train": 5, "validation": 30}, counts={})
     refused(source, tmp_path / "c", r"no image is left for train, the source has {'train': 30} rows; correct `splits:`", all_held)
-
-
-def test_a_split_without_an_origin_is_refused(built, tmp_path):
-    refused(built, tmp_path / "tiny", "has no entry for test", task(origin={"train": "train", "validation": "train"}))
 
 
 def test_another_configuration_is_refused(source, tmp_path):
@@ -651,11 +637,3 @@ def test_another_format_and_a_broken_card_are_refused(source, tmp_path):
     refused(source, tmp_path / "a", r"split 'test' has files \['.arrow'\], expected parquet or tar")
     (source / "README.md").write_text("---\na: [\n---\n")
     refused(source, tmp_path / "b", r"README.md: its header is not valid YAML")
-
-
-def test_an_unknown_reader_and_crop_are_refused(built, tmp_path):
-    refused(
-        built, tmp_path / "tiny", r"unknown reader 'hub_images.rows'.*known: hub_images.table", task(reader="hub_images.rows")
-    )
-    with pytest.raises(UserError, match="`input: crop:` is 'ceil', expected floor or round"):
-        made(built, tmp_path / "tiny", crop="ceil")

@@ -16,16 +16,13 @@ from calibration_suite import (
     TUNING,
     aligned,
     arguments,
-    build_suite,
     clip_models,
-    clip_tasks,
     contents,
     opened,
     random_task,
 )
 from fake_cuda import FAR, Far, FarDevice
 from tiny_clips import EXPERTS as CLIPS
-from tiny_clips import build_world
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
@@ -42,21 +39,6 @@ from scripts import finetune_checkpoint
 FAMILIES = {"text_encoder": text_encoder, "image_encoder": image_encoder, "clip": clip, "open_clip": open_clip}
 SMALL = {"examples": 6, "batch_size": 4}
 IMAGES = {"stem": 4, "head": 12, "projection": 6, "stages": [[1, 3, 1, 1, 4, 4], [1, 3, 2, 2, 4, 6]]}
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    return build_suite(tmp_path_factory.mktemp("suite"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return build_world(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    return clip_tasks()
 
 
 @pytest.fixture

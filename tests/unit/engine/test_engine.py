@@ -247,20 +247,12 @@ def test_output_has_the_layout_of_the_base(tmp_path):
     assert same_bytes(found, single)
 
 
-def test_a_mismatch_lists_what_does_not_fit(tmp_path):
+def test_coefficients_of_other_experts_are_refused(tmp_path):
     base, experts = family(tmp_path, experts=2)
-    broken = tensors_of(experts["b"])
-    del broken["logit_scale"]
-    broken["embeddings.weight"] = broken["embeddings.weight"][:-1]
-    experts["b"] = save(tmp_path / "broken", broken)
     recipe = bind(SUM)
-    with pytest.raises(UserError) as error:
-        merged(tmp_path / "out", SUM, base, experts)
-    for part in ("2 tensors do not match", "'b' has no tensor 'logit_scale'", "'embeddings.weight' is [10, 6], expected [11, 6]"):
-        assert part in str(error.value)
     table = recipe.estimate(measure.norms(unify.unify_layout(base, {"a": experts["a"]})))
     with pytest.raises(UserError, match=r"coefficients are for the experts \['a'\], the merge has \['a', 'b'\]"):
-        merge_measured(unify.unify_layout(base, family(tmp_path / "two", 2)[1]), recipe, table, {}, tmp_path / "out")
+        merge_measured(unify.unify_layout(base, experts), recipe, table, {}, tmp_path / "out")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

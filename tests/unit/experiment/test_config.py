@@ -23,12 +23,6 @@ METHODS = stages()
 EVERY_WORD = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
 
 
-@pytest.fixture(autouse=True)
-def every_asset_can_be_had(monkeypatch):
-    """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
-
-
 def schema_of(name):
     """Return a schema as it is used: that of methods.yaml with the operators of its stages."""
     schema = read_yaml(SCHEMAS[name])
@@ -95,7 +89,9 @@ def test_the_schema_of_a_word_is_its_signature(stage, operator):
     assert written - of_the_table == set(taken)
     assert written & of_the_table in (set(), of_the_table)
     assert set(schema.get("required", [])) == {name for name, p in taken.items() if p.default is p.empty}
-    assert schema["description"] and "\n" not in schema["description"]
+    assert OPERATORS[stage][operator].__name__ == operator
+    assert len(schema["description"].split()) > 4 and "\n" not in schema["description"]
+    assert all(schema["properties"].values()), "a hyper-parameter without a type"
     for name, p in taken.items():
         if p.default is not p.empty:
             jsonschema.validate(p.default, schema["properties"][name])

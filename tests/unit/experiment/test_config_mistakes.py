@@ -6,16 +6,9 @@ import pytest
 import yaml
 from models import ROOT
 
-from experiment import experiment
 from experiment.experiment import Experiment
 from experiment.files import check_schema, read_yaml
 from nan_merge.core.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def every_asset_can_be_had(monkeypatch):
-    """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
 
 
 @pytest.fixture

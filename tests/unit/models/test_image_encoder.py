@@ -15,7 +15,6 @@ from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import Dataset, write_dataset
 from nan_merge.models import alignment
-from nan_merge.models.families import image_encoder
 from nan_merge.models.families.image_encoder import CONFIG, EPS, Encoder, batches, fold, load, prepare
 from scripts import align_checkpoint
 
@@ -199,10 +198,6 @@ def test_alignment_refuses_unknown_settings(tiny):
     with pytest.raises(UserError, match=r"`alignment:` of the suite: missing \['ridge'\], unknown \['ridgee'\]"):
         settings = {key: value for key, value in SETTINGS.items() if key != "ridge"}
         alignment.align_text_image(load(tiny), tasks, captions, {**settings, "ridgee": 1}, 0)
-
-
-def test_family_is_complete():
-    assert all(callable(getattr(image_encoder, name)) for name in ("prepare", "load", "batches"))
 
 
 def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, monkeypatch):

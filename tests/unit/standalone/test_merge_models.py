@@ -1,6 +1,5 @@
 """One command turns models that a user has, in folders or on a hub, into a model that transformers loads."""
 
-import inspect
 import io
 import json
 import os
@@ -29,7 +28,6 @@ from nan_merge.core.digests import sha256
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.core.progress import Passes
-from nan_merge.methods.coefficients import COEFFICIENTS, WITHOUT_NORMS
 from nan_merge.standalone.sources import files, find, short_names
 from scripts import merge_models
 
@@ -240,13 +238,6 @@ def test_an_adapter_is_an_expert_like_any_other(tmp_path, capsys):
     (note,) = record["notes"]
     assert f"note: {note}" in capsys.readouterr().out
     assert f"- {note}\n" in (tmp_path / "out/README.md").read_text()
-
-
-@pytest.mark.parametrize("word", sorted(WITHOUT_NORMS))
-def test_a_word_that_needs_no_norms_does_not_look_at_them(word):
-    takes = inspect.signature(COEFFICIENTS[word]).parameters.values()
-    given = {p.name: 0.3 for p in takes if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
-    assert COEFFICIENTS[word](np.zeros(3), **given).tolist() == COEFFICIENTS[word](np.array([1.0, 5.0, 2.0]), **given).tolist()
 
 
 def test_norms_are_measured_only_where_they_matter(tmp_path):

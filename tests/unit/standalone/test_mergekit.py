@@ -328,9 +328,3 @@ def test_a_path_that_mergekit_would_take_apart_is_refused():
     check_names(["/models/a", "owner/b@main"])
     with pytest.raises(UserError, match=r"/models/c\+\+: mergekit splits a path at '\+' and '@'"):
         check_names(["/models/c++"])
-
-
-def test_every_file_that_is_exported_can_be_imported(tmp_path):
-    base, experts = family(tmp_path)
-    content = yaml.safe_load(exported(base, experts, OUT["trimmed and elected"]))
-    same(imported(tmp_path, content), merged(tmp_path / "again", OUT["trimmed and elected"], base, experts))

@@ -116,12 +116,6 @@ def test_many_steps_of_wudi_lead_to_that_minimum():
     assert found == pytest.approx(actmat(taus, ALPHA, context(), normalise="trace"), abs=1e-6)
 
 
-def test_wudi_starts_at_the_plain_sum_or_mean():
-    taus, _ = draw()
-    assert wudi(taus, ALPHA, context(), steps=0) == pytest.approx(taus.sum(axis=0), rel=1e-14)
-    assert wudi(taus, ALPHA, context(), steps=0, init="mean") == pytest.approx(taus.mean(axis=0), rel=1e-15)
-
-
 def test_tact_keeps_ties_at_the_threshold():
     tau = np.array([[3.0, 1.0], [-1.0, 0.5]])
     kept = np.array([[3.0, 1.0], [-1.0, 0.0]])

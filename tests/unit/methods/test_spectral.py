@@ -82,12 +82,6 @@ def test_svc_equals_its_oracle(shape, alpha):
     assert close(svc(0.3 * taus.sum(0), taus, CONTEXT, alpha=alpha), svc_oracle(0.3 * taus.sum(0), taus, alpha or 1 / 4))
 
 
-def test_oracles_tell_the_operators_apart():
-    taus = vectors((30, 30))
-    found = [oracle(taus, ALPHA) for _, oracle in ORACLES]
-    assert all(abs(a - b).max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
-
-
 # Laws of the papers.
 
 
@@ -221,8 +215,7 @@ def test_scale_multiplies_every_tensor(operator, shape):
 @every_combine
 def test_coefficients_of_one_are_the_plain_method_and_weigh_as_longer_task_vectors(operator):
     taus = vectors()
-    oracle = dict(ORACLES)[operator]
-    assert close(operator(taus, [1.0] * 3, CONTEXT), oracle(taus, [1.0] * 3))
+    assert close(operator(taus, [1.0] * 3, CONTEXT), dict(ORACLES)[operator](taus, [1.0] * 3))
     if operator is not cart:
         stretched = taus * np.array(ALPHA)[:, None, None]
         assert close(operator(taus, ALPHA, CONTEXT), operator(stretched, [1.0] * 3, CONTEXT))

@@ -215,14 +215,6 @@ def test_seed_and_names_decide_what_is_dropped_threads_do_not(tmp_path):
     assert not same_bytes(first, merge(tmp_path, "--seed", "1", output="seed", **dare))
 
 
-def test_the_mergekit_config_has_the_coefficients(tmp_path):
-    family(tmp_path)
-    merge(tmp_path, "--export-mergekit", str(tmp_path / "m.yml"), method="task_arithmetic_nan_delta")
-    text = (tmp_path / "m.yml").read_text()
-    for value in read_json(tmp_path / "out/provenance.json")["coefficients"]["rows"]["model"]:
-        assert f"weight: {value}" in text
-
-
 def test_an_adapter_is_an_expert_like_any_other(tmp_path, capsys):
     base, _ = family(tmp_path, experts=1)
     module, half = "encoder.layer.0.dense", ["--set", "coefficients.constant.value=0.5"]

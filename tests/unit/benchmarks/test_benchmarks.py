@@ -179,47 +179,24 @@ def test_the_floor_writes_the_base_again(tmp_path):
 
 def run(program, method, seconds, outcome="ok", number=1):
     return {
-        "round": number,
-        "program": program,
-        "method": method,
-        "outcome": outcome,
-        "seconds": seconds,
-        "process_seconds": seconds,
-        "processor_seconds": 2 * seconds,
-        "anonymous": 100 * MB,
-        "resident": 2000 * MB,
-    }
+        "round": number, "program": program, "method": method, "outcome": outcome, "seconds": seconds,
+        "process_seconds": seconds, "processor_seconds": 2 * seconds, "anonymous": 100 * MB, "resident": 2000 * MB,
+    }  # fmt: skip
 
 
 FACTS = {
-    "date": "2026-01-01",
-    "processor": "P",
-    "processors": 2,
-    "memory_bytes": 2**34,
-    "file_system": "ext4",
-    "system": "Linux 6.1",
-    "load": 0.0,
-    "versions": {"python": "3.11"},
+    "date": "2026-01-01", "processor": "P", "processors": 2, "memory_bytes": 2**34, "file_system": "ext4",
+    "system": "Linux 6.1", "load": 0.0, "versions": {"python": "3.11"},
     "peers": {"mergekit": {"mergekit": "0.1.5", "torch": "2.0"}},
-}
+}  # fmt: skip
 
 
 def case(size="1B", layers=22, **more):
     return {
-        "size": size,
-        "family": "LLaMA",
-        "type": "bfloat16",
-        "layers": layers,
-        "layers_of_size": shapes.MODELS[size].layers,
-        "parameters": 10**9,
-        "bytes": 2 * 10**9,
-        "bytes_of_size": 14 * 10**9,
-        "experts": 3,
-        "holes": False,
-        "cold": False,
-        "traffic": 10 * 10**9,
-        **more,
-    }
+        "size": size, "family": "LLaMA", "type": "bfloat16", "layers": layers, "layers_of_size": shapes.MODELS[size].layers,
+        "parameters": 10**9, "bytes": 2 * 10**9, "bytes_of_size": 14 * 10**9, "experts": 3, "holes": False, "cold": False,
+        "traffic": 10 * 10**9, **more,
+    }  # fmt: skip
 
 
 def rows(table):

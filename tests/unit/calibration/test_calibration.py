@@ -12,19 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from calibration_suite import (
-    CONFIG,
-    EXCLUDE,
-    EXPERTS,
-    PLUS,
-    SCRIPTS,
-    TUNING,
-    aligned,
-    arguments,
-    contents,
-    opened,
-    random_task,
-)
+from calibration_suite import CONFIG, EXCLUDE, EXPERTS, PLUS, SCRIPTS, TUNING, aligned, arguments, contents, opened, random_task
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
@@ -391,8 +379,8 @@ def outputs(suite, tmp_path_factory):
 
 def test_scripts_write_the_same_bytes_again_with_more_threads(suite, outputs, tmp_path):
     lines = [arguments(suite, name, tmp_path / name) for name in SCRIPTS]
-    code = "import importlib, json, sys\nfor sys.argv in json.load(sys.stdin):\n"
-    code += "    importlib.import_module(f'scripts.{sys.argv[0]}').main()"
+    code = "import importlib, json, sys\nfor line in json.load(sys.stdin):\n    sys.argv = line\n"
+    code += "    importlib.import_module(f'scripts.{line[0]}').main()"
     threads = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
     again = {"input": json.dumps(lines), "env": {**os.environ, "PYTHONPATH": f"{tiny.ROOT / 'workflow'}:{tiny.ROOT}", **threads}}
     subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, check=True, capture_output=True, text=True, **again)

@@ -9,18 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from calibration_suite import (
-    EXPERTS,
-    PLUS,
-    SCRIPTS,
-    TUNING,
-    aligned,
-    arguments,
-    clip_models,
-    contents,
-    opened,
-    random_task,
-)
+from calibration_suite import EXPERTS, PLUS, SCRIPTS, TUNING, aligned, arguments, clip_models, contents, opened, random_task
 from fake_cuda import FAR, Far, FarDevice
 from tiny_clips import EXPERTS as CLIPS
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import ml_dtypes
@@ -11,7 +10,7 @@ import pytest
 import tiny_clips
 import torch
 from layout_models import torch_tensor
-from models import ROOT, merged, tensors_of
+from models import ROOT, merged, same_bytes, tensors_of
 from safetensors.torch import load_file, save_file
 from tiny_clips import (
     CLASSES,
@@ -94,10 +93,8 @@ def test_a_converted_model_gives_the_same_logits_in_both_directions(world, tmp_p
     assert greatest <= 1e-4 < np.ptp(found["back"], axis=0).mean()
 
 
-def test_a_way_there_and_back_keeps_every_bit(world, tmp_path):
+def test_a_way_there_and_back_keeps_the_config(world, tmp_path):
     clip_conversion.to_open_clip(world / "hf/base", tmp_path / "back")
-    there, back = (load_file(folder / "open_clip_model.safetensors") for folder in (world / "hub/base", tmp_path / "back"))
-    assert there.keys() == back.keys() and all(torch.equal(there[name], back[name]) for name in there)
     config = read_json(tmp_path / "back/open_clip_config.json")
     assert config["model_cfg"] == {
         **CONFIG, **{half: {**CONFIG[half], "mlp_ratio": 4.0} for half in ("vision_cfg", "text_cfg")}
@@ -183,14 +180,6 @@ def test_pictures_are_batched_in_order():
     assert [part.tolist() for part in clip.batches(np.zeros((5, 1)), 2)] == [[0, 1], [2, 3], [4]]
 
 
-def test_the_libraries_are_loaded_at_use():
-    code = """import sys, nan_merge.models.families.clip, nan_merge.models.families.open_clip, nan_merge.layouts.clip_conversion
-print(*({'transformers', 'open_clip', 'torchvision'} & sys.modules.keys()))"""
-    run = [sys.executable, "-c", code]
-    loaded = subprocess.run(run, env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, check=True)
-    assert loaded.stdout.split() == []
-
-
 # ---- the canonical checkpoint -----------------------------------------------------------------------------------------------
 
 
@@ -232,8 +221,7 @@ def test_what_an_expert_lacks_of_the_frozen_rest_is_the_bases(world, copied):
     state = torch.load(folder / "nonlinear_finetuned.pt")
     torch.save({f"module.{n}": v for n, v in state.items() if n.startswith("visual.")}, folder / "nonlinear_finetuned.pt")
     open_clip.prepare(folder, folder.parent / "out", world / "open_clip/base")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "open_clip/one")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(folder.parent / "out"), tensors_of(world / "open_clip/one"))
 
 
 def without_stem(state):
@@ -271,8 +259,7 @@ def test_a_base_of_an_old_version_is_read(world, copied):
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     clip.prepare(folder, folder.parent / "out")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(folder.parent / "out"), tensors_of(world / "clip/base"))
     assert np.array_equal(clip.head(CLASSES, TEMPLATES, folder), clip.head(CLASSES, TEMPLATES, world / "hf/base"))
     assert clip.logit_scale(folder) == clip.logit_scale(world / "hf/base")
 
@@ -502,8 +489,7 @@ def test_the_command_lines_prepare_and_convert(world, tmp_path, monkeypatch, cap
     assert "left out, since no image needs it: positional_embedding, text_projection" in capsys.readouterr().out
     words = ["--family", "clip", "--source", tmp_path / "one", "--base", tmp_path / "hf", "--output", tmp_path / "expert"]
     run(prepare_checkpoint, monkeypatch, *words)
-    found, expected = tensors_of(tmp_path / "expert"), tensors_of(world / "clip/one")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(tmp_path / "expert"), tensors_of(world / "clip/one"))
     with pytest.raises(UserError, match="expected at most 1e-05"):
         run(prepare_checkpoint, monkeypatch, *words, "--max-relative-distance", "1e-5")
 

@@ -127,14 +127,6 @@ def test_cart_of_full_rank_is_the_sum_about_the_average(shape):
 
 
 @every_shape
-def test_cart_of_two_experts_is_their_average(shape):
-    """Weighted residuals of two experts are opposite where the coefficients have mean one, and so are their low-rank parts."""
-    taus = vectors(shape, 2)
-    assert close(cart(taus, [1.2, 0.8], CONTEXT), mean(taus, [1.2, 0.8]))
-    assert not close(cart(vectors(shape), [1.2, 0.8, 1.0], CONTEXT), mean(vectors(shape), [1.2, 0.8, 1.0]))
-
-
-@every_shape
 def test_star_keeps_the_nuclear_norm_and_few_directions(shape):
     for tau in vectors(shape):
         found, s = spectrum(star(tau, CONTEXT)), spectrum(tau)

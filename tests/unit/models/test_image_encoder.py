@@ -15,7 +15,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import Dataset, write_dataset
 from nan_merge.models import alignment
-from nan_merge.models.families.image_encoder import CONFIG, EPS, Encoder, batches, fold, load, prepare
+from nan_merge.models.families.image_encoder import CONFIG, EPS, Encoder, fold, load, prepare
 from scripts import align_checkpoint
 
 TINY = {
@@ -124,13 +124,6 @@ def test_every_parameter_gets_a_gradient(tiny):
     encoder = load(tiny)
     encoder(some_images(4)).square().cumsum(1).sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
-
-
-def test_batches_keep_the_order_of_the_images():
-    found = batches(np.zeros((7, 2, 2, 3), np.uint8), 3)
-    assert [len(batch) for batch in found] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate(found), np.arange(7))
-    assert [len(batch) for batch in batches(np.zeros((3, 2, 2, 3), np.uint8), 3)] == [3]
 
 
 def test_mistakes_are_named(tiny, tmp_path):

@@ -65,14 +65,6 @@ def test_names_follow_the_file_with_or_without_pooler_and_position_ids(folder, t
     assert torch.equal(encoder(tokens), text_encoder.load(folder)(tokens))
 
 
-def test_rows_do_not_depend_on_their_neighbours_or_on_padding(folder, tokens):
-    encoder = text_encoder.load(folder)
-    inputs = np.pad(tokens, ((0, 0), (0, 4)))
-    whole = encoder(inputs).detach()
-    alone = torch.cat([encoder(row[None]) for row in inputs]).detach()
-    assert torch.allclose(whole, alone, atol=1e-5)
-
-
 def test_embeddings_come_back_in_the_order_of_the_inputs(folder, tokens):
     encoder = text_encoder.load(folder)
     batches = text_encoder.batches(tokens, 3)

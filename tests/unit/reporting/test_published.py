@@ -39,26 +39,11 @@ VISION_20 = [
     *("cifar10", "food101", "fashion_mnist", "emnist_letters", "kmnist", "rendered_sst2"),
 ]
 COUNTS = {
-    "ace_ablation": 12,
-    "ace_gpt2": 64,
-    "ace_llama": 1,
-    "ace_roberta": 16,
-    "ace_vision": 51,
-    "actmat_t5": 64,
-    "actmat_vision": 216,
-    "adamerging_logs": 36,
-    "fusionbench_clip": 395,
-    "fusionbench_clip_20": 120,
-    "fusionbench_flan_t5": 135,
-    "fusionbench_gpt2": 48,
-    "fusionbench_gpt2_lambda": 176,
-    "nan_table1": 153,
-    "nan_table2": 30,
-    "nan_table3": 22,
-    "wudi_llama": 30,
-    "wudi_roberta": 16,
-    "wudi_vision": 252,
-}
+    "ace_ablation": 12, "ace_gpt2": 64, "ace_llama": 1, "ace_roberta": 16, "ace_vision": 51,
+    "actmat_t5": 64, "actmat_vision": 216, "adamerging_logs": 36, "fusionbench_clip": 395, "fusionbench_clip_20": 120,
+    "fusionbench_flan_t5": 135, "fusionbench_gpt2": 48, "fusionbench_gpt2_lambda": 176, "nan_table1": 153, "nan_table2": 30,
+    "nan_table3": 22, "wudi_llama": 30, "wudi_roberta": 16, "wudi_vision": 252,
+}  # fmt: skip
 RECOMPUTED = {  # means of the rows of NAN's tables, rounded to two digits
     "nan_table1/vit_b32_8": "48.06 90.51 89.06 73.71 80.14 65.80 68.34 71.78 69.16 71.93 72.45 73.78",
     "nan_table1/vit_l14_8": "94.15 93.09 84.49 85.99 86.43",

@@ -33,15 +33,9 @@ LEVELS = {"pretrained": 0.5, "individual": 0.9, "weight_averaging": 0.6, "tuned"
 def pair(method, against, kind, difference, p=0.001, discordant=40):
     """A comparison row as the table holds it; the interval has a half-width of two points."""
     numbers = {
-        "difference": difference,
-        "low": difference - 0.02,
-        "high": difference + 0.02,
-        "p": p,
-        "p_holm": p,
-        "n": 200,
-        "discordant": discordant,
-        "changed": discordant,
-    }
+        "difference": difference, "low": difference - 0.02, "high": difference + 0.02, "p": p, "p_holm": p, "n": 200,
+        "discordant": discordant, "changed": discordant,
+    }  # fmt: skip
     return {
         "suite": "toy",
         "method": method,

@@ -212,21 +212,17 @@ def test_without_an_output_all_is_in_memory(built):
     np.testing.assert_array_equal(splits["test"][0][0], shape(100))
 
 
-def test_finished_arrays_are_moved_not_copied(built, tmp_path):
-    output = tmp_path / "tiny"
+def test_finished_arrays_are_moved_and_a_part_of_a_map_is_copied(built, tmp_path):
+    output, less = tmp_path / "tiny", tmp_path / "less"
     record, splits = prepare(task(), {"data_tiny": built}, FORM, output, 1)
     assert all(isinstance(pixels, np.memmap) for pixels, _ in splits.values())
     nodes = {split: os.stat(pixels.filename).st_ino for split, (pixels, _) in splits.items()}
     write_dataset(output, record, splits)
     assert {split: os.stat(output / f"{split}.inputs.npy").st_ino for split in splits} == nodes
-
-
-def test_a_part_of_a_map_is_copied(built, tmp_path):
-    output = tmp_path / "tiny"
-    record, splits = prepare(task(), {"data_tiny": built}, FORM, output, 1)
+    record, splits = prepare(task(), {"data_tiny": built}, FORM, less, 1)
     pixels, labels = splits["test"]
-    write_dataset(output, record, {**splits, "test": (pixels[:3], labels[:3])})
-    np.testing.assert_array_equal(Dataset(output).inputs("test"), np.stack([shape(i) for i in (100, 101, 102)]))
+    write_dataset(less, record, {**splits, "test": (pixels[:3], labels[:3])})
+    np.testing.assert_array_equal(Dataset(less).inputs("test"), np.stack([shape(i) for i in (100, 101, 102)]))
 
 
 def test_a_map_of_another_folder_stays_where_it_is(tmp_path):

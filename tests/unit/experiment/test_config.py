@@ -20,7 +20,7 @@ from nan_merge.methods.schema import stages
 SCHEMAS = {path.name.removesuffix(".schema.yaml"): path for path in sorted((ROOT / "workflow/schemas").glob("*.yaml"))}
 OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml"), "scan": read_yaml(ROOT / "config/scan.yaml")}
 METHODS = stages()
-EVERY_WORD = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
+EVERY_OPERATOR = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
 
 
 def schema_of(name):
@@ -72,7 +72,7 @@ def test_unknown_keys_are_refused_everywhere(name):
 
 
 @pytest.mark.parametrize("stage", OPERATORS)
-def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(stage):
+def test_a_stage_takes_its_operators_bare_or_with_hyper_parameters(stage):
     names, objects = METHODS[stage]["anyOf"]
     assert set(objects["properties"]) == set(OPERATORS[stage])
     assert set(names["enum"]) == {
@@ -80,8 +80,8 @@ def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(stage):
     }
 
 
-@pytest.mark.parametrize(("stage", "operator"), EVERY_WORD)
-def test_the_schema_of_a_word_is_its_signature(stage, operator):
+@pytest.mark.parametrize(("stage", "operator"), EVERY_OPERATOR)
+def test_the_schema_of_an_operator_is_its_signature(stage, operator):
     schema = METHODS[stage]["anyOf"][1]["properties"][operator]
     taken = {p.name: p for p in inspect.signature(OPERATORS[stage][operator]).parameters.values() if p.kind is p.KEYWORD_ONLY}
     written = set(schema["properties"])

@@ -91,7 +91,7 @@ def test_shuffles_that_do_not_exist_are_skipped():
     assert own.run("mine") == own.merges("mine") == ["task_arithmetic", "permuted_1"]
 
 
-def test_a_word_for_so_many_experts_or_for_none_is_skipped(monkeypatch):
+def test_an_operator_for_so_many_experts_or_for_none_is_skipped(monkeypatch):
     monkeypatch.setattr(OPERATORS["combine"]["disjoint_mean"], "experts", 2, raising=False)
     monkeypatch.setattr(OPERATORS["preprocess"]["drop"], "refuses", "there is a reason", raising=False)
     found = asked("task_arithmetic", "ties_mean", "dare", "dare_ties")

@@ -165,7 +165,7 @@ def test_every_shipped_method_merges(method, tmp_path):
     assert not same_bytes(found, tensors_of(tmp_path / "base"))
 
 
-def test_set_overrides_a_hyper_parameter_and_puts_in_another_word(tmp_path):
+def test_set_overrides_a_hyper_parameter_and_puts_in_another_operator(tmp_path):
     family(tmp_path)
     more = ["--set", "coefficients.given.values=[0.5, 0.3]", "--set", "combine=disjoint_sum"]
     more += ["--set", "preprocess.trim.density=1e-1", "--set", "preprocess.trim.scope=tensor"]
@@ -308,8 +308,8 @@ MISTAKES = {
     ),
     "no value": (["--set", "preprocess.trim.density"], "expected stage.operator.hyper_parameter=value, such as"),
     "half a path": (["--set", "trim.density=0.1"], "expected stage.operator.hyper_parameter=value, such as"),
-    "a slot": (["--set", "preproces.trim.density=0.1"], "no stage 'preproces'; did you mean 'preprocess'?"),
-    "a word": (["--set", "preprocess.trin.density=0.1"], "preprocess has no operator 'trin'; did you mean 'trim'?"),
+    "a stage": (["--set", "preproces.trim.density=0.1"], "no stage 'preproces'; did you mean 'preprocess'?"),
+    "an operator": (["--set", "preprocess.trin.density=0.1"], "preprocess has no operator 'trin'; did you mean 'trim'?"),
     "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
     "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
     "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),

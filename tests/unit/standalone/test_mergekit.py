@@ -283,7 +283,7 @@ def exported(base, experts, method_spec, exclude=(), **how):
 
 @pytest.mark.parametrize("exclude", [(), ("embeddings", r"layer\.1")], ids=["everything", "a part"])
 @pytest.mark.parametrize("case", OUT)
-def test_an_exported_config_merges_as_the_sentence_does(case, exclude, tmp_path):
+def test_an_exported_config_merges_as_the_method_spec_does(case, exclude, tmp_path):
     base, experts = family(tmp_path)
     content = yaml.safe_load(exported(base, experts, OUT[case], exclude))
     found = merged(tmp_path / "out", OUT[case], base, experts, exclude)

@@ -97,10 +97,14 @@ MERGING = {"torch", "matplotlib", "snakemake"}
     ("module", "heavy"),
     [
         ("experiment.experiment", PLANNING),
+        (
+            "nan_merge.layouts.clip_conversion, nan_merge.models.families.clip, nan_merge.models.families.open_clip",
+            MODEL_LIBRARIES,
+        ),
         *((f"nan_merge.{m}", MERGING) for m in ("engine.merge", "engine.measure", "layouts.unify")),
     ],
 )
-def test_a_dry_run_and_a_merge_never_load_torch(module, heavy):
+def test_a_dry_run_and_a_merge_never_load_torch_and_families_load_their_library_at_use(module, heavy):
     code = f"import sys, {module}; print(*sorted({heavy!r} & sys.modules.keys()))"
     run = [sys.executable, "-c", code]
     loaded = subprocess.run(run, env={"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True, check=True)

@@ -171,11 +171,6 @@ def test_a_file_of_this_machine_is_an_asset_too(tmp_path):
         fetch("toy", {**plain, "path": "/absent"}, lock, tmp_path / "toy")
 
 
-def test_an_unlocked_asset_says_how_to_lock_it(tmp_path):
-    with pytest.raises(UserError, match=r"'toy' is not in config/assets.lock.json; .*run: python -m scripts.update_lock toy"):
-        fetch("toy", {"kind": "path", "path": "x"}, {}, tmp_path / "toy")
-
-
 def test_another_name_than_the_locked_one_is_refused(tmp_path):
     plain, lock = local(tmp_path, "plain.csv", b"1,2")
     lock["toy"]["name"] = "other.csv"

@@ -160,9 +160,14 @@ def test_an_address_is_kept_and_resumed_too(hub, tmp_path):
 # Faults that pass.
 
 
-@pytest.mark.parametrize("kind", ["drop", "close", "stall"])
-def test_a_connection_that_ends_early_goes_on_at_the_byte(kind, case, hub):
+@pytest.mark.parametrize(
+    ("kind", "server"), [("drop", ""), ("close", ""), ("stall", ""), ("drop", "norange"), ("close", "unsaid")]
+)
+def test_a_connection_that_ends_early_goes_on_at_the_byte(kind, server, case, hub):
+    """Also where the server has no ranges, so that it sends all of it again, and where the body has no length."""
     hub.fail(kind, STORED, at=600_000, seconds=0.5 if kind == "stall" else 0)
+    if server:
+        hub.fail(server, STORED, times=None)
     case.fetch()
     assert case.complete()
     assert hub.ranges(STORED) == [None, "bytes=600000-"]
@@ -186,22 +191,6 @@ def test_an_attempt_with_progress_resets_the_count(case, hub, monkeypatch):
     case.fetch()
     assert case.complete()
     assert len(hub.ranges(STORED)) == 19
-
-
-def test_a_server_without_ranges_is_read_from_the_first_byte(case, hub):
-    hub.fail("drop", STORED, at=600_000)
-    hub.fail("norange", STORED, times=None)
-    case.fetch()
-    assert case.complete()
-    assert hub.ranges(STORED) == [None, "bytes=600000-"]
-
-
-def test_a_body_without_a_length_that_ends_early_goes_on_too(case, hub):
-    hub.fail("close", STORED, at=600_000)
-    hub.fail("unsaid", STORED, times=None)
-    case.fetch()
-    assert case.complete()
-    assert hub.ranges(STORED) == [None, "bytes=600000-"]
 
 
 def test_a_shorter_body_with_a_consistent_length_is_refused(case, hub):

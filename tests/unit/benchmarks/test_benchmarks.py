@@ -179,47 +179,24 @@ def test_the_floor_writes_the_base_again(tmp_path):
 
 def run(program, method, seconds, outcome="ok", number=1):
     return {
-        "round": number,
-        "program": program,
-        "method": method,
-        "outcome": outcome,
-        "seconds": seconds,
-        "process_seconds": seconds,
-        "processor_seconds": 2 * seconds,
-        "anonymous": 100 * MB,
-        "resident": 2000 * MB,
-    }
+        "round": number, "program": program, "method": method, "outcome": outcome, "seconds": seconds,
+        "process_seconds": seconds, "processor_seconds": 2 * seconds, "anonymous": 100 * MB, "resident": 2000 * MB,
+    }  # fmt: skip
 
 
 FACTS = {
-    "date": "2026-01-01",
-    "processor": "P",
-    "processors": 2,
-    "memory_bytes": 2**34,
-    "file_system": "ext4",
-    "system": "Linux 6.1",
-    "load": 0.0,
-    "versions": {"python": "3.11"},
+    "date": "2026-01-01", "processor": "P", "processors": 2, "memory_bytes": 2**34, "file_system": "ext4",
+    "system": "Linux 6.1", "load": 0.0, "versions": {"python": "3.11"},
     "peers": {"mergekit": {"mergekit": "0.1.5", "torch": "2.0"}},
-}
+}  # fmt: skip
 
 
 def case(size="1B", layers=22, **more):
     return {
-        "size": size,
-        "family": "LLaMA",
-        "type": "bfloat16",
-        "layers": layers,
-        "layers_of_size": shapes.MODELS[size].layers,
-        "parameters": 10**9,
-        "bytes": 2 * 10**9,
-        "bytes_of_size": 14 * 10**9,
-        "experts": 3,
-        "holes": False,
-        "cold": False,
-        "traffic": 10 * 10**9,
-        **more,
-    }
+        "size": size, "family": "LLaMA", "type": "bfloat16", "layers": layers, "layers_of_size": shapes.MODELS[size].layers,
+        "parameters": 10**9, "bytes": 2 * 10**9, "bytes_of_size": 14 * 10**9, "experts": 3, "holes": False, "cold": False,
+        "traffic": 10 * 10**9, **more,
+    }  # fmt: skip
 
 
 def rows(table):
@@ -267,7 +244,7 @@ def test_peers_take_part_in_the_rounds_and_for_the_models_they_know(tmp_path):
 
 def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_path, capsys):
     where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path / "results")]
-    merge.main(["--size", "L", "C", "--experts", "2", "--methods", "ties", "--rounds", "1", "--cold", *where])
+    merge.main(["--size", "C", "--experts", "2", "--methods", "ties", "--rounds", "1", "--cold", *where])
     memory.main(["--sizes", "L", "--experts", "2", "--methods", "nan", *where])
     norms.main(["--size", "L", "--rounds", "2", *where])
     assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
@@ -277,7 +254,7 @@ def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_pa
         text = file.read_text()
         assert not any(str(place) in text for place in (tmp_path, ROOT, sys.prefix))
     records = [json.loads((tmp_path / f"results/{name}.json").read_text()) for name in ("merge", "memory", "norms")]
-    assert [each["outcome"] for found in records[0]["cases"] for each in found["runs"]] == 4 * ["ok"]
+    assert [each["outcome"] for found in records[0]["cases"] for each in found["runs"]] == 2 * ["ok"]
     assert [each["outcome"] for each in records[1]["runs"]] == ["ok", "ok"]
     assert all(math.isfinite(s) for seconds in records[2]["case"]["seconds"].values() for s in seconds)
     assert list((tmp_path / "models").iterdir()) == []

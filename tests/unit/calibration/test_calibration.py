@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -11,20 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from calibration_suite import (
-    CONFIG,
-    EXCLUDE,
-    EXPERTS,
-    PLUS,
-    SCRIPTS,
-    TUNING,
-    aligned,
-    arguments,
-    build_suite,
-    contents,
-    opened,
-    random_task,
-)
+from calibration_suite import CONFIG, EXCLUDE, EXPERTS, PLUS, SCRIPTS, TUNING, aligned, arguments, contents, opened, random_task
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
@@ -43,12 +31,6 @@ from nan_merge.layouts.unify import unify_layout
 from nan_merge.models import training
 from nan_merge.models.families import image_encoder, text_encoder
 from nan_merge.models.training import Task
-from scripts import collect_calibration, learn_coefficients
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    return build_suite(tmp_path_factory.mktemp("suite"))
 
 
 @pytest.fixture
@@ -384,34 +366,39 @@ def test_every_task_has_its_turn_in_every_round(suite):
 # Scripts.
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_writes_the_same_bytes_again_with_more_threads(suite, tmp_path, monkeypatch, script):
-    monkeypatch.setattr("sys.argv", arguments(suite, script, tmp_path / "once"))
-    SCRIPTS[script].main()
-    name, *rest = arguments(suite, script, tmp_path / "again")
+@pytest.fixture(scope="module")
+def outputs(suite, tmp_path_factory):
+    """A folder of what every script writes in this process."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, script in SCRIPTS.items():
+            patch.setattr("sys.argv", arguments(suite, name, folder / name))
+            script.main()
+    return folder
+
+
+def test_scripts_write_the_same_bytes_again_with_more_threads(suite, outputs, tmp_path):
+    lines = [arguments(suite, name, tmp_path / name) for name in SCRIPTS]
+    code = "import importlib, json, sys\nfor line in json.load(sys.stdin):\n    sys.argv = line\n"
+    code += "    importlib.import_module(f'scripts.{line[0]}').main()"
     threads = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
-    command = [sys.executable, "-m", f"scripts.{name}", *rest]
-    subprocess.run(command, cwd=tiny.ROOT, env={**os.environ, **threads}, check=True, capture_output=True)
-    assert contents(tmp_path / "once") == contents(tmp_path / "again")
+    again = {"input": json.dumps(lines), "env": {**os.environ, "PYTHONPATH": f"{tiny.ROOT / 'workflow'}:{tiny.ROOT}", **threads}}
+    subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, check=True, capture_output=True, text=True, **again)
+    for name in SCRIPTS:
+        assert contents(outputs / name) == contents(tmp_path / name), name
 
 
-def test_a_folder_of_calibration_is_a_checkpoint_with_a_record(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", arguments(suite, "fisher", tmp_path / "fisher"))
-    collect_calibration.main()
-    calibration, record = Checkpoint(tmp_path / "fisher"), read_json(tmp_path / "fisher/calibration.json")
-    assert calibration.names == Checkpoint(suite / "one").names == list(record["tensors"]) or set(calibration.names) == set(
-        record["tensors"]
-    )
+def test_a_folder_of_calibration_is_a_checkpoint_with_a_record(suite, outputs):
+    calibration, record = Checkpoint(outputs / "fisher"), read_json(outputs / "fisher/calibration.json")
+    assert set(calibration.names) == set(Checkpoint(suite / "one").names) == set(record["tensors"])
     name = "encoder.layer.1.output.dense.weight"
     assert record["tensors"][name] == pytest.approx(np.square(calibration.read(name).astype(np.float64)).sum())
     assert record["settings"] == {"estimator": "batch_sqrt", "examples": 10, "batch_size": 4} and record["examples"] == 10
     assert record["kind"] == "fisher" and "torch" in record["versions"]
 
 
-def test_a_file_of_learned_coefficients_has_a_table_and_a_curve(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", arguments(suite, "learned", tmp_path / "learned.json"))
-    learn_coefficients.main()
-    record = read_json(tmp_path / "learned.json")
+def test_a_file_of_learned_coefficients_has_a_table_and_a_curve(suite, outputs):
+    record = read_json(outputs / "learned")
     assert record["experts"] == sorted(EXPERTS) and record["scope"] == "tensor" and record["norms"] == {}
     assert set(record["rows"]) == set(aligned(suite).merged)
     assert len(record["curve"]["loss"]) == len(record["curve"]["coefficients"]["one"]) == 3

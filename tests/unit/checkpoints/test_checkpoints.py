@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import BFLOAT16, SHAPES, random_model, same_bytes, save, tensors_of
 
-from nan_merge.checkpoints.checkpoint import INDEX, SINGLE, Checkpoint, write_checkpoint, write_tensors
+from nan_merge.checkpoints.checkpoint import INDEX, PICKLE_INDEX, SINGLE, Checkpoint, write_checkpoint, write_tensors
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.errors import UserError
 
@@ -142,15 +142,16 @@ INDICES = {
 }
 
 
+@pytest.mark.parametrize("index", [INDEX, PICKLE_INDEX])
 @pytest.mark.parametrize("content", INDICES)
-def test_a_broken_index_is_named(content, tmp_path):
+def test_a_broken_index_is_named(content, index, tmp_path):
     text, message = INDICES[content]
     folder = tmp_path / "model"
     folder.mkdir()
     write_tensors(tmp_path / "outside.safetensors", {"w": np.ones(2)})
     write_tensors(folder / "1.safetensors", {"w": np.ones(2)})
     write_tensors(folder / "2.safetensors", {"v": np.ones(2), "w": np.ones(2)})
-    (folder / INDEX).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / index).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message) as error:
         Checkpoint(folder)
     assert str(folder) in str(error.value)

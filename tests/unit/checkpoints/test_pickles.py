@@ -118,27 +118,6 @@ def test_a_pickle_that_is_not_of_pytorch_is_named(tmp_path):
         pickles.pickled_tensors(tmp_path / PICKLE)
 
 
-INDICES = {
-    "a missing shard": ({"w": "absent.bin"}, "names the shard 'absent.bin'"),
-    "a shard outside": ({"w": "../outside.bin"}, r"names the shard '\.\./outside.bin'"),
-    "an absolute shard": ({"w": "/outside.bin"}, "names the shard '/outside.bin'"),
-    "a missing tensor": ({"v": "1.bin"}, "names the tensor 'v' in 1.bin, which lacks it"),
-    "a tensor twice": ({"w": "1.bin", "v": "2.bin"}, "tensor 'w' is also in 1.bin"),
-}
-
-
-@pytest.mark.parametrize("content", INDICES)
-def test_a_broken_index_is_named(content, tmp_path):
-    places, message = INDICES[content]
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file, names in {tmp_path / "outside.bin": "w", folder / "1.bin": "w", folder / "2.bin": "vw"}.items():
-        saved(file, {name: torch.ones(2) for name in names})
-    (folder / PICKLE_INDEX).write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(UserError, match=message):
-        Checkpoint(folder)
-
-
 def test_a_pickle_is_read_only_where_there_are_no_safetensors(tmp_path):
     folder = write(tmp_path / "model", draw(0))
     saved(folder / PICKLE, {"other": Code(tmp_path / "ran")})

@@ -78,7 +78,7 @@ def test_names_stand_in_the_order_of_the_labels():
     for name in ("dtd", "resisc45", "pets", "cifar100", "cifar10", "stl10", "fer2013", "sun397", "food101"):
         keys = [normalise_name(word) for word in words(name)]
         assert keys == sorted(keys), name
-    starts = [
+    starts = (
         "annual crop",
         "forest",
         "brushland",
@@ -89,7 +89,7 @@ def test_names_stand_in_the_order_of_the_labels():
         "residential",
         "river",
         "lake",
-    ]
+    )
     assert all(word.startswith(start) for word, start in zip(words("eurosat"), starts, strict=True))
     assert words("svhn") == words("mnist_hub") == words("emnist_digits") == list("0123456789")
     assert words("emnist_letters") == list(string.ascii_uppercase) and words("kmnist") == list("おきすつなはまやれを")

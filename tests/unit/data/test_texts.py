@@ -119,14 +119,8 @@ def test_a_prepared_data_set_has_the_same_bytes_twice(task, sources, tmp_path):
     ("change", "message"),
     [
         ({"reader": "texts.xml"}, r"unknown reader 'texts\.xml'; known: texts\.tab"),
-        (
-            {"arguments": {"train": "no.tab", "test": "test.tab", "label": "Category", "text": "Text"}},
-            r"no file 'no\.tab'",
-        ),
-        (
-            {"arguments": {"file": "test.tab", "label": "Author", "text": "Text"}},
-            "no column 'Author', found Category",
-        ),
+        ({"arguments": {"train": "no.tab", "test": "test.tab", "label": "Category", "text": "Text"}}, r"no file 'no\.tab'"),
+        ({"arguments": {"file": "test.tab", "label": "Author", "text": "Text"}}, "no column 'Author', found Category"),
         ({"splits": {"train": 9, "validation": 900, "test": 9}}, "lower `splits: validation`"),
     ],
 )

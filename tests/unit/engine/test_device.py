@@ -1,4 +1,4 @@
-"""What runs models follows the device of the encoder, held on a stand-in for a GPU that refuses what a GPU refuses."""
+"""What runs models follows the device of the encoder, held on a fake GPU that refuses what a GPU refuses."""
 
 from __future__ import annotations
 
@@ -9,23 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from calibration_suite import (
-    EXPERTS,
-    PLUS,
-    SCRIPTS,
-    TUNING,
-    aligned,
-    arguments,
-    build_suite,
-    clip_models,
-    clip_tasks,
-    contents,
-    opened,
-    random_task,
-)
+from calibration_suite import EXPERTS, PLUS, SCRIPTS, TUNING, aligned, arguments, clip_models, contents, opened, random_task
 from fake_cuda import FAR, Far, FarDevice
 from tiny_clips import EXPERTS as CLIPS
-from tiny_clips import build_world
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
@@ -42,21 +28,6 @@ from scripts import finetune_checkpoint
 FAMILIES = {"text_encoder": text_encoder, "image_encoder": image_encoder, "clip": clip, "open_clip": open_clip}
 SMALL = {"examples": 6, "batch_size": 4}
 IMAGES = {"stem": 4, "head": 12, "projection": 6, "stages": [[1, 3, 1, 1, 4, 4], [1, 3, 2, 2, 4, 6]]}
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    return build_suite(tmp_path_factory.mktemp("suite"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return build_world(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    return clip_tasks()
 
 
 @pytest.fixture
@@ -99,10 +70,10 @@ def same(here, there):
         np.testing.assert_allclose(there[name], expected, rtol=1e-5, atol=1e-6 * abs(expected).max(), err_msg=name)
 
 
-# The stand-in.
+# The fake GPU.
 
 
-def test_the_stand_in_refuses_what_a_gpu_refuses():
+def test_the_fake_refuses_what_a_gpu_refuses():
     near = torch.ones(3)
     with FarDevice() as mode:
         far = torch.ones(3, device=FAR)
@@ -185,7 +156,7 @@ def test_an_encoder_is_tuned_on_the_device(suite, fused):
 
 @pytest.fixture
 def fused(monkeypatch):
-    """Let the fused AdamW run on the stand-in too."""
+    """Let the fused AdamW run on the fake GPU too."""
     module = sys.modules[torch.optim.Optimizer.__module__]
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", FAR.type])
 
@@ -197,7 +168,7 @@ def fused(monkeypatch):
 def gpu(monkeypatch):
     """Let torch find one GPU."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda place: "stand-in")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda place: "fake")
 
 
 def commands(suite, script, output):
@@ -225,7 +196,7 @@ def test_a_script_works_on_the_device_and_says_so(suite, tmp_path, monkeypatch, 
             same(*(safetensors.numpy.load(files[name]) for files in (here, there)))
         if name.endswith("calibration.json") or script == "learned":
             record = json.loads(there[name])
-            assert (record["device"], record["gpu"], record["dtype"]) == ("cuda", "stand-in", "float32")
+            assert (record["device"], record["gpu"], record["dtype"]) == ("cuda", "fake", "float32")
             assert record.keys() - json.loads(here[name]).keys() == {"device", "gpu", "dtype", "threads"}
 
 

@@ -13,27 +13,25 @@ from models import ROOT, save, tensors_of
 
 from nan_merge.core.files import sha256
 
-MERGE = """
-import sys, time
+MERGES = """
+import os, sys
 from pathlib import Path
 from nan_merge.engine import merge, measure, request; from nan_merge.layouts import unify
 from nan_merge.methods.recipe import bind
-folder, value = Path(sys.argv[1]), float(sys.argv[2])
-recipe = bind({"coefficients": {"constant": {"value": value}}})
+folder = Path(sys.argv[1])
 models = unify.unify_layout(folder / "base", {"a": folder / "a"})
-table = recipe.estimate(measure.norms(models))
-print("ready", flush=True)
-for _ in range(int(sys.argv[3])):
-    merge.merge(request.MergeRequest(models, recipe, table), folder / "out", threads=2)
+norms = measure.norms(models)
+for line in sys.stdin:
+    value, times = map(int, line.split())
+    child = os.fork()
+    if child == 0:
+        recipe = bind({"coefficients": {"constant": {"value": value}}})
+        for _ in range(times):
+            merge.merge(request.MergeRequest(models, recipe, recipe.estimate(norms)), folder / "out", threads=2)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
-
-
-def merge(folder, value, times=1000):
-    """Start a process that merges again and again, and wait until it does."""
-    run = [sys.executable, "-c", MERGE, str(folder), str(value), str(times)]
-    process = subprocess.Popen(run, env={**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    return process
 
 
 def state(folder):
@@ -50,17 +48,31 @@ def models(tmp_path_factory):
     return folder
 
 
-def test_a_merge_killed_at_any_moment_leaves_the_old_output_or_the_new_one(models):
+@pytest.fixture
+def start(models):
+    """Return a function that starts a process that merges a number of times; the next call of `ended` is its exit status."""
+    run, environment = [sys.executable, "-c", MERGES, str(models)], {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
+    with subprocess.Popen(run, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+
+        def started(value, times):
+            print(value, times, file=parent.stdin, flush=True)
+            return int(parent.stdout.readline()), lambda: int(parent.stdout.readline())
+
+        yield started
+        parent.stdin.close()
+
+
+def test_a_merge_killed_at_any_moment_leaves_the_old_output_or_the_new_one(models, start):
     rng, whole = random.Random(0), {}
-    for value in (0.0, 1.0):  # what the two outputs are when nobody is killed
-        assert merge(models, value, times=1).wait() == 0
+    for value in (0, 1):  # what the two outputs are when nobody is killed
+        assert start(value, 1)[1]() == 0
         whole[value] = state(models / "out")
     seen = set()
     for attempt in range(24):
-        process = merge(models, attempt % 2)
+        process, ended = start(attempt % 2, 1000)
         time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(process, signal.SIGKILL)
+        assert ended() == signal.SIGKILL
         assert state(models / "out") in whole.values()
         seen.add((attempt % 2, state(models / "out") == whole[attempt % 2]))
     assert {new for _, new in seen} == {True, False}, "some were killed before the change, some after"

@@ -20,13 +20,7 @@ from nan_merge.methods.schema import stages
 SCHEMAS = {path.name.removesuffix(".schema.yaml"): path for path in sorted((ROOT / "workflow/schemas").glob("*.yaml"))}
 OVERLAYS = {"text": {}, "vision": read_yaml(ROOT / "config/vision.yaml"), "scan": read_yaml(ROOT / "config/scan.yaml")}
 METHODS = stages()
-EVERY_WORD = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
-
-
-@pytest.fixture(autouse=True)
-def every_asset_can_be_had(monkeypatch):
-    """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
+EVERY_OPERATOR = [(stage, operator) for stage in OPERATORS for operator in OPERATORS[stage]]
 
 
 def schema_of(name):
@@ -78,7 +72,7 @@ def test_unknown_keys_are_refused_everywhere(name):
 
 
 @pytest.mark.parametrize("stage", OPERATORS)
-def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(stage):
+def test_a_stage_takes_its_operators_bare_or_with_hyper_parameters(stage):
     names, objects = METHODS[stage]["anyOf"]
     assert set(objects["properties"]) == set(OPERATORS[stage])
     assert set(names["enum"]) == {
@@ -86,8 +80,8 @@ def test_a_slot_takes_its_words_bare_or_with_hyper_parameters(stage):
     }
 
 
-@pytest.mark.parametrize(("stage", "operator"), EVERY_WORD)
-def test_the_schema_of_a_word_is_its_signature(stage, operator):
+@pytest.mark.parametrize(("stage", "operator"), EVERY_OPERATOR)
+def test_the_schema_of_an_operator_is_its_signature(stage, operator):
     schema = METHODS[stage]["anyOf"][1]["properties"][operator]
     taken = {p.name: p for p in inspect.signature(OPERATORS[stage][operator]).parameters.values() if p.kind is p.KEYWORD_ONLY}
     written = set(schema["properties"])
@@ -95,7 +89,9 @@ def test_the_schema_of_a_word_is_its_signature(stage, operator):
     assert written - of_the_table == set(taken)
     assert written & of_the_table in (set(), of_the_table)
     assert set(schema.get("required", [])) == {name for name, p in taken.items() if p.default is p.empty}
-    assert schema["description"] and "\n" not in schema["description"]
+    assert OPERATORS[stage][operator].__name__ == operator
+    assert len(schema["description"].split()) > 4 and "\n" not in schema["description"]
+    assert all(schema["properties"].values()), "a hyper-parameter without a type"
     for name, p in taken.items():
         if p.default is not p.empty:
             jsonschema.validate(p.default, schema["properties"][name])

@@ -6,16 +6,9 @@ import pytest
 import yaml
 from models import ROOT
 
-from experiment import experiment
 from experiment.experiment import Experiment
 from experiment.files import check_schema, read_yaml
 from nan_merge.core.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def every_asset_can_be_had(monkeypatch):
-    """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
 
 
 @pytest.fixture
@@ -104,10 +97,7 @@ MISTAKES = {
         "dare: extends: unknown 'task_arithmetics'; did you mean",
     ),
     "parents in a circle": (("methods.yaml", "ties", "extends", "ties_mean"), "`extends` is circular"),
-    "an unknown host": (
-        ("methods.yaml", "ties_nan", "host", "tie"),
-        ": host, controls: unknown 'tie'; did you mean 'ties'?",
-    ),
+    "an unknown host": (("methods.yaml", "ties_nan", "host", "tie"), ": host, controls: unknown 'tie'; did you mean 'ties'?"),
     "an unknown control": (("methods.yaml", "ties_nan", "controls", ["permute"]), "ties_nan: host, controls: unknown 'permute'"),
     "an unknown tuner": (
         ("methods.yaml", "task_arithmetic_nan_tuned", "tune", "as", "task_arithmetic_tune"),

@@ -4,17 +4,10 @@ import pytest
 import yaml
 from models import ROOT, shipped
 
-from experiment import experiment
 from experiment.experiment import Experiment
 from experiment.files import read_yaml
 from experiment.methods import methods, sweeps
 from nan_merge.methods.recipe import STAGES as OPERATORS
-
-
-@pytest.fixture(autouse=True)
-def every_asset_can_be_had(monkeypatch):
-    """Ask no package manager of this machine."""
-    monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.data.texts import tokenise
 from nan_merge.layouts import canonical
-from nan_merge.models import classification, prompts
+from nan_merge.models import classification
 from nan_merge.models.families import image_encoder, text_encoder
 from nan_merge.models.families.image_encoder import CONFIG as IMAGES
 from nan_merge.models.registry import family_names, find_family
@@ -70,11 +70,6 @@ def test_a_head_of_sentences_is_what_it_always_was(module, bert):
     assert torch.allclose(torch.from_numpy(expected), centred, atol=1e-5)
     with pytest.raises(UserError, match=r"`prompt:` has 2 templates; this text tower uses 1"):
         module.head(classes, ["{}", "a {}"], bert)
-
-
-def test_short_texts_are_batched_together():
-    tokens = np.array([[1, 2, 3], [1, 0, 0], [1, 2, 0], [4, 0, 0]])
-    assert [part.tolist() for part in prompts.by_length(tokens, 2)] == [[1, 3], [2, 0]]
 
 
 def test_a_canonical_expert_is_copied_with_its_tokenizer(bert):

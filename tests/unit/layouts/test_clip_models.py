@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import ml_dtypes
@@ -11,7 +10,7 @@ import pytest
 import tiny_clips
 import torch
 from layout_models import torch_tensor
-from models import ROOT, merged, tensors_of
+from models import ROOT, merged, same_bytes, tensors_of
 from safetensors.torch import load_file, save_file
 from tiny_clips import (
     CLASSES,
@@ -21,7 +20,6 @@ from tiny_clips import (
     TEMPLATES,
     WIDTH,
     Array,
-    build_world,
     draw,
     moved,
     normalised,
@@ -43,11 +41,6 @@ from nan_merge.models.registry import find_family
 from scripts import convert_checkpoint, prepare_checkpoint
 
 SUM = {"coefficients": {"constant": {"value": 0.4}}}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return build_world(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
@@ -101,10 +94,8 @@ def test_a_converted_model_gives_the_same_logits_in_both_directions(world, tmp_p
     assert greatest <= 1e-4 < np.ptp(found["back"], axis=0).mean()
 
 
-def test_a_way_there_and_back_keeps_every_bit(world, tmp_path):
+def test_a_way_there_and_back_keeps_the_config(world, tmp_path):
     clip_conversion.to_open_clip(world / "hf/base", tmp_path / "back")
-    there, back = (load_file(folder / "open_clip_model.safetensors") for folder in (world / "hub/base", tmp_path / "back"))
-    assert there.keys() == back.keys() and all(torch.equal(there[name], back[name]) for name in there)
     config = read_json(tmp_path / "back/open_clip_config.json")
     assert config["model_cfg"] == {
         **CONFIG, **{half: {**CONFIG[half], "mlp_ratio": 4.0} for half in ("vision_cfg", "text_cfg")}
@@ -135,31 +126,6 @@ def test_an_expert_keeps_its_own_projection_when_it_is_converted(world, tmp_path
     assert all(np.array_equal(back.read(name), Checkpoint(world / "open_clip/one").read(name)) for name in back.names)
     with torch.inference_mode():
         assert torch.allclose(open_clip.load(tmp_path / "back")(images), clip.load(world / "clip/one")(images), atol=1e-6)
-
-
-def test_a_model_of_full_size_gives_the_same_logits():
-    """ViT-B/32 with random weights."""
-    import open_clip as library
-    from transformers import CLIPConfig, CLIPModel
-
-    from nan_merge.layouts import clip_configs
-
-    torch.manual_seed(0)
-    config = library.get_model_config("ViT-B-32-quickgelu")
-    there = library.CLIP(**config).eval()
-    state = {name: Array(value.numpy()) for name, value in there.state_dict().items()}
-    entries = clip_names.to_transformers(ROOT, state)
-    with torch.device("meta"):
-        here = CLIPModel(CLIPConfig(**clip_configs.to_transformers(ROOT, config, True)))
-    clip._count_positions(here)
-    zero_shot.load_weights(here, ROOT, entries)
-    images, tokens = normalised(photographs(2, 224)), prompts()[:3]
-    found = [logits(model, images, tokens) for model in (there, here)]
-    print(f"ViT-B/32: greatest difference of logits {np.abs(found[0] - found[1]).max():.1e}")
-    assert np.abs(found[0] - found[1]).max() <= 1e-4 < np.ptp(found[0])
-    back = clip_names.to_open_clip(ROOT, entries)
-    assert back.keys() == state.keys()
-    assert all(np.array_equal(back[name].block(0, back[name].size), state[name].block(0, state[name].size)) for name in state)
 
 
 def test_names_in_parts_are_read_as_the_whole(world):
@@ -201,13 +167,6 @@ def test_pixels_are_normalised_as_torchvision_does_it():
 
 
 @pytest.mark.parametrize("family", [clip, open_clip])
-def test_an_encoder_computes_on_the_device_of_its_parameters(family, world):
-    encoder = family.load(world / family.__name__.rpartition(".")[2] / "base").to("meta")
-    with torch.inference_mode():
-        assert encoder(photographs(2)).device.type == "meta"
-
-
-@pytest.mark.parametrize("family", [clip, open_clip])
 def test_an_encoder_runs_at_half_precision(family, world):
     encoder, images = family.load(world / family.__name__.rpartition(".")[2] / "base"), photographs(4)
     with torch.inference_mode():
@@ -220,14 +179,6 @@ def test_an_encoder_runs_at_half_precision(family, world):
 def test_pictures_are_batched_in_order():
     assert clip.batches is open_clip.batches
     assert [part.tolist() for part in clip.batches(np.zeros((5, 1)), 2)] == [[0, 1], [2, 3], [4]]
-
-
-def test_the_libraries_are_loaded_at_use():
-    code = """import sys, nan_merge.models.families.clip, nan_merge.models.families.open_clip, nan_merge.layouts.clip_conversion
-print(*({'transformers', 'open_clip', 'torchvision'} & sys.modules.keys()))"""
-    run = [sys.executable, "-c", code]
-    loaded = subprocess.run(run, env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, check=True)
-    assert loaded.stdout.split() == []
 
 
 # ---- the canonical checkpoint -----------------------------------------------------------------------------------------------
@@ -271,8 +222,7 @@ def test_what_an_expert_lacks_of_the_frozen_rest_is_the_bases(world, copied):
     state = torch.load(folder / "nonlinear_finetuned.pt")
     torch.save({f"module.{n}": v for n, v in state.items() if n.startswith("visual.")}, folder / "nonlinear_finetuned.pt")
     open_clip.prepare(folder, folder.parent / "out", world / "open_clip/base")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "open_clip/one")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(folder.parent / "out"), tensors_of(world / "open_clip/one"))
 
 
 def without_stem(state):
@@ -310,25 +260,8 @@ def test_a_base_of_an_old_version_is_read(world, copied):
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     clip.prepare(folder, folder.parent / "out")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(folder.parent / "out"), tensors_of(world / "clip/base"))
     assert np.array_equal(clip.head(CLASSES, TEMPLATES, folder), clip.head(CLASSES, TEMPLATES, world / "hf/base"))
-
-
-def test_shards_are_read(world, copied):
-    folder = copied("hf/base")
-    state = load_file(folder / "model.safetensors")
-    places = {name: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, name in enumerate(state)}
-    for file in set(places.values()):
-        save_file({name: state[name] for name in places if places[name] == file}, folder / file)
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    clip.prepare(folder, folder.parent / "out")
-    found, expected = tensors_of(folder.parent / "out"), tensors_of(world / "clip/base")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match=r"names the shard 'model-00002-of-00002.safetensors', which is not in that folder"):
-        clip.prepare(folder, folder.parent / "half")
 
 
 # ---- heads ----------------------------------------------------------------------------------------------------------
@@ -412,30 +345,6 @@ def refused(kind, folder, world, message, **how):
     with pytest.raises(UserError, match=message):
         module.prepare(folder, folder.parent / "out", world / kind / "base", **how)
     assert not (folder.parent / "out").exists()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nan_and_infinities_are_counted(kind, world, copied):
-    _, source, name = KINDS[kind]
-
-    def spoil(state):
-        state[name][0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
-
-    folder = rewrite(copied(source), spoil)
-    refused(kind, folder, world, rf"{folder.name}: NaN or infinite numbers in '{name}' \(3 of 16384\); expected finite numbers")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_backbone_is_named(kind, world, copied):
-    _, source, name = KINDS[kind]
-
-    def spoil(state):
-        state[name] = state[name][:, :32].clone()
-        del state[name.replace("weight", "bias")]
-
-    folder = rewrite(copied(source), spoil)
-    message = r"2 of \d+ tensors do not match the base .*base: .*is \[256, 32\], not \[256, 64\].*expected an expert with"
-    refused(kind, folder, world, message)
 
 
 @pytest.mark.parametrize("key", ["num_attention_heads", "patch_size", "image_size"])
@@ -579,8 +488,7 @@ def test_the_command_lines_prepare_and_convert(world, tmp_path, monkeypatch, cap
     assert "left out, since no image needs it: positional_embedding, text_projection" in capsys.readouterr().out
     words = ["--family", "clip", "--source", tmp_path / "one", "--base", tmp_path / "hf", "--output", tmp_path / "expert"]
     run(prepare_checkpoint, monkeypatch, *words)
-    found, expected = tensors_of(tmp_path / "expert"), tensors_of(world / "clip/one")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert same_bytes(tensors_of(tmp_path / "expert"), tensors_of(world / "clip/one"))
     with pytest.raises(UserError, match="expected at most 1e-05"):
         run(prepare_checkpoint, monkeypatch, *words, "--max-relative-distance", "1e-5")
 

@@ -22,7 +22,7 @@ from layout_models import (
     write_adapter,
     write_pickle,
 )
-from models import measures, merge_measured, merged, same_bytes
+from models import measures, merge_measured, merged
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
@@ -413,14 +413,6 @@ def test_an_adapter_is_folded_onto_the_base(dtype, pickled, tmp_path):
         assert found.dtype == wide
         assert found.tobytes() == folded(start[name], a, b, 3 / 2, wide).tobytes()
     assert models.experts["a"].entries[NORM] is models.base.entries[NORM]
-
-
-def test_an_adapter_merges_like_the_model_that_it_makes(base, tmp_path):
-    moves = factors(Q, 6, 6)
-    whole = {**draw(0), QUERY: folded(draw(0)[QUERY], *moves.values(), 3 / 2)}
-    others = {"b": write(tmp_path / "b", draw(2))}
-    found = merged(tmp_path / "out", SUM, base, {"a": write_adapter(tmp_path / "a", moves), **others})
-    assert same_bytes(found, merged(tmp_path / "expected", SUM, base, {"a": write(tmp_path / "whole", whole), **others}))
 
 
 def scale_of(tmp_path, base, module, **config):

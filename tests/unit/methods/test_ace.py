@@ -129,14 +129,6 @@ def test_a_common_factor_of_the_coefficients_cancels_but_for_the_refinement(give
     assert ace(taus, [5 * c for c in ALPHA], CONTEXT, **given) == pytest.approx(ace(taus, ALPHA, CONTEXT, **given), abs=1e-9)
 
 
-@every_variant
-def test_experts_come_in_any_order_and_coefficients_matter(given):
-    taus, order = draw(), [2, 0, 1]
-    found = ace(taus[order], [ALPHA[t] for t in order], CONTEXT, **given)
-    assert found == pytest.approx(ace(taus, ALPHA, CONTEXT, **given), abs=1e-8)
-    assert abs(ace(taus, ONES, CONTEXT, **given) - ace(taus, ALPHA, CONTEXT, **given)).max() > 1e-6
-
-
 @pytest.mark.parametrize("scale", [1e-3, 10.0])
 def test_a_relative_ridge_does_not_see_the_unit_of_the_weights(scale):
     """But for the refinement, which is of the third power of the task vectors where they are not normalised."""
@@ -157,14 +149,14 @@ def test_refinement_adds_equal_strength_to_the_leading_directions():
 
 
 @every_variant
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 4), (1, 1), (0, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 5), (1, 4), (1, 1), (0, 4)], ids=str)
 def test_nothing_moves_by_nothing(shape, given):
     """Law 11."""
     assert not ace(np.zeros((3, *shape)), ALPHA, CONTEXT, **given).any()
 
 
 @every_variant
-@pytest.mark.parametrize("shape", [*SHAPES, (2, 2), (3, 30), (1, 4), (1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 5), (4, 1), (2, 2), (3, 30), (1, 4), (1, 1)], ids=str)
 @pytest.mark.parametrize("spoil", ["none", "zero", "alike", "one", "identical", "opposite", "no coefficient"])
 def test_ace_never_explodes(spoil, shape, given):
     """Law 11."""
@@ -206,29 +198,3 @@ def test_a_matrix_of_one_row_has_nothing_left_after_centring():
     uncentred = ace(taus, ALPHA, CONTEXT, centre=False, refine="never")
     assert uncentred == pytest.approx(plain(taus, ALPHA, centre=False, refine="never"), abs=1e-9)
     assert abs(uncentred).max() > 1e-3
-
-
-def test_at_least_one_direction_is_refined():
-    taus = draw((3, 3))
-    found = ace(taus, ONES, CONTEXT, refine="always", k_frac=0.1) - ace(taus, ONES, CONTEXT, refine="never", k_frac=0.1)
-    assert np.linalg.matrix_rank(found, tol=1e-9) == 1
-
-
-@every_variant
-def test_a_turned_matrix_gives_the_turned_merge(given):
-    taus = draw()
-    turned = ace(np.swapaxes(taus, 1, 2), ALPHA, TensorContext("h.0.mlp.c_fc.weight", transposed=True), **given)
-    assert turned == pytest.approx(ace(taus, ALPHA, CONTEXT, **given).T, abs=1e-12)
-
-
-@every_variant
-@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 4)], ids=str)
-@every_spread
-def test_torch_gives_the_same_numbers(sizes, shape, given):
-    torch = pytest.importorskip("torch")
-    taus = draw(shape, sizes)
-    found = ace(torch.from_numpy(taus), ALPHA, CONTEXT, **given)
-    assert isinstance(found, torch.Tensor)
-    assert found.dtype == torch.float64
-    expected = ace(taus, ALPHA, CONTEXT, **given)
-    assert found.numpy() == pytest.approx(expected, rel=1e-10, abs=1e-10 * max(1, abs(expected).max()))

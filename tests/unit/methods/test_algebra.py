@@ -26,7 +26,7 @@ from functools import partial
 import numpy as np
 import pytest
 from cases import case, close, draw
-from models import ROOT, family, flat, merged, random_model, save, tensors_of
+from models import ROOT, family, flat, merged, tensors_of
 
 from nan_merge.methods.combine import disjoint_mean, disjoint_sum, fisher, weighted_sum
 from nan_merge.methods.context import TensorContext
@@ -36,6 +36,7 @@ from nan_merge.methods.preprocess import trim
 from nan_merge.methods.spectral import cart, tsv
 
 ALONE = [weighted_sum, disjoint_sum, disjoint_mean, fisher, karcher, model_stock, gram, actmat, wudi, widen, cart, tsv]
+ALONE += [partial(actmat, normalise="trace")]
 BY_COEFFICIENTS = partial(disjoint_mean, divide_by="coefficients")
 ALIKE = [weighted_sum, disjoint_sum, BY_COEFFICIENTS, fisher, karcher, model_stock, slerp, gram, actmat]
 ALIKE += [partial(actmat, normalise="trace")]
@@ -129,12 +130,3 @@ def test_the_distance_from_the_truth_tracks_examples_and_the_norm_of_weights_doe
     shares, known = (1 / norms) / (1 / norms).sum(), (1 / apart) / (1 / apart).sum()
     assert shares == pytest.approx([0.25] * 4, abs=0.01)
     assert known == pytest.approx((sizes - 11) / (sizes - 11).sum(), rel=0.15)
-
-
-def test_experts_that_equal_the_base_keep_the_base(tmp_path):
-    """Law 3, of experts that are the base: no method of matrices lets rounding in."""
-    base = random_model(0)
-    folders = {name: save(tmp_path / name, base) for name in "ab"}
-    for combine in ("tsv", "ace", "gram", "actmat", "wudi", "karcher", "iso_cts"):
-        found = merged(tmp_path / combine, {"combine": combine}, save(tmp_path / f"{combine}_base", base), folders)
-        assert np.array_equal(flat(found), flat(base))

@@ -125,10 +125,6 @@ def test_the_seeds_of_permuted_give_every_shuffle_once_and_then_again(count):
     assert drawn[ways] == drawn[0]
 
 
-def test_permuted_leaves_a_single_expert():
-    assert permuted(np.array([0.3]), seed=7).tolist() == [0.3]
-
-
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0, -2.0])
 def test_the_law_brings_vectors_to_one_length(exponent):
     close(nan(NORMS, normaliser="length", exponent=exponent, scale=0.3), 0.3 * np.mean(NORMS**exponent) / NORMS**exponent)
@@ -137,13 +133,6 @@ def test_the_law_brings_vectors_to_one_length(exponent):
         found, shares = nan(NORMS, normaliser=normaliser, exponent=exponent), nan(NORMS, exponent=exponent)
         close(found / found.sum(), shares)
         close(nan(1e-9 * NORMS, normaliser=normaliser, exponent=exponent), found)
-
-
-def test_shrinking_stretches_nothing():
-    found = nan(NORMS, normaliser="shrink")
-    close(found * NORMS, np.full(4, 0.5))
-    assert found.max() == 1
-    close(nan(NORMS, normaliser="length") * NORMS, np.full(4, NORMS.mean()))
 
 
 @pytest.mark.parametrize("normaliser", ["length", "shrink"])

@@ -43,10 +43,7 @@ MISTAKES = {
         {"zzz": "nan"},
         "no stage 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
     ),
-    "an operator": (
-        {"combine": "disjoint_mea"},
-        "combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?",
-    ),
+    "an operator": ({"combine": "disjoint_mea"}, "combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?"),
     "a foreign operator": (
         {"control": "zzz"},
         "control has no operator 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from nan_merge.checkpoints.checkpoint import write_checkpoint, write_tensors
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import write_dataset
-from nan_merge.models.classification import Forward, ahead, digest_files, embed, predict
+from nan_merge.models.classification import Forward, ahead, digest_files, embed
 from nan_merge.models.families import text_encoder
 from scripts import evaluate_checkpoint
 
@@ -231,11 +231,6 @@ def test_numbers_that_are_none_are_a_user_error_and_never_class_0(folder, tmp_pa
 def test_no_batch_and_no_thread_is_a_user_error(folder, tmp_path, monkeypatch, words):
     with pytest.raises(UserError, match=r"expected 1 or more of both"):
         score(folder, tmp_path, monkeypatch, *words)
-
-
-def test_predict_takes_the_greatest_logit():
-    head = np.array([[1, 0], [0, 1]], np.float32)
-    assert predict(np.array([[2, 1], [0.1, 0.2]], np.float32), head).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -15,8 +15,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import Dataset, write_dataset
 from nan_merge.models import alignment
-from nan_merge.models.families import image_encoder
-from nan_merge.models.families.image_encoder import CONFIG, EPS, Encoder, batches, fold, load, prepare
+from nan_merge.models.families.image_encoder import CONFIG, EPS, Encoder, fold, load, prepare
 from scripts import align_checkpoint
 
 TINY = {
@@ -127,13 +126,6 @@ def test_every_parameter_gets_a_gradient(tiny):
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_batches_keep_the_order_of_the_images():
-    found = batches(np.zeros((7, 2, 2, 3), np.uint8), 3)
-    assert [len(batch) for batch in found] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate(found), np.arange(7))
-    assert [len(batch) for batch in batches(np.zeros((3, 2, 2, 3), np.uint8), 3)] == [3]
-
-
 def test_mistakes_are_named(tiny, tmp_path):
     with pytest.raises(UserError, match=r"expected one \*\.pth"):
         prepare(tmp_path / "empty", tmp_path / "out")
@@ -199,10 +191,6 @@ def test_alignment_refuses_unknown_settings(tiny):
     with pytest.raises(UserError, match=r"`alignment:` of the suite: missing \['ridge'\], unknown \['ridgee'\]"):
         settings = {key: value for key, value in SETTINGS.items() if key != "ridge"}
         alignment.align_text_image(load(tiny), tasks, captions, {**settings, "ridgee": 1}, 0)
-
-
-def test_family_is_complete():
-    assert all(callable(getattr(image_encoder, name)) for name in ("prepare", "load", "batches"))
 
 
 def test_script_pairs_images_with_the_prompts_of_their_classes(tiny, tmp_path, monkeypatch):

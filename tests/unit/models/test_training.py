@@ -29,11 +29,7 @@ class Encoder(torch.nn.Module):
 def data():
     draw = np.random.default_rng(1)
     inputs = draw.normal(size=(50, 6)).astype(np.float32)
-    return (
-        inputs,
-        (inputs[:, 0] > 0).astype(np.int64),
-        np.array([[1, 0, 0, 0], [-1, 0, 0, 0]], dtype=np.float32),
-    )
+    return (inputs, (inputs[:, 0] > 0).astype(np.int64), np.array([[1, 0, 0, 0], [-1, 0, 0, 0]], dtype=np.float32))
 
 
 def tuned(data, seed=0, **changes):
@@ -84,8 +80,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"frozen": ["^third"]}, r"'\^third' fits no tensor"), ({"epochs": 3}, r"unknown \['epochs'\]")],
+    ("change", "message"), [({"frozen": ["^third"]}, r"'\^third' fits no tensor"), ({"epochs": 3}, r"unknown \['epochs'\]")]
 )
 def test_mistakes_in_the_settings_are_user_errors(data, change, message):
     with pytest.raises(UserError, match=message):

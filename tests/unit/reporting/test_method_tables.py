@@ -20,13 +20,7 @@ DRAWS = ["permuted_1", "permuted_2", "permuted_3"]
 VALUES = {"exponent": 2.0, "scope": "layer"}
 ROWS = [
     *(method for method in METHODS if method["id"] != "permuted"),
-    {
-        "id": "permuted",
-        "label": "Permuted",
-        "group": "control",
-        "sweep": {"id": "permuted", "label": "Permuted"},
-        "draws": DRAWS,
-    },
+    {"id": "permuted", "label": "Permuted", "group": "control", "sweep": {"id": "permuted", "label": "Permuted"}, "draws": DRAWS},
     {"id": "scan-2-layer", "label": "Scan: 2", "group": "scan", "sweep": {"id": "scan", "label": "Scan", "values": VALUES}},
     {"id": "slerp", "label": "Slerp", "group": "host", "data": "train", "static": False, "reference": "1234.56789"},
     {"id": "swept", "label": "Swept", "group": "nan", "tune": {"hyper_parameter": "exponent"}},

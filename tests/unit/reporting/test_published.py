@@ -39,26 +39,11 @@ VISION_20 = [
     *("cifar10", "food101", "fashion_mnist", "emnist_letters", "kmnist", "rendered_sst2"),
 ]
 COUNTS = {
-    "ace_ablation": 12,
-    "ace_gpt2": 64,
-    "ace_llama": 1,
-    "ace_roberta": 16,
-    "ace_vision": 51,
-    "actmat_t5": 64,
-    "actmat_vision": 216,
-    "adamerging_logs": 36,
-    "fusionbench_clip": 395,
-    "fusionbench_clip_20": 120,
-    "fusionbench_flan_t5": 135,
-    "fusionbench_gpt2": 48,
-    "fusionbench_gpt2_lambda": 176,
-    "nan_table1": 153,
-    "nan_table2": 30,
-    "nan_table3": 22,
-    "wudi_llama": 30,
-    "wudi_roberta": 16,
-    "wudi_vision": 252,
-}
+    "ace_ablation": 12, "ace_gpt2": 64, "ace_llama": 1, "ace_roberta": 16, "ace_vision": 51,
+    "actmat_t5": 64, "actmat_vision": 216, "adamerging_logs": 36, "fusionbench_clip": 395, "fusionbench_clip_20": 120,
+    "fusionbench_flan_t5": 135, "fusionbench_gpt2": 48, "fusionbench_gpt2_lambda": 176, "nan_table1": 153, "nan_table2": 30,
+    "nan_table3": 22, "wudi_llama": 30, "wudi_roberta": 16, "wudi_vision": 252,
+}  # fmt: skip
 RECOMPUTED = {  # means of the rows of NAN's tables, rounded to two digits
     "nan_table1/vit_b32_8": "48.06 90.51 89.06 73.71 80.14 65.80 68.34 71.78 69.16 71.93 72.45 73.78",
     "nan_table1/vit_l14_8": "94.15 93.09 84.49 85.99 86.43",
@@ -72,11 +57,6 @@ def printed(table, suite=None, label=None, task=None):
     wanted = {"suite": suite, "label": label, "task": task}
     of_table = [number for number in NUMBERS if number.table == table]
     return [n for n in of_table if all(value is None or getattr(n, key) == value for key, value in wanted.items())]
-
-
-def value(table, suite, label, task):
-    (number,) = printed(table, suite, label, task)
-    return number.text
 
 
 # The shipped numbers.
@@ -123,33 +103,6 @@ def test_every_other_mean_follows_from_its_row_or_is_known_not_to():
         ("fusionbench_flan_t5", "flan_t5_large_lora_8", "Fine-tuned (STL)"),
     }
     assert ("nan_table1", "vit_b32_8", "TA + NAN") in off and ("nan_table1", "vit_b32_8", "Ties + NAN") not in off
-
-
-@pytest.mark.parametrize(
-    ("table", "suite", "label", "task", "text"),
-    [
-        ("nan_table1", "vit_b32_8", "TA + NAN", "dtd", "61.6"),
-        ("nan_table1", "vit_b32_8", "TA + NAN", "average", "70.7"),
-        ("nan_table1", "vit_l14_8", "Individual", "eurosat", "100"),
-        ("nan_table2", "llama2_13b_2", "TA + NAN", "gsm8k", "64.1"),
-        ("nan_table3", "llava_13b_2", "TA + NAN", "geoqa", "46.6"),
-        ("ace_vision", "vit_b32_8", "ACE-Merging", "average", "87.9"),
-        ("ace_vision", "vit_l14_20", "Iso-CTS", "average", "90.1"),
-        ("ace_gpt2", "gpt2_7", "ACE", "average", "74.1"),
-        ("ace_roberta", "roberta_base_8", "ACE-Merging", "normalised_average", "90.4"),
-        ("ace_ablation", "gpt2_7", "E4 + spectral refinement", "average", "74.09"),
-        ("fusionbench_clip", "vit_b32_8", "RegMean", "average", "82.4"),
-        ("fusionbench_clip", "vit_l14_8", "Layer-wise AdaMerging (λ=0.3)", "dtd", "81.3"),
-        ("fusionbench_clip_20", "vit_l14_20", "Fine-Tuned", "rendered_sst2", "80.45"),
-        ("fusionbench_gpt2_lambda", "gpt2_7", "Task Arithmetic (λ=0.5)", "average", "70.02"),
-        ("adamerging_logs", "vit_b32_8", "Layer-wise AdaMerging++", "average", "81.15"),
-        ("wudi_vision", "vit_l14_8", "PCB Merging", "gtsrb", "91.0"),
-        ("wudi_roberta", "roberta_large_8", "Individual", "stsb", "90.33"),
-        ("actmat_vision", "vit_b16_8", "TACT", "average", "90.28"),
-    ],
-)
-def test_a_number_is_as_printed(table, suite, label, task, text):
-    assert value(table, suite, label, task) == text
 
 
 def test_tables_that_print_the_same_agree():
@@ -507,13 +460,10 @@ def test_the_command_renders_with_and_without_scores_and_never_loads_torch(tmp_p
     spec = {"table": RECORDS["fusionbench_clip"], "suites": [suite], "methods": [{"id": "ties", "label": "TIES"}]}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     given, measured = ["--spec", "spec.json", "--published", str(FILE)], ["--scores", "scores.tsv"]
-    code = (
-        "import sys; from scripts.render_published import main; main(); sys.exit(bool({'torch', 'pandas'} & sys.modules.keys()))"
-    )
-    for more in ([], measured):
-        command = [sys.executable, "-c", code, *given, *more, "--output", "table"]
-        path = {"PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
-        subprocess.run(command, cwd=tmp_path, env=path, check=True)
+    code = "import sys; from scripts.render_published import main\n"
+    code += f"for more in ([], {measured}): sys.argv += more; main()\nassert not {{'torch', 'pandas'}} & sys.modules.keys()"
+    path = {"PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
+    subprocess.run([sys.executable, "-c", code, *given, "--output", "table"], cwd=tmp_path, env=path, check=True)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     (row,) = (line for line in lines(text) if line[1] == "TIES")
     average = row[lines(text)[0].index("Average")]

@@ -33,24 +33,11 @@ LEVELS = {"pretrained": 0.5, "individual": 0.9, "weight_averaging": 0.6, "tuned"
 def pair(method, against, kind, difference, p=0.001, discordant=40):
     """A comparison row as the table holds it; the interval has a half-width of two points."""
     numbers = {
-        "difference": difference,
-        "low": difference - 0.02,
-        "high": difference + 0.02,
-        "p": p,
-        "p_holm": p,
-        "n": 200,
-        "discordant": discordant,
-        "changed": discordant,
-    }
-    return {
-        "suite": "toy",
-        "method": method,
-        "against": against,
-        "kind": kind,
-        "task": "average",
-        "seeds": "0",
-        **{key: str(value) for key, value in numbers.items()},
-    }
+        "difference": difference, "low": difference - 0.02, "high": difference + 0.02, "p": p, "p_holm": p, "n": 200,
+        "discordant": discordant, "changed": discordant,
+    }  # fmt: skip
+    usual = {"suite": "toy", "method": method, "against": against, "kind": kind, "task": "average", "seeds": "0"}
+    return {**usual, **{key: str(value) for key, value in numbers.items()}}
 
 
 def measure(weights, task_vector):
@@ -59,14 +46,7 @@ def measure(weights, task_vector):
 
 
 def probe(protocol, examples, weights, task_vector):
-    numbers = {
-        "examples": examples,
-        "steps": 5,
-        "norm_weights": weights,
-        "norm_task_vector": task_vector,
-        "accuracy": 0.5,
-        "seed": 0,
-    }
+    numbers = {"examples": examples, "steps": 5, "norm_weights": weights, "norm_task_vector": task_vector}
     usual = {"suite": "toy", "task": "digits", "protocol": protocol, "accuracy": "0.5", "seed": "0"}
     return {**usual, **{key: str(value) for key, value in numbers.items()}}
 

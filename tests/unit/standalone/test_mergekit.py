@@ -283,7 +283,7 @@ def exported(base, experts, method_spec, exclude=(), **how):
 
 @pytest.mark.parametrize("exclude", [(), ("embeddings", r"layer\.1")], ids=["everything", "a part"])
 @pytest.mark.parametrize("case", OUT)
-def test_an_exported_config_merges_as_the_sentence_does(case, exclude, tmp_path):
+def test_an_exported_config_merges_as_the_method_spec_does(case, exclude, tmp_path):
     base, experts = family(tmp_path)
     content = yaml.safe_load(exported(base, experts, OUT[case], exclude))
     found = merged(tmp_path / "out", OUT[case], base, experts, exclude)
@@ -328,9 +328,3 @@ def test_a_path_that_mergekit_would_take_apart_is_refused():
     check_names(["/models/a", "owner/b@main"])
     with pytest.raises(UserError, match=r"/models/c\+\+: mergekit splits a path at '\+' and '@'"):
         check_names(["/models/c++"])
-
-
-def test_every_file_that_is_exported_can_be_imported(tmp_path):
-    base, experts = family(tmp_path)
-    content = yaml.safe_load(exported(base, experts, OUT["trimmed and elected"]))
-    same(imported(tmp_path, content), merged(tmp_path / "again", OUT["trimmed and elected"], base, experts))

@@ -82,7 +82,7 @@ def test_one_expert_is_one_model():
 LICENCES = {
     "all the same": (("mit", "mit", "mit"), "mit", None),
     "different": (("mit", "apache-2.0", "mit"), "other", "base: mit; code: apache-2.0; math: mit"),
-    "one is silent": (("mit", "mit", None), "other", "base: mit; code: mit; math: not stated"),
+    "one is missing": (("mit", "mit", None), "other", "base: mit; code: mit; math: not stated"),
     "none": ((None, None, None), None, "No input states a licence"),
 }
 

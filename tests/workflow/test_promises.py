@@ -232,20 +232,16 @@ def elsewhere(test: str) -> Callable[..., None]:
     return run
 
 
-WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command
-    (r"make help", listed),
-    (r"make demo", made_before),
-    (r"make study", scored("text", STUDY)),
-    (r"make demo-vision", scored("vision", VISION)),
-    (r"make format", formatted),
-    (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
-    (r"make (bench|pins)", shown),  # 30 GB and two other programs; conda's channels
-    (r"python -m benchmarks\..*", helped),  # with small models: tests/unit/benchmarks
-    (r"python -m venv \.bench/.*|grep -vE .*|\.bench/[\w-]+/bin/python -m pip .*", elsewhere("unit/benchmarks")),  # of a peer
+WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command; run in this order
+    (r"make demo|snakemake --cores \w+", made_before),
     (r"snakemake (--cores all )?-n\b.*|snakemake (--report|--dag|--rulegraph|--unlock)\b.*", verbatim),
-    (r"snakemake --cores \w+", scored("text", METHODS)),
-    (r"snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
-    (r"snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
+    (r"python -m scripts\.(show_status|remove_partial)( --dry-run)?", verbatim),
+    (r"python -m scripts\.merge_models .*task_arithmetic_ranked.*", elsewhere("workflow/test_contributing.py")),
+    (r"python -m scripts\.merge_models .*", with_models),
+    (r"python -m scripts\.import_mergekit .*", with_mergekit),
+    (r"python -m scripts\.<\w+> --help", of_scripts),
+    (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
+    (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"snakemake .*\bplan\b.*", planned),
@@ -256,21 +252,26 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --profile slurm( --unlock)?", dry),  # on a real SLURM: tests/slurm
     (r"sbatch .*", elsewhere("slurm/test_slurm_faults.py")),
     (r"python -m scripts\.write_profile.*", helped),  # on a real SLURM: every test of tests/slurm
-    (r"python -m scripts\.(show_status|remove_partial)( --dry-run)?", verbatim),
     (r"python -m scripts\.update_lock( <\w+>)?", locked),
-    (r"python -m scripts\.merge_models .*task_arithmetic_ranked.*", elsewhere("workflow/test_contributing.py")),
-    (r"python -m scripts\.merge_models .*", with_models),
-    (r"python -m scripts\.import_mergekit .*", with_mergekit),
-    (r"python -m scripts\.<\w+> --help", of_scripts),
+    (r"make help", listed),
+    (r"make format", formatted),
+    (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
+    (r"make (bench|pins)", shown),  # 30 GB and two other programs; conda's channels
+    (r"python -m benchmarks\..*", helped),  # with small models: tests/unit/benchmarks
+    (r"python -m venv \.bench/.*|grep -vE .*|\.bench/[\w-]+/bin/python -m pip .*", elsewhere("unit/benchmarks")),  # of a peer
     (r"\.venv/bin/pytest .*", collected),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def way_of(command: str) -> int:
+    """Return the place of a command in `WAYS`; one behind the last where there is none."""
+    return next((number for number, (pattern, _) in enumerate(WAYS) if re.fullmatch(pattern, command)), len(WAYS))
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS, key=way_of))
 def test_a_command_runs_as_the_page_has_it(demo, command, tmp_path):
-    way = next((way for pattern, way in WAYS if re.fullmatch(pattern, command)), None)
-    assert way, f"{COMMANDS[command]} names a command that nothing here runs: {command}"
-    way(demo, command, tmp_path)
+    assert way_of(command) < len(WAYS), f"{COMMANDS[command]} names a command that nothing here runs: {command}"
+    WAYS[way_of(command)][1](demo, command, tmp_path)
 
 
 @pytest.mark.parametrize("overlay", sorted(OVERLAYS - {"config/config.yaml"}))

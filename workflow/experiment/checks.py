@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from experiment.files import known_names
 from experiment.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 
-if TYPE_CHECKING:
-    from experiment.experiment import Experiment
+Experiment = Any  # experiment.Experiment, which imports this module
 
 
 SHARED = {  # keys on which suites that share it must agree

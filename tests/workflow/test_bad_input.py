@@ -133,7 +133,7 @@ def test_a_cut_checkpoint_names_the_file(project):
     file.write_bytes(file.read_bytes()[:-1000])
     done = project.run("--forcerun", "measure_weights", "--allowed-rules", "measure_weights", "--",
                        "results/measures/tiny/seed0.json")  # fmt: skip
-    refused(done, "results/checkpoints/tiny/seed0/fruit/model.safetensors", "broken")
+    refused(done, "results/checkpoints/tiny/seed0/fruit/model.safetensors", "damaged")
 
 
 # ---- the machine --------------------------------------------------------------------------------------------------

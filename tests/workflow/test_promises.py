@@ -45,14 +45,14 @@ OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT 
 
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
            "task_arithmetic_nan_delta", "permuted", "ties_mean"]  # fmt: skip
-STUDY = ["pretrained", "individual", "multitask", "fisher", "regmean", "adamerging_layer", "slerp", "zipit"]
+STUDY = ["pretrained", "individual", "multitask", "fisher", "regmean", "adamerging_layer", "slerp"]
 VISION = ["pretrained", "individual", "weight_averaging", "task_arithmetic_nan_delta"]
 SUITES = {  # of the texts three sources; of the images the captions, a Debian package and one of npm
     "text": ["reuters8", "movie", "crowd"],
     "vision": ["clipart", "fashion", "signs"],
 }
 PREMISE = {"text": "reuters8", "vision": "fashion"}
-UNFIT = {"slerp", "zipit"}  # which three experts cannot have; the tables give the reason
+UNFIT = {"slerp"}  # which three experts cannot have; the tables give the reason
 
 
 def cut(project: Project) -> Project:
@@ -208,6 +208,7 @@ def of_scripts(demo: Project, command: str, tmp_path: Path) -> None:
     program = (
         "import contextlib, io, pathlib, runpy, sys\n"
         "for file in sorted(pathlib.Path('scripts').glob('[a-z]*.py')):\n"
+        "    if '__main__' not in file.read_text(): continue  # options that scripts share\n"
         "    sys.argv, said = [file.stem, '--help'], io.StringIO()\n"
         "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):\n"
         "        runpy.run_module(f'scripts.{file.stem}', run_name='__main__')\n"
@@ -244,7 +245,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
-    (r"snakemake .*\bplan\b.*", planned),
+    (r"python -m scripts\.plan_run.*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
     (r"snakemake --cores \w+ --configfile own\.yaml", elsewhere("workflow/test_own_models.py")),
     (r"snakemake .*--cache .*", of_group),

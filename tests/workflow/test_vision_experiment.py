@@ -287,7 +287,7 @@ def test_experts_and_data_that_do_not_belong_here_are_refused_with_the_way_out(e
     copied.edit("config/class_names/scans.yaml", lambda names: names["classes"].reverse())
     done = clip_project.lock(copied, experiment.hub.url, "wrong_digits", "wrong_greek", "wrong_scans")
     assert done.code != 0 and "Traceback" not in done.text
-    assert "locked 2 of 3 assets; not locked, see above: wrong_scans" in done.text and "correct `repo:`" in done.text
+    assert "locked 2 of 3 assets; not locked, see above: wrong_scans" in done.text and "correct `repo:`" in done.text, done.text
     wanted = [*(f"results/checkpoints/wrong/experts/{task}" for task in ("digits", "greek")), "results/datasets/clip_tiny/scans"]
     done = experiment.run(copied, "--keep-going", *wanted)
     assert done.code != 0 and "Traceback" not in done.text, done.text[-6000:]

@@ -327,11 +327,13 @@ def test_what_cannot_work_is_not_tried_again(case, hub, monkeypatch):
     refused(401, "set HF_TOKEN to a token with read access")
     refused(401, "the token is not accepted: correct or unset HF_TOKEN", token="hf_secret_of_another_hub")
     refused(
-        404, f"no such model at {hub.url}: correct config/assets.yaml, or, if it is private, set HF_TOKEN", code="RepoNotFound"
+        404,
+        f"no such model at {hub.url}: correct `repo:` in config/assets.yaml, or, if it is private, set HF_TOKEN",
+        code="RepoNotFound",
     )
     refused(
         404,
-        "correct the revision or the names of files in config/assets.yaml",
+        "correct `revision:` or `members:` in config/assets.yaml",
         "run: python -m scripts.update_lock toy",
         code="EntryNotFound",
     )

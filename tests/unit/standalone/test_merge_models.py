@@ -483,7 +483,7 @@ def test_what_keeps_the_hub_from_answering_is_said_with_a_way_out(hub, tmp_path,
             find(given)
         assert not [part for part in (given, *parts) if part not in str(error.value)], error.value
 
-    refused("owner/none", f"no such model at {hub.url}: correct owner/name@revision", "or, if it is private, log in with")
+    refused("owner/none", f"no such model at {hub.url}: correct `owner/name`", "or, if it is private, log in with")
     refused("owner/model@v9", "HTTP status 404 (RevisionNotFound); correct the revision", f"{hub.url}/owner/model/commits")
     refused("owner/gated", "access is restricted: accept the terms at", "set HF_TOKEN")
     refused("owner/empty", "has no weights; expected one of model.safetensors.index.json, model.safetensors")

@@ -93,14 +93,17 @@ class Repository:
 
         page = f"{constants.ENDPOINT}/{self.path}"
         log_in = "log in with `hf auth login` or set HF_TOKEN" if self.login else "set HF_TOKEN"
-        place, renew = ("config/assets.yaml", f", then run: {lock}") if lock else ("owner/name@revision", "")
+        repo, rest, renew = "`owner/name`", "the revision or the names of files", ""
+        if lock:
+            repo, rest = "`repo:` in config/assets.yaml", "`revision:` or `members:` in config/assets.yaml"
+            renew = f", then run: {lock}"
         if error.code in ("401", "403"):
             sent = any(key.lower() == "authorization" for key in self._headers())
             return "the token is not accepted: correct or unset HF_TOKEN" if sent else f"{log_in} to a token with read access"
-        changed = f"correct the revision or the names of files in {place} ({page}/commits lists them){renew}"
+        changed = f"correct {rest} ({page}/commits lists them){renew}"
         return {
             "GatedRepo": f"access is restricted: accept the terms at {page}, then {log_in} to a token of that account",
-            "RepoNotFound": f"no such {self.type} at {constants.ENDPOINT}: correct {place}, or, if it is private, {log_in}",
+            "RepoNotFound": f"no such {self.type} at {constants.ENDPOINT}: correct {repo}, or, if it is private, {log_in}",
             "RevisionNotFound": changed,
             "EntryNotFound": changed,
             "Changed": f"if the change is meant, run: {lock}" if lock else "run again later",

@@ -18,7 +18,7 @@ from typing import Any
 import tiny
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-LIMIT = 5400  # seconds that any command of a test may take: against hanging, not a measure of speed
+LIMIT = 3600  # seconds that any command of a test may take: against hanging, not a measure of speed
 
 
 @dataclass(frozen=True)

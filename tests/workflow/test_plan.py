@@ -11,7 +11,7 @@ import pytest
 import tiny
 import yaml
 from models import ROOT
-from project import Done
+from project import LIMIT, Done
 
 from experiment.experiment import Experiment
 from experiment.files import check_schema
@@ -34,7 +34,7 @@ COSTS = tiny.read_yaml(ROOT / PRICES)
 def planned(project, *arguments, before=(), **environment):
     """Run the command of the plan as a user does."""
     done = subprocess.run([*before, sys.executable, "-m", "scripts.plan_run", *arguments], cwd=project.folder, text=True,
-                          env=project.environment(**environment), capture_output=True, timeout=300, check=False)  # fmt: skip
+                          env=project.environment(**environment), capture_output=True, timeout=LIMIT, check=False)  # fmt: skip
     return Done(done.returncode, done.stdout + done.stderr)
 
 

@@ -86,7 +86,7 @@ def test_embeddings_do_not_depend_on_the_number_of_threads(folder, rows, threads
 
 
 def test_as_many_batches_are_computed_at_once_as_there_are_threads():
-    meeting = threading.Barrier(3, timeout=10)  # breaks unless three are there at once
+    meeting = threading.Barrier(3, timeout=600)  # breaks unless three are there at once
 
     def encoder(batch):
         meeting.wait()
@@ -129,7 +129,7 @@ def test_the_next_batch_is_read_while_one_is_computed_and_never_more():
     for number, found in enumerate(ahead(inputs, list(np.arange(5)[:, None]))):
         assert found[0] == number
         for _ in range(2 if number == 0 else number < 4):
-            assert inputs.there.acquire(timeout=10)
+            assert inputs.there.acquire(timeout=600)
         assert inputs.asked == list(range(min(number + 2, 5)))
     assert threading.get_ident() not in inputs.threads
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from experiment.files import read_yaml
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.command_line import command_line
 from nan_merge.methods.recipe import DEFAULTS, operator_of
 from nan_merge.standalone.mergekit_import import MergekitConfig, translate

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from experiment.files import known_names
-from experiment.methods import REFERENCES, STAGES, check_method_spec, methods
+from nan_merge.catalogue.files import known_names
+from nan_merge.catalogue.methods import REFERENCES, STAGES, check_method_spec, methods
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import available_processors

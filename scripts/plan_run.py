@@ -9,7 +9,7 @@ from snakemake.settings.types import ConfigSettings
 from snakemake.utils import update_config
 
 from experiment.experiment import Experiment
-from experiment.files import read_yaml
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from planning.jobs import planned_jobs

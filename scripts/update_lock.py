@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiment import entries
-from experiment.files import known_names
 from nan_merge.assets.fetch import differences, pin
+from nan_merge.catalogue.files import known_names
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json

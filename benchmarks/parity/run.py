@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.cases import ROOT
 from benchmarks.parity.models import Family, Tensors, read
-from experiment.methods import STAGES, methods
+from nan_merge.catalogue.methods import STAGES, methods
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from experiment.experiment import Experiment
-from experiment.files import read_yaml
-from experiment.methods import REFERENCES, STAGES
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.methods import REFERENCES, STAGES
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
 from nan_merge.engine import measure, merge
 from nan_merge.engine.request import MergeRequest

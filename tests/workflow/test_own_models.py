@@ -9,7 +9,7 @@ from models import ROOT, family, moved, same_bytes, save, tensors_of
 from project import Project
 
 from experiment.experiment import Experiment
-from experiment.files import read_yaml
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
 from scripts.merge_models import main as merge_models
 

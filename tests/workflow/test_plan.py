@@ -14,8 +14,8 @@ from models import ROOT
 from project import LIMIT, Done
 
 from experiment.experiment import Experiment
-from experiment.files import check_schema
-from experiment.methods import extended
+from nan_merge.catalogue.files import check_schema
+from nan_merge.catalogue.methods import extended
 from nan_merge.core.disk import human
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiment.files import known_names
-from experiment.methods import operators, takes_norms_of_calibration
+from nan_merge.catalogue.files import known_names
+from nan_merge.catalogue.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 
 Experiment = Any  # experiment.Experiment, which imports this module

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment.files import check_schema, known_names, read_yaml
+from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.core.errors import UserError
 
 HOLE = "{}"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, entries
-from experiment.files import check_renamed_files, check_schema, known_names, read_yaml
-from experiment.methods import REFERENCES, methods, operators, sweeps, takes_norms_of_calibration
 from nan_merge.assets.fetch import unavailable
+from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
+from nan_merge.catalogue.methods import REFERENCES, methods, operators, sweeps, takes_norms_of_calibration
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 

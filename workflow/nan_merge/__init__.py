@@ -3,6 +3,7 @@
     standalone                              merge models of your own, in one process
     calibration    reporting                statistics that need data; tables, figures, report
     engine         models                   stream tensors through a method; load, run and train encoders
+    catalogue                               every method by name, from config/methods.yaml and config/variants.yaml
     layouts                                 names and shapes of checkpoints
     methods        checkpoints              the merge algebra; weight files
     data           assets                   prepared data sets; pinned downloads

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiment.methods import OPERATORS
+from nan_merge.catalogue.methods import OPERATORS
 from nan_merge.methods.recipe import DEFAULTS, hyper_parameters, operator_of
 from planning.jobs import PlannedJob
 from planning.sizes import Sizes, collected_experts, scored

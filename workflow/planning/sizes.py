@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.files import check_schema, read_yaml
+from nan_merge.catalogue.files import check_schema, read_yaml
 from nan_merge.core.files import read_json
 from planning.jobs import PlannedJob
 

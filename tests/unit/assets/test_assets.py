@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from models import ROOT
 
-from experiment.files import check_schema
 from nan_merge.assets import fetch as fetching
 from nan_merge.assets.archives import extract
 from nan_merge.assets.fetch import unavailable
+from nan_merge.catalogue.files import check_schema
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from models import ROOT
 
-from experiment.files import check_schema
+from nan_merge.catalogue.files import check_schema
 from nan_merge.data.hub_cards import normalise_name
 
 CONFIG = ROOT / "config"

@@ -8,9 +8,9 @@ import pytest
 from models import ROOT, shipped
 
 from experiment import experiment
-from experiment import methods as methods_module
 from experiment.experiment import Experiment
-from experiment.files import read_yaml
+from nan_merge.catalogue import methods as methods_module
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.files import read_json
 from nan_merge.methods.coefficients import estimate
 from nan_merge.methods.recipe import STAGES as OPERATORS

@@ -7,7 +7,7 @@ import yaml
 from models import ROOT
 
 from experiment.experiment import Experiment
-from experiment.files import check_schema, read_yaml
+from nan_merge.catalogue.files import check_schema, read_yaml
 from nan_merge.core.errors import UserError
 
 

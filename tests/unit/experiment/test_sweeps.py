@@ -5,8 +5,8 @@ import yaml
 from models import ROOT, shipped
 
 from experiment.experiment import Experiment
-from experiment.files import read_yaml
-from experiment.methods import methods, sweeps
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.methods import methods, sweeps
 from nan_merge.methods.recipe import STAGES as OPERATORS
 
 

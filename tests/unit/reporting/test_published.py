@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from models import ROOT, shipped
 
-from experiment.files import read_yaml
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
 from nan_merge.reporting.published.numbers import (
     COLUMNS,

@@ -21,8 +21,8 @@ from layout_models import factors, write_adapter
 from models import ROOT, family, moved, random_model, same_bytes, save, shipped, tensors_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from experiment.methods import REFERENCES
 from nan_merge.assets import retry
+from nan_merge.catalogue.methods import REFERENCES
 from nan_merge.core import disk
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, sha256

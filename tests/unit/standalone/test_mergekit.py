@@ -5,8 +5,8 @@ import pytest
 import yaml
 from models import ROOT, SHAPES, family, merged, tensors_of
 
-from experiment.files import read_yaml
-from experiment.methods import check_method_spec
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.methods import check_method_spec
 from nan_merge.core.errors import UserError
 from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout

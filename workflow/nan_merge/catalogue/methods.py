@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiment.files import check_schema, known_names, read_yaml
+from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import DEFAULTS, Operator, hyper_parameters, operator_of
 from nan_merge.methods.recipe import STAGES as OPERATORS

@@ -16,7 +16,10 @@ def main() -> None:
     parser.add_argument("--measures", type=Path, required=True)
     parser.add_argument("--selected", type=Path, help="the choice made on validation, for a tuned method")
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for `norm_of: calibration`")
-    args = parse_with_spec(parser, method_spec="stages coefficients, control and tune of the method")
+    parser.add_argument("--datasets", type=Path, nargs="*", default=[], help="data sets, for training-set sizes")
+    args = parse_with_spec(
+        parser, method_spec="stages coefficients, control and tune of the method", examples="training-set sizes by expert"
+    )
     tune = args.method_spec.pop("tune", None)
     record = {"suite": args.suite, "method": args.method, "seed": args.seed}
     if args.selected:
@@ -24,6 +27,9 @@ def main() -> None:
         ((operator, values),) = args.method_spec["coefficients"].items()
         args.method_spec["coefficients"] = {operator: {**values, tune["hyper_parameter"]: record["chosen"]}}
     measures = with_calibration(read_json(args.measures), parse_named_folders(args.calibration))
+    sizes = args.examples | {folder.name: read_json(folder / "dataset.json")["splits"]["train"] for folder in args.datasets}
+    if sizes:
+        measures["examples"] = [sizes[expert] for expert in measures["experts"]]
     table = bind(args.method_spec, args.method).estimate(measures)
     write_json(args.output, {**record, **table.record(), "method_spec": args.method_spec})
 

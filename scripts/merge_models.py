@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from nan_merge.catalogue.files import known_names
-from nan_merge.catalogue.methods import REFERENCES, STAGES, check_method_spec, methods
+from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_method_spec
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import available_processors
@@ -72,11 +71,13 @@ def positive(text: str) -> int:
 
 def method(name: str) -> dict[str, Any]:
     """Return an entry of config/methods.yaml; one that needs more than models is a UserError."""
-    records = methods(ROOT)
-    known_names("--method", [name], records)
+    catalogue = Catalogue(ROOT)
+    records = catalogue.members(name, "--method")
+    if name not in records:
+        raise UserError(f"--method {name}: stands for {len(records)} methods; choose one of {', '.join(records)}")
     record = records[name]
     if name in REFERENCES:
-        raise UserError(f"--method {name}: merges nothing ({record['summary']}); choose task_arithmetic, ties or ties_nan")
+        raise UserError(f"--method {name}: merges nothing ({record['summary']}); choose task_arithmetic, ties or ties+nan_delta")
     if not record.get("static", True):
         raise UserError(f"--method {name}: makes a model for each task, not one ({record['summary']}); choose another")
     if needs := [key for key in ("calibration", "learn") if key in record]:
@@ -85,13 +86,11 @@ def method(name: str) -> dict[str, Any]:
             " or choose a method with `data: none`"
         )
     if "tune" in record:
-        key, host = record["tune"]["hyper_parameter"], record.get("extends")
-        while host is not None and "tune" in records[host]:
-            host = records[host].get("extends")
+        key, fixed = record["tune"]["hyper_parameter"], catalogue.untuned(name)
         rule = operator_of(record["coefficients"], "coefficients")[0]
         raise UserError(
             f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
-            f" --method {host or 'task_arithmetic'} --set coefficients.{rule}.{key}=<number>"
+            f" --method {fixed} --set coefficients.{rule}.{key}=<number>"
         )
     return record
 

@@ -19,13 +19,14 @@ SHARED = {  # keys on which suites that share it must agree
 
 
 def check_methods(experiment: Experiment) -> None:
-    """Check every method of methods.yaml: calibration, host, controls, tuning."""
+    """Check every method of methods.yaml: calibration, controls, tuning."""
     for method, record in experiment.methods.items():
         where = f"config/methods.yaml: {method}"
         _check_calibration(experiment, method, where)
-        known_names(f"{where}: host, controls", filter(None, [record.get("host")]), experiment.methods)
-        known_names(f"{where}: host, controls", record.get("controls", []), [*experiment.methods, *experiment.sweeps])
+        if "variant" in record:  # made of checked entries
+            continue
         tune = record.get("tune", {})
+        known_names(f"{where}: controls", record.get("controls", []), experiment.catalogue.hosts)
         known_names(f"{where}: tune: as", [tune.get("as", method)], experiment.methods)
         if "as" in tune and "grid" not in experiment.methods[tune["as"]].get("tune", {}):
             raise UserError(f"{where}: tune: as: '{tune['as']}' has no grid of its own; name a method that has one")
@@ -78,7 +79,8 @@ def check_reports(experiment: Experiment) -> None:
         for name, record in experiment.reports[kind].items():
             listed = [*record.get("methods", []), *record.get("without", [])]
             exact = [method for method in listed if not set(method) & set("*?[")]
-            known_names(f"config/tables.yaml: {kind}: {name}: methods, without", exact, [*experiment.methods, *experiment.sweeps])
+            for method in exact:
+                experiment.catalogue.members(method, f"config/tables.yaml: {kind}: {name}: methods, without")
 
 
 def check_suites(experiment: Experiment, root: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from experiment import checks, entries
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
-from nan_merge.catalogue.methods import REFERENCES, methods, operators, sweeps, takes_norms_of_calibration
+from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
@@ -38,18 +38,17 @@ class Experiment:
         self.assets = entries.assets(folder, schemas)
         self.lock = read_json(folder / "assets.lock.json")
         self.tasks = read("tasks.yaml", "tasks")
-        self.methods = methods(root)
-        self.sweeps = sweeps(self.methods)
+        self.catalogue = Catalogue(root)
         self.calibration = read("calibration.yaml", "calibration")
         self.reports = read("tables.yaml", "tables")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
         known_names("config/config.yaml: suites", self.config["suites"], known)
         self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
         self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
-        run = self.config["methods"]
-        known_names("config/config.yaml: methods", run, [*self.sweeps, *self.methods])
-        members = (member for name in run for member in self.sweeps.get(name, [name]))
-        self.config["methods"] = list(dict.fromkeys(members))  # an entry that is several methods stands for them
+        run = {name: self.catalogue.members(name, "config/config.yaml: methods") for name in self.config["methods"]}
+        self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
+        self.sweeps = {name: list(members) for name, members in run.items() if name not in members}
+        self.config["methods"] = list(dict.fromkeys(member for members in run.values() for member in members))
         checks.check_methods(self)
         checks.check_run(self)
         checks.check_reports(self)
@@ -156,19 +155,21 @@ class Experiment:
     def _unfit(self, suite: str) -> dict[str, str]:
         own = suite in self.models
         experts = len(self.models[suite]["experts"] if own else self.task_ids(suite))
-        found = {method: self._reason(method, experts, own) for method in self.config["methods"] if method not in REFERENCES}
+        found = {method: self._reason(method, suite, experts) for method in self.config["methods"] if method not in REFERENCES}
         if not own and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}
 
-    def _reason(self, method: str, experts: int, own: bool) -> str:
-        """Return why a method does not apply to so many experts, or to models of the user; empty if it applies."""
+    def _reason(self, method: str, suite: str, experts: int) -> str:
+        """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
         record = self.methods[method]
         for operator in operators(record):
             if (wanted := getattr(operator, "experts", experts)) != experts:
                 return f"{operator.__name__} merges {wanted} experts, here are {experts}"
-        if own and ("calibration" in record or "learn" in record):
+        if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
+            return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
+        if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
         if record.get("sweep", {}).get("draw", 0) >= math.factorial(experts):
             return f"{experts} experts have no more shuffles than {math.factorial(experts) - 1}"
@@ -177,6 +178,17 @@ class Experiment:
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""
         return [method for method in self.config["methods"] if method not in self.skipped_methods(suite)]
+
+    def examples(self, suite: str) -> dict[str, int | None]:
+        """Return the number of training examples of every expert that the config states, None where it does not.
+
+        Of experts that are fine-tuned here, the prepared data sets have it: {}.
+        """
+        if suite in self.models:
+            stated = self.models[suite].get("examples", {})
+            return {name: stated.get(name) for name in self.models[suite]["experts"]}
+        tasks = self.task_ids(suite) if "experts" in self.suites[suite] else []
+        return {task: self.tasks[task].get("arguments", {}).get("counts", {}).get("train") for task in tasks}
 
     def merges(self, suite: str) -> list[str]:
         """Return the methods that need a merge of a suite."""
@@ -220,6 +232,10 @@ class Experiment:
     def takes_norms_of_calibration(self, method: str) -> bool:
         """Return whether the coefficients of a method (or a candidate) come from the norms of calibration statistics."""
         return takes_norms_of_calibration(self.method(method))
+
+    def reads_examples(self, method: str) -> bool:
+        """Return whether the coefficients of a method (or a candidate) come from the sizes of the training sets."""
+        return reads_examples(self.method(method))
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""

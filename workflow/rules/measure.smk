@@ -49,6 +49,7 @@ rule estimate_coefficients:
         measures=rules.measure_weights.output,
         selected=selected,
         calibration=calibration_for_norms,
+        datasets=datasets_for_sizes,
     output:
         "results/coefficients/{suite}/{method}/seed{seed}.json",
     log:
@@ -63,14 +64,15 @@ rule estimate_coefficients:
         mem_mb=memory(1000),
         runtime=minutes(15),
     params:
-        spec=spec(method_spec=method_spec("coefficients", "control", "tune")),
+        spec=spec(method_spec=method_spec("coefficients", "control", "tune"), examples=stated_examples),
         selected=option("selected"),
+        datasets=option("datasets"),
         calibration=calibration_for_norms_option,
         code=code("scripts.estimate_coefficients"),
     message:
         "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.estimate_coefficients --measures {input.measures} {params.selected} {params.calibration}"
+        "python -m scripts.estimate_coefficients --measures {input.measures} {params.selected} {params.calibration} {params.datasets}"
         " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 

@@ -110,6 +110,11 @@ def method_spec(*stages):
     return lambda wildcards: experiment.method_spec(wildcards.method, *stages)
 
 
+def stated_examples(wildcards):
+    """Training-set sizes by expert, for a method that reads them, where the config states them."""
+    return experiment.examples(wildcards.suite) if experiment.reads_examples(wildcards.method) else {}
+
+
 def threshold_settings(wildcards):
     return THRESHOLDS[wildcards.thresholds]
 

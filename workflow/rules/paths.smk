@@ -147,6 +147,12 @@ def selected(wildcards):
     return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
 
 
+def datasets_for_sizes(wildcards):
+    """The data sets of a method whose coefficients come from their sizes, if the experts are fine-tuned on them here."""
+    sized = experiment.reads_examples(wildcards.method) and wildcards.suite in experiment.suites
+    return datasets_of_suite(wildcards) if sized and "finetune" in experiment.suites[wildcards.suite] else []
+
+
 def thresholds(wildcards):
     name = experiment.thresholds(wildcards.method)
     return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{name}.json" if name else []

@@ -1,49 +1,155 @@
-"""Read config/methods.yaml: `extends` is resolved, and an entry with `draws` or a `scan` becomes a sweep: several methods.
+"""Every method by its id: an entry of config/methods.yaml, a host, or `host+variant` with variants of config/variants.yaml.
 
-A member of a sweep is a method like any other. Its key `sweep` holds the id and the label of the entry and either
-`draw`, its number, or `values`, the hyper-parameters that the scan gave it.
+A variant replaces the coefficients of a host, or is a control of the coefficients that are there. It takes the scale of the
+host, also where that is tuned. `ties+nan_delta+permuted` is a control of `ties+nan_delta`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nan_merge.catalogue.files import check_schema, known_names, read_yaml
+from nan_merge.catalogue.labels import described
+from nan_merge.catalogue.sweeps import members
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, Operator, hyper_parameters, operator_of
+from nan_merge.methods.coefficients import COEFFICIENTS, scale_of, what_it_reads
+from nan_merge.methods.recipe import DEFAULTS, Operator, operator_of
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
 
 STAGES = tuple(OPERATORS)
 REFERENCES = ("pretrained", "individual", "multitask")  # rows without a merge
-FILE = "config/methods.yaml"
-SCHEMA = "workflow/schemas/methods.schema.yaml"
-NOT_INHERITED = ("tune", "draws", "scan")  # one entry, several merges
+FILE, VARIANTS = "config/methods.yaml", "config/variants.yaml"
+SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/schemas/variants.schema.yaml"}
+NOT_INHERITED = ("tune", "draws", "scan", "controls")
+EQUAL = ("constant", "uniform")  # rules that give every expert the same coefficient
+SCALES = ("value", "mean", "total")  # hyper-parameters that set the scale of coefficients
+RENAMED = [  # ids of earlier versions, and what they are called now
+    (r"(weight_averaging|task_arithmetic|ties)_(nan(_delta(_layer|_tensor)?)?)", r"\1+\2"),
+    (r"task_arithmetic_nan_tuned", "task_arithmetic_tuned+nan_delta"),
+    (r"task_arithmetic_nan_delta_p", "task_arithmetic+nan_delta_tuned"),
+    (r"task_arithmetic_nan_(length|shrink)", r"task_arithmetic+nan_\1"),
+    (r"uniform_matched", "task_arithmetic+nan_delta+uniform"),
+    (r"permuted", "task_arithmetic+nan_delta+permuted"),
+    (r"(.+)_permuted", r"\1+nan_delta+permuted"),
+    (r"nan_scan_ta", "task_arithmetic+nan_scan"),
+    (r"nan_scan_scale", "task_arithmetic+nan_scan_total"),
+    (r"nan_scan_ties", "ties_elections+nan_scan_scope"),
+    (r"(.+)_nan", r"\1+nan_delta"),
+]
 
 
-def methods(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the methods of config/methods.yaml below `root` by id, checked, the members of a sweep at its place."""
-    records = read_yaml(root / FILE)
-    check_schema(records, root / SCHEMA, FILE, _definitions())
-    found: dict[str, dict[str, Any]] = {}
-    for name, record in extended(records).items():
-        for member, expanded in _members(name, record):
-            if member in found or (member != name and member in records):
-                raise UserError(f"{FILE}: {name}: there are two methods '{member}'; rename one")
-            found[member] = expanded
-    return found
+class Catalogue:
+    """The hosts and variants of a checkout, and every method that they make."""
+
+    def __init__(self, root: Path) -> None:
+        """Read config/methods.yaml and config/variants.yaml below `root`; the first fault is a UserError."""
+        self.hosts, self.variants = (_entries(root, file) for file in (FILE, VARIANTS))
+        self._members: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def members(self, name: str, where: str = FILE) -> dict[str, dict[str, Any]]:
+        """Return the methods that an id stands for: one, or every member of a sweep, with labels filled.
+
+        Raises UserError, beginning with `where`, for an id that is not known, and for a variant that its host cannot take.
+        """
+        if name not in self._members:
+            place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
+            entry = described(self.entry(name, where), place)
+            self._members[name] = dict(members(name, entry, place))
+        return self._members[name]
+
+    def entry(self, name: str, where: str = FILE) -> dict[str, Any]:
+        """Return a host, or a host with its variants, before sweeps are expanded and labels are filled."""
+        host, *variants = name.split("+")
+        self._check_renamed(name, where)
+        known_names(where, [host], self.hosts)
+        known_names(f"{where}: {name}", variants, self.variants)
+        record, so_far = self.hosts[host], host
+        for variant in variants:
+            if reason := "it merges nothing" if host in REFERENCES else self._refusal(record, variant):
+                raise UserError(f"{where}: '{name}': {so_far} does not take the variant '{variant}': {reason}")
+            record = self._with(record, so_far, variant)
+            so_far = f"{so_far}+{variant}"
+        return record
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Return the methods of config/methods.yaml by id, the members of a sweep at its place."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in self.hosts:
+            for member, record in self.members(name).items():
+                if member in found or (member != name and member in self.hosts):
+                    raise UserError(f"{FILE}: {name}: there are two methods '{member}'; rename one")
+                found[member] = record
+        return found
+
+    def untuned(self, name: str) -> str:
+        """Return the id of the same method with hyper-parameters of its own in place of tuned ones."""
+        parts = []
+        for part, entries in zip(name.split("+"), [self.hosts, *[self.variants] * name.count("+")], strict=True):
+            while "tune" in entries[part]:
+                part = entries[part]["extends"]
+            parts.append(part)
+        return "+".join(parts)
+
+    def _check_renamed(self, name: str, where: str) -> None:
+        host, plus, variants = name.partition("+")
+        for old, new in [] if host in self.hosts else RENAMED:
+            now = re.sub(f"^{old}$", new, host)
+            if now != host and now.split("+")[0] in self.hosts:
+                raise UserError(f"{where}: '{name}' is now called '{now}{plus}{variants}'")
+
+    def _refusal(self, record: Mapping[str, Any], variant: str) -> str:
+        """Return why a method cannot take a variant; empty if it can."""
+        entry = self.variants[variant]
+        rule = operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0]
+        if "learn" in record:
+            return "its coefficients are learned from data"
+        if "control" in record:
+            return "a control takes no further variant"
+        if "control" in entry:
+            return "its coefficients are all equal" if rule in EQUAL else ""
+        if "variant" in record:
+            return f"'{record['variant']}' has replaced its coefficients already"
+        tuned = record.get("tune", {}).get("hyper_parameter")
+        if tuned and (tuned not in SCALES or "tune" in entry):
+            return f"it chooses `{tuned}` on validation; put the variant on the method that it extends ({record.get('extends')})"
+        return ""
+
+    def _with(self, record: Mapping[str, Any], name: str, variant: str) -> dict[str, Any]:
+        """Return a method with a variant on it."""
+        entry = self.variants[variant]
+        new = {key: value for key, value in record.items() if key not in NOT_INHERITED}
+        new |= {key: entry[key] for key in ("group", "reference", "control", "tune", "draws") if key in entry}
+        new["label"] = f"{record['label']} + {entry['label']}"
+        new["summary"] = f"{record['summary']}; {entry['summary']}"
+        new["extends"] = f"{name}+{entry['extends']}" if "extends" in entry else name
+        if scan := {**record.get("scan", {}), **entry.get("scan", {})}:
+            new["scan"] = {stage: scan[stage] for stage in STAGES if stage in scan}
+        if tune := record.get("tune"):
+            new["tune"] = {"hyper_parameter": tune["hyper_parameter"], "as": tune.get("as", name)}
+        if "control" in entry:
+            return {key: value for key, value in new.items() if key != "host"}
+        ((rule, values),) = entry["coefficients"].items()
+        scale = {}
+        if entry.get("scale") == "host":
+            scale = scale_of(*operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients"))
+        if tune:
+            new["tune"]["hyper_parameter"] = next(iter(scale))
+        controls = [f"{name}+{variant}+{each}" for each, other in self.variants.items() if "control" in other]
+        host = record["extends"] if "scan" in record else name
+        new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
+        new |= {"coefficients": {rule: {**(values or {}), **scale}}}
+        if record.get("data", "none") == "none" and "data" in entry:
+            new["data"] = entry["data"]
+        return new
 
 
-def sweeps(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the members of every sweep by its id."""
-    found: dict[str, list[str]] = {}
-    for name, record in records.items():
-        if "sweep" in record:
-            found.setdefault(record["sweep"]["id"], []).append(name)
-    return found
+def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
+    """Check the stages of one method against the schema; the first fault is a UserError that begins with `where`."""
+    check_schema({"method": {"label": "", "summary": "", **method_spec}}, root / SCHEMAS[FILE], where, definitions())
 
 
 def operators(record: Mapping[str, Any]) -> list[Operator]:
@@ -56,12 +162,13 @@ def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:
     return operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration"
 
 
-def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
-    """Check the stages of one method against the schema; the first fault is a UserError that begins with `where`."""
-    check_schema({"method": {"label": "", "summary": "", **method_spec}}, root / SCHEMA, where, _definitions())
+def reads_examples(record: Mapping[str, Any]) -> bool:
+    """Return whether the coefficients of a method come from the sizes of the training sets."""
+    rule = operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0]
+    return what_it_reads(COEFFICIENTS[rule]) == "examples"
 
 
-def _definitions() -> dict[str, Any]:
+def definitions() -> dict[str, Any]:
     """Return the JSON schema of every stage, and of a scan: the stages with a list for every hyper-parameter."""
     found = stages()
     scans = {stage: {**schema["anyOf"][1]} for stage, schema in found.items()}
@@ -75,84 +182,23 @@ def _lists(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": values}
 
 
-def extended(records: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Resolve `extends`: the keys of the named entry are defaults; `tune`, `draws` and `scan` are not inherited."""
+def _entries(root: Path, file: str) -> dict[str, dict[str, Any]]:
+    """Return the checked entries of a file by id; keys that one lacks are those of the entry that it `extends`."""
+    records = read_yaml(root / file)
+    check_schema(records, root / SCHEMAS[file], file, definitions())
     resolved: dict[str, dict[str, Any]] = {}
 
     def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
         if name in trail:
-            raise UserError(f"{FILE}: {' -> '.join([*trail, name])}: `extends` is circular")
+            raise UserError(f"{file}: {' -> '.join([*trail, name])}: `extends` is circular")
         if name not in resolved:
             record = dict(records[name])
             parent = record.get("extends")
             if parent is not None:
-                known_names(f"{FILE}: {name}: extends", [parent], records)
+                known_names(f"{file}: {name}: extends", [parent], records)
                 inherited = {k: v for k, v in resolve(parent, (*trail, name)).items() if k not in NOT_INHERITED}
                 record = {**inherited, **record}
             resolved[name] = record
         return resolved[name]
 
     return {name: resolve(name, ()) for name in records}
-
-
-def _members(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    several = [key for key in NOT_INHERITED if key in record]
-    if len(several) > 1:
-        raise UserError(f"{FILE}: {name}: the keys {several} exclude each other; keep one")
-    plain = {key: value for key, value in record.items() if key not in ("draws", "scan")}
-    if "draws" in record:
-        yield from _draws(name, plain, record["draws"])
-    elif "scan" in record:
-        yield from _scan(name, plain, record["scan"])
-    else:
-        yield name, plain
-
-
-def _draws(name: str, record: Mapping[str, Any], count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `<name>_1`, `<name>_2`, ...: the control of the entry, with seed 1, 2, ..."""
-    operator, given = operator_of(record.get("control", DEFAULTS["control"]), "control", name)
-    if "seed" not in hyper_parameters(OPERATORS["control"][operator]):
-        raise UserError(f"{FILE}: {name}: draws: `control: {operator}` draws nothing; name a control with a seed, as `permuted`")
-    for draw in range(1, count + 1):
-        sweep = {"id": name, "label": record["label"], "draw": draw}
-        control = {operator: {**given, "seed": draw}}
-        yield f"{name}_{draw}", {**record, "label": f"{record['label']}, draw {draw}", "control": control, "sweep": sweep}
-
-
-def _scan(name: str, record: Mapping[str, Any], scan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `<name>-<value>-<value>...` for every combination of the listed hyper-parameters."""
-    axes = [axis for stage in scan for axis in _axes(name, record, stage, scan[stage])]
-    for values in product(*(axis.values for axis in axes)):
-        method_spec = {stage: record[stage] for stage in STAGES if stage in record}
-        for axis, value in zip(axes, values, strict=True):
-            given = operator_of(method_spec.get(axis.stage, axis.operator), axis.stage, name)[1]
-            method_spec[axis.stage] = {axis.operator: {**given, axis.key: value}}
-        spelt = {axis.key: value for axis, value in zip(axes, values, strict=True)}
-        label = ", ".join(f"{key} {_spell(value)}".replace("_", " ") for key, value in spelt.items())
-        sweep = {"id": name, "label": record["label"], "values": spelt}
-        member = {**record, **method_spec, "label": f"{record['label']}: {label}", "sweep": sweep}
-        yield "-".join([name, *map(_spell, values)]), member
-
-
-class _Axis(NamedTuple):
-    """One hyper-parameter of a scan."""
-
-    stage: str
-    operator: str
-    key: str
-    values: list[Any]
-
-
-def _axes(name: str, record: Mapping[str, Any], stage: str, scan: Mapping[str, Any]) -> list[_Axis]:
-    ((operator, lists),) = scan.items()
-    mine, given = operator_of(record.get(stage, DEFAULTS[stage]), stage, name)
-    if operator != mine:
-        raise UserError(f"{FILE}: {name}: scan: {stage}: '{operator}' is not the operator of this method; expected '{mine}'")
-    exclusive = getattr(OPERATORS[stage][operator], "exclusive", [])
-    if exclusive and {*exclusive} <= {*given, *lists}:
-        raise UserError(f"{FILE}: {name}: scan: {stage}: the keys {exclusive} exclude each other; keep one")
-    return [_Axis(stage, operator, key, values) for key, values in lists.items()]
-
-
-def _spell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,9 @@
 """Coefficient rules, controls of them, and the table of coefficients: T norms (T,) in, T coefficients (T,) out.
 
-    c_t = lambda kappa ||v_t||^-p        v: the weights, the task vector or the calibration, over the model, a layer or a tensor
+    c_t = scale * normalise(||v_t||^-p)    v: the weights, the task vector or the calibration, over the model, a layer or a tensor
 
-Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2; kappa depends on the normaliser.
+Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2. A rule returns shares that sum to one;
+`estimate` scales them, in a variant to the scale of the host.
 """
 
 from __future__ import annotations
@@ -25,26 +26,50 @@ MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
-Normaliser = Annotated[Literal["sum", "softmax", "length", "shrink"], "shares, by sum or softmax; or one length, mean or least"]
 ZeroNorm = Annotated[Literal["error", "drop"], "what to do with an expert that equals the base"]
 NormOf = Annotated[Literal["weights", "task_vector", "calibration"], "whose Frobenius norm"]
 Scope = Annotated[Literal["model", "layer", "tensor"], "over what the norm is taken"]
 
 
-def norm_law(
-    norms: np.ndarray, *, exponent: float = 1.0, normaliser: Normaliser = "sum", zero_norm: ZeroNorm = "error"
-) -> np.ndarray:
-    """Return kappa ||v_t||^-exponent for T experts: (T,) -> (T,).
+def reads(what: str) -> Callable[[Rule], Rule]:
+    """Declare what a rule reads of T experts: `names` or `examples` (sizes of the training sets); without it, `norms`."""
 
-    `normaliser` sets kappa: `sum` gives shares that sum to one (Eq. 10 of NAN, arXiv 2505.16148, as reconstructed);
-    `softmax` gives the softmax of the inverse norms (the paper's text); `length` is the mean of ||v||^p, which brings all
-    vectors to the mean length; `shrink` is the least ||v||^p, which stretches none (as DisTaC advises, arXiv 2508.01148).
-    If every norm is zero, all experts get the same. For p > 0 a single zero norm is a UserError; with `zero_norm: drop`
-    that expert gets zero and the others are computed without it.
+    def mark(rule: Rule) -> Rule:
+        rule.reads = what  # type: ignore[attr-defined]
+        return rule
+
+    return mark
+
+
+def what_it_reads(rule: Rule) -> str:
+    """Return what a rule, bound or not, reads: `norms`, `names` or `examples`."""
+    return str(getattr(functools.partial(rule).func, "reads", "norms"))
+
+
+def finished(mean: Callable[..., float]) -> Callable[[Rule], Rule]:
+    """Declare a rule that returns finished coefficients, which are not scaled; `mean` is their mean."""
+
+    def mark(rule: Rule) -> Rule:
+        rule.mean = mean  # type: ignore[attr-defined]
+        return rule
+
+    return mark
+
+
+def factors(rule: Rule) -> Rule:
+    """Declare a rule that returns factors, with 1 for an expert that is left as it is, and not shares that sum to one."""
+    rule.factors = True  # type: ignore[attr-defined]
+    return rule
+
+
+def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") -> np.ndarray:
+    """Return ||v_t||^-exponent for T experts, all the same if every norm is zero: (T,) -> (T,).
+
+    For a positive exponent a single zero norm is a UserError; with `zero_norm: drop` that expert gets zero.
     """
     norms = np.asarray(norms, np.float64)
     if exponent == 0 or not norms.any():
-        return np.full(len(norms), 1.0 if normaliser in ("length", "shrink") else 1 / len(norms))
+        return np.ones(len(norms))
     if exponent > 0 and (norms == 0).any() and zero_norm == "error":
         raise UserError(
             f"expert number {int(np.argmin(norms)) + 1} of {len(norms)} has norm zero (it equals the base), which has no"
@@ -52,103 +77,88 @@ def norm_law(
         )
     inverse = np.zeros_like(norms)
     np.power(norms, -exponent, out=inverse, where=norms > 0)
-    some = inverse[norms > 0]
-    if normaliser == "softmax":
-        inverse = np.where(norms > 0, np.exp(inverse - some.max()), 0.0)
-    kappa = {"length": (1 / some).mean(), "shrink": (1 / some).min()}
-    return inverse * kappa[normaliser] if normaliser in kappa else inverse / inverse.sum()
+    return inverse
 
 
-def _scaled(shares: np.ndarray, mean: float | None, total: float | None) -> np.ndarray:
-    """Scale shares to a mean coefficient (a host's lambda) or to a sum (default 1: a weighted average of the models)."""
-    return shares * (mean * len(shares) if mean is not None else 1.0 if total is None else total)
-
-
-def declares_mean(mean: Callable[..., float | None]) -> Callable[[Rule], Rule]:
-    """Declare the mean coefficient of a rule, as a function of T and of the rule's hyper-parameters.
-
-    It returns None where the mean depends on the norms.
-    """
-
-    def mark(rule: Rule) -> Rule:
-        rule.mean_coefficient = mean  # type: ignore[attr-defined]
-        return rule
-
-    return mark
-
-
-def mean_coefficient(rule: Rule, experts: int) -> float | None:
-    """Return the mean coefficient that a bound rule gives by construction, or None where it depends on the norms."""
-    bound = functools.partial(rule)
-    declared = getattr(bound.func, "mean_coefficient", None)
-    return declared(experts, **bound.keywords) if declared else None
-
-
-@declares_mean(lambda experts, value: float(value))
-def constant(norms: np.ndarray, *, value: Annotated[float, "the coefficient lambda"]) -> np.ndarray:
+@reads("names")
+@finished(mean=lambda value: float(value))
+def constant(names: Sequence[str], *, value: Annotated[float, "the coefficient lambda"]) -> np.ndarray:
     """Give every expert the coefficient `value` (lambda of task arithmetic, arXiv 2212.04089)."""
-    return np.full(len(norms), float(value))
+    return np.full(len(names), float(value))
 
 
-@declares_mean(lambda experts, total=1.0: 1 / experts * total)
-def uniform(norms: np.ndarray, *, total: Annotated[float, "sum of the coefficients"] = 1.0) -> np.ndarray:
-    """Give every expert total / T (weight averaging, arXiv 2203.05482)."""
-    return _scaled(norm_law(norms, exponent=0.0), None, total)
+@reads("names")
+@finished(mean=lambda values: statistics.fmean(values.values()))
+def given(names: Sequence[str], *, values: Annotated[Mapping[str, float], "a coefficient by name of expert"]) -> np.ndarray:
+    """Give every expert its coefficient by name.
+
+    Raises UserError if the names are not those of the experts.
+    """
+    if set(values) != set(names):
+        raise UserError(
+            f"coefficients: given: values: expected a coefficient for each of {', '.join(names)}; found {', '.join(values)}"
+        )
+    return np.array([float(values[name]) for name in names])
 
 
-def _mean_of_nan(experts: int, *, mean: float | None = None, total: float | None = None, **others: Any) -> float | None:
-    if others.get("normaliser") in ("length", "shrink"):
-        return None
-    return others.get("scale", 1.0) * (mean if mean is not None else 1 / experts * (1.0 if total is None else total))
+@reads("names")
+def uniform(names: Sequence[str]) -> np.ndarray:
+    """Give every expert 1 / T (weight averaging, arXiv 2203.05482)."""
+    return np.full(len(names), 1 / len(names))
 
 
-@declares_mean(_mean_of_nan)
 def nan(
     norms: np.ndarray,
     *,
     exponent: Exponent = 1.0,
-    normaliser: Normaliser = "sum",
-    mean: Annotated[float | None, "mean coefficient, a host's lambda; excludes total"] = None,
-    total: Annotated[float | None, "sum of the coefficients; excludes mean"] = None,
-    scale: Annotated[float, "factor on all; lambda of `length` and `shrink`"] = 1.0,
+    normaliser: Annotated[Literal["sum", "softmax"], "how inverse norms become shares"] = "sum",
     zero_norm: ZeroNorm = "error",
 ) -> np.ndarray:
-    """Weigh every expert by its inverse norm (NAN, arXiv 2505.16148, Eq. 10).
+    """Weigh every expert by its inverse norm (NAN, arXiv 2505.16148, Eq. 10 as reconstructed).
 
-    ASSUME: the paper names a global scaling factor without its value; `mean` sets the mean coefficient (to the
-    host's lambda) and `total` the sum (default 1, the literal weighted average). With `length` and `shrink` the factor is
-    `scale`, the coefficient of an expert that already has the target length.
+    `softmax` takes the softmax of the inverse norms (the paper's text).
+
+    ASSUME: the paper names a global scaling factor without its value; it is the scale of the host.
     """
-    if normaliser in ("length", "shrink") and (mean is not None or total is not None):
-        raise UserError(f"nan: normaliser '{normaliser}' takes `scale`; found `mean` or `total`, which need `sum` or `softmax`")
-    return scale * _scaled(norm_law(norms, exponent=exponent, normaliser=normaliser, zero_norm=zero_norm), mean, total)
+    inverse = norm_law(norms, exponent, zero_norm)
+    if normaliser == "softmax":
+        inverse = np.where(inverse > 0, np.exp(inverse - inverse.max()), 0.0)
+    return inverse / inverse.sum()
 
 
-@declares_mean(lambda experts: 1 / experts)
-def metagpt(norms: np.ndarray) -> np.ndarray:
-    """Weigh every expert by its squared norm, summing to one (MetaGPT, arXiv 2406.11385): the law with exponent -2."""
-    return norm_law(norms, exponent=-2.0)
-
-
-def given(
-    norms: np.ndarray, *, values: Annotated[float | Sequence[float], "one an expert, in the order of their names; or one for all"]
+@factors
+def equal_length(
+    norms: np.ndarray,
+    *,
+    to: Annotated[Literal["mean", "shortest"], "the common length: their mean, or the shortest, which stretches none"] = "mean",
+    zero_norm: ZeroNorm = "error",
 ) -> np.ndarray:
-    """Give every expert its listed coefficient: one per expert in the order of their names, or one for all.
-
-    Raises UserError for a list of another length than there are experts.
-    """
-    numbers = np.asarray(values, np.float64)
-    if numbers.ndim and numbers.shape != np.shape(norms):
-        raise UserError(
-            f"coefficients: given: values: {numbers.size} numbers for {len(norms)} experts; expected one an expert, in the"
-            " order of their names"
-        )
-    return np.full(len(norms), numbers)
+    """Bring all vectors to one length, the mean or the least norm; the latter as DisTaC advises (arXiv 2508.01148)."""
+    inverse = norm_law(norms, 1.0, zero_norm)
+    lengths = 1 / inverse[inverse > 0]
+    return inverse * (lengths.mean() if to == "mean" else lengths.min())
 
 
-COEFFICIENTS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (constant, uniform, nan, metagpt, given)}
-nan.exclusive = ["mean", "total"]  # type: ignore[attr-defined]
-WITHOUT_NORMS = frozenset({"constant", "uniform", "given"})  # rules that need no norms, so that none are measured
+def metagpt(norms: np.ndarray) -> np.ndarray:
+    """Weigh every expert by its squared norm, summing to one (MetaGPT, arXiv 2406.11385)."""
+    squares = norm_law(norms, -2.0)
+    return squares / squares.sum()
+
+
+@reads("examples")
+def data_size(examples: np.ndarray) -> np.ndarray:
+    """Weigh every expert by the number of its training examples, which NAN estimates without them (arXiv 2505.16148, §3)."""
+    return np.asarray(examples, np.float64) / np.sum(examples)
+
+
+COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in (constant, given, uniform, nan, equal_length, metagpt, data_size)}
+
+
+def scale_of(rule: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scale of coefficients, which others in their place take over: their `mean`, or their sum as `total`."""
+    if mean := getattr(COEFFICIENTS[rule], "mean", None):
+        return {"mean": mean(**values)}
+    return {"mean": values["mean"]} if "mean" in values else {"total": values.get("total", 1.0)}
 
 
 def kept(row: np.ndarray, mean: float | None = None) -> np.ndarray:
@@ -159,9 +169,8 @@ def kept(row: np.ndarray, mean: float | None = None) -> np.ndarray:
 def uniform_matched(row: np.ndarray, mean: float | None = None) -> np.ndarray:
     """Replace the coefficients of one row by their mean: the control for the global scale.
 
-    `mean` is the mean coefficient that the rule declares (see `mean_coefficient`): the control of a rule with a known
-    scale has exactly that scale, on every processor. Where it depends on the norms (None: `length`, `shrink`, a list of
-    values) it is the mean of the row, exact up to one rounding.
+    `mean` is their mean by construction: the control of a rule with a known scale has exactly that scale, on every
+    processor. Where it depends on the norms (None) it is the mean of the row, exact up to one rounding.
     """
     return np.full(len(row), statistics.mean(row.tolist()) if mean is None else mean)
 
@@ -227,14 +236,17 @@ def estimate(
     norm_of: NormOf = "task_vector",
     scope: Scope = MODEL,
     only: Annotated[str, "regex of the tensors whose norms count; empty: all"] = "",
+    mean: Annotated[float | None, "mean coefficient, as lambda of task arithmetic; excludes total"] = None,
+    total: Annotated[float | None, "sum of the coefficients, 1 if neither is stated; excludes mean"] = None,
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
-    `measures` is the result of `measure.norms`, with `calibration` where that was collected. Squares are summed over the
-    tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only` matches has zero norms,
-    hence uniform coefficients.
+    `measures` is the result of `measure.norms`, with `calibration` where that was collected, and with `examples`, a number
+    for each expert, for a rule that reads them. Squares are summed over the tensors of a row in float64 (with fsum, so in
+    any order); a row without any tensor that `only` matches has zero norms, hence uniform coefficients. `mean` and `total`
+    scale the shares of a rule; for a rule that returns factors, they are the mean and the sum for equal factors.
 
-    Raises UserError if `only` matches no tensor, or `norm_of` was not measured.
+    Raises UserError if `only` matches no tensor, `norm_of` was not measured, or the numbers of examples are not known.
     """
     if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
         raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
@@ -246,6 +258,33 @@ def estimate(
         squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[norm_of]])
     norms = {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}
     experts = tuple(measures["experts"])
-    mean = mean_coefficient(operator, len(experts))
-    rows = {row: control(operator(lengths), mean).tolist() for row, lengths in norms.items()}
+    of_experts = {"names": experts, "examples": measures.get("examples")}
+    what = what_it_reads(operator)
+    if what == "examples" and of_experts[what] is None:
+        raise UserError(f"coefficients: the number of training examples is not known for {', '.join(experts)}; state `examples`")
+    known = _mean(operator, len(experts), mean, total)
+    rows = {
+        row: control(_scaled(operator, operator(of_experts.get(what, lengths)), mean, total), known).tolist()
+        for row, lengths in norms.items()
+    }
     return CoefficientTable(experts, scope, rows, {row: lengths.tolist() for row, lengths in norms.items()})
+
+
+def _scaled(rule: Rule, weights: np.ndarray, mean: float | None, total: float | None) -> np.ndarray:
+    """Scale what a rule returns, (T,), to a mean coefficient or to a sum (default 1)."""
+    marks = functools.partial(rule).func
+    if hasattr(marks, "mean"):
+        return weights
+    if hasattr(marks, "factors"):
+        return weights * (mean if mean is not None else (1.0 if total is None else total) / len(weights))
+    return weights * (mean * len(weights) if mean is not None else 1.0 if total is None else total)
+
+
+def _mean(rule: Rule, experts: int, mean: float | None, total: float | None) -> float | None:
+    """Return the mean coefficient that a rule gives by construction, None where it depends on the norms."""
+    bound = functools.partial(rule)
+    if finished := getattr(bound.func, "mean", None):
+        return float(finished(**bound.keywords))
+    if hasattr(bound.func, "factors"):
+        return None
+    return mean if mean is not None else 1 / experts * (1.0 if total is None else total)

@@ -52,7 +52,15 @@ def hyper_parameters(operator: Operator) -> Mapping[str, tuple[Any, Any]]:
     }
 
 
-TABLE_HYPER_PARAMETERS = hyper_parameters(coefficients.estimate)  # of every coefficient rule: which norms, over what
+@functools.cache
+def all_hyper_parameters(operator: Operator) -> Mapping[str, tuple[Any, Any]]:
+    """Return the hyper-parameters of an operator; of a coefficient rule also those of `estimate`: which norms, what scale."""
+    own = hyper_parameters(operator)
+    if operator not in STAGES["coefficients"].values():
+        return own
+    unused = set() if coefficients.what_it_reads(operator) == "norms" else {"norm_of", "scope", "only"}
+    unused |= {"mean", "total"} if hasattr(operator, "mean") else set()
+    return {**{k: v for k, v in hyper_parameters(coefficients.estimate).items() if k not in unused}, **own}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,10 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
         if stage not in STAGES:
             raise UserError(f"method '{method}': no stage {stage!r}{_nearest(stage, STAGES)}")
     parts = {stage: operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method) for stage in STAGES}
-    table = {k: parts["coefficients"][1].pop(k) for k in TABLE_HYPER_PARAMETERS.keys() & parts["coefficients"][1].keys()}
+    rule, values = parts["coefficients"]
+    table = {k: values.pop(k) for k in hyper_parameters(coefficients.estimate).keys() & values.keys()}
+    if {"mean", "total"} <= table.keys():
+        raise UserError(f"method '{method}': coefficients '{rule}': the keys 'mean' and 'total' exclude each other; keep one")
     bound = {stage: functools.partial(STAGES[stage][name], **values) for stage, (name, values) in parts.items()}
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
     return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], requirements(method_spec, method))
@@ -114,7 +125,7 @@ def operator_of(entry: Any, stage: str, method: str = "method") -> tuple[str, di
     values = values or {}
     if name not in STAGES[stage]:
         raise UserError(f"method '{method}': {stage} has no operator {name!r}{_nearest(name, STAGES[stage])}")
-    takes = hyper_parameters(STAGES[stage][name]).keys() | (TABLE_HYPER_PARAMETERS.keys() if stage == "coefficients" else set())
+    takes = all_hyper_parameters(STAGES[stage][name])
     for key in values:
         if key not in takes:
             raise UserError(f"method '{method}': {stage} '{name}' takes {sorted(takes)}, not {key!r}{_nearest(key, takes)}")

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nan_merge.methods.coefficients import WITHOUT_NORMS
-from nan_merge.methods.recipe import STAGES, TABLE_HYPER_PARAMETERS, Operator, hyper_parameters
+from nan_merge.methods.recipe import STAGES, Operator, all_hyper_parameters
 
 TYPES = {float: "number", int: "integer", str: "string", bool: "boolean", type(None): "null"}
+EXCLUSIVE = ("mean", "total")  # two ways to state the scale of coefficients
 BOUNDS = {Ge: ("minimum", "ge"), Gt: ("exclusiveMinimum", "gt"), Le: ("maximum", "le"), Lt: ("exclusiveMaximum", "lt")}
 
 
 def stages() -> dict[str, Any]:
     """Return the JSON schema of every stage by name."""
-    return {stage: _stage(operators, stage == "coefficients") for stage, operators in STAGES.items()}
+    return {stage: _stage(operators) for stage, operators in STAGES.items()}
 
 
-def _stage(operators: Mapping[str, Operator], of_norms: bool) -> dict[str, Any]:
-    extra = {name: TABLE_HYPER_PARAMETERS if of_norms and name not in WITHOUT_NORMS else {} for name in operators}
-    entries = {name: _operator(operator, {**extra[name], **hyper_parameters(operator)}) for name, operator in operators.items()}
+def _stage(operators: Mapping[str, Operator]) -> dict[str, Any]:
+    entries = {name: _operator(operator, all_hyper_parameters(operator)) for name, operator in operators.items()}
     bare = [name for name, entry in entries.items() if "required" not in entry]
     whole = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False, "properties": entries}
     return {"anyOf": [{"enum": bare}, whole]}
@@ -38,7 +37,7 @@ def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[
         "properties": properties,
     }
     needed = [name for name, (_, default) in takes.items() if default is inspect.Parameter.empty]
-    exclusive = getattr(operator, "exclusive", None)  # hyper-parameters that exclude each other
+    exclusive = [name for name in EXCLUSIVE if name in takes]
     return {**entry, **({"required": needed} if needed else {}), **({"not": {"required": exclusive}} if exclusive else {})}
 
 
@@ -48,7 +47,7 @@ def summary(operator: Operator) -> str:
 
 
 def of_type(annotation: Any) -> dict[str, Any]:
-    """Return the JSON schema of an annotation: number types, bool, str, Literal, Sequence, unions, bounds and a text."""
+    """Return the JSON schema of an annotation: number types, bool, str, Literal, Mapping, unions, bounds and a text."""
     if hasattr(annotation, "__metadata__"):
         schema = of_type(annotation.__origin__)
         for extra in annotation.__metadata__:
@@ -63,6 +62,6 @@ def of_type(annotation: Any) -> dict[str, Any]:
         return {"enum": list(inner)}
     if origin in (Union, types.UnionType):
         return {"anyOf": [of_type(each) for each in inner]}
-    if origin is Sequence:
-        return {"type": "array", "minItems": 1, "items": of_type(inner[0])}
+    if origin is Mapping:
+        return {"type": "object", "minProperties": 1, "additionalProperties": of_type(inner[1])}
     return {"type": TYPES[annotation]}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nan_merge.methods.coefficients import norm_law
+from nan_merge.methods.coefficients import nan
 from nan_merge.reporting.statistics import spearman
 from nan_merge.reporting.study import Study
 
@@ -25,7 +25,7 @@ def experts(study: Study) -> dict[str, dict[str, NDArray]]:
         columns = {
             **norms,
             "ratio": norms["task_vector"] / norms["weights"],
-            **{f"alpha_{of}": norm_law(values, zero_norm="drop") for of, values in norms.items()},
+            **{f"alpha_{of}": nan(values, zero_norm="drop") for of, values in norms.items()},
         }
         for index, expert in enumerate(measure["experts"]):
             for name, values in columns.items():

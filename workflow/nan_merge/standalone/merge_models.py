@@ -25,8 +25,8 @@ from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
-from nan_merge.methods.coefficients import WITHOUT_NORMS, CoefficientTable
-from nan_merge.methods.recipe import DEFAULTS, Recipe, bind, operator_of
+from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
+from nan_merge.methods.recipe import Recipe, bind
 from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.mergekit_export import check_names, export
 from nan_merge.standalone.model_card import PROVENANCE
@@ -75,7 +75,7 @@ def run(own: OwnModels) -> None:
     written = output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
     _introduce(sources, models)
-    measured = operator_of(own.method_spec.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0] not in WITHOUT_NORMS
+    measured = what_it_reads(recipe.estimate.keywords["operator"]) == "norms"
     with Passes(passes_bytes(models, recipe, measured) + copied_bytes(models) + written) as progress:
         table = _table(models, recipe, measured, own.threads, progress)
         progress.print(f"coefficients of {own.method}:\n{show(table)}")

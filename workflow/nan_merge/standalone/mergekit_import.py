@@ -98,7 +98,7 @@ def translate(config: Any, where: str) -> MergekitConfig:
     places = [_adapter(model, base, where) for model in weights]
     experts = dict(sorted(zip(short_names(places), places, strict=True)))
     weight_of = dict(zip(places, weights.values(), strict=True))
-    method_spec, notes = _method_spec(method, settings, [weight_of[place] for place in experts.values()])
+    method_spec, notes = _method_spec(method, settings, {name: weight_of[place] for name, place in experts.items()})
     dtype, more = _dtype(config, where)
     return MergekitConfig(HOSTS[method], base, experts, method_spec, dtype, (*notes, *more))
 
@@ -160,8 +160,8 @@ def _around_base(config: Mapping[str, Any], settings: _Settings) -> tuple[str, d
     return base, {model: settings.number("weight", model) for model in settings.models if model != base}
 
 
-def _method_spec(method: str, settings: _Settings, weights: list[float]) -> tuple[dict[str, Any], list[str]]:
-    """Return the spec of a method whose experts, in the order of their names, have these weights; and notes."""
+def _method_spec(method: str, settings: _Settings, weights: Mapping[str, float]) -> tuple[dict[str, Any], list[str]]:
+    """Return the spec of a method whose experts have these weights, by name; and notes."""
     notes = ["int8_mask: has no effect here and is ignored"] if settings.flag("int8_mask", False) else []
     if not weights:
         raise UserError(f"{settings.where}: models: no model besides the base; expected at least one")
@@ -204,19 +204,19 @@ def _density(settings: _Settings) -> float:
     return density
 
 
-def _summed(weights: list[float], scale: float, normalize: bool, where: str) -> dict[str, Any]:
-    total = sum(weights)
+def _summed(weights: Mapping[str, float], scale: float, normalize: bool, where: str) -> dict[str, Any]:
+    total = sum(weights.values())
     scale /= total if normalize and abs(total) >= 1e-8 else 1.0
-    return _with([scale * weight for weight in weights], "weighted_sum")
+    return _with({name: scale * weight for name, weight in weights.items()}, "weighted_sum")
 
 
-def _elected(weights: list[float], scale: float, normalize: bool, where: str) -> dict[str, Any]:
+def _elected(weights: Mapping[str, float], scale: float, normalize: bool, where: str) -> dict[str, Any]:
     if not normalize:
-        return _with([scale * weight for weight in weights], "disjoint_sum")
-    if min(weights) < 0:
+        return _with({name: scale * weight for name, weight in weights.items()}, "disjoint_sum")
+    if min(weights.values()) < 0:
         raise UserError(f"{where}: weight: a negative one is not supported with `normalize: true`; set `normalize: false`")
-    if min(weights) == max(weights) > 0:  # equal weights cancel
-        return _with([scale] * len(weights), "disjoint_mean")
+    if min(weights.values()) == max(weights.values()) > 0:  # equal weights cancel
+        return _with(dict.fromkeys(weights, scale), "disjoint_mean")
     if scale != 1:
         raise UserError(
             f"{where}: `normalize: true` with a factor of {scale:g} (`lambda`, or a density that is not rescaled) is supported"
@@ -225,9 +225,9 @@ def _elected(weights: list[float], scale: float, normalize: bool, where: str) ->
     return _with(weights, "disjoint_mean", divide_by="coefficients")
 
 
-def _with(coefficients: list[float], combine: str, **settings: Any) -> dict[str, Any]:
-    same = min(coefficients) == max(coefficients)
-    rule = {"constant": {"value": coefficients[0]}} if same else {"given": {"values": coefficients}}
+def _with(coefficients: Mapping[str, float], combine: str, **settings: Any) -> dict[str, Any]:
+    different = {*coefficients.values()}
+    rule = {"given": {"values": dict(coefficients)}} if len(different) > 1 else {"constant": {"value": different.pop()}}
     return {"coefficients": rule, "combine": {combine: settings}}
 
 

@@ -1,0 +1,49 @@
+"""Fill labels and summaries with the values of a method, so that no number stands in prose."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import DEFAULTS, STAGES, hyper_parameters, operator_of
+
+TEXTS = ("label", "summary")
+
+
+def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a method with its label and summary filled: `{value}` stands for the hyper-parameter of that name.
+
+    `{value}` is also the mean coefficient of a rule that took it over from its host. A hyper-parameter that is tuned reads
+    "chosen on validation". Raises UserError for a name that is none of the method's hyper-parameters.
+    """
+    values: dict[str, Any] = {}
+    for stage in STAGES:
+        name, given = operator_of(record.get(stage, DEFAULTS[stage]), stage, where)
+        values |= {key: default for key, (_, default) in hyper_parameters(STAGES[stage][name]).items()} | given
+    if tuned := record.get("tune", {}).get("hyper_parameter"):
+        values[tuned] = "chosen on validation"
+    values.setdefault("value", values.get("mean"))
+    try:
+        return {**record, **{text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}}
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: label, summary: {error} is no hyper-parameter of the method; known: {sorted(values)}"
+        ) from None
+
+
+class _Formatter(string.Formatter):
+    """Format as `str.format` does, with a space before %, short floats, and texts and absent values as they are."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Return one value as text."""
+        if value is None:
+            return "of its own"
+        if not isinstance(value, int | float):
+            return str(value)
+        text = format(value, format_spec or ("g" if isinstance(value, float) else ""))
+        return text.replace("%", " %")
+
+
+FORMATTER = _Formatter()

@@ -14,7 +14,7 @@ from benchmarks.cases import ROOT, Case
 from benchmarks.harness import Measurement, measure
 from benchmarks.shapes import Llama
 
-OURS = {"task_arithmetic": "task_arithmetic", "nan": "task_arithmetic_nan_delta", "ties": "ties", "dare_ties": "dare_ties"}
+OURS = {"task_arithmetic": "task_arithmetic", "nan": "task_arithmetic+nan_delta", "ties": "ties", "dare_ties": "dare_ties"}
 SAME_AS = {"nan": "task_arithmetic"}  # no peer has NAN; it is held against the host that it weights
 MERGEKIT = {
     "task_arithmetic": ("task_arithmetic", {"weight": 0.3}),

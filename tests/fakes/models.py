@@ -1,5 +1,6 @@
 """Tiny random checkpoints, the shipped methods, and the three stages that turn them into a merged model."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -11,8 +12,9 @@ import numpy as np
 
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.catalogue.methods import REFERENCES, STAGES
+from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
+from nan_merge.core.errors import UserError
 from nan_merge.engine import measure, merge
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import Models, unify_layout
@@ -20,6 +22,8 @@ from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import Recipe, bind
 
 ROOT = Path(__file__).parents[2]
+HOSTS = ("weight_averaging", "task_arithmetic", "ties")  # with the variants that the default run has
+EXAMPLES = (300, 100, 200, 400)  # that experts were trained on
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 SHAPES: dict[str, tuple[int, ...]] = {
     "embeddings.weight": (11, 6),
@@ -108,6 +112,7 @@ def measures(method_spec: Mapping, base: Path, experts: Mapping[str, Path], excl
     if statistics := calibration_for(recipe, base, models.experts):
         for name, sums in norms["tensors"].items():
             sums["calibration"] = [squares(each, name) for each in statistics.values()]
+    norms["examples"] = EXAMPLES[: len(models.experts)]
     return models, recipe, recipe.estimate(norms), cuts
 
 
@@ -174,9 +179,24 @@ def shipped() -> Experiment:
 
 
 @cache
+def every_method() -> dict[str, dict]:
+    """Return every host, every variant on every host that takes it, controls and scans of some, by id."""
+    catalogue = Catalogue(ROOT)
+    of_coefficients = [name for name, variant in catalogue.variants.items() if variant["group"] == "nan"]
+    names = [*catalogue.hosts, *(f"{host}+{variant}" for host in catalogue.hosts for variant in of_coefficients)]
+    names += [f"{host}+nan_delta+{control}" for host in HOSTS for control in ("uniform", "permuted")]
+    names += read_yaml(ROOT / "config/scan.yaml")["methods"]
+    found: dict[str, dict] = {}
+    for name in names:
+        with contextlib.suppress(UserError):  # refused, which tests of the catalogue list
+            found |= catalogue.members(name)
+    return found
+
+
+@cache
 def method_specs() -> dict[str, dict]:
-    """Return the spec of every shipped method that merges, by method; learned coefficients have their initial value."""
-    return {name: method_spec_of(record) for name, record in shipped().methods.items() if name not in REFERENCES}
+    """Return the spec of every method that merges, by id; learned coefficients have their initial value."""
+    return {name: method_spec_of(record) for name, record in every_method().items() if name not in REFERENCES}
 
 
 def method_spec_of(record: Mapping) -> dict:
@@ -186,9 +206,12 @@ def method_spec_of(record: Mapping) -> dict:
 
 
 def distinct() -> dict[str, dict]:
-    """Return the method specs without the rows of sweeps and without all draws but the first."""
+    """Return the specs of hosts, and of the variants on some, without scans and without all draws but the first."""
     return {
-        name: method_spec for name, method_spec in method_specs().items() if "-" not in name and not re.search(r"_[2-9]$", name)
+        name: method_spec
+        for name, method_spec in method_specs().items()
+        if "-" not in name and not re.search(r"_[2-9]$", name)
+        if name.endswith("+nan_delta") or name.partition("+")[0] in (name, *HOSTS)
     }
 
 

@@ -25,7 +25,7 @@ NOT_INSTALLED = "SLURM is not installed; `SLURM=1 make test`, as root on Debian,
 FAIL = "exit 1"
 MEMORY = """exec "$PYTHON_OF_TESTS" -c "import time; held = b'1' * 2**30; time.sleep(100)" """
 HANG = "exec sleep 1000"
-METHODS = ("ties", "dare", "task_arithmetic_nan_delta")
+METHODS = ("ties", "dare", "task_arithmetic+nan_delta")
 MERGES = [f"results/merged/tiny/{method}/seed0" for method in METHODS]
 MERGED = [f"merged/tiny/{method}/**/*" for method in METHODS]
 

@@ -23,9 +23,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("Snakefile", "workflow", "scripts", "config", "envs", "profiles")  # all that a run reads
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned", "ties",
-           "task_arithmetic_nan_delta", "ties_nan_delta", "uniform_matched", "permuted", "dare"]  # fmt: skip
-DRAWS = ["permuted_1", "permuted_2"]
-RUN = [name for method in METHODS for name in (DRAWS if method == "permuted" else [method])]  # what METHODS stand for
+           "task_arithmetic+nan_delta", "ties+nan_delta", "task_arithmetic+nan_delta+uniform",
+           "task_arithmetic+nan_delta+permuted", "dare"]  # fmt: skip
+UNIFORM, PERMUTED = METHODS[-3:-1]
+DRAWS = [f"{PERMUTED}_1", f"{PERMUTED}_2"]
+RUN = [name for method in METHODS for name in (DRAWS if method == PERMUTED else [method])]  # what METHODS stand for
 GRID = [0.3, 0.6]
 WORDS = {
     "fruit": {"apple": "apple orchard crisp cider", "banana": "banana yellow peel tropic", "cherry": "cherry red stone pie"},
@@ -65,7 +67,8 @@ def build(project: Path) -> Path:
         "suites": ["tiny"], "seeds": [0], "methods": METHODS,
         "tables": list(reports["tables"]), "figures": list(reports["figures"]),
     })  # fmt: skip
-    edit_yaml(project / "config/methods.yaml", _small_grid)
+    edit_yaml(project / "config/methods.yaml", lambda methods: methods["task_arithmetic_tuned"]["tune"].update(grid=GRID))
+    edit_yaml(project / "config/variants.yaml", _few_draws)
     lock(project)
     return project
 
@@ -105,10 +108,9 @@ def edit_yaml(file: Path, change: Callable[[Any], Any]) -> None:
     write_yaml(file, value)
 
 
-def _small_grid(methods: Any) -> None:
-    methods["task_arithmetic_tuned"]["tune"]["grid"] = GRID
-    methods["task_arithmetic_nan_delta"]["coefficients"]["nan"]["exponent"] = 1.0  # the default, said aloud
-    methods["permuted"]["draws"] = len(DRAWS)
+def _few_draws(variants: Any) -> None:
+    variants["permuted"]["draws"] = len(DRAWS)
+    variants["nan_delta"]["coefficients"]["nan"]["exponent"] = 1.0  # the default, said aloud
 
 
 def _task(task: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Model:
     experts: list[str]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     calibration: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)  # by kind and tensor, one an expert
+    examples: tuple[int, ...] = ()  # that each expert was trained on
 
 
 def alike(model, value):
@@ -154,7 +155,7 @@ def pcb(m, c):
 
 def slerp(m, law):
     """Merge the first two experts only."""
-    two = replace(m, tau=m.tau[:2], experts=m.experts[:2])
+    two = replace(m, tau=m.tau[:2], experts=m.experts[:2], examples=m.examples[:2])
 
     def arc(name, taus, alpha):
         w1, w2 = base_of(m, name) + taus
@@ -206,113 +207,162 @@ def regmean(m, c):
     return by_tensor(m, c, one)
 
 
-def lengths(m, kappa):
-    """Return the coefficients that bring all task vectors to one length, 0.3 times the mean or the least of theirs."""
+# Coefficients (T, d) in place of a host's, with its scale: `mean`, or `total`.
+
+
+def scaled(m, parts, mean=None, total=None):
+    """Scale shares (T,) to a mean or a total."""
+    return alike(m, 1.0) * (parts * (total if total is not None else mean * len(m.tau)))[:, None]
+
+
+def softmax(m, **scale):
+    inverse = np.exp(1 / np.sqrt(((m.base + m.tau) ** 2).sum(axis=1)))
+    return scaled(m, inverse / inverse.sum(), **scale)
+
+
+def data_size(m, **scale):
+    return scaled(m, np.array(m.examples) / sum(m.examples), **scale)
+
+
+def lengths(m, kappa, mean=None, total=None):
+    """Return the coefficients that bring all task vectors to one length, the mean or the least of theirs, times the mean."""
     norms = np.sqrt((m.tau**2).sum(axis=1))
-    return (0.3 * kappa(norms) / norms)[:, None] * np.ones_like(m.tau)
+    return alike(m, mean if mean is not None else total / len(m.tau)) * (kappa(norms) / norms)[:, None]
 
 
+VARIANTS = {
+    "nan": lambda m, **scale: nan(m, "weights", **scale),
+    "nan_delta": nan,
+    "nan_delta_layer": lambda m, **scale: nan(m, scope="layer", **scale),
+    "nan_delta_tensor": lambda m, **scale: nan(m, scope="tensor", **scale),
+    "nan_delta_tuned": nan,
+    "nan_softmax": softmax,
+    "nan_length": lambda m, **scale: lengths(m, np.mean, **scale),
+    "nan_shrink": lambda m, **scale: lengths(m, np.min, **scale),
+    "data_size": data_size,
+}
 # The draws of the permuted controls over four experts: expert t gets the coefficient of expert SHUFFLES[k][t] in draw k.
 SHUFFLES = {1: (3, 2, 1, 0), 2: (1, 3, 0, 2), 3: (0, 2, 3, 1), 4: (0, 2, 1, 3), 5: (2, 3, 1, 0)}
+CONTROLS = {
+    "nan_delta+uniform": lambda m, **scale: scaled(m, np.full(len(m.tau), 1 / len(m.tau)), **scale),
+    **{f"nan_delta+permuted_{k}": lambda m, order=order, **scale: nan(m, order=order, **scale) for k, order in SHUFFLES.items()},
+}
 
 
-def shuffled(method, merge, **scale):
-    return {f"{method}_{k}": lambda m, order=order: merge(m, nan(m, order=order, **scale)) for k, order in SHUFFLES.items()}
+# Hosts: a merge of (model, coefficients) and the coefficients of its own, or their scale.
+
+
+def ace(**how):
+    return lambda m, c: by_matrix(m, c, oracles_matrix.ace, **how)
+
+
+def of_matrices(formula, **how):
+    return lambda m, c: by_matrix(m, c, formula, **how)
+
+
+TA, TIES = (added, {"mean": 0.3}), (ties, {"mean": 0.3})
+ONE, TOTAL = {"mean": 1.0}, {"total": 1}
+HOSTS = {
+    "weight_averaging": (added, TOTAL),
+    "task_arithmetic": TA,
+    "task_arithmetic_tuned": TA,
+    "ties": TIES,
+    "ties_tuned": TIES,
+    "ties_elections-weighted": TIES,
+    "ties_elections-unweighted": (ties_unweighted, {"mean": 0.3}),
+    "ties_mean": (ties_mean, ONE),
+    "dare": (dare, {"mean": 0.3}),
+    "dare_ties": (dare_ties, {"mean": 0.3}),
+    "metagpt": (added, TOTAL),
+    "task_arithmetic_lines": (lambda m, c: lines(m, added(m, c)), {"mean": 0.3}),
+    "magmax": (lambda m, c: oracles_operators.max_magnitude(c * m.tau), {"mean": 0.5}),
+    "consensus": (lambda m, c: oracles_operators.consensus(m.tau, c), {"mean": 0.3}),
+    "fisher": (fisher, ONE),
+    "fisher_normalised": (fisher, ONE),
+    "emr": (lambda m, c: by_tensor(m, c, lambda _, taus, alpha: oracles_operators.emr(taus, alpha, 0)), ONE),
+    "breadcrumbs": (breadcrumbs, {"mean": 0.2}),
+    "della": (della, {"mean": 1.1}),
+    "pcb": (pcb, {"mean": 1.2}),
+    "slerp": (slerp, TOTAL),
+    "karcher": (karcher, TOTAL),
+    "model_stock": (model_stock, TOTAL),
+    "widen": (widen, ONE),
+    "tsv_m": (of_matrices(oracles_matrix.tsv), ONE),
+    "iso_c": (of_matrices(oracles_matrix.iso_c), ONE),
+    "iso_cts": (of_matrices(oracles_matrix.iso_cts), ONE),
+    "cart": (of_matrices(oracles_matrix.cart, skip="embed"), ONE),
+    "star": (lambda m, c: added(starred(m), c), TOTAL),
+    "task_arithmetic_svc": (lambda m, c: svc(m, added(m, c)), {"mean": 0.3}),
+    "ties_svc": (lambda m, c: svc(replace(m, tau=trimmed(m.tau, 0.2)), ties(m, c)), {"mean": 0.3}),
+    "tsv_m_svc": (lambda m, c: svc(m, by_matrix(m, c, oracles_matrix.tsv), alpha=1.0), ONE),
+    "regmean": (regmean, ONE),
+    "regmean_plus": (regmean, ONE),
+    "actmat": (of_matrices(oracles_matrix.data_free), ONE),
+    "tact": (of_matrices(oracles_matrix.data_free, density=0.5), ONE),
+    "wudi": (of_matrices(oracles_matrix.wudi), ONE),
+    "wudi_exact": (of_matrices(oracles_matrix.data_free, trace=True), ONE),
+    "ace": (ace(), ONE),
+    "ace_e1": (ace(normalise="never", prior=False, refine="never"), ONE),
+    "ace_e2": (ace(prior=False, refine="never"), ONE),
+    "ace_e3": (ace(refine="never"), ONE),
+    "ace_e4": (ace(), ONE),
+    "ace_epsilon_1e4": (ace(epsilon=1e-4), ONE),
+    "ace_epsilon_1e3": (ace(epsilon=1e-3), ONE),
+    "ace_epsilon_1e2": (ace(epsilon=1e-2), ONE),
+    "adamerging_task": TA,
+    "adamerging_layer": TA,
+    "adamerging_task_plus": (ties_unweighted, {"mean": 0.3}),
+    "adamerging_layer_plus": (ties_unweighted, {"mean": 0.3}),
+}
+OWN = {  # coefficients that are not all equal
+    "metagpt": lambda m, **scale: nan(m, p=-2, **scale),
+    "fisher_normalised": lambda m, **scale: scaled(m, shares(information(m)), **scale),
+}
+LEARNED = [host for host in HOSTS if host.startswith("adamerging")]
+
+
+def equal(m, mean=None, total=None):
+    return alike(m, mean if mean is not None else total / len(m.tau))
+
+
+def oracle(host, law):
+    """Return the update (d,) of a model by a host whose coefficients follow a law."""
+    merge, scale = HOSTS[host]
+    return lambda m: slerp(m, lambda two: law(two, **scale)) if merge is slerp else merge(m, law(m, **scale))
 
 
 def scanned():
     """Return the methods of the scans by id, made of the values that are in it."""
     found = {}
     for of, scope in product(("weights", "task_vector"), ("model", "layer", "tensor")):
-        law = partial(nan, of=of, scope=scope, mean=0.3)
         for p in (0.5, 1.0, 2.0):
-            found[f"nan_scan_ta-{of}-{scope}-{p:g}"] = lambda m, law=law, p=p: added(m, law(m, p=p))
-        found[f"nan_scan_ties-{of}-{scope}-weighted"] = lambda m, law=law: ties(m, law(m))
-        found[f"nan_scan_ties-{of}-{scope}-unweighted"] = lambda m, law=law: ties_unweighted(m, law(m))
+            law = partial(nan, of=of, scope=scope, p=p)
+            found[f"task_arithmetic+nan_scan-{of}-{scope}-{p:g}"] = oracle("task_arithmetic", law)
+        for elect in ("weighted", "unweighted"):
+            law = partial(nan, of=of, scope=scope)
+            found[f"ties_elections+nan_scan_scope-{of}-{scope}-{elect}"] = oracle(f"ties_elections-{elect}", law)
     for of, total in product(("weights", "task_vector"), (1, 3)):
-        found[f"nan_scan_scale-{of}-{total}"] = lambda m, of=of, total=total: added(m, nan(m, of, total=total))
+        found[f"task_arithmetic+nan_scan_total-{of}-{total}"] = lambda m, of=of, total=total: added(m, nan(m, of, total=total))
     return found
 
 
-def with_nan(method, merge, mean):
-    """Return a host with equal coefficients, and with those of NAN (delta) of the same mean."""
-    return {method: lambda m: merge(m, alike(m, mean)), f"{method}_nan": lambda m: merge(m, nan(m, mean=mean))}
+def on(host, name):
+    """Return the id of a variant on a host: of a sweep, the member that has its value."""
+    return f"{host}+{name}" if "-" not in host else f"{host.split('-')[0]}+{name}-{host.split('-')[1]}"
 
 
-ACE = {
-    "e1": {"normalise": "never", "prior": False, "refine": "never"},
-    "e2": {"prior": False, "refine": "never"},
-    "e3": {"refine": "never"},
-    "e4": {},
-    "epsilon_1e4": {"epsilon": 1e-4},
-    "epsilon_1e3": {"epsilon": 1e-3},
-    "epsilon_1e2": {"epsilon": 1e-2},
-}
 ORACLES = {
-    "weight_averaging": lambda m: m.tau.mean(axis=0),
-    "task_arithmetic": lambda m: 0.3 * m.tau.sum(axis=0),
-    "task_arithmetic_tuned": lambda m: 0.3 * m.tau.sum(axis=0),
-    "ties": lambda m: ties(m, alike(m, 0.3)),
-    "ties_tuned": lambda m: ties(m, alike(m, 0.3)),
-    "ties_mean": lambda m: ties_mean(m, alike(m, 1.0)),
-    "dare": lambda m: dare(m, alike(m, 0.3)),
-    "dare_ties": lambda m: dare_ties(m, alike(m, 0.3)),
-    "weight_averaging_nan": lambda m: added(m, nan(m, "weights", total=1)),
-    "weight_averaging_nan_delta": lambda m: added(m, nan(m, total=1)),
-    "weight_averaging_nan_delta_layer": lambda m: added(m, nan(m, scope="layer", total=1)),
-    "weight_averaging_nan_delta_tensor": lambda m: added(m, nan(m, scope="tensor", total=1)),
-    "task_arithmetic_nan": lambda m: added(m, nan(m, "weights", mean=0.3)),
-    "task_arithmetic_nan_delta": lambda m: added(m, nan(m, mean=0.3)),
-    "task_arithmetic_nan_delta_layer": lambda m: added(m, nan(m, scope="layer", mean=0.3)),
-    "task_arithmetic_nan_delta_tensor": lambda m: added(m, nan(m, scope="tensor", mean=0.3)),
-    "task_arithmetic_nan_tuned": lambda m: added(m, nan(m, mean=0.3)),
-    "task_arithmetic_nan_delta_p": lambda m: added(m, nan(m, mean=0.3)),
-    "ties_nan": lambda m: ties(m, nan(m, "weights", mean=0.3)),
-    "ties_nan_delta": lambda m: ties(m, nan(m, mean=0.3)),
-    "ties_nan_delta_layer": lambda m: ties(m, nan(m, scope="layer", mean=0.3)),
-    "ties_nan_delta_tensor": lambda m: ties(m, nan(m, scope="tensor", mean=0.3)),
-    "uniform_matched": lambda m: added(m, alike(m, 0.3)),
-    **shuffled("permuted", added, mean=0.3),
-    **shuffled("weight_averaging_permuted", added, total=1),
-    **shuffled("ties_permuted", ties, mean=0.3),
+    **{host: oracle(host, OWN.get(host, equal)) for host in HOSTS},
+    **{
+        on(host, name): oracle(host, law)
+        for host in HOSTS
+        for name, law in VARIANTS.items()
+        if host not in LEARNED and not (("-" in host or host.endswith("_tuned")) and name.endswith("_tuned"))
+    },
+    **{
+        f"{host}+{name}": oracle(host, law)
+        for host in ("weight_averaging", "task_arithmetic", "ties")
+        for name, law in CONTROLS.items()
+    },
     **scanned(),
-    "task_arithmetic_nan_length": lambda m: added(m, lengths(m, np.mean)),
-    "task_arithmetic_nan_shrink": lambda m: added(m, lengths(m, np.min)),
-    "metagpt": lambda m: added(m, nan(m, p=-2, total=1)),
-    "task_arithmetic_lines": lambda m: lines(m, added(m, alike(m, 0.3))),
-    "dare_nan": lambda m: dare(m, nan(m, mean=0.3)),
-    "dare_ties_nan": lambda m: dare_ties(m, nan(m, mean=0.3)),
-    **with_nan("magmax", lambda m, c: oracles_operators.max_magnitude(c * m.tau), 0.5),
-    **with_nan("consensus", lambda m, c: oracles_operators.consensus(m.tau, c), 0.3),
-    **with_nan("fisher", fisher, 1.0),
-    "fisher_normalised": lambda m: fisher(m, shares(information(m))[:, None]),
-    "emr": lambda m: by_tensor(m, alike(m, 1.0), lambda _, taus, alpha: oracles_operators.emr(taus, alpha, 0)),
-    **with_nan("breadcrumbs", breadcrumbs, 0.2),
-    **with_nan("della", della, 1.1),
-    **with_nan("pcb", pcb, 1.2),
-    "slerp": lambda m: slerp(m, lambda two: alike(two, 0.5)),
-    "slerp_nan": lambda m: slerp(m, lambda two: nan(two, total=1)),
-    **with_nan("karcher", karcher, 0.25),
-    "model_stock": lambda m: model_stock(m, alike(m, 0.25)),
-    "widen": lambda m: widen(m, alike(m, 1.0)),
-    **with_nan("tsv_m", partial(by_matrix, formula=oracles_matrix.tsv), 1.0),
-    **with_nan("iso_c", partial(by_matrix, formula=oracles_matrix.iso_c), 1.0),
-    "iso_cts": lambda m: by_matrix(m, alike(m, 1.0), oracles_matrix.iso_cts),
-    **with_nan("cart", partial(by_matrix, formula=oracles_matrix.cart, skip="embed"), 1.0),
-    "star": lambda m: starred(m).tau.mean(axis=0),
-    "task_arithmetic_svc": lambda m: svc(m, 0.3 * m.tau.sum(axis=0)),
-    "ties_svc": lambda m: svc(replace(m, tau=trimmed(m.tau, 0.2)), ties(m, alike(m, 0.3))),
-    "tsv_m_svc": lambda m: svc(m, by_matrix(m, alike(m, 1.0), oracles_matrix.tsv), alpha=1.0),
-    **with_nan("regmean", regmean, 1.0),
-    "regmean_plus": lambda m: regmean(m, alike(m, 1.0)),
-    **with_nan("actmat", partial(by_matrix, formula=oracles_matrix.data_free), 1.0),
-    "tact": lambda m: by_matrix(m, alike(m, 1.0), oracles_matrix.data_free, density=0.5),
-    **with_nan("wudi", partial(by_matrix, formula=oracles_matrix.wudi), 1.0),
-    "wudi_exact": lambda m: by_matrix(m, alike(m, 1.0), oracles_matrix.data_free, trace=True),
-    **with_nan("ace", partial(by_matrix, formula=oracles_matrix.ace), 1.0),
-    **{f"ace_{name}": lambda m, how=how: by_matrix(m, alike(m, 1.0), oracles_matrix.ace, **how) for name, how in ACE.items()},
-    "adamerging_task": lambda m: 0.3 * m.tau.sum(axis=0),
-    "adamerging_layer": lambda m: 0.3 * m.tau.sum(axis=0),
-    "adamerging_task_plus": lambda m: ties_unweighted(m, alike(m, 0.3)),
-    "adamerging_layer_plus": lambda m: ties_unweighted(m, alike(m, 0.3)),
 }

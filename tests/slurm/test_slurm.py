@@ -24,7 +24,7 @@ if missing() and os.environ.get("SLURM") != "1":
     pytest.skip(NOT_INSTALLED, allow_module_level=True)  # one line for all
 
 pytestmark = pytest.mark.slurm
-METHOD = "task_arithmetic_nan_delta"  # from its coefficients to its scores
+METHOD = "task_arithmetic+nan_delta"  # from its coefficients to its scores
 CHAIN = ("estimate_coefficients", "evaluate_checkpoint")
 MADE = (f"coefficients/tiny/{METHOD}/*", *MERGED, f"scores/tiny/{METHOD}/**/*")
 

@@ -14,7 +14,7 @@ from project import LIMIT, RESULTS
 from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, killed_and_run_again, merges, started, wait_until, whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-ONCE = {"ties": 2, "dare": 1, "task_arithmetic_nan_delta": 1}
+ONCE = {"ties": 2, "dare": 1, "task_arithmetic+nan_delta": 1}
 
 
 @pytest.fixture(scope="module", params=["none", "dbd"])
@@ -51,7 +51,7 @@ def resumed(run, finished):
 def test_a_whole_run_gives_the_bytes_of_a_local_one(fresh, cluster, finished, tmp_path, threads):
     if (threads == 2) != cluster.has_accounting:
         pytest.skip("the other cluster does this")
-    few = {"methods": ["pretrained", "individual", "task_arithmetic", "task_arithmetic_nan_delta"], "tables": ["main"],
+    few = {"methods": ["pretrained", "individual", "task_arithmetic", "task_arithmetic+nan_delta"], "tables": ["main"],
            "figures": ["accuracy"]}  # fmt: skip
     local = finished.copy(tmp_path / "local")
     for project in (fresh, local):

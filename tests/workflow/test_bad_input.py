@@ -33,7 +33,7 @@ MISTAKES = {
                      ["ties.combine", "'disjoint_sun'", "did you mean 'disjoint_sum'?"]),
     "unknown hyper-parameter": (METHODS, lambda m: m["ties"]["preprocess"]["trim"].update(densty=0.1),
                                 ["ties.preprocess.trim", "'densty'", "did you mean 'density'?"]),
-    "circle": (METHODS, lambda m: m["ties"].update(extends="ties_nan_delta"), ["ties -> ties_nan", "is circular"]),
+    "circle": (METHODS, lambda m: m["ties"].update(extends="ties_mean"), ["ties -> ties_mean", "is circular"]),
     "unknown task": (SUITE, lambda s: s["tasks"].append("fruits"), ["tasks: unknown 'fruits'", "did you mean 'fruit'?"]),
     "unknown asset": (SUITE, lambda s: s.update(base="tiny_bart"), ["experts: unknown 'tiny_bart'", "did you mean 'tiny_bert'?"]),
 }  # fmt: skip

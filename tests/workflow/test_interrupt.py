@@ -6,10 +6,11 @@ import subprocess
 import time
 
 import pytest
+import tiny
 from project import LIMIT, make, make_command
 
 EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
-MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", "permuted_1")]
+MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", tiny.DRAWS[0])]
 PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
 
 

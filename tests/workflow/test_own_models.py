@@ -13,7 +13,7 @@ from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
 from scripts.merge_models import main as merge_models
 
-METHODS = ["task_arithmetic", "ties_nan_delta"]
+METHODS = ["task_arithmetic", "ties+nan_delta"]
 
 
 def merged(name):

@@ -74,8 +74,10 @@ def test_nothing_changed_is_nothing_to_do(project):
 
 
 def test_a_changed_lambda_costs_one_estimate_one_merge_and_its_scores(project):
+    """Of the host, and of the variants that take its scale."""
     methods(project, lambda m: m["ties"]["coefficients"]["constant"].update(value=0.4))
-    assert project.jobs() == estimated("ties") | merged("ties") | GATHERED | PRESENTED
+    changed = ("ties", "ties+nan_delta")
+    assert project.jobs() == estimated(*changed) | merged(*changed) | GATHERED | PRESENTED
 
 
 def test_a_changed_drop_rate_costs_no_estimate(project):
@@ -84,9 +86,9 @@ def test_a_changed_drop_rate_costs_no_estimate(project):
 
 
 def test_a_changed_density_costs_one_more_threshold(project):
-    methods(project, lambda m: m["ties_nan_delta"].update(preprocess={"trim": {"density": 0.1}}))
-    expected = {"measure_threshold: tiny, density_0.1-scope_model, seed 0"} | merged("ties_nan_delta") | GATHERED | PRESENTED
-    assert project.jobs() == expected
+    methods(project, lambda m: m["ties"].update(preprocess={"trim": {"density": 0.1}}))
+    changed = merged("ties") | merged("ties+nan_delta")
+    assert project.jobs() == {"measure_threshold: tiny, density_0.1-scope_model, seed 0"} | changed | GATHERED | PRESENTED
 
 
 def test_one_more_value_in_the_grid_costs_one_candidate_and_the_choice(project):
@@ -104,8 +106,8 @@ def test_changed_words_are_only_presented_again(project, key):
 
 
 def test_a_new_method_adds_its_own_jobs(project):
-    config(project, lambda c: c["methods"].append("weight_averaging_nan_delta"))
-    new = "weight_averaging_nan_delta"
+    config(project, lambda c: c["methods"].append("weight_averaging+nan_delta"))
+    new = "weight_averaging+nan_delta"
     assert project.jobs() == estimated(new) | merged(new) | GATHERED | PRESENTED
 
 
@@ -133,12 +135,11 @@ def test_a_changed_tolerance_renders_the_tables_of_printed_numbers_that_have_it(
 
 
 def test_swapped_hyper_parameters_of_a_method_are_noticed(project):
-    word = tiny.read_yaml(project / "config/methods.yaml")["task_arithmetic_nan_delta"]["coefficients"]["nan"]
-    assert word["mean"] != word["exponent"]
-    swapped = {"mean": word["exponent"], "exponent": word["mean"]}
-    methods(project, lambda m: m["task_arithmetic_nan_delta"]["coefficients"]["nan"].update(swapped))
-    inherit = ("task_arithmetic_nan_delta", "uniform_matched", *tiny.DRAWS)
-    assert project.jobs() == estimated(*inherit) | merged(*inherit) | GATHERED | PRESENTED
+    """Parameters of jobs are compared as a set: a swap of two numbers must not go unnoticed."""
+    project.edit("config/variants.yaml", lambda v: v["nan_delta"]["coefficients"]["nan"].update(exponent=0.3))
+    methods(project, lambda m: m["task_arithmetic"]["coefficients"]["constant"].update(value=1.0))
+    found = {job for job in project.jobs() if job.startswith("estimate_coefficients")}
+    assert estimated("task_arithmetic+nan_delta", tiny.UNIFORM, *tiny.DRAWS) <= found
 
 
 def test_swapped_settings_of_fine_tuning_are_noticed(project):

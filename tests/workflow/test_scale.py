@@ -97,7 +97,7 @@ def test_planning_imports_no_torch(project):
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'open_clip', 'datasets'} & set(sys.modules), 'imported while planning'"
     )
-    project.edit("config/config.yaml", lambda c: c.update(suites=["first"], methods=["pretrained", "ties_nan_delta"]))
+    project.edit("config/config.yaml", lambda c: c.update(suites=["first"], methods=["pretrained", "ties+nan_delta"]))
     done = subprocess.run([sys.executable, "-c", program], cwd=project.folder, env=project.environment(), text=True,
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -165,7 +165,7 @@ def test_the_printed_table_compares_what_it_may_compare(experiment):
     for method, printed in experiment.printed.items():
         assert float(rows[method]["published"]) == round(printed, 1)
         assert abs(float(rows[method]["measured"]) - 100 * experiment.average(method)) < 0.01
-    assert "task_arithmetic_nan_delta" in rows and (experiment.project / "results/report.html").exists()
+    assert "task_arithmetic+nan_delta" in rows and (experiment.project / "results/report.html").exists()
 
 
 # ---- what was done for it -------------------------------------------------------------------------------------------

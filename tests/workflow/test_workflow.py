@@ -67,10 +67,10 @@ def test_candidates_and_premise_checkpoints_are_not_kept(finished):
 def test_uniform_matched_is_its_host_when_the_coefficients_are_equal(finished):
     folder = finished / "results/merged/tiny"
     models = {m: (folder / m / "seed0/model.safetensors").read_bytes() for m in MERGES}
-    assert models["uniform_matched"] == models["task_arithmetic"]
-    others = [models[m] for m in MERGES if m != "uniform_matched"]
+    assert models[tiny.UNIFORM] == models["task_arithmetic"]
+    others = [models[m] for m in MERGES if m != tiny.UNIFORM]
     assert len(set(others)) == len(others) or models["task_arithmetic_tuned"] == models["task_arithmetic"]
-    assert len({models[name] for name in ("task_arithmetic_nan_delta", *tiny.DRAWS)}) == 3
+    assert len({models[name] for name in ("task_arithmetic+nan_delta", *tiny.DRAWS)}) == 3
 
 
 def test_no_temporary_file_is_left(finished):
@@ -120,8 +120,8 @@ def test_the_draws_of_a_control_are_one_row_and_one_comparison(finished):
         rows = {row["method"]: row for row in csv.DictReader(lines)}
     assert set(rows) == set(tiny.METHODS)
     one, two = sorted(averages(finished)[name] for name in tiny.DRAWS)
-    found = [float(rows["permuted"][f"average{end}"]) for end in ("", "_low", "_high")]
+    found = [float(rows[tiny.PERMUTED][f"average{end}"]) for end in ("", "_low", "_high")]
     assert found == pytest.approx([(one + two) / 2, one, two], rel=1e-12)
     with open(finished / "results/comparisons.tsv", newline="") as lines:
-        pairs = [row for row in csv.DictReader(lines, delimiter="\t") if row["against"] == "permuted"]
-    assert {row["draws"] for row in pairs} == {"2"} and {row["method"] for row in pairs} == {"task_arithmetic_nan_delta"}
+        pairs = [row for row in csv.DictReader(lines, delimiter="\t") if row["against"] == tiny.PERMUTED]
+    assert {row["draws"] for row in pairs} == {"2"} and {row["method"] for row in pairs} == {"task_arithmetic+nan_delta"}

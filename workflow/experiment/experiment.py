@@ -47,7 +47,9 @@ class Experiment:
         self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
         run = {name: self.catalogue.members(name, "config/config.yaml: methods") for name in self.config["methods"]}
         self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
-        self.sweeps = {name: list(members) for name, members in run.items() if name not in members}
+        self.sweeps: dict[str, list[str]] = {}
+        for member, record in ((m, r) for found in run.values() for m, r in found.items() if "sweep" in r):
+            self.sweeps.setdefault(record["sweep"]["id"], []).append(member)
         self.config["methods"] = list(dict.fromkeys(member for members in run.values() for member in members))
         checks.check_methods(self)
         checks.check_run(self)
@@ -275,7 +277,7 @@ class Experiment:
         scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart
         if host:
             yield method, host, "scan" if scanned else "host"
-        for control in () if scanned else record.get("controls", []):
+        for control in record.get("controls", []) if host and not scanned else []:
             yield method, control, "control"
         if parent and "grid" in record.get("tune", {}):
             yield method, parent, "selection"

@@ -1,27 +1,12 @@
-"""An entry with `draws` or a `scan` is several methods; what a suite cannot have is skipped with the reason."""
+"""A method with `draws` or a `scan` is several methods; what a suite cannot have is skipped with the reason."""
 
-import pytest
-import yaml
 from models import ROOT, shipped
 
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.catalogue.methods import methods, sweeps
 from nan_merge.methods.recipe import STAGES as OPERATORS
 
-
-@pytest.fixture
-def entries(tmp_path):
-    """Return a function that reads methods.yaml with some entries added."""
-    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
-    (tmp_path / "config").mkdir()
-
-    def read(**added):
-        text = yaml.safe_dump({**read_yaml(ROOT / "config/methods.yaml"), **added})
-        (tmp_path / "config/methods.yaml").write_text(text)
-        return methods(tmp_path)
-
-    return read
+NAN, PERMUTED = "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted"
 
 
 def asked(*names, **config):
@@ -31,64 +16,63 @@ def asked(*names, **config):
 TWO = {"mine": {"base": "b", "experts": {"a": "e", "b": "f"}}}
 
 
-def test_draws_are_methods_with_a_seed_each(entries):
-    found = entries(mixed={"extends": "permuted", "label": "Mixed", "summary": "s", "draws": 3})
-    assert sweeps(found)["mixed"] == ["mixed_1", "mixed_2", "mixed_3"]
-    assert "mixed" not in found
-    assert [found[f"mixed_{k}"]["control"] for k in (1, 2, 3)] == [{"permuted": {"seed": k}} for k in (1, 2, 3)]
-    assert found["mixed_2"]["label"] == "Mixed, draw 2"
-    assert found["mixed_2"]["coefficients"] == found["task_arithmetic_nan_delta"]["coefficients"]
+def test_draws_are_methods_with_a_seed_each():
+    found = asked(PERMUTED)
+    assert found.sweeps == {PERMUTED: [f"{PERMUTED}_{k}" for k in range(1, 6)]}
+    assert PERMUTED not in found.methods
+    assert [found.methods[f"{PERMUTED}_{k}"]["control"] for k in (1, 2)] == [{"permuted": {"seed": k}} for k in (1, 2)]
+    assert found.methods[f"{PERMUTED}_2"]["label"] == "Task arithmetic (λ = 0.3) + NAN (delta) + permuted, draw 2"
 
 
 def test_a_run_names_all_draws_by_the_entry():
-    found = asked("task_arithmetic", "task_arithmetic_nan_delta", "permuted")
-    draws = [f"permuted_{k}" for k in range(1, 6)]
-    assert found.config["methods"] == ["task_arithmetic", "task_arithmetic_nan_delta", *draws]
+    found = asked("task_arithmetic", NAN, PERMUTED)
+    draws = [f"{PERMUTED}_{k}" for k in range(1, 6)]
+    assert found.config["methods"] == ["task_arithmetic", NAN, *draws]
     (pair,) = (pair for pair in found.pairs() if pair["kind"] == "control")
-    assert (pair["against"], pair["draws"]) == ("permuted", draws)
+    assert (pair["against"], pair["draws"]) == (PERMUTED, draws)
     row = found.rows()[-1]
-    assert (row["id"], row["label"], row["draws"]) == ("permuted", "Control, permuted (TA)", draws)
+    assert (row["id"], row["label"], row["draws"]) == (PERMUTED, "Task arithmetic (λ = 0.3) + NAN (delta) + permuted", draws)
     assert len(found.rows()) == 3
 
 
-def test_a_scan_is_the_product_of_its_lists(entries):
-    scan = {"coefficients": {"nan": {"exponent": [0.5, 2], "scope": ["layer"]}}, "preprocess": {"trim": {"density": [0.1, 0.2]}}}
-    found = entries(scanned={"extends": "ties_nan", "label": "Scanned", "summary": "s", "scan": scan})
-    names = sweeps(found)["scanned"]
-    assert names == [f"scanned-{p}-layer-{density}" for p in ("0.5", "2") for density in ("0.1", "0.2")]
-    record = found["scanned-2-layer-0.1"]
-    assert record["coefficients"] == {"nan": {"norm_of": "weights", "mean": 0.3, "exponent": 2, "scope": "layer"}}
-    assert record["preprocess"] == {"trim": {"density": 0.1}}
-    assert record["combine"] == found["ties_nan"]["combine"]
-    assert record["label"] == "Scanned: exponent 2, scope layer, density 0.1"
-    assert record["sweep"]["values"] == {"exponent": 2, "scope": "layer", "density": 0.1}
+def test_a_scan_is_the_product_of_its_lists_and_of_its_host_s():
+    found = asked("ties", "ties_elections+nan_scan_scope")
+    names = found.sweeps["ties_elections+nan_scan_scope"]
+    assert names[:2] == [f"ties_elections+nan_scan_scope-weights-model-{elect}" for elect in ("weighted", "unweighted")]
+    assert len(names) == 2 * 3 * 2
+    record = found.methods["ties_elections+nan_scan_scope-weights-layer-unweighted"]
+    assert record["coefficients"] == {"nan": {"norm_of": "weights", "scope": "layer", "mean": 0.3}}
+    assert record["combine"] == {"disjoint_sum": {"elect": "unweighted"}}
+    assert record["label"] == "TIES (20 %, sum, λ = 0.3) + NAN: norm of weights, scope layer, elect unweighted"
+    assert record["sweep"]["values"] == {"norm_of": "weights", "scope": "layer", "elect": "unweighted"}
 
 
 def test_the_shipped_scans_are_few_and_stand_beside_their_hosts():
-    found = asked("task_arithmetic", "ties", "nan_scan_ta", "nan_scan_scale", "nan_scan_ties")
+    found = Experiment({**shipped().config, **read_yaml(ROOT / "config/scan.yaml")}, ROOT)
     scans = [method for method in found.config["methods"] if "-" in method]
     assert 20 < len(scans) < 40
     pairs = {(pair["method"], pair["against"]) for pair in found.pairs() if pair["kind"] == "scan"}
-    assert pairs == {(m, "ties" if m.startswith("nan_scan_ties") else "task_arithmetic") for m in scans}
+    assert pairs == {(m, "ties" if m.startswith("ties") else "task_arithmetic") for m in scans}
     assert found.method_spec(scans[0], "coefficients") == {
         "coefficients": {"nan": {"norm_of": "weights", "scope": "model", "exponent": 0.5, "mean": 0.3}}
     }
 
 
 def test_a_negative_candidate_keeps_its_sign():
-    found = asked("task_arithmetic_nan_delta_p")
-    assert found.candidates_of("task_arithmetic_nan_delta_p")[:2] == [f"task_arithmetic_nan_delta_p-{p}" for p in (-2, -1)]
-    assert found.method_spec("task_arithmetic_nan_delta_p--0.5", "coefficients")["coefficients"]["nan"]["exponent"] == -0.5
+    tuned = f"{NAN}_tuned"
+    found = asked(tuned)
+    assert found.candidates_of(tuned)[:2] == [f"{tuned}-{p}" for p in (-2, -1)]
+    assert found.method_spec(f"{tuned}--0.5", "coefficients")["coefficients"]["nan"]["exponent"] == -0.5
 
 
 # Skips.
 
 
 def test_shuffles_that_do_not_exist_are_skipped():
-    own = asked("task_arithmetic", "permuted", suites=[], models=TWO)
+    own = asked("task_arithmetic", PERMUTED, suites=[], models=TWO)
     reasons = own.skipped_methods("mine")
-    assert reasons == {f"permuted_{k}": "2 experts have no more shuffles than 1" for k in range(2, 6)}
-    assert own.run("mine") == own.merges("mine") == ["task_arithmetic", "permuted_1"]
+    assert reasons == {f"{PERMUTED}_{k}": "2 experts have no more shuffles than 1" for k in range(2, 6)}
+    assert own.run("mine") == own.merges("mine") == ["task_arithmetic", f"{PERMUTED}_1"]
 
 
 def test_an_operator_for_another_number_of_experts_is_skipped(monkeypatch):
@@ -100,7 +84,7 @@ def test_an_operator_for_another_number_of_experts_is_skipped(monkeypatch):
 
 def test_what_is_skipped_is_neither_run_nor_compared(monkeypatch):
     monkeypatch.setattr(OPERATORS["preprocess"]["trim"], "experts", 2, raising=False)
-    names = ["weight_averaging", "ties", "ties_tuned", "ties_nan_delta", "ties_permuted", "dare"]
+    names = ["weight_averaging", "ties", "ties_tuned", "ties+nan_delta", "ties+nan_delta+permuted", "dare"]
     found = asked(*names)
     assert found.run("text") == found.merges("text") == ["weight_averaging", "dare"]
     assert found.candidates_in("text") == []
@@ -110,12 +94,29 @@ def test_what_is_skipped_is_neither_run_nor_compared(monkeypatch):
 
 def test_a_method_that_takes_the_choice_of_a_skipped_one_is_skipped_too(monkeypatch):
     monkeypatch.setattr(OPERATORS["coefficients"]["constant"], "experts", 2, raising=False)
-    found = asked("task_arithmetic_tuned", "task_arithmetic_nan_tuned")
-    assert set(found.skipped_methods("text")) == {"task_arithmetic_tuned", "task_arithmetic_nan_tuned"}
+    found = asked("task_arithmetic_tuned", "task_arithmetic_tuned+nan_delta")
+    assert set(found.skipped_methods("text")) == {"task_arithmetic_tuned", "task_arithmetic_tuned+nan_delta"}
 
 
 def test_models_of_ones_own_have_no_data(monkeypatch):
     own = asked("task_arithmetic", "ties", suites=[], models=TWO)
     own.methods["ties"]["learn"] = {}
-    assert own._reason("ties", 2, True) == "it needs data of the tasks, and models of your own come without data"
-    assert own._reason("ties", 2, False) == own._reason("task_arithmetic", 2, True) == ""
+    assert own._reason("ties", "mine", 2) == "it needs data of the tasks, and models of your own come without data"
+    assert own._reason("ties", "text", 2) == own._reason("task_arithmetic", "mine", 2) == ""
+
+
+def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():
+    sized = "weight_averaging+data_size"
+    reason = "the number of training examples is not stated for b (`examples:`)"
+    models = {"mine": {**TWO["mine"], "examples": {"a": 100}}}
+    assert asked(sized, suites=[], models=models).skipped_methods("mine") == {sized: reason}
+    models["mine"]["examples"]["b"] = 300
+    assert asked(sized, suites=[], models=models).skipped_methods("mine") == {}
+    assert asked(sized).skipped_methods("text") == {}, "the prepared data sets tell"
+    fetched = asked(sized, suites=["vit_b32_8"])
+    assert fetched.examples("vit_b32_8").keys() == {*fetched.task_ids("vit_b32_8")}
+
+
+def test_one_draw_can_be_named_alone():
+    found = asked("task_arithmetic", NAN, f"{PERMUTED}_2")
+    assert found.config["methods"][-1] == f"{PERMUTED}_2" and found.rows()[-1]["draws"] == [f"{PERMUTED}_2"]

@@ -9,18 +9,26 @@ import pytest
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import (
     constant,
+    data_size,
+    equal_length,
     estimate,
+    given,
     kept,
-    mean_coefficient,
     metagpt,
     nan,
-    norm_law,
     permuted,
+    scale_of,
     uniform,
     uniform_matched,
 )
 
 NORMS = np.array([1.0, 2.0, 4.0, 0.5])
+
+
+def row(rule, norms=NORMS, control=kept, **scale):
+    """Return the coefficients of one row by `estimate`."""
+    measures = {"experts": [*map(str, range(len(norms)))], "tensors": {"w": {"task_vector": [float(n) ** 2 for n in norms]}}}
+    return np.array(estimate(measures, rule, control, **scale).rows["model"])
 
 
 def close(found, expected):
@@ -46,17 +54,41 @@ def test_doubling_a_norm_divides_its_share_by_two_to_the_exponent(exponent):
 @pytest.mark.parametrize("scale", [1e-9, 0.1, 1e9])
 def test_nan_does_not_see_a_common_scale(scale):
     """Law 1."""
-    assert nan(scale * NORMS, mean=0.3) == pytest.approx(nan(NORMS, mean=0.3), rel=1e-12)
+    assert nan(scale * NORMS) == pytest.approx(nan(NORMS), rel=1e-12)
 
 
 def test_nan_with_exponent_zero_is_uniform():
     assert nan(NORMS, exponent=0.0).tolist() == uniform(NORMS).tolist() == [0.25] * 4
-    assert nan(NORMS, exponent=0.0, mean=0.3) == pytest.approx(constant(NORMS, value=0.3), rel=1e-15)
+    assert row(functools.partial(nan, exponent=0.0), mean=0.3) == pytest.approx(constant("abcd", value=0.3), rel=1e-15)
 
 
-def test_nan_takes_its_mean_or_its_sum_from_the_host():
-    assert nan(NORMS, mean=0.3).mean() == pytest.approx(0.3, rel=1e-15)
-    assert nan(NORMS, total=2.0).sum() == pytest.approx(2.0, rel=1e-15)
+@pytest.mark.parametrize("rule", [nan, metagpt, uniform])
+def test_shares_are_scaled_to_a_mean_or_a_sum(rule):
+    assert row(rule, mean=0.3).mean() == pytest.approx(0.3, rel=1e-15)
+    assert row(rule, total=2.0).sum() == pytest.approx(2.0, rel=1e-15)
+    assert row(rule).sum() == pytest.approx(1.0, rel=1e-15)
+
+
+def test_the_scale_of_a_host_is_its_mean_or_its_sum():
+    assert scale_of("constant", {"value": 0.3}) == {"mean": 0.3}
+    assert scale_of("uniform", {}) == {"total": 1.0}
+    assert scale_of("nan", {"norm_of": "weights", "mean": 0.4}) == {"mean": 0.4}
+    assert scale_of("metagpt", {"total": 2.0}) == {"total": 2.0}
+    assert scale_of("given", {"values": {"a": 0.5, "b": 0.1}}) == {"mean": 0.3}
+
+
+def test_given_coefficients_are_by_name():
+    assert given(["a", "b"], values={"b": 0.1, "a": 0.5}).tolist() == [0.5, 0.1]
+    with pytest.raises(UserError, match="given: values: expected a coefficient for each of a, b; found a, c"):
+        given(["a", "b"], values={"a": 0.5, "c": 0.1})
+
+
+def test_data_sizes_are_shares_of_the_examples():
+    measures = {"experts": ["a", "b"], "examples": [300, 100], "tensors": {"w": {"task_vector": [1.0, 1.0]}}}
+    assert estimate(measures, data_size, kept, mean=0.3).rows == {"model": pytest.approx([0.45, 0.15], rel=1e-15)}
+    del measures["examples"]
+    with pytest.raises(UserError, match="the number of training examples is not known for a, b; state `examples`"):
+        estimate(measures, data_size, kept)
 
 
 def test_nan_softmax_is_the_softmax_of_the_inverse_norms():
@@ -72,15 +104,14 @@ def test_a_zero_norm_is_an_error_or_drops_out(normaliser):
         nan(norms, normaliser=normaliser)
     rest = nan(norms[[0, 2]], normaliser=normaliser)
     close(nan(norms, normaliser=normaliser, zero_norm="drop"), np.array([rest[0], 0, rest[1]]))
-    assert norm_law(np.zeros(4), normaliser=normaliser).tolist() == [0.25] * 4
+    assert nan(np.zeros(4), normaliser=normaliser).tolist() == [0.25] * 4
 
 
 HOSTS = {
-    "task arithmetic": (functools.partial(nan, mean=0.3), functools.partial(constant, value=0.3)),
-    "averaging": (functools.partial(nan, total=1.0), uniform),
-    "a sum": (functools.partial(nan, total=1.3, normaliser="softmax"), functools.partial(uniform, total=1.3)),
+    "task arithmetic": (nan, functools.partial(constant, value=0.3)),
+    "averaging": (nan, uniform),
+    "softmax": (functools.partial(nan, normaliser="softmax"), functools.partial(constant, value=0.6)),
     "metagpt": (metagpt, uniform),
-    "scaled": (functools.partial(nan, mean=0.3, scale=2.0), functools.partial(constant, value=0.6)),
 }
 
 
@@ -88,21 +119,23 @@ HOSTS = {
 def test_uniform_matched_is_exactly_its_host(pair):
     """The mean of the rounded coefficients of some norms is not; the control takes the scale that the rule declares."""
     rule, host = HOSTS[pair]
+    scale = scale_of(functools.partial(host).func.__name__, functools.partial(host).keywords)
     rounded = set()
     for seed in range(200):
         lengths = np.random.default_rng(seed).uniform(0.5, 2, 3 + seed % 9)
-        measures = {"experts": [*map(str, range(len(lengths)))], "tensors": {"w": {"task_vector": (lengths**2).tolist()}}}
-        expected = host(lengths).tolist()
-        assert estimate(measures, rule, uniform_matched).rows["model"] == expected
-        assert rule(lengths).mean() == pytest.approx(expected[0], rel=1e-14)
-        rounded.add(float(rule(lengths).mean()) == expected[0])
+        expected = row(host, lengths).tolist()
+        assert row(rule, lengths, uniform_matched, **scale).tolist() == expected
+        mean = float(row(rule, lengths, **scale).mean())
+        assert mean == pytest.approx(expected[0], rel=1e-14)
+        rounded.add(mean == expected[0])
     assert rounded == {True, False}, "norms whose rounded mean is off are among them"
 
 
 def test_uniform_matched_gives_the_mean_where_the_scale_depends_on_the_norms():
     """Rounded once; equal coefficients are their own mean."""
-    for rule in (functools.partial(nan, normaliser="length"), functools.partial(nan, normaliser="shrink", scale=0.3)):
-        assert mean_coefficient(rule, 3) is None
+    for to in ("mean", "shortest"):
+        rule = functools.partial(equal_length, to=to)
+        assert row(rule, control=uniform_matched, mean=0.3) == pytest.approx(row(rule, mean=0.3).mean(), rel=1e-15)
     assert uniform_matched(np.array([0.1, 0.3, 0.2])).tolist() == [0.2] * 3
     for count in range(1, 60):
         assert uniform_matched(np.full(count, 0.3)).tolist() == [0.3] * count
@@ -125,28 +158,24 @@ def test_the_seeds_of_permuted_give_every_shuffle_once_and_then_again(count):
     assert drawn[ways] == drawn[0]
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0, -2.0])
-def test_the_law_brings_vectors_to_one_length(exponent):
-    close(nan(NORMS, normaliser="length", exponent=exponent, scale=0.3), 0.3 * np.mean(NORMS**exponent) / NORMS**exponent)
-    close(nan(NORMS, normaliser="shrink", exponent=exponent, scale=0.3), 0.3 * np.min(NORMS**exponent) / NORMS**exponent)
-    for normaliser in ("length", "shrink"):
-        found, shares = nan(NORMS, normaliser=normaliser, exponent=exponent), nan(NORMS, exponent=exponent)
-        close(found / found.sum(), shares)
-        close(nan(1e-9 * NORMS, normaliser=normaliser, exponent=exponent), found)
+def test_all_vectors_are_brought_to_one_length():
+    close(row(functools.partial(equal_length, to="mean"), mean=0.3) * NORMS, 0.3 * NORMS.mean())
+    close(row(functools.partial(equal_length, to="shortest"), mean=0.3) * NORMS, 0.3 * NORMS.min())
+    for to in ("mean", "shortest"):
+        found = equal_length(NORMS, to=to)
+        close(found / found.sum(), nan(NORMS))
+        close(equal_length(1e-9 * NORMS, to=to), found)
+        close(row(functools.partial(equal_length, to=to)), found / 4)
 
 
-@pytest.mark.parametrize("normaliser", ["length", "shrink"])
-def test_lengths_of_zero_drop_out_and_means_are_refused(normaliser):
+@pytest.mark.parametrize("to", ["mean", "shortest"])
+def test_lengths_of_zero_drop_out(to):
     norms = np.array([2.0, 0.0, 1.0])
     with pytest.raises(UserError, match="expert number 2 of 3 has norm zero"):
-        norm_law(norms, normaliser=normaliser)
-    rest = norm_law(norms[[0, 2]], normaliser=normaliser)
-    close(norm_law(norms, normaliser=normaliser, zero_norm="drop"), np.array([rest[0], 0, rest[1]]))
-    assert norm_law(np.zeros(3), normaliser=normaliser).tolist() == norm_law(norms, normaliser=normaliser, exponent=0.0).tolist()
-    assert norm_law(np.zeros(3), normaliser=normaliser).tolist() == [1.0] * 3
-    for excess in ("mean", "total"):
-        with pytest.raises(UserError, match=f"normaliser '{normaliser}' takes `scale`"):
-            nan(NORMS, normaliser=normaliser, **{excess: 0.3})
+        equal_length(norms, to=to)
+    rest = equal_length(norms[[0, 2]], to=to)
+    close(equal_length(norms, to=to, zero_norm="drop"), np.array([rest[0], 0, rest[1]]))
+    assert equal_length(np.zeros(3), to=to).tolist() == [1.0] * 3
 
 
 def test_metagpt_goes_the_other_way():

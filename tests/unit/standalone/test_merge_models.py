@@ -103,7 +103,7 @@ def test_transformers_loads_the_merge_and_it_computes_the_sum(architecture, shar
 
 def test_the_output_says_where_it_comes_from(tmp_path):
     build(tmp_path, "llama")
-    merge(tmp_path, method="task_arithmetic_nan_delta")
+    merge(tmp_path, method="task_arithmetic+nan_delta")
     card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
     assert (card.data.license, card.data.pipeline_tag, card.data.base_model) == ("mit", "text-generation", ["base", "a", "b"])
     record = read_json(tmp_path / "out/provenance.json")
@@ -190,7 +190,7 @@ def test_many_rows_are_printed_in_short(tmp_path, capsys):
     base = {f"layers.{i}.weight": np.ones(i + 1, np.float32) for i in range(20)}
     for seed, name in enumerate(("base", "a", "b")):
         save(tmp_path / name, {n: t + seed for n, t in base.items()})
-    merge(tmp_path, method="task_arithmetic_nan_delta_layer")
+    merge(tmp_path, method="task_arithmetic+nan_delta_layer")
     printed = capsys.readouterr().out
     assert "layers.14" in printed
     assert "layers.2 " not in printed
@@ -235,7 +235,7 @@ def test_norms_are_measured_only_where_they_matter(tmp_path):
     family(tmp_path)
     merge(tmp_path)
     assert read_json(tmp_path / "out/provenance.json")["coefficients"]["norms"] == {}
-    merge(tmp_path, method="task_arithmetic_nan", output="nan")
+    merge(tmp_path, method="task_arithmetic+nan", output="nan")
     assert read_json(tmp_path / "nan/provenance.json")["coefficients"]["norms"]["model"]
 
 
@@ -244,7 +244,7 @@ def test_a_merge_of_safetensors_never_loads_torch(tmp_path):
     program = f"""
 import sys
 from scripts import merge_models
-merge_models.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties_nan")!r})
+merge_models.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties+nan")!r})
 print(*sorted({{"torch", "pandas", "transformers", "huggingface_hub", "snakemake"}} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -302,8 +302,8 @@ MISTAKES = {
         "by an evaluation, which only a suite has; take --method task_arithmetic --set coefficients.constant.value=<number>",
     ),
     "a method tuned as another": (
-        ["--method", "task_arithmetic_nan_tuned"],
-        "--method task_arithmetic_nan_delta --set coefficients.nan.mean=<number>",
+        ["--method", "task_arithmetic_tuned+nan_delta"],
+        "--method task_arithmetic+nan_delta --set coefficients.nan.mean=<number>",
     ),
     "no value": (["--set", "preprocess.trim.density"], "expected stage.operator.hyper_parameter=value, such as"),
     "half a path": (["--set", "trim.density=0.1"], "expected stage.operator.hyper_parameter=value, such as"),

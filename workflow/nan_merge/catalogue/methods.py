@@ -56,6 +56,11 @@ class Catalogue:
         Raises UserError, beginning with `where`, for an id that is not known, and for a variant that its host cannot take.
         """
         if name not in self._members:
+            sweep = re.sub(r"(_[0-9]+|-.*)$", "", name)  # of a member that is named alone
+            host, *variants = sweep.split("+")
+            known = name not in self.hosts and host in self.hosts and self.variants.keys() >= {*variants}
+            if sweep != name and known and name in self.members(sweep, where):
+                return {name: self.members(sweep)[name]}
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
             entry = described(self.entry(name, where), place)
             self._members[name] = dict(members(name, entry, place))
@@ -142,9 +147,8 @@ class Catalogue:
         host = record["extends"] if "scan" in record else name
         new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
         new |= {"coefficients": {rule: {**(values or {}), **scale}}}
-        if record.get("data", "none") == "none" and "data" in entry:
-            new["data"] = entry["data"]
-        return new
+        data = [each["data"] for each in (record, entry) if each.get("data", "none") != "none"]
+        return {**new, "data": ", ".join(dict.fromkeys(data)) or "none"}
 
 
 def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:

@@ -1,0 +1,167 @@
+"""A variant on a host: coefficients at its scale, labels from values, controls, refusals, new names of old ids."""
+
+import re
+import shutil
+
+import pytest
+import yaml
+from models import ROOT, every_method
+
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue
+from nan_merge.core.errors import UserError
+
+CATALOGUE = Catalogue(ROOT)
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Return a function that changes the entries of methods.yaml or variants.yaml and reads the catalogue again."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+
+    def change(file, edit):
+        path = tmp_path / "config" / file
+        records = read_yaml(path)
+        edit(records)
+        path.write_text(yaml.safe_dump(records))
+        return Catalogue(tmp_path)
+
+    return change
+
+
+def one(name, catalogue=CATALOGUE):
+    (record,) = catalogue.members(name).values()
+    return record
+
+
+def test_a_changed_lambda_is_the_mean_and_the_label_of_every_row(edited):
+    """A wrong label or a NAN row of another size than its host cannot be written."""
+    catalogue = edited("methods.yaml", lambda m: m["task_arithmetic"]["coefficients"]["constant"].update(value=0.4))
+    assert one("task_arithmetic", catalogue)["label"] == "Task arithmetic (λ = 0.4)"
+    row = one("task_arithmetic+nan_delta", catalogue)
+    assert row["label"] == "Task arithmetic (λ = 0.4) + NAN (delta)"
+    assert row["coefficients"] == {"nan": {"norm_of": "task_vector", "mean": 0.4}}
+    assert one("dare+nan", catalogue)["coefficients"] == {"nan": {"norm_of": "weights", "mean": 0.4}}
+
+
+@pytest.mark.parametrize(
+    ("host", "scale"),
+    [("weight_averaging", {"total": 1.0}), ("slerp", {"total": 1.0}), ("ties", {"mean": 0.3}), ("della", {"mean": 1.1}),
+     ("metagpt", {"total": 1.0}), ("fisher_normalised", {"mean": 1.0})],
+)  # fmt: skip
+def test_the_scale_is_the_host_s(host, scale):
+    assert one(f"{host}+nan_delta")["coefficients"] == {"nan": {"norm_of": "task_vector", **scale}}
+    assert one(f"{host}+data_size")["coefficients"] == {"data_size": scale}
+
+
+def test_the_scale_is_the_host_s_also_where_it_is_tuned():
+    row = one("task_arithmetic_tuned+nan_delta")
+    assert row["tune"] == {"hyper_parameter": "mean", "as": "task_arithmetic_tuned"}
+    assert row["label"] == "Task arithmetic (λ on validation) + NAN (delta)"
+    assert (row["data"], row["host"]) == ("validation", "task_arithmetic_tuned")
+    control = CATALOGUE.members("task_arithmetic_tuned+nan_delta+permuted")
+    assert all(record["tune"] == row["tune"] for record in control.values())
+
+
+def test_all_other_stages_are_the_host_s():
+    for name, record in every_method().items():
+        host, _, variant = name.partition("+")
+        if variant and "-" not in name:
+            entry = CATALOGUE.hosts[host]
+            kept = [stage for stage in STAGES if stage not in ("coefficients", "control")]
+            assert {s: record.get(s) for s in kept} == {s: entry.get(s) for s in kept}, name
+            assert record.get("calibration") == entry.get("calibration"), name
+
+
+def test_every_host_takes_every_variant_unless_its_coefficients_are_learned_or_tuned_twice():
+    taken = {name for name in every_method() if name.count("+") == 1 and "-" not in name}
+    lacking = {
+        f"{host}+{variant}"
+        for host in CATALOGUE.hosts
+        for variant, entry in CATALOGUE.variants.items()
+        if entry["group"] == "nan"
+    } - taken
+    swept = {name for name in lacking if "elections" in name}  # members of a sweep have longer ids
+    assert {name.partition("+")[0] for name in lacking - swept} == {
+        *REFERENCES, "adamerging_task", "adamerging_layer", "adamerging_task_plus", "adamerging_layer_plus",
+        "task_arithmetic_tuned", "ties_tuned"}  # fmt: skip
+    assert {name for name in lacking if "arithmetic_tuned" in name} == {"task_arithmetic_tuned+nan_delta_tuned"}
+
+
+def test_a_control_keeps_the_coefficients_and_belongs_to_its_row():
+    row, controls = one("ties+nan_delta"), CATALOGUE.members("ties+nan_delta+permuted")
+    assert list(controls) == [f"ties+nan_delta+permuted_{k}" for k in range(1, 6)]
+    assert all(control["coefficients"] == row["coefficients"] for control in controls.values())
+    assert row["controls"] == ["ties+nan_delta+uniform", "ties+nan_delta+permuted"]
+    assert not [control for control in controls.values() if {"host", "controls"} & control.keys()]
+    assert {control["group"] for control in controls.values()} == {"control"}
+
+
+REFUSED = {
+    "individual+nan": "individual does not take the variant 'nan': it merges nothing",
+    "adamerging_task+nan": "adamerging_task does not take the variant 'nan': its coefficients are learned from data",
+    "ties+permuted": "ties does not take the variant 'permuted': its coefficients are all equal",
+    "ties+nan+nan_delta": "ties+nan does not take the variant 'nan_delta': 'nan' has replaced its coefficients already",
+    "ties+nan+permuted+uniform": "ties+nan+permuted does not take the variant 'uniform': a control takes no further variant",
+    "ties_tuned+nan_delta_tuned": "it chooses `value` on validation; put the variant on the method that it extends (ties)",
+    "ties_elections+nan_delta_tuned": "the keys ['tune', 'scan'] exclude each other; keep one",
+    "tise+nan": "unknown 'tise'; did you mean 'ties'?",
+    "ties+nan_detla": "ties+nan_detla: unknown 'nan_detla'; did you mean 'nan_delta'?",
+    "ties_nan": "'ties_nan' is now called 'ties+nan'",
+    "ties_nan_delta_layer": "is now called 'ties+nan_delta_layer'",
+    "dare_nan": "is now called 'dare+nan_delta'",
+    "task_arithmetic_nan_tuned": "is now called 'task_arithmetic_tuned+nan_delta'",
+    "task_arithmetic_nan_delta_p": "is now called 'task_arithmetic+nan_delta_tuned'",
+    "task_arithmetic_nan_length": "is now called 'task_arithmetic+nan_length'",
+    "uniform_matched": "is now called 'task_arithmetic+nan_delta+uniform'",
+    "permuted": "is now called 'task_arithmetic+nan_delta+permuted'",
+    "ties_permuted": "is now called 'ties+nan_delta+permuted'",
+    "nan_scan_ties": "is now called 'ties_elections+nan_scan_scope'",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_host_cannot_take_is_refused_with_the_reason(name):
+    with pytest.raises(UserError) as error:
+        CATALOGUE.members(name, "config/config.yaml: methods")
+    assert str(error.value).startswith("config/config.yaml: methods")
+    assert REFUSED[name] in str(error.value)
+    if "is now called" in REFUSED[name]:
+        assert CATALOGUE.members(re.findall("'([^']+)'", REFUSED[name])[-1])
+
+
+# Labels.
+
+
+def test_no_number_stands_in_prose():
+    """A digit in a label or a summary is a value, in braces; names of steps (E1) are not numbers."""
+    for file in ("methods.yaml", "variants.yaml"):
+        for name, record in read_yaml(ROOT / "config" / file).items():
+            for key in ("label", "summary"):
+                plain = re.sub(r"\{[^}]*\}", "", record.get(key, ""))
+                assert not re.search(r"(?<![A-Z|])\d", plain.replace("1/|", "")), (file, name, plain)
+
+
+def test_labels_are_filled_with_values_that_are_there(edited):
+    assert one("ties")["label"] == "TIES (20 %, sum, λ = 0.3)"
+    catalogue = edited("methods.yaml", lambda m: m["ties"].update(preprocess={"trim": {"density": 0.05}}))
+    assert one("ties", catalogue)["label"] == "TIES (5 %, sum, λ = 0.3)"
+    assert one("ties_svc", catalogue)["label"] == "TIES + SVC (5 %, sum, λ = 0.3)"
+    tuned = edited("methods.yaml", lambda m: m["ties_tuned"].update(label="TIES (λ = {value})"))
+    assert one("ties_tuned", tuned)["label"] == "TIES (λ = chosen on validation)"
+    with pytest.raises(UserError, match=r"methods.yaml: ties: label, summary: 'densty' is no hyper-parameter.*'density'"):
+        one("ties", edited("methods.yaml", lambda m: m["ties"].update(label="TIES ({densty})")))
+
+
+def test_every_method_has_a_label_of_its_own():
+    labels = [record["label"] for record in every_method().values()]
+    twice = {label for label in labels if labels.count(label) > 1}
+    assert not twice
+
+
+def test_a_new_rule_is_on_every_host_by_one_variant(edited):
+    new = {"label": "half", "group": "nan", "summary": "s", "scale": "host", "coefficients": {"nan": {"exponent": 0.5}}}
+    catalogue = edited("variants.yaml", lambda v: v.update(half=new))
+    assert one("ace+half", catalogue)["coefficients"] == {"nan": {"exponent": 0.5, "mean": 1.0}}
+    assert one("slerp+half", catalogue)["label"] == "SLERP + half"

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line, parse_named_folders
-from nan_merge.core.files import read_json
+from nan_merge.core.files import read_json, write_json
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import bind
 from nan_merge.standalone.documented_merge import merge_and_document
+from nan_merge.standalone.model_card import digest
 from nan_merge.standalone.sources import Source
 from scripts.arguments import LAYOUT, options, parse_with_spec
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser = options(__doc__, "base", "experts", "thresholds", "threads", "output")
     parser.add_argument("--coefficients", type=Path, required=True)
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
+    parser.add_argument("--digest", type=Path, required=True, help="file of hashes, provenance and card")
     parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -45,6 +47,7 @@ def main() -> None:
     }
     sources = {name: Source.of(folder) for name, folder in {"base": args.base, **experts}.items()}
     merge_and_document(request, sources, about, args.output, threads=args.threads, device_name=args.device)
+    write_json(args.digest, digest(args.output))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from nan_merge.core.disk import human
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES
 from planning.costs import rate, seconds, wall_time
-from planning.jobs import TEMPORARY, PlannedJob
+from planning.jobs import PlannedJob, planned_jobs
 from planning.overview import assets, check_fits, lock_command, overview
 from planning.sizes import Sizes, held
 from planning.text import duration, lock_lines, text
@@ -126,7 +126,7 @@ def test_the_text_is_narrow_and_its_columns_are_aligned_and_no_torch_is_loaded_f
     assert len({len(line) for line in table}) == 1
     counts = [int(line.split()[1]) for line in table[1:]]
     assert table[-1].split()[0] == "total" and counts[-1] == sum(counts[:-1]) == len(fresh.jobs())
-    assert "candidates and the like, at most 3 at once" in done.text and "time, 3 jobs at once" in done.text
+    assert "removed once used; those of 3 jobs at once" in done.text and "time, 3 jobs at once" in done.text
 
 
 def test_a_plan_does_not_stop_at_assets_that_are_not_locked(fresh):
@@ -139,10 +139,32 @@ def test_a_plan_does_not_stop_at_assets_that_are_not_locked(fresh):
     assert not (fresh / "results").exists()
 
 
-def test_jobs_whose_outputs_are_removed_after_use_are_known():
-    rules = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
-    temporary = [part.split()[0] for part in re.split(r"^(?:rule|use rule \w+ as) ", rules, flags=re.M)[1:] if "temp(" in part]
-    assert sorted(name.rstrip(":") for name in temporary) == sorted(TEMPORARY)
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_models_that_snakemake_removes_after_use_are_planned_as_temporary(fresh, sizes, keep):
+    fresh.edit(CONFIG, lambda config: config.update(keep_merged=keep))
+    removed = set(re.findall(r"^Would remove temporary output (\S+)$", fresh.run("--dry-run").text, re.MULTILINE))
+    jobs = planned_jobs(fresh.folder, [], {})
+    assert {job.outputs[0] for job in jobs if job.is_temporary(sizes(keep_merged=keep).experiment)} == removed
+    assert {name.split("/")[1] for name in removed} == {"candidates", "premise", *([] if keep else ["merged"])}
+
+
+def test_merges_that_are_not_kept_need_room_for_those_of_the_jobs_at_once(sizes):
+    def merge(method, task=""):
+        folder = f"results/merged/tiny/{method}/seed0" + f"/{task}" * bool(task)
+        rule = "merge_for_task" if task else "merge_checkpoints"
+        return PlannedJob(rule, {"suite": "tiny", "method": method}, (), (folder, folder.replace("merged", "digests") + ".json"))
+
+    def score(*merges):
+        wildcards = {"suite": "tiny", "method": merges[0].wildcards["method"], "group": "all"}
+        return PlannedJob("evaluate_checkpoint", wildcards, tuple(merge.outputs[0] for merge in merges), ("results/scores/x",))
+
+    single, by_task = [merge(name) for name in ("ties", "dare", "slerp")], [merge("emr", task) for task in tiny.TASKS]
+    jobs = [*single, *by_task, *map(lambda merge: score(merge), single), score(*by_task)]
+    one = sizes().output(single[0])
+    for keep, at_once, room in ((True, 1, 0), (False, 1, 3), (False, 2, 4), (False, 9, 6)):
+        found = overview(sizes(keep_merged=keep), jobs, at_once)["disk"]["folders"]
+        assert found.get("temporary", {"to_come": 0})["to_come"] == room * one
+        assert found["merged"]["to_come"] == (6 * one if keep else 0)
 
 
 # ---- assets -----------------------------------------------------------------------------------------------------------

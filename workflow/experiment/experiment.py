@@ -65,6 +65,11 @@ class Experiment:
             for value in self.methods[method].get("tune", {}).get("grid", [])
         }
 
+    @property
+    def keep_merged(self) -> bool:
+        """Whether the merges of suites stay once they were scored."""
+        return bool(self.config.get("keep_merged", True))
+
     def own_models(self, suite: str) -> dict[str, str]:
         """Return the folder or hub id of the base and of every expert of an entry of `models`."""
         return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}

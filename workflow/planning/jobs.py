@@ -15,7 +15,8 @@ from nan_merge.core.errors import UserError
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
 
-TEMPORARY = ("merge_candidate", "finetune_premise")  # rules whose outputs Snakemake removes after use
+TEMPORARY = ("merge_candidate", "finetune_premise")  # rules whose models Snakemake removes after use
+MERGES = ("merge_checkpoints", "merge_for_task")  # with `keep_merged: false` those of these, too
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class PlannedJob:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     to_do: bool = True
+
+    def is_temporary(self, experiment: Experiment) -> bool:
+        """Return whether the first output of the job is removed once the jobs that need it are done."""
+        if self.rule in MERGES:
+            return not experiment.keep_merged and self.wildcards["suite"] in experiment.suites
+        return self.rule in TEMPORARY
 
     def suite(self, experiment: Experiment) -> str:
         """Return the suite that the job belongs to, or one of those that share its output."""

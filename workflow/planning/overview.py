@@ -14,7 +14,7 @@ from nan_merge.assets.store import missing
 from nan_merge.core.disk import MARGIN, human
 from nan_merge.core.errors import UserError
 from planning.costs import ends, on_gpu, seconds, wall_time
-from planning.jobs import TEMPORARY, PlannedJob
+from planning.jobs import PlannedJob
 from planning.sizes import Sizes, held
 
 STORE = Path("results/downloads")
@@ -89,7 +89,7 @@ def _source(spec: Any) -> str:
 def disk(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, Any]:
     """Return by folder of results/ what is there, what comes and in how many outputs, and what each disk has free."""
     rows = {name: {"there": 0, "to_come": 0, "outputs": 0, "unknown": 0} for name in (*FOLDERS, "other")}
-    temporary = []
+    temporary: dict[str, int] = {}
     for job in jobs:
         row = rows[_folder(job)]
         there = sum(map(held, job.outputs))
@@ -98,11 +98,12 @@ def disk(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str, An
             size = sizes.output(job)
             row["outputs"] += len(job.outputs)
             row["unknown"] += size is None
-            if job.rule in TEMPORARY:
-                temporary.append(size or 0)
+            if job.is_temporary(sizes.experiment):
+                temporary[job.outputs[0]] = size or 0
             else:
                 row["to_come"] += max(0, (size or 0) - there)  # an output that is made again is removed first
-    peak = sorted(temporary, reverse=True)[:at_once]  # what is used is removed before the next is made
+    used = [sum(temporary.get(file, 0) for file in job.inputs) for job in jobs if job.to_do]
+    peak = sorted(used, reverse=True)[:at_once]  # jobs that use temporary files come first, and then these are removed
     rows["temporary"] = {"there": 0, "to_come": sum(peak), "outputs": len(temporary), "unknown": 0}
     kept = {name: row for name, row in rows.items() if any(row.values())}
     return {"folders": kept, "disks": _disks(kept)}

@@ -51,7 +51,7 @@ def _disk(plan: Mapping[str, Any]) -> list[str]:
     for name, row in folders.items():
         label, note = NAMES.get(name, name), f"{row['unknown']} of unknown size" if row["unknown"] else ""
         if name == "temporary":
-            label, note = "temporary", f"candidates and the like, at most {plan['jobs_at_once']} at once"
+            label, note = "temporary", f"removed once used; those of {plan['jobs_at_once']} jobs at once"
         rows.append((label, *_row(row), note))
     total = {key: sum(row[key] for row in folders.values()) for key in ("there", "to_come", "outputs")}
     lines = _table([*rows, ("total", *_row(total), "")], "<>>><")

@@ -1,4 +1,10 @@
-# Needs bases, experts, coefficients and thresholds. Makes results/merged (kept) and results/candidates (temporary).
+# Needs bases, experts, coefficients and thresholds. Makes results/merged (temporary with `keep_merged: false`),
+# results/candidates (temporary) and results/digests.
+
+
+def merged(path):
+    """A merged model. A temporary one is removed once it was scored, unless it is a target: asked for, or of `models`."""
+    return directory(path) if experiment.keep_merged else temp(directory(path))
 
 
 rule merge_checkpoints:
@@ -9,13 +15,14 @@ rule merge_checkpoints:
         thresholds=thresholds,
         calibration=calibration,
     output:
-        directory("results/merged/{suite}/{method}/seed{seed}"),
+        model=merged("results/merged/{suite}/{method}/seed{seed}"),
+        digest="results/digests/{suite}/{method}/seed{seed}.json",
     log:
         "results/logs/merge_checkpoints/{suite}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/merge_checkpoints/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
-        method=any_of({*METHODS, *experiment.candidates}.difference(PER_TASK_METHODS)),
+        method=any_of(set(METHODS).difference(PER_TASK_METHODS)),
     conda:
         "../../envs/merge.yaml"
     threads: threads_for_models
@@ -36,24 +43,28 @@ rule merge_checkpoints:
     shell:
         "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q}"
         " --coefficients {input.coefficients} {params.thresholds} {params.calibration} {params.task}"
-        " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output.model}"
+        " --digest {output.digest} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
 
 
 use rule merge_checkpoints as merge_candidate with:
     output:
-        temp(directory("results/candidates/{suite}/{method}/seed{seed}")),
+        model=temp(directory("results/candidates/{suite}/{method}/seed{seed}")),
+        digest="results/digests/{suite}/{method}/seed{seed}.json",
     log:
         "results/logs/merge_candidate/{suite}/{method}/seed{seed}.log",
     benchmark:
         "results/benchmarks/merge_candidate/{suite}/{method}/seed{seed}.tsv"
+    wildcard_constraints:
+        method=any_of(experiment.candidates),
     message:
         "merge_candidate: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
 
 
 use rule merge_checkpoints as merge_for_task with:
     output:
-        directory("results/merged/{suite}/{method}/seed{seed}/{task}"),
+        model=merged("results/merged/{suite}/{method}/seed{seed}/{task}"),
+        digest="results/digests/{suite}/{method}/seed{seed}/{task}.json",
     log:
         "results/logs/merge_for_task/{suite}/{method}/seed{seed}/{task}.log",
     benchmark:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nan_merge.core.files import read_json, write_json
+from nan_merge.core.files import read_json, sha256, write_json
 from nan_merge.standalone.sources import Source, files
 
 PROVENANCE, CARD = "provenance.json", "README.md"
@@ -29,6 +29,15 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
     """
     write_json(folder / PROVENANCE, record)
     (folder / CARD).write_text(card(record), encoding="utf-8")
+
+
+def digest(folder: Path) -> dict[str, Any]:
+    """Return what identifies a merged model without its weights: SHA-256 of every file, provenance and model card."""
+    return {
+        "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir()) if not file.name.startswith(".")},
+        "provenance": read_json(folder / PROVENANCE),
+        "card": (folder / CARD).read_text(encoding="utf-8"),
+    }
 
 
 def origin(source: Source, digest: str) -> dict[str, Any]:

@@ -9,6 +9,9 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
+# The table of a suite, and where the report is: the last lines of a run, also where nothing had to be done.
+SHOW = @echo && PYTHONPATH=workflow $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv && echo && echo results/report.html
+
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
 .PHONY: help demo study demo-vision bench check test test-slow lint format pins
@@ -20,16 +23,17 @@ help:  ## this list
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
 	$(SAY)
 	$(RUN)
-	@echo "open results/report.html, or read results/tables/main_text.md"
+	$(call SHOW,text)
 
 study: $(BIN)/.installed  ## every method on the text suite: half an hour and more
 	$(SAY)
 	$(RUN) --configfile config/study.yaml
+	$(call SHOW,text)
 
 demo-vision: $(BIN)/.installed  ## the image suite
 	$(SAY)
 	$(RUN) --configfile config/vision.yaml
-	@echo "open results/report.html, or read results/tables/main_vision.md"
+	$(call SHOW,vision)
 
 bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
 	$(BIN)/python -m benchmarks.norms

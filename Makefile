@@ -10,7 +10,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --no
 SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
 
 # The table of a suite, and where the report is: the last lines of a run, also where nothing had to be done.
-SHOW = @echo && PYTHONPATH=workflow $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv && echo && echo results/report.html
+SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv && echo && echo results/report.html
 
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 

@@ -290,7 +290,7 @@ class Experiment:
             yield method, parent, "ablation"
         if method == AVERAGING:
             yield method, "pretrained", "order"
-        elif group == "host":
+        elif group != "reference" and "draw" not in record.get("sweep", {}):
             yield method, AVERAGING, "order"
             yield "individual", method, "order"
 

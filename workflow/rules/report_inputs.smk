@@ -97,7 +97,7 @@ def suite_record(suite):
         "label": record["label"],
         "notes": record.get("notes", []),
         "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
-        **{key: record[key] for key in ("collection", "published") if key in record},
+        **{key: record[key] for key in ("collection", "published", "experts") if key in record},
         "data": experiment.data(suite),
         "tasks": [task_record(suite, task) for task in experiment.task_ids(suite)],
         "seeds": SEEDS,
@@ -122,8 +122,15 @@ def suites_of_comparisons():
 
 
 def method_records():
-    keys = "id label host controls reference group summary data static tune sweep draws".split()
-    return [{key: row[key] for key in keys if key in row} for row in experiment.rows()]
+    keys = "id label host controls reference group summary data static sweep draws".split()
+    return [part(row, *keys) | ({"tune": tune_record(row)} if "tune" in row else {}) for row in experiment.rows()]
+
+
+def tune_record(row):
+    """`tune:` of a method without its grid, and the value of the hyper-parameter where it is not tuned."""
+    ((_, values),) = row["coefficients"].items()
+    tune = part(row["tune"], "hyper_parameter", "as")
+    return {**tune, "fixed": values[tune["hyper_parameter"]]} if tune["hyper_parameter"] in values else tune
 
 
 def run_config():

@@ -23,7 +23,7 @@ ROWS = [
     {"id": "permuted", "label": "Permuted", "group": "control", "sweep": {"id": "permuted", "label": "Permuted"}, "draws": DRAWS},
     {"id": "scan-2-layer", "label": "Scan: 2", "group": "scan", "sweep": {"id": "scan", "label": "Scan", "values": VALUES}},
     {"id": "slerp", "label": "Slerp", "group": "host", "data": "train", "static": False, "reference": "1234.56789"},
-    {"id": "swept", "label": "Swept", "group": "nan", "tune": {"hyper_parameter": "exponent"}},
+    {"id": "swept", "label": "Swept", "group": "nan", "tune": {"hyper_parameter": "exponent", "fixed": 1.0}},
 ]
 LEVELS = {"individual": 0.9, "weight_averaging": 0.6, "nan": 0.62, "scan-2-layer": 0.64} | dict(
     zip(DRAWS, (0.5, 0.6, 0.7), strict=True)
@@ -140,7 +140,7 @@ def test_figures_name_the_exponent_and_leave_out_what_they_are_told(study, tmp_p
 
 def test_claims_name_the_exponent_and_the_rank_among_draws(study):
     found = {claim.statement: " ".join(claim.evidence) for claim in claims(study)}
-    assert "Swept: p selected on validation is above the fixed p" in found
+    assert "Swept: p selected on validation is above the fixed p = 1 on the test split" in found
     assert "above 2 of 3 draws" in found['NAN is above the control "Permuted, 3 draws"']
 
 
@@ -149,7 +149,7 @@ def test_the_report_names_data_draws_and_what_was_skipped(study, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "Slerp was skipped: slerp merges 2 experts, here are 3." in page
     assert "Permuted, 3 draws" in page and "<td>train</td><td>no</td>" in page
-    assert "Swept: p (Toy)" in page
+    assert "Toy, Swept: p = -2 was chosen, by the average accuracy over tasks on the validation splits." in page
 
 
 def test_a_method_is_compared_with_the_mean_of_the_draws_and_ranked_among_them(tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
 from nan_merge.reporting import claims, norm_data
+from nan_merge.reporting.figure_style import curve_styles
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
 from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED
@@ -23,7 +24,7 @@ METHODS = [
     {"id": "pretrained", "label": "Pre-trained", "group": "reference"},
     {"id": "individual", "label": "Individual", "group": "reference"},
     {"id": "weight_averaging", "label": "Averaging", "group": "host", "reference": "2203.05482"},
-    {"id": "tuned", "label": "Tuned_λ & 50 %", "group": "host"},
+    {"id": "tuned", "label": "Tuned_λ & 50 %", "group": "host", "tune": {"hyper_parameter": "value", "fixed": 0.3}},
     {"id": "nan", "label": "NAN (|W|)", "group": "nan", "host": "weight_averaging", "controls": ["permuted"]},
     {"id": "permuted", "label": "Permuted", "group": "control"},
 ]
@@ -272,7 +273,97 @@ def test_claims_follow_from_the_numbers(study):
     assert found["1/‖τ‖ follows the amount of data at equal steps"] == HOLDS
     assert found["1/‖τ‖ follows the amount of data at equal epochs"] == claims.REVERSED
     assert found["1/‖W‖ follows the amount of data at equal steps"] == FAILS
-    assert found["Tuned_λ & 50 %: λ selected on validation is above the fixed λ"] == HOLDS
+    assert found["Tuned_λ & 50 %: λ selected on validation is above the fixed λ = 0.3 on the test split"] == HOLDS
+
+
+def claim(study, start):
+    return next(claim for claim in claims.claims(study) if claim.statement.startswith(start))
+
+
+def test_the_best_merge_is_the_best_of_all_and_its_selection_on_the_test_split_is_said(study, tmp_path):
+    assert "Tuned_λ & 50 % 70.0" in claim(study, "Methods are").evidence[0]
+    study.scores = [row._replace(value=0.8) if row.method == "nan" else row for row in study.scores]
+    found = claim(study, "Methods are")
+    assert "NAN (|W|) 80.0" in found.evidence[0] and found.verdict == NOT_TESTED, "no comparison, no verdict"
+    assert "was selected on the same test split: its average is the largest of 3 merges" in " ".join(found.evidence)
+    assert "does not favour" not in " ".join(found.evidence), "not every merge was compared with averaging"
+    assert "largest average of 3 on this same test split" in text_of_report(study, METHODS, tmp_path)
+    study.methods = [method for method in METHODS if method["id"] not in ("nan", "permuted")]
+    assert "selected on the same" not in " ".join(claim(study, "Methods are").evidence), "of one merge nothing is selected"
+
+
+def test_a_gain_of_a_row_that_is_no_nan_is_no_gain_of_nan(study):
+    study.methods = [{**method, "group": "control"} if method["id"] == "nan" else method for method in METHODS]
+    assert claim(study, "NAN is above its host").verdict == NOT_TESTED
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "comparisons", "methods", "coefficients"])
+def test_a_table_with_a_selected_value_says_on_what_it_was_selected(study, tmp_path, kind):
+    words = "Tuned\\_λ & 50 %: λ = 0.5 was chosen, by the average accuracy over tasks on the validation splits."
+    assert words in rendered(study, tmp_path, kind)[1]
+    study.methods = [method for method in METHODS if "tune" not in method]
+    assert "validation" not in rendered(study, tmp_path, kind)[1]
+
+
+def test_a_value_that_was_chosen_for_another_method_says_so(study):
+    tune = {"hyper_parameter": "mean", "as": "tuned"}
+    study.methods = [*METHODS, {"id": "tuned+nan", "label": "Tuned + NAN", "group": "nan", "tune": tune}]
+    assert study.choices()[1].startswith("Tuned + NAN: λ was chosen for Tuned_λ & 50 %, by the average accuracy")
+
+
+COLOURS = {"host": "#0072b2", "nan": "#d55e00", "control": "#009e73"}
+
+
+@pytest.mark.parametrize("left_out", [[], ["pretrained", "individual"], ["weight_averaging", "permuted"]])
+def test_a_group_has_the_same_colour_in_every_run(study, tmp_path, left_out):
+    study.methods = [method for method in METHODS if method["id"] not in left_out]
+    draw_figure(study, {"id": "f", "kind": "accuracy", "title": "T"}, tmp_path / "f")
+    drawn = set(re.findall(r"stroke: (#\w{6})", (tmp_path / "f.svg").read_text()))
+    assert drawn & set(COLOURS.values()) == {COLOURS[m["group"]] for m in study.methods if m["group"] in COLOURS}
+
+
+def test_a_curve_looks_the_same_whatever_else_is_drawn_and_no_two_are_alike():
+    methods = [{"id": f"host_{number}+nan_delta_tuned", "group": "nan"} for number in range(20)]
+    together, alone = curve_styles(methods), {method["id"]: curve_styles([method])[method["id"]] for method in methods}
+    assert len(set(together.values())) == len(methods)
+    assert curve_styles(methods[:4]) == {method["id"]: alone[method["id"]] for method in methods[:4]}
+
+
+def test_the_fixed_value_in_a_figure_is_that_of_the_method(study, tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr("matplotlib.axes.Axes.axvline", lambda self, value, **style: labels.append((value, style["label"])))
+    draw_figure(study, {"id": "f", "kind": "selection", "title": "T"}, tmp_path / "f")
+    assert labels == [(0.5, "1/T (averaging) = 0.5"), (0.3, "fixed λ = 0.3")]
+
+
+IDS = {"nan": "weight_averaging+nan", "permuted": "weight_averaging+nan+permuted", "tuned": "tuned+nan_delta_tuned"}
+
+
+def renamed(value):
+    """Replace ids anywhere in a record; candidates are `<id>-<value>`."""
+    if isinstance(value, str):
+        name, dash, rest = value.partition("-")
+        return f"{IDS.get(name, name)}{dash}{rest}"
+    if isinstance(value, dict):
+        return {key: value if key in ("label", "group", "kind") else renamed(value) for key, value in value.items()}
+    if isinstance(value, Score):
+        return value._replace(method=renamed(value.method))
+    return [renamed(each) for each in value] if isinstance(value, list) else value
+
+
+def test_ids_with_variants_change_nothing_but_themselves(study, tmp_path):
+    other = Study(study.suite, *(renamed(of) for of in (study.methods, study.scores, study.comparisons, study.coefficients)),
+                  study.measures, {}, study.premise)  # fmt: skip
+    assert [each.evidence for each in claims.claims(other)] == [each.evidence for each in claims.claims(study)]
+    for kind in ("accuracy", "comparisons", "coefficients", "sweep"):
+        (rows, *pages), (plain, *expected) = rendered(other, tmp_path, kind), rendered(study, tmp_path, kind)
+        assert pages == expected and [row["method"] for row in rows] == [renamed(row["method"]) for row in plain]
+    shown = other.only({"methods": ["*+nan*"], "without": ["*+permuted"]})
+    assert [method["id"] for method in shown.methods] == ["tuned+nan_delta_tuned", "weight_averaging+nan"]
+    draw_figure(other, {"id": "f", "kind": "accuracy", "title": "T"}, tmp_path / "f_toy")
+    write_report([other], other.methods, [tmp_path / "t_toy.md"], [tmp_path / "f_toy.svg"], {}, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "weight_averaging+nan+permuted" in page.text and len(page.ids) == len(set(page.ids))
 
 
 def test_a_higher_average_alone_never_holds(study):

@@ -11,11 +11,20 @@ import numpy as np
 from nan_merge.reporting import norm_data
 from nan_merge.reporting.formats import count, interval, p_value, percent, spread
 from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
-from nan_merge.reporting.statistics import LEVEL, Summary, candidates, chosen, spearman, summarise
+from nan_merge.reporting.statistics import (
+    AVERAGING,
+    BASE,
+    INDIVIDUAL,
+    LEVEL,
+    Summary,
+    best_merge,
+    candidates,
+    spearman,
+    summarise,
+)
 from nan_merge.reporting.study import Study
 from nan_merge.reporting.table_parts import pairs_of
 
-BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 REVERSED = "reversed"
 
 
@@ -57,9 +66,8 @@ def separation(study: Study) -> list[Claim]:
     """Judge pretrained < averaging < best merge < individual, step by step, with paired tests."""
     averages = {row.method["id"]: row for row in summarise(study)}
     rows = {(row["method"], row["against"]): row for row in pairs_of(study, "order")}
-    scored = {method for method, row in averages.items() if row.average.value is not None}
-    merges = [method for method, against in rows if against == AVERAGING and method in scored - {INDIVIDUAL}]
-    best = max(merges, key=lambda method: averages[method].average.value or 0.0, default="")
+    found, merges = best_merge(study)
+    best = found.method["id"] if found else ""
     steps = [(AVERAGING, BASE), (best, AVERAGING), (INDIVIDUAL, best)]
     evidence, verdicts = [], []
     for method, against in steps:
@@ -69,11 +77,15 @@ def separation(study: Study) -> list[Claim]:
         evidence.append(f"{name}: {verdicts[-1]}. {describe(study, row) if row else 'This pair was not compared.'}")
     known = [averages[method] for method in (BASE, AVERAGING, best, INDIVIDUAL) if method in averages]
     evidence.insert(0, "Averages in %: " + "; ".join(map(_average, known)) + ".")
-    if best:
+    if merges > 1:
         evidence.append(
-            f"The best of {len(merges)} merges was picked by its test average. Holm's adjustment covers all "
-            f"{len(rows)} comparisons of this kind, so the choice does not favour the step above averaging; "
-            "the average of the best itself is biased upwards, as any maximum is."
+            f"The best merge was selected on the same test split: its average is the largest of {merges} merges (without "
+            "averaging, and without means of several draws). As a maximum it is biased upwards."
+        )
+    if merges > 1 and sum(against == AVERAGING for _, against in rows) >= merges:
+        evidence.append(
+            f"Every merge is compared with averaging, and Holm's adjustment covers all {len(rows)} comparisons of this kind, so "
+            "the selection does not favour the step above averaging."
         )
     return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
 
@@ -138,7 +150,9 @@ def _alike(study: Study, row: dict[str, str]) -> bool:
 
 def gains(study: Study) -> list[Claim]:
     """Judge every NAN row against its host, against each control, and against all of them together."""
-    plain = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in CORRECTION_GROUPS]
+    nan = {method["id"] for method in [*study.methods, *study.others] if method.get("group") == "nan"}
+    paired = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in CORRECTION_GROUPS]
+    plain = [row for row in paired if row["method"] in nan]
     if not plain:
         return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
     groups: dict[str, list[dict[str, str]]] = {}
@@ -245,15 +259,17 @@ def selected(study: Study) -> list[Claim]:
     found = []
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
-        values = chosen(study, method)
+        values = study.chosen(method)
         listed, picked = (", ".join(f"{value:g}" for value in each) for each in (grid, values))
-        evidence = [f"Candidates: {listed}; chosen on validation: {picked or 'unknown'}."] if grid else []
+        best = f"best average accuracy on the validation splits: {picked or 'unknown'}"
+        evidence = [f"Candidates: {listed}; {best}."] if grid else []
         if grid and any(value in (grid[0], grid[-1]) for value in values):
             evidence.append("A chosen value lies at the edge of the grid: a wider grid could give another.")
         row = rows.get(method)
         symbol = study.symbol(method)
         evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")
-        statement = f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}"
+        fixed = "" if (value := study.fixed(method)) is None else f" = {value:g}"
+        statement = f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}{fixed} on the test split"
         found.append(Claim(statement, verdict(row) if row else NOT_TESTED, evidence))
     return found
 

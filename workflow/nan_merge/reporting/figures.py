@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import norm_figures
-from nan_merge.reporting.figure_style import GREY, OKABE_ITO, STYLE, empty_figure
+from nan_merge.reporting.figure_style import GREY, GROUPS, STYLE, colour_of, curve_styles, empty_figure
 from nan_merge.reporting.formats import percent
-from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, chosen, summarise
+from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, summarise
 from nan_merge.reporting.study import Study
 
 AXES = {"λ": "λ (mean coefficient of a task vector)", "p": "p (exponent of the norm: 0 uniform, 1 NAN)"}
@@ -34,12 +34,6 @@ def draw_figure(study: Study, record: dict[str, Any], output: Path | str) -> Non
         for suffix, metadata in ((".svg", described), (".png", {"Software": None, "Title": title})):
             with atomic_write(Path(f"{output}{suffix}")) as part:
                 figure.savefig(part, format=suffix[1:], dpi=160, metadata=metadata)
-
-
-def colours(study: Study) -> dict[str, str]:
-    """Return a colour for each group of methods, the same in every figure of a list of methods."""
-    groups = dict.fromkeys(method.get("group") or "" for method in study.methods)
-    return {group: OKABE_ITO[index % len(OKABE_ITO)] for index, group in enumerate(groups)}
 
 
 def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
@@ -79,15 +73,15 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
         + (" (small dots: single fine-tuning seeds)" if len(study.seeds) > 1 else "")
         + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
-        + ". NAN rows are bold, with diamonds. The intervals of two methods on the same examples are not "
-        "independent: see the paired comparisons. A dash is a missing score."
+        + (". Bold, with diamonds: methods with a host" if any(row.method.get("host") for row in rows) else "")
+        + ". The intervals of two methods on the same examples are not independent: see the paired comparisons. "
+        "A dash is a missing score."
     )
 
 
 def _averages(study: Study, rows: list, axes: Axes) -> None:
-    palette = colours(study)
     for i, row in enumerate(rows):
-        colour = palette[row.method.get("group") or ""]
+        colour = colour_of(row.method)
         if row.average.value is None:
             reason = "skipped" if "skipped" in row.method else "no average: a score is missing"
             axes.text(0.02, i, reason, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=GREY)
@@ -102,11 +96,13 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
         axes.plot(100 * row.average.value, i, marker, **style)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("average accuracy in %")
-    diamonds = {row.method.get("group") or "" for row in rows if row.method.get("host")}
+    diamonds = {row.method.get("group") for row in rows if row.method.get("host")}
+    groups = {row.method.get("group") for row in rows}
     handles = []
-    for group, colour in palette.items():
-        style = {"color": colour, "marker": "D" if group in diamonds else "o", "linewidth": 1.4, "markersize": 5}
-        handles.append(Line2D([], [], label={"nan": "NAN"}.get(group, group or "methods"), **style))
+    for group in [*(name for name in GROUPS if name in groups), *([None] if groups - GROUPS.keys() else [])]:
+        name, marker = {"nan": "NAN"}.get(group or "", group or "other"), "D" if group in diamonds else "o"
+        colour = colour_of({"group": group})
+        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.4, markersize=5, label=name))
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, handlelength=1.4, columnspacing=1)
 
 
@@ -117,21 +113,23 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         return empty_figure("No hyper-parameter was selected in this suite.")
     figure = Figure(figsize=(6.6, 3.6))
     axes = figure.subplots()
-    for index, (method, points) in enumerate(curves.items()):
-        colour = OKABE_ITO[index % len(OKABE_ITO)]
+    styles = curve_styles(method for method in study.methods if method["id"] in curves)
+    for method, points in curves.items():
+        colour, marker = styles[method]
         values = sorted(value for value, estimate in points.items() if estimate.value is not None)
         heights = np.array([[100 * getattr(points[value], name) for value in values] for name in ("value", "low", "high")])
         axes.fill_between(values, heights[1], heights[2], color=colour, alpha=0.12, linewidth=0)
-        axes.plot(values, heights[0], "o-", color=colour, markersize=4, linewidth=1.4, label=study.label(method))
-        picked = [value for value in chosen(study, method) if value in values]
+        axes.plot(values, heights[0], f"{marker}-", color=colour, markersize=4, linewidth=1.4, label=study.label(method))
+        picked = [value for value in study.chosen(method) if value in values]
         ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
         label = f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}"
         axes.plot(picked, [heights[0][values.index(value)] for value in picked], "o", label=label, **ring)
     symbols = list(dict.fromkeys(map(study.symbol, curves)))
     averaging = 1 / len(study.tasks) if symbols == ["λ"] else None
-    for value, style, name in ((averaging, ":", "1/T (averaging)"), (record.get("fixed"), "--", "fixed λ")):
-        if value is not None:
-            axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
+    fixed = {(study.symbol(method), study.fixed(method)): None for method in curves}
+    lines = [(value, "--", f"fixed {symbol}") for symbol, value in fixed if value is not None]
+    for value, style, name in ([(averaging, ":", "1/T (averaging)")] if averaging else []) + lines:
+        axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
     for row in summarise(study, "validation_accuracy"):
         if row.average.value is not None:
             axes.axhline(100 * row.average.value, color=GREY, linewidth=0.8, linestyle="-.", label=row.method.get("label"))
@@ -140,7 +138,8 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, (
         "Average over tasks of the accuracy on the validation split, which shares no example with the test split; "
-        "band: 95 % interval over validation examples. Ringed: the value selected on validation."
+        "band: 95 % interval over validation examples. Ringed: the value with the best of these averages, which is used on the "
+        "test split" + ("; each fine-tuning seed has its own." if len(study.seeds) > 1 else ".")
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nan_merge.reporting.formats import BREAK, Table
-from nan_merge.reporting.statistics import candidates, chosen, summarise
+from nan_merge.reporting.statistics import candidates, summarise
 from nan_merge.reporting.study import Study
 from nan_merge.reporting.table_parts import INTERVAL_NOTE, TESTED, columns, difference, estimated, limits, pairs_of
 
@@ -27,8 +27,10 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
         )
     table.notes = [
         "Data: used by the method besides the weights. One model: whether one model serves all tasks; otherwise the task "
-        "must be known. Reference: arXiv. Average: accuracy in % on the test split, over tasks.",
+        "must be known. Reference: number of arXiv, or where it was published. Average: accuracy in % on the test split, "
+        "over tasks.",
         INTERVAL_NOTE,
+        *study.choices(),
     ]
     return table
 
@@ -53,7 +55,7 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
         "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
         "accuracy in % on the test split, over tasks.",
         f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {len(tested)} comparisons "
-        "of scans in the suite. The best of many rows is biased upwards; nothing is chosen from them.",
+        "of scans in the suite. The best of many rows is biased upwards; no other row takes over a value from them.",
         INTERVAL_NOTE,
     ]
     return table
@@ -64,7 +66,7 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
     header = ["Method", "Tuned", "Value", "Average on validation", "95 % interval", "Chosen"]
     table = Table(study.title(record), header, text=(0, 1, 5))
     for method, points in candidates(study).items():
-        picked, symbol = chosen(study, method), study.symbol(method)
+        picked, symbol = study.chosen(method), study.symbol(method)
         for value, average in sorted(points.items()):
             formatted = f"{value:g}".replace("-", "−")
             mark = "chosen" if value in picked else ""
@@ -74,7 +76,8 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
                 method,
             )
     table.notes = [
-        "Accuracy in % on the validation splits, over tasks; no test example is used. λ: mean coefficient; p: exponent of the "
+        "Accuracy in % on the validation splits, over tasks; no test example is used. Chosen: the value with the best average"
+        f"{', for each fine-tuning seed' if len(study.seeds) > 1 else ''}. λ: mean coefficient; p: exponent of the "
         "norm, 0 for uniform coefficients, 1 for NAN.",
         INTERVAL_NOTE,
     ]

@@ -54,8 +54,13 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     return figure, (
         "NAN's shares α (inverse norms, whole model, summing to 1). The largest share exceeds the smallest by "
         f"{spread(spreads['weights'])} % with norms of whole weights and by {spread(spreads['task_vector'])} % "
-        "with norms of task vectors. Dashed: shares in proportion to the training-set size, which NAN's derivation "
-        "aims at." + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else "")
+        "with norms of task vectors."
+        + (
+            " Dashed: shares in proportion to the training-set size, which NAN's derivation aims at."
+            if len(sizes) == len(study.tasks)
+            else ""
+        )
+        + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else "")
     )
 
 

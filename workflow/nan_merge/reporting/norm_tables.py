@@ -65,7 +65,8 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
     table.notes = [
         "c: coefficient of a task vector; α = c / Σ c over the experts, mean over rows (layers or tensors) and seeds. "
         "max / min: largest over smallest coefficient. Entropy: −Σ α log α / log T, 1 for uniform coefficients. "
-        "With several rows: mean, in brackets the range over rows."
+        "With several rows: mean, in brackets the range over rows.",
+        *study.choices(),
     ]
     return table
 

@@ -17,7 +17,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import count, interval, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
-from nan_merge.reporting.statistics import summarise
+from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, best_merge, summarise
 from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -45,6 +45,8 @@ def write_report(
             "study": study,
             "claims": claims(study),
             "averages": _averages(study),
+            "merges": best_merge(study)[1],
+            "choices": study.choices(),
             "figures": [_figure(file) for file in shown[".svg"][study.suite["id"]]],
             "tables": [_table(file) for file in shown[".md"][study.suite["id"]]],
         }
@@ -68,11 +70,9 @@ def write_report(
 
 def _averages(study: Study) -> list[dict[str, str]]:
     """Return the averages of the references and of the best merge."""
-    rows = [row for row in summarise(study) if row.average.value is not None]
-    named = [row for row in rows if row.method["id"] in ("pretrained", "weight_averaging", "individual")]
-    merges = [row for row in rows if row.method.get("group") != "reference" and "sweep" not in row.method]  # no scans, no draws
-    rest = [row for row in merges if row not in named]
-    named += [max(rest, key=lambda row: row.average.value or 0.0)] if rest else []
+    best, _ = best_merge(study)
+    shown = {BASE, AVERAGING, INDIVIDUAL, best.method["id"] if best else ""}
+    named = [row for row in summarise(study) if row.average.value is not None and row.method["id"] in shown]
     averages = []
     for row in sorted(named, key=lambda row: row.average.value or 0.0):
         value, limits = percent(row.average.value or 0.0), interval(row.average.low, row.average.high)

@@ -36,6 +36,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         parts.INTERVAL_NOTE,
         parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
+        *study.choices(),
         *(f"Checkpoints: collection {c['id']}, {c['label']}; numbers of another collection are not comparable." for c in made),
         *(f"Task {study.label(entry['task'])} was skipped: {entry['reason']}." for entry in study.suite.get("skipped", [])),
     ]
@@ -93,6 +94,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '
         f'side of 0, or, for "{FAILS}", without a single discordant example. Otherwise "{UNDECIDED}", which is no statement '
         "of equality.",
+        *study.choices(),
     ]
     if weighted:
         table.notes.append(

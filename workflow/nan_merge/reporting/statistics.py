@@ -16,7 +16,7 @@ from scipy.stats import norm, spearmanr
 from nan_merge.reporting.study import Score, Study
 
 LEVEL = 0.95
-INDIVIDUAL = "individual"
+BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 
 
 class Estimate(NamedTuple):
@@ -97,6 +97,16 @@ def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
     return [_row(study, method, by_method, best) for method in study.methods]
 
 
+def best_merge(study: Study) -> tuple[Summary | None, int]:
+    """Return the merge with the best average on the test split, other than averaging, and out of how many.
+
+    Every row that shows one merge counts: methods, NAN rows, controls, scans and ablations; the mean of several draws does not.
+    """
+    rows = [row for row in summarise(study) if row.average.value is not None and not row.average.draws]
+    rows = [row for row in rows if row.method.get("group") != "reference" and row.method["id"] != AVERAGING]
+    return max(rows, key=lambda row: row.average.value or 0.0, default=None), len(rows)
+
+
 def average_of(study: Study, method: str, metric: str) -> Estimate:
     """Return the average over tasks of one method, listed in the study or not."""
     cells = _cells(study, [row for row in study.scores if row.method == method and row.metric == metric])
@@ -112,13 +122,6 @@ def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
         if method in known:
             found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
     return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
-
-
-def chosen(study: Study, method: str) -> list[float]:
-    """Return the values that validation chose for a method, each once, smallest first."""
-    return sorted(
-        {float(table["chosen"]) for table in study.coefficients if table["method"] == method and table.get("chosen") is not None}
-    )
 
 
 class _Cell(NamedTuple):

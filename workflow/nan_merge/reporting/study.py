@@ -60,6 +60,27 @@ class Study:
         tuned = {m["id"]: m.get("tune", {}).get("hyper_parameter", "value") for m in [*self.methods, *self.others]}
         return SYMBOLS[tuned.get(identifier, "value")]
 
+    def chosen(self, identifier: str) -> list[float]:
+        """Return the values that validation chose for a method, each once, smallest first."""
+        tables = [table for table in self.coefficients if table["method"] in self.members(identifier)]
+        return sorted({float(table["chosen"]) for table in tables if table.get("chosen") is not None})
+
+    def fixed(self, identifier: str) -> float | None:
+        """Return the value of that hyper-parameter in the method that is not tuned, None if there is none."""
+        return next((m.get("tune", {}).get("fixed") for m in [*self.methods, *self.others] if m["id"] == identifier), None)
+
+    def choices(self) -> list[str]:
+        """Say of every shown method with a tuned hyper-parameter what it was chosen on, one sentence each."""
+        tuned = [method for method in self.methods if "tune" in method and "skipped" not in method]
+        return [
+            f"{method.get('label', method['id'])}: {self.symbol(method['id'])}"
+            + (f" = {', '.join(f'{value:g}' for value in self.chosen(method['id']))}" if self.chosen(method["id"]) else "")
+            + " was chosen"
+            + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
+            + ", by the average accuracy over tasks on the validation splits."
+            for method in tuned
+        ]
+
     @property
     def tasks(self) -> list[dict[str, Any]]:
         """The reported tasks, in the order of the suite."""

@@ -54,6 +54,14 @@ class Experiment:
         checks.check_methods(self)
         checks.check_run(self)
         checks.check_reports(self)
+        for table in self.config["published"]:
+            record, where = self.reports["published"][table], f"config/tables.yaml: published: {table}: unlike"
+            record["unlike"] = {
+                suite: {
+                    method: self.catalogue.filled(text, method, f"{where}: {suite}: {method}") for method, text in texts.items()
+                }
+                for suite, texts in record.get("unlike", {}).items()
+            }
         checks.check_suites(self, root)
         for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
             self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)

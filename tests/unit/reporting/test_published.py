@@ -12,6 +12,7 @@ import pytest
 from models import ROOT, shipped
 
 from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.methods import Catalogue
 from nan_merge.core.errors import UserError
 from nan_merge.reporting.published.numbers import (
     COLUMNS,
@@ -143,6 +144,17 @@ def test_a_record_explains_its_numbers_and_nothing_else(table):
     for suite, methods in record.get("unlike", {}).items():
         assert methods.keys() <= {number.method for number in NUMBERS}, f"{suite}: settings of a method that is not printed"
         assert suite in record["suites"]
+
+
+@pytest.mark.parametrize("table", RECORDS)
+def test_settings_that_differ_from_the_printed_ones_are_told_with_the_values_of_the_methods(table):
+    catalogue = Catalogue(ROOT)
+    texts = {(method, text) for texts in RECORDS[table].get("unlike", {}).values() for method, text in texts.items()}
+    assert not any("{" in catalogue.filled(text, method, table) for method, text in texts)
+    for text in [text for method, text in texts if method == "ties"]:
+        assert "it is 0.3 here" in catalogue.filled(text, "ties", table)
+        catalogue.hosts["ties"] = {**catalogue.hosts["ties"], "coefficients": {"constant": {"value": 0.45}}}
+        assert "it is 0.45 here" in catalogue.filled(text, "ties", table) and "0.45" in catalogue.filled(text, "ties+nan", table)
 
 
 # Verdicts.

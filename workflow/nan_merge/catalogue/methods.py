@@ -90,6 +90,10 @@ class Catalogue:
                 found[member] = record
         return found
 
+    def filled(self, text: str, name: str, where: str) -> str:
+        """Return a text about a method with `{value}` and the like filled, as in its label."""
+        return str(described({**self.entry(name, where), "label": text, "summary": ""}, where)["label"])
+
     def untuned(self, name: str) -> str:
         """Return the id of the same method with hyper-parameters of its own in place of tuned ones."""
         parts = []

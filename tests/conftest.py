@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh copy of the checkout after `make demo`; nine minutes on two free cores."""
+    """A fresh copy of the checkout after `make demo`; five minutes on two free cores."""
     project = installed(checkout(tmp_path_factory.mktemp("demo") / "checkout"))
     done = project.shell("make demo")
     assert done.code == 0, done.text[-6000:]

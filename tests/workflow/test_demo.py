@@ -12,6 +12,8 @@ import pytest
 import tiny
 from models import shipped
 
+from planning.sizes import held
+
 pytestmark = [pytest.mark.demo, pytest.mark.slow]  # test_promises runs it on fewer tasks and methods
 
 
@@ -56,3 +58,17 @@ def test_made_again_it_has_nothing_to_do(demo):
     assert demo.jobs() == set()
     done = demo.shell("make demo")
     assert done.code == 0 and "Nothing to be done" in done.text and demo.leftovers() == []
+
+
+def test_its_last_lines_are_the_table_and_the_path_of_the_report(demo):
+    lines = demo.shell("make demo").text.rstrip().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("Method "))
+    rows = tiny.read_yaml(demo / "config/config.yaml")["methods"]  # the draws of a control are one row
+    assert len(lines[start + 1 : -2]) == len(rows) and lines[-2:] == ["", "results/report.html"]
+
+
+def test_no_merge_is_left_and_what_is_left_is_small(demo):
+    assert not any((demo / f"results/{name}").exists() for name in ("merged", "candidates"))
+    merges = [method for method in shipped().config["methods"] if method not in ("pretrained", "individual")]
+    assert all((demo / f"results/digests/text/{method}/seed0.json").exists() for method in merges)
+    assert held(demo / "results") < 1.5e9

@@ -2,11 +2,6 @@
 # results/candidates (temporary) and results/digests.
 
 
-def merged(path):
-    """A merged model. A temporary one is removed once it was scored, unless it is a target: asked for, or of `models`."""
-    return directory(path) if experiment.keep_merged else temp(directory(path))
-
-
 rule merge_checkpoints:
     input:
         base=base_model,

@@ -25,6 +25,11 @@ def expert(suite, seed, task):
     return f"results/checkpoints/{experiment.checkpoints(suite)}/{origin}/{task}"
 
 
+def merged(path):
+    """A merged model. A temporary one is removed once it was scored, unless it is a target: asked for, or of `models`."""
+    return directory(path) if experiment.keep_merged else temp(directory(path))
+
+
 def experts(wildcards):
     """The folder of every expert of a suite, by name."""
     suite = wildcards.suite

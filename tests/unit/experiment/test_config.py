@@ -136,7 +136,10 @@ def test_the_shipped_experiments_are_valid(name):
     assert found.task_ids(suite)
     assert sorted(task for group in found.groups(suite).values() for task in group) == sorted(found.task_ids(suite))
     compared = {pair["method"]: pair["kind"] for pair in found.pairs() if pair["kind"] in ("host", "control", "scan")}
-    assert compared.keys() == {m for m in found.config["methods"] if found.methods[m]["group"] in ("nan", "scan")}
+    assert compared.keys() == {m for m in found.config["methods"] if "host" in found.methods[m]}
+    draws = {member for members in found.sweeps.values() for member in members if "draw" in found.methods[member]["sweep"]}
+    ordered = {pair["method"] for pair in found.pairs() if (pair["against"], pair["kind"]) == ("weight_averaging", "order")}
+    assert ordered == {*found.merges(suite)} - draws - {"weight_averaging"}, "the best of all merges is compared with averaging"
 
 
 def test_every_suite_task_and_asset_is_valid_and_used():

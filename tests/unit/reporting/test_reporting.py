@@ -292,6 +292,14 @@ def test_the_best_merge_is_the_best_of_all_and_its_selection_on_the_test_split_i
     assert "selected on the same" not in " ".join(claim(study, "Methods are").evidence), "of one merge nothing is selected"
 
 
+def test_controls_of_one_kind_are_one_claim(study):
+    new = [{"id": f"{host}+nan", "group": "nan", "host": host, "controls": [f"{host}+nan+permuted"]} for host in ("ta", "ties")]
+    study.methods = [*METHODS, *new]
+    study.comparisons = [pair(m["id"], f"{m['id']}+permuted", "control", 0.1) for m in new]
+    found = claim(study, 'NAN is above its control "permuted"')
+    assert found.verdict == HOLDS and len(found.evidence) == 2
+
+
 def test_a_gain_of_a_row_that_is_no_nan_is_no_gain_of_nan(study):
     study.methods = [{**method, "group": "control"} if method["id"] == "nan" else method for method in METHODS]
     assert claim(study, "NAN is above its host").verdict == NOT_TESTED
@@ -355,6 +363,7 @@ def test_ids_with_variants_change_nothing_but_themselves(study, tmp_path):
     other = Study(study.suite, *(renamed(of) for of in (study.methods, study.scores, study.comparisons, study.coefficients)),
                   study.measures, {}, study.premise)  # fmt: skip
     assert [each.evidence for each in claims.claims(other)] == [each.evidence for each in claims.claims(study)]
+    assert 'NAN is above its control "permuted"' in verdicts(other)
     for kind in ("accuracy", "comparisons", "coefficients", "sweep"):
         (rows, *pages), (plain, *expected) = rendered(other, tmp_path, kind), rendered(study, tmp_path, kind)
         assert pages == expected and [row["method"] for row in rows] == [renamed(row["method"]) for row in plain]

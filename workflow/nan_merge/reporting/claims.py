@@ -157,8 +157,9 @@ def gains(study: Study) -> list[Claim]:
         return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
     groups: dict[str, list[dict[str, str]]] = {}
     for row in plain:
-        against = "its host" if row["kind"] == "host" else f'the control "{study.label(row["against"])}"'
-        groups.setdefault(against, []).append(row)
+        variant = row["against"].removeprefix(f"{row['method']}+")  # `ties+nan_delta+permuted` is a control of one row
+        control = f'its control "{variant}"' if variant != row["against"] else f'the control "{study.label(variant)}"'
+        groups.setdefault("its host" if row["kind"] == "host" else control, []).append(row)
     found = []
     for against, rows in groups.items():
         evidence = [f"{verdict(row).capitalize()}. {describe(study, row)}" for row in rows]

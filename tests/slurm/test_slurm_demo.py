@@ -18,7 +18,7 @@ def test_the_default_config_on_the_cluster_gives_the_bytes_of_a_local_run(demo, 
         done = run.call(*SNAKEMAKE, "--profile", "slurm")
         assert done.code == 0, done.text[-6000:]
     found, expected = project.digests(*RESULTS), demo.digests(*RESULTS)
-    kinds = ("merged/", "coefficients/", "scores/", "tables/", "scores.tsv")
+    kinds = ("digests/", "coefficients/", "scores/", "tables/", "scores.tsv")
     assert all(any(name.startswith(kind) for name in expected) for kind in kinds)
     assert sorted(found) == sorted(expected)
     assert {name for name, digest in found.items() if digest != expected[name]} == set()

@@ -103,7 +103,7 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapp
 
 def _default(entry: Mapping[str, Any]) -> str:
     default = entry.get("default")
-    shown = f"{default:.3g}" if type(default) is float else str(default).lower() if type(default) is bool else default
+    shown = f"{default:g}" if type(default) is float else str(default).lower() if type(default) is bool else default
     return "" if default in (None, "") else f"default `{shown}`"
 
 

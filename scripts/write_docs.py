@@ -4,13 +4,15 @@ A part stands between `<!-- generated: KIND NAME -->` and `<!-- end -->`; the re
 """
 
 import argparse
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nan_merge.catalogue import methods as catalogue
 from nan_merge.catalogue.files import known_names, read_yaml
+from nan_merge.catalogue.labels import described
+from nan_merge.catalogue.methods import Catalogue
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.methods.schema import stages
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PART = re.compile(r"(<!-- generated: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TYPES = {"string": "text", "object": "mapping", "boolean": "`true` or `false`", "null": "`null`"}
 BOUNDS = {"minimum": "≥ ", "exclusiveMinimum": "> ", "maximum": "≤ ", "exclusiveMaximum": "< "}
-NEEDS = {"none": "weights", "unlabelled test": "unlabelled test inputs"}  # the splits name themselves
+NEEDS = {"none": "–", "validation": "validation split", "train": "training split", "unlabelled test": "unlabelled test inputs"}
 
 
 def main() -> None:
@@ -29,11 +31,11 @@ def main() -> None:
     check = parser.parse_args().check
     stale = {page: text for page, text in ((page, generated(page)) for page in pages()) if text != page.read_text("utf-8")}
     if check and stale:
-        names = ", ".join(page.relative_to(ROOT).as_posix() for page in stale)
+        names = ", ".join(os.path.relpath(page, ROOT) for page in stale)
         raise UserError(f"{names}: the generated parts are not current; run `make docs`")
     for page, text in stale.items():
         page.write_text(text, encoding="utf-8")
-        print(page.relative_to(ROOT))
+        print(os.path.relpath(page, ROOT))
 
 
 def pages() -> list[Path]:
@@ -52,7 +54,7 @@ def generated(page: Path) -> str:
     return PART.sub(part, page.read_text(encoding="utf-8"))
 
 
-def table(head: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; cells are text in which `<`, `|` and code spans may occur."""
     shown = [head, ["---"] * len(head), *([_escaped(cell) for cell in line] for line in lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in shown)
@@ -128,33 +130,32 @@ def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 def hosts(group: str) -> str:
     """Return the table of the hosts of a group: id, name, what, paper, data, whether a variant can be put on it."""
-    entries = {name: record for name, record in _entries().items() if record.get("group", "host") == group}
-    lines = (
-        (f"`{name}`", record["label"], record["summary"], _paper(record), _data(record), "yes" if _takes(name) else "no")
-        for name, record in entries.items()
-    )
+    catalogue = Catalogue(ROOT)
+    entries = {name: catalogue.entry(name) for name in catalogue.hosts}
+    lines = []
+    for name, entry in entries.items():
+        if entry.get("group", "host") == group:
+            record = described(entry, name)
+            lines.append(
+                (f"`{name}`", record["label"], record["summary"], _paper(record), _data(record), _takes(catalogue, name))
+            )
     return table(["method", "label", "what", "paper", "needs", "variants"], lines)
 
 
-def variants(_: str) -> str:
-    """Return the table of the variants: id, what, paper, data."""
-    records = catalogue.Catalogue(ROOT).variants if hasattr(catalogue, "Catalogue") else {}
-    lines = ((f"`{name}`", record["summary"], _paper(record), _data(record)) for name, record in records.items())
-    return table(["variant", "what", "paper", "needs"], lines)
+def variants(group: str) -> str:
+    """Return the table of the variants of a group: id, label, what, paper, data."""
+    records = {name: record for name, record in Catalogue(ROOT).variants.items() if record["group"] == group}
+    lines = [(f"`{name}`", record["label"], record["summary"], _paper(record), _data(record)) for name, record in records.items()]
+    return table(["variant", "label", "what", "paper", "needs"], lines)
 
 
-def _entries() -> Mapping[str, Mapping[str, Any]]:
-    return catalogue.Catalogue(ROOT).hosts if hasattr(catalogue, "Catalogue") else catalogue.methods(ROOT)
-
-
-def _takes(host: str) -> bool:
-    """Return whether a variant can be put on a host."""
-    if not hasattr(catalogue, "Catalogue"):
-        return any(record.get("host") == host for record in catalogue.methods(ROOT).values())
+def _takes(catalogue: Catalogue, host: str) -> str:
+    """Say whether new coefficients can be put on a host, and why not."""
     try:
-        return bool(catalogue.Catalogue(ROOT).members(f"{host}+nan_delta"))
-    except UserError:
-        return False
+        catalogue.entry(f"{host}+nan_delta")
+    except UserError as error:
+        return f"no: {str(error).rpartition(': ')[2]}"
+    return "yes"
 
 
 def _paper(record: Mapping[str, Any]) -> str:
@@ -164,7 +165,7 @@ def _paper(record: Mapping[str, Any]) -> str:
 
 def _data(record: Mapping[str, Any]) -> str:
     data = record.get("data", "none")
-    return NEEDS.get(data, f"{data} split")
+    return NEEDS.get(data, data)
 
 
 PARTS: dict[str, Callable[[str], str]] = {"keys": keys, "operators": operators, "hosts": hosts, "variants": variants}

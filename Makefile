@@ -59,7 +59,7 @@ lint: $(BIN)/.installed  ## style, types and layout of all sources
 	if command -v shellcheck > /dev/null; then shellcheck tests/slurm/*.sh; fi
 
 docs: $(BIN)/.installed  ## the generated tables of docs/ and config/README.md
-	PYTHONPATH=workflow $(BIN)/python -m scripts.write_docs
+	$(BIN)/python -m scripts.write_docs
 
 format: $(BIN)/.installed  ## lay out all sources
 	$(BIN)/ruff check --fix .

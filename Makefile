@@ -14,7 +14,7 @@ SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv
 
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
-.PHONY: help demo study demo-vision bench check test test-slow lint format pins
+.PHONY: help demo study demo-vision bench check test test-slow lint docs format pins
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -61,6 +61,9 @@ lint: $(BIN)/.installed  ## style, types and layout of all sources
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 	if command -v shellcheck > /dev/null; then shellcheck tests/slurm/*.sh; fi
+
+docs: $(BIN)/.installed  ## the generated tables of docs/ and config/README.md
+	$(BIN)/python -m scripts.write_docs
 
 format: $(BIN)/.installed  ## lay out all sources
 	$(BIN)/ruff check --fix .

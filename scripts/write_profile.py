@@ -63,7 +63,7 @@ def watching(config: dict[str, str]) -> str:
         return "sacct"
     raise UserError(
         "without accounting, squeue is all there is, and it forgets a finished job after"
-        f" {job_age(config)} s (MinJobAge): ask for 300, SLURM's default, or run inside one allocation; see profiles/README.md"
+        f" {job_age(config)} s (MinJobAge): ask for 300, SLURM's default, or run inside one allocation; see docs/cluster.md"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import tiny
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+TWO_CORES = str(Path(__file__).parent / "two_cores")
 LIMIT = 3600  # seconds that any command of a test may take: against hanging, not a measure of speed
 
 
@@ -44,10 +45,10 @@ class Project:
         return Project(target)
 
     def run(self, *arguments: str, before: tuple[str, ...] = (), **environment: str) -> Done:
-        """Run snakemake with the given arguments, `before` standing in front of the command."""
-        cores = [] if "--cores" in arguments else ["--cores", "2"]
+        """Run snakemake with the given arguments, `before` standing in front of the command, on two cores by a profile."""
+        environment = {"SNAKEMAKE_PROFILE": TWO_CORES, **environment}
         done = subprocess.run(
-            [*before, *SNAKEMAKE, "--nolock", *cores, *arguments], cwd=self.folder, env=self.environment(**environment),
+            [*before, *SNAKEMAKE, "--nolock", *arguments], cwd=self.folder, env=self.environment(**environment),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
         return Done(done.returncode, done.stdout)

@@ -157,9 +157,9 @@ def test_many_methods_in_few_submissions(run, finished):
 
 
 def test_the_whole_run_inside_one_allocation(run, finished):
-    page = (tiny.ROOT / "profiles/README.md").read_text(encoding="utf-8")
+    page = (tiny.ROOT / "docs/cluster.md").read_text(encoding="utf-8")
     command = re.search(r"(?s)\n(sbatch .*?'\n)", page)
-    assert command, "profiles/README.md shows no sbatch"
+    assert command, "docs/cluster.md shows no sbatch"
     words = shlex.split(command[1].replace("\\\n", " "))
     words = ["4" if w == "32" else "5000" if w == "120G" else w for w in words]
     words[-1] = f"{words[-1]} -- {' '.join(MERGES)}".replace("snakemake", f"{sys.executable} -m snakemake", 1)

@@ -21,7 +21,7 @@ from project import Project, installed
 pytestmark = pytest.mark.demo
 ROOT = tiny.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*/README.md"))]
-PROGRAMS = r"(?:\w+=\w+ )?(?:make|snakemake|python3? -m|nan-merge|sbatch|bash|grep|export|(?:\.venv|\.bench/[\w-]+)/bin/\w+)"
+PROGRAMS = r"(?:\w+=\w+ )?(?:make|snakemake|python3? -m|pip|nan-merge|sbatch|bash|grep|export|(?:\.venv|\.bench/[\w-]+)/bin/\w+)"
 SHELL_ONLY = ("source .venv/bin/activate", "export SNAKEMAKE_OUTPUT_CACHE=")  # without effect of their own
 
 
@@ -35,6 +35,13 @@ def of_page(page: Path) -> set[str]:
     return {line for line in lines if line and not line.startswith(SHELL_ONLY)}
 
 
+def programs() -> dict[str, str]:
+    """Return the Python of the front page and of docs/, by its first page."""
+    pages = [page for page in PAGES if page.name != "CONTRIBUTING.md"]  # whose Python is a module: test_contributing.py
+    found = {page: re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8")) for page in pages}
+    return {program: page.relative_to(ROOT).as_posix() for page, blocks in found.items() for program in blocks}
+
+
 TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 COMMANDS = {f"make {target}": "Makefile" for target in TARGETS}
 COMMANDS |= {command: page.relative_to(ROOT).as_posix() for page in PAGES for command in sorted(of_page(page))}
@@ -44,9 +51,9 @@ OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT 
 # ---- the cut --------------------------------------------------------------------------------------------------------
 
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
-           "task_arithmetic_nan_delta", "permuted", "ties_mean"]  # fmt: skip
+           "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted", "ties_mean"]  # fmt: skip
 STUDY = ["pretrained", "individual", "multitask", "fisher", "regmean", "adamerging_layer", "slerp"]
-VISION = ["pretrained", "individual", "weight_averaging", "task_arithmetic_nan_delta"]
+VISION = ["pretrained", "individual", "weight_averaging", "task_arithmetic+nan_delta"]
 SUITES = {  # of the texts three sources; of the images the captions, a Debian package and one of npm
     "text": ["reuters8", "movie", "crowd"],
     "vision": ["clipart", "fashion", "signs"],
@@ -71,15 +78,15 @@ def cut(project: Project) -> Project:
     project.edit("config/config.yaml", lambda config: config.update(methods=METHODS))
     project.edit("config/study.yaml", lambda overlay: overlay.update(methods=STUDY))
     project.edit("config/vision.yaml", lambda overlay: overlay.update(methods=VISION))
-    project.edit("config/methods.yaml", _cut_methods)
+    project.edit("config/methods.yaml", lambda methods: methods["task_arithmetic_tuned"]["tune"].update(grid=[0.3, 0.6]))
+    project.edit("config/variants.yaml", _cut_variants)
     return project
 
 
-def _cut_methods(methods: dict) -> None:
-    methods["permuted"]["draws"] = 2
-    methods["task_arithmetic_tuned"]["tune"]["grid"] = [0.3, 0.6]
-    for name in ("nan_scan_ta", "nan_scan_scale", "nan_scan_ties"):
-        settings = methods[name]["scan"]["coefficients"]["nan"]
+def _cut_variants(variants: dict) -> None:
+    variants["permuted"]["draws"] = 2
+    for variant in variants.values():
+        settings = variant.get("scan", {}).get("coefficients", {}).get("nan", {})
         settings.update({key: values[-1:] for key, values in settings.items() if key != "norm_of"})
 
 
@@ -147,10 +154,12 @@ def helped(demo: Project, command: str, tmp_path: Path) -> None:
     assert {option for option in re.findall(r" (--[\w-]+)", command) if option not in done.text} == set()
 
 
+MODELS = {"BASE": "pretrained", "A": "seed0/reuters8", "B": "seed0/movie"}  # in the place of the names of models
+
+
 def with_models(demo: Project, command: str, tmp_path: Path) -> None:
     """Run the command with experts of `make demo` in the place of the names of models."""
-    folders = {"BASE": "pretrained", "A": "seed0/reuters8", "B": "seed0/movie"}
-    for name, folder in folders.items():
+    for name, folder in MODELS.items():
         command = re.sub(rf"\b{name}\b", f"results/checkpoints/text/{folder}", command)
     text = verbatim(demo, re.sub(r"\bMERGED\b", str(tmp_path / "merged"), command), tmp_path)
     assert (tmp_path / "merged/model.safetensors").exists(), text
@@ -235,17 +244,17 @@ def elsewhere(test: str) -> Callable[..., None]:
 
 WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command; run in this order
     (r"make demo|snakemake --cores \w+", made_before),
-    (r"snakemake (--cores all )?-n\b.*|snakemake (--report|--dag|--rulegraph|--unlock)\b.*", verbatim),
-    (r"python -m scripts\.(show_status|remove_partial)( --dry-run)?", verbatim),
-    (r"python -m scripts\.merge_models .*task_arithmetic_ranked.*", elsewhere("workflow/test_contributing.py")),
-    (r"python -m scripts\.merge_models .*", with_models),
-    (r"python -m scripts\.import_mergekit .*", with_mergekit),
+    (r"snakemake (-n|--(report|dag|rulegraph|filegraph|summary|list-rules|unlock))\b.*", verbatim),
+    (r"nan-merge (status|clean|methods)\b.*", verbatim),
+    (r"nan-merge merge .*task_arithmetic\+ranked.*", elsewhere("workflow/test_contributing.py")),
+    (r"nan-merge merge .*", with_models),
+    (r"nan-merge import-mergekit .*", with_mergekit),
     (r"python -m scripts\.<\w+> --help", of_scripts),
     (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
-    (r"python -m scripts\.plan_run.*", planned),
+    (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
     (r"snakemake --cores \w+ --configfile own\.yaml", elsewhere("workflow/test_own_models.py")),
     (r"snakemake .*--cache .*", of_group),
@@ -253,11 +262,15 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --profile slurm( --unlock)?", dry),  # on a real SLURM: tests/slurm
     (r"sbatch .*", elsewhere("slurm/test_slurm_faults.py")),
     (r"python -m scripts\.write_profile.*", helped),  # on a real SLURM: every test of tests/slurm
-    (r"python -m scripts\.update_lock( <\w+>)?", locked),
+    (r"nan-merge lock <\w+>", locked),
+    (r"nan-merge (lock|plan).*", helped),  # of the hub: in small, test_vision_experiment.py
     (r"make help", listed),
     (r"make format", formatted),
+    (r"make docs", verbatim),
     (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
     (r"make (bench|pins)", shown),  # 30 GB and two other programs; conda's channels
+    (r"pip install \.", elsewhere("workflow/test_install.py")),
+    (r"python3 -m venv \.venv|\.venv/bin/python -m pip install torch==.*", elsewhere("unit/test_docs.py")),  # 6 GB of downloads
     (r"python -m benchmarks\..*", helped),  # with small models: tests/unit/benchmarks
     (r"python -m venv \.bench/.*|grep -vE .*|\.bench/[\w-]+/bin/python -m pip .*", elsewhere("unit/benchmarks")),  # of a peer
     (r"\.venv/bin/pytest .*", collected),
@@ -273,6 +286,21 @@ def way_of(command: str) -> int:
 def test_a_command_runs_as_the_page_has_it(demo, command, tmp_path):
     assert way_of(command) < len(WAYS), f"{COMMANDS[command]} names a command that nothing here runs: {command}"
     WAYS[way_of(command)][1](demo, command, tmp_path)
+
+
+@pytest.mark.parametrize("program", programs())
+def test_a_program_runs_as_the_page_has_it(demo, program, tmp_path):
+    """Experts of `make demo` are the models, under the names that the page gives them."""
+    folder = f"{demo.folder}/results/checkpoints/text"
+    for name, model in MODELS.items():
+        program = program.replace(f'"{name}"', repr(f"{folder}/{model}"))
+    for name, model in {"base": "pretrained", "math": "seed0/reuters8", "code": "seed0/movie"}.items():
+        program = f"{name} = load_file({folder + f'/{model}/model.safetensors'!r})\n{program}"
+    program = f"from safetensors.numpy import load_file\n{program}\nassert merged.keys() == base.keys()\n"
+    (tmp_path / "program.py").write_text(program.replace('"MERGED"', repr(str(tmp_path / "merged"))))
+    done = demo.shell(f"python {tmp_path / 'program.py'}", PYTHONPATH=str(demo / "workflow"))
+    assert done.code == 0, done.text[-3000:]
+    assert (tmp_path / "merged/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("overlay", sorted(OVERLAYS - {"config/config.yaml"}))

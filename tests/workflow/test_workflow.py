@@ -96,6 +96,17 @@ def test_snakemakes_own_report_is_written_without_a_network(project, isolated):
     assert "main_tiny" in page and len(page) > 100_000
 
 
+LOOKS = ("-n", "--dag", "--rulegraph", "--filegraph", "--summary", "--list-rules", "--unlock", "--report report.zip")
+
+
+def test_a_run_is_looked_at_without_a_number_of_cores(project):
+    ended = {look: project.shell(f"snakemake {look}") for look in LOOKS}
+    assert {look: done.text[-800:] for look, done in ended.items() if done.code} == {}
+    assert "digraph" in ended["--dag"].text and "merge_checkpoints" in ended["--list-rules"].text
+    assert "merge_checkpoints" in ended["--rulegraph"].text and "Nothing to be done" in ended["-n"].text
+    assert (project / "report.zip").stat().st_size > 100_000
+
+
 def test_two_clean_runs_give_the_same_bytes_whatever_the_cores_threads_and_folder(finished, fresh):
     elsewhere = fresh.run("--cores", "4", OMP_NUM_THREADS="3", MKL_NUM_THREADS="2", PYTHONHASHSEED="7", TZ="Asia/Tokyo")
     assert elsewhere.code == 0, elsewhere.text[-6000:]

@@ -14,7 +14,7 @@ from pathlib import Path
 from nan_merge.core.errors import UserError
 
 MAX_POLLING_INTERVAL = 180  # seconds: upper limit of the executor
-HELP = "see profiles/README.md"
+HELP = "see docs/cluster.md"
 
 
 @dataclass(frozen=True)

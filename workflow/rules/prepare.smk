@@ -130,7 +130,7 @@ rule build_head:
 
 
 rule shared:
-    """Asked for by name: what experiments of one group have in common; see "Shared by a group" in profiles/README.md."""
+    """Asked for by name: what experiments of one group have in common; see "Shared by a group" in docs/cluster.md."""
     input:
         [asset(name) for name in experiment.used_assets()],
         [dataset(suite, task) for suite in experiment.suites for task in experiment.task_ids(suite)],

@@ -29,7 +29,7 @@ def _stage(operators: Mapping[str, Operator]) -> dict[str, Any]:
 
 
 def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-    properties = {name: of_type(annotation) for name, (annotation, _) in takes.items()}
+    properties = {name: {**of_type(annotation), **_default(default)} for name, (annotation, default) in takes.items()}
     entry = {
         "description": summary(operator),
         "type": ["object", "null"],
@@ -39,6 +39,10 @@ def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[
     needed = [name for name, (_, default) in takes.items() if default is inspect.Parameter.empty]
     exclusive = [name for name in EXCLUSIVE if name in takes]
     return {**entry, **({"required": needed} if needed else {}), **({"not": {"required": exclusive}} if exclusive else {})}
+
+
+def _default(default: Any) -> dict[str, Any]:
+    return {} if default is inspect.Parameter.empty else {"default": default}
 
 
 def summary(operator: Operator) -> str:

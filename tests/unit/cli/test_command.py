@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -139,22 +137,19 @@ def test_a_reader_that_goes_leaves_no_traceback():
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_ctrl_c_leaves_one_line_and_no_output(tmp_path):
+def test_ctrl_c_in_the_middle_of_a_merge_leaves_one_line_and_no_output(tmp_path):
     family(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "a/model.safetensors").unlink()
-    (tmp_path / "a/config.json").unlink()
-    os.mkfifo(tmp_path / "a/config.json")  # reading waits here
-    save = (tmp_path / "b/model.safetensors").read_bytes()
-    (tmp_path / "a/model.safetensors").write_bytes(save)
-    process = subprocess.Popen([*PYTHON, *map(str, options(tmp_path))], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=LIMIT)
-    assert (process.returncode, out) == (130, ""), said
-    assert said.splitlines()[-1] == "interrupted; no partial result was kept" and "Traceback" not in said
-    assert not (tmp_path / "out").exists()
+    before = sorted(tmp_path.iterdir())
+    program = (
+        "import os, signal, sys, time\nfrom nan_merge.checkpoints.writer import Writer\nfrom nan_merge.cli import main\n"
+        "once = iter([signal.SIGINT])\n"
+        "Writer.write = lambda *values: (os.kill(os.getpid(), next(once, 0)), time.sleep(0.1))\n"
+        f"sys.argv = ['nan-merge', *{list(map(str, options(tmp_path, '--threads', '2')))!r}]\nmain.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "interrupted; no partial result was kept" and "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # ---- methods ----------------------------------------------------------------------------------------------------------

@@ -74,9 +74,9 @@ pins: .bench/snakedeploy/.installed  ## envs/*.linux-64.pin.txt, which `--sdm co
 	@command -v conda > /dev/null || { echo "make pins: no conda here; install Miniforge, then run this again" >&2; exit 1; }
 	.bench/snakedeploy/bin/snakedeploy pin-conda-envs --conda-frontend conda $(wildcard envs/*.yaml)
 
-$(BIN)/.installed: requirements.txt
+$(BIN)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt --editable .
 	touch $@
 
 # Programs that are compared, or used once, live in environments of their own, with our versions of what they share with us.

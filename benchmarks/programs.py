@@ -22,7 +22,7 @@ MERGEKIT = {
     "dare_ties": ("dare_ties", {"weight": 0.3, "density": 0.1}),
 }
 FUSIONBENCH = ("task_arithmetic", "ties")
-VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # nobody asks the network
+VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": str(ROOT / "workflow")}  # nobody asks the network
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def ours(method: str, rounds: int) -> Program:
     def command(case: Case) -> list[str]:
         experts = [word for expert in case.experts for word in ("--expert", str(expert))]
         words = ["--base", str(case.base), *experts, "--method", OURS[method], "--output", str(case.output)]
-        return [sys.executable, "-m", "scripts.merge_models", *words]
+        return [sys.executable, "-m", "nan_merge.cli", "merge", *words]
 
     return Program("ours", method, command, rounds)
 

@@ -5,37 +5,42 @@ import json
 import os
 from pathlib import Path
 
-from snakemake.settings.types import ConfigSettings
-from snakemake.utils import update_config
-
-from experiment.experiment import Experiment
-from nan_merge.catalogue.files import read_yaml
+from nan_merge.cli.parser import command_parser, positive
 from nan_merge.core.command_line import command_line
-from nan_merge.core.errors import UserError
-from planning.jobs import planned_jobs
-from planning.overview import check_fits, overview
-from planning.sizes import Sizes
-from planning.text import text
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     """Parse the command line and print the plan; exit code 1 if the run does not fit."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="overlays of config.yaml, as of snakemake")
-    parser.add_argument("--config", type=json.loads, default={}, help="keys of the config as JSON")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="jobs at once (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: expected how many jobs run at once, 1 or more")
+    parser = command_parser("plan", __doc__, "nan-merge plan --configfile config/study.yaml")
+    parser.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="the folder that Snakemake runs in")
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="overlays, as of snakemake")
+    parser.add_argument("--config", type=json.loads, default={}, metavar="JSON", help="keys of the config as JSON")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="jobs at once (%(default)s)")
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    plan(parser.parse_args())
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print the plan of a run in a folder; its imports take a second, which `--help` does not wait for."""
+    from snakemake.settings.types import ConfigSettings
+    from snakemake.utils import update_config
+
+    from experiment.experiment import Experiment
+    from nan_merge.catalogue.files import read_yaml
+    from planning.jobs import planned_jobs
+    from planning.overview import check_fits, overview
+    from planning.sizes import Sizes
+    from planning.text import text
+
+    overlays = [file.resolve() for file in args.configfile]
+    os.chdir(args.directory)
     config = read_yaml(ROOT / "config/config.yaml")
-    update_config(config, ConfigSettings(args.config, args.configfile).overwrite_config)
-    sizes = Sizes(Experiment(config, ROOT), ROOT)
-    plan = overview(sizes, planned_jobs(ROOT, args.configfile, args.config), args.jobs)
-    print(json.dumps(plan, indent=1, ensure_ascii=False) if args.json else text(plan), flush=True)
-    check_fits(plan)
+    update_config(config, ConfigSettings(args.config, overlays).overwrite_config)
+    found = overview(Sizes(Experiment(config, ROOT), ROOT), planned_jobs(ROOT, overlays, args.config), args.jobs)
+    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else text(found), flush=True)
+    check_fits(found)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """Remove what killed jobs left half written below results/ (names that end in .part); nothing else is touched."""
 
-import argparse
 import shutil
 from pathlib import Path
 
 from cluster import snakemake_log
 from cluster.slurm import jobs_in
+from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 
 
 def main() -> None:
     """Parse the command line, refuse while a run may be writing, and remove."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path(), help="the folder that Snakemake runs in")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser = command_parser("clean", __doc__, "nan-merge clean --dry-run")
+    parser.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="the folder that Snakemake runs in")
+    parser.add_argument("--dry-run", action="store_true", default=False, help="only say what would be removed")
     args = parser.parse_args()
     folder = args.directory.resolve()
     left = sorted(path for path in (folder / "results").rglob(".*.part") if path.exists())

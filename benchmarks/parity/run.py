@@ -28,7 +28,7 @@ from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.context import DRAWS, TensorContext
 from nan_merge.methods.recipe import Recipe, bind
-from scripts.merge_models import override
+from nan_merge.standalone.method import assignment, override
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # no network; matrices are small
@@ -80,8 +80,8 @@ class Comparison:
         """Return our method with its changes."""
         entry = entries()[self.ours]
         method_spec = {stage: entry[stage] for stage in STAGES if stage in entry}
-        for assignment in self.change:
-            method_spec = override(method_spec, assignment, self.ours)
+        for change in self.change:
+            method_spec = override(method_spec, *assignment(change), self.ours)
         return method_spec
 
 

@@ -75,7 +75,7 @@ def about(facts: Mapping[str, Any]) -> list[str]:
         "*error* is the largest difference in any number of the merged models, *of the largest τ* the same in units of the"
         " largest entry of any task vector. In float32 both write what a user gets (weights near 1 round at 1.2e-7, which is"
         " 7e-6 of the largest τ here); in float64 the same float32 models are taken to float64 first, which shows whether the"
-        " formulas are the same. *here* is an entry of `config/methods.yaml`; what `--set` of `scripts.merge_models` changes in"
+        " formulas are the same. *here* is an entry of `config/methods.yaml`; what `--set` of `nan-merge merge` changes in"
         " it stands in the note. *same* is ✓ where the programs compute the same and – where they differ on purpose; then a"
         " note says why.",
         "",

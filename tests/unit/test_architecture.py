@@ -66,7 +66,7 @@ def test_a_package_imports_only_lower_rows_of_the_drawing(package):
 
 def test_only_packages_lie_in_the_library_and_no_code_in_their_init():
     assert [path.name for path in LIBRARY.glob("*.py")] == ["__init__.py"]
-    for init in [path for path in WORKFLOW.rglob("__init__.py")]:
+    for init in [path for path in WORKFLOW.rglob("__init__.py") if path != LIBRARY / "__init__.py"]:  # the Python API
         (doc,) = ast.parse(init.read_text(encoding="utf-8")).body
         assert isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant), f"{init} holds code"
 
@@ -82,7 +82,7 @@ def test_no_modules_import_each_other():
 @pytest.mark.parametrize("module", MODULES)
 def test_the_library_knows_neither_snakemake_nor_the_config_and_loads_torch_only_for_models(module):
     packages = {name.split(".")[0] for name in imported(MODULES[module])}
-    assert not packages & NOT_FOR_THE_LIBRARY
+    assert not packages & (NOT_FOR_THE_LIBRARY - ({"argparse"} if module.startswith("cli.") else set()))
     if module.split(".")[0] not in TORCH and module not in ON_REQUEST:
         assert "torch" not in packages
     if not module.startswith("models.families."):

@@ -10,8 +10,8 @@ from project import Project
 
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
+from nan_merge.cli.merge import main as merge_models
 from nan_merge.core.errors import UserError
-from scripts.merge_models import main as merge_models
 
 METHODS = ["task_arithmetic", "ties+nan_delta"]
 

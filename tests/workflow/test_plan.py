@@ -274,7 +274,7 @@ def test_a_mistake_in_the_prices_names_file_and_key(change, message):
 
 def test_no_jobs_at_once_are_refused(fresh):
     done = planned(fresh, "--jobs", "0")
-    assert done.code == 1 and "--jobs 0" in done.text
+    assert done.code == 2 and "--jobs: expected a whole number from 1, found 0" in done.text
 
 
 # ---- prices -----------------------------------------------------------------------------------------------------------

@@ -23,14 +23,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nan_merge.assets import retry
 from nan_merge.catalogue.methods import REFERENCES
+from nan_merge.cli import merge as command
 from nan_merge.core import disk
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, sha256
 from nan_merge.core.progress import Passes
-from nan_merge.standalone.sources import files, find, short_names
-from scripts import merge_models
+from nan_merge.standalone.sources import files, find, named, short_names
 
 OPERATORS = ["[PAD]", *"abcdefghijklmnopqrstuvwxyz"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
 SMALL = {"vocab_size": len(OPERATORS)}
 ARCHITECTURES = {
     "llama": lambda: transformers.LlamaForCausalLM(
@@ -75,7 +76,7 @@ def words(folder, *more, experts=("a", "b"), method="task_arithmetic", output="o
 
 def merge(folder, *more, **given):
     """Merge and return the tensors of the output."""
-    merge_models.main(words(folder, *more, **given))
+    command.main(words(folder, *more, **given))
     return tensors_of(folder / given.get("output", "out"))
 
 
@@ -113,8 +114,8 @@ def test_the_output_says_where_it_comes_from(tmp_path):
     assert len({model["xxh3_128"] for model in record["inputs"].values()}) == 3
     shutil.move(tmp_path / "out", tmp_path / "first")
     again = record["command"].replace("\\\n", "").split()
-    assert again[:3] == ["python", "-m", "scripts.merge_models"]
-    merge_models.main(again[3:])
+    assert again[:2] == ["nan-merge", "merge"]
+    command.main(again[2:])
     for file in (tmp_path / "first").iterdir():
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
 
@@ -227,7 +228,7 @@ def test_an_adapter_is_an_expert_like_any_other(tmp_path, capsys):
     record = read_json(tmp_path / "out/provenance.json")
     assert set(record["inputs"]["lora"]["files"]) == {"adapter_model.safetensors", "adapter_config.json"}
     (note,) = record["notes"]
-    assert f"note: {note}" in capsys.readouterr().out
+    assert f"note: {note}" in capsys.readouterr().err
     assert f"- {note}\n" in (tmp_path / "out/README.md").read_text()
 
 
@@ -243,11 +244,10 @@ def test_a_merge_of_safetensors_never_loads_torch(tmp_path):
     family(tmp_path)
     program = f"""
 import sys
-from scripts import merge_models
-merge_models.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties+nan")!r})
+command.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties+nan")!r})
 print(*sorted({{"torch", "pandas", "transformers", "huggingface_hub", "snakemake"}} & sys.modules.keys()))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
     assert "merge: 100%" in done.stderr
 
@@ -276,7 +276,7 @@ def test_experts_are_named_by_hand_or_by_their_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("run1/last", "run2/last", "lr=0.1", "base"):
         Path(folder).mkdir(parents=True)
-    found = merge_models.named(["run1/last", "run2/last/", "lr=0.1", "math=owner/model@v1", "owner/code", "base"])
+    found = named(["run1/last", "run2/last/", "lr=0.1", "math=owner/model@v1", "owner/code", "base"])
     assert found == {
         "math": "owner/model@v1",
         "last": "run1/last",
@@ -287,7 +287,7 @@ def test_experts_are_named_by_hand_or_by_their_folders(tmp_path, monkeypatch):
     }
     for taken in (["a=x/y", "a=x/z"], ["base=x/y"]):
         with pytest.raises(UserError, match="is taken; choose another"):
-            merge_models.named(taken)
+            named(taken)
     assert short_names(["o/a@main", "p/a"]) == ["a", "a-2"]
 
 
@@ -329,7 +329,7 @@ def test_a_mistake_says_what_is_wrong_and_writes_nothing(mistake, tmp_path):
     more, message = MISTAKES[mistake]
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError) as error:
-        merge_models.main([*words(tmp_path), *more])
+        command.main([*words(tmp_path), *more])
     assert message in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -337,7 +337,7 @@ def test_a_mistake_says_what_is_wrong_and_writes_nothing(mistake, tmp_path):
 def test_no_expert_is_refused_and_one_is_warned_of(tmp_path, capsys):
     family(tmp_path)
     with pytest.raises(SystemExit):
-        merge_models.main(words(tmp_path, experts=()))
+        command.main(words(tmp_path, experts=()))
     assert "--expert" in capsys.readouterr().err
     merge(tmp_path, experts="a")
     assert "warning: one expert only" in capsys.readouterr().err
@@ -372,7 +372,7 @@ def test_an_input_is_never_overwritten(tmp_path):
         with pytest.raises(UserError, match="would replace the input"):
             merge(tmp_path, "--overwrite", "--expert", str(tmp_path / "first"), output=output.name)
     with pytest.raises(UserError, match="is no merged model"):
-        merge_models.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])
+        command.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_merge(tmp_path, isolated):
@@ -380,8 +380,8 @@ def test_a_disk_that_is_too_small_is_found_before_the_merge(tmp_path, isolated):
     (tmp_path / "disk").mkdir()
     shell = f'mount -t tmpfs -o size=1m none {tmp_path / "disk"} && exec "$@"'
     before = (*isolated("--mount"), "sh", "-c", shell, "sh")
-    command = [sys.executable, "-m", "scripts.merge_models", *words(tmp_path, output="disk/far/out")]
-    done = subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "nan_merge.cli", "merge", *words(tmp_path, output="disk/far/out")]
+    done = subprocess.run([*before, *command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "disk/far/out: the merged model takes 16.78 MB, the disk has 1.05 MB free; free some, choose another" in done.stderr
     assert "Traceback" not in done.stderr
@@ -461,7 +461,7 @@ def test_models_of_the_hub_merge_and_the_card_names_them(hub, tmp_path):
         (folder / "README.md").write_text(ABOUT)
         hub.put(f"owner/{name}", folder)
     given = ["--base", "owner/base", "--expert", "owner/code", "--expert", "m=owner/math@main", "--method", "ties"]
-    merge_models.main([*given, "--output", str(tmp_path / "out")])
+    command.main([*given, "--output", str(tmp_path / "out")])
     card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
     assert card.data.base_model == ["owner/base", "owner/code", "owner/math"]
     commit = hub.repositories["models", "owner/math"].branches["main"]

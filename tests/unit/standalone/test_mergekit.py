@@ -7,13 +7,16 @@ from models import ROOT, SHAPES, family, merged, tensors_of
 
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.catalogue.methods import check_method_spec
+from nan_merge.cli import import_mergekit
+from nan_merge.cli import merge as command
 from nan_merge.core.errors import UserError
 from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
-from nan_merge.methods.recipe import STAGES, bind
+from nan_merge.methods.recipe import bind
 from nan_merge.standalone.mergekit_export import check_names, export
 from nan_merge.standalone.mergekit_import import translate
-from scripts import import_mergekit, merge_models
+from nan_merge.standalone.method import assignment, choose
+from nan_merge.standalone.sources import named
 
 DEFAULTS = {"ties": {"normalize": True}, "linear": {"normalize": True}}
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.4}
@@ -225,12 +228,9 @@ def test_what_has_no_counterpart_is_refused_by_its_key(mistake, tmp_path):
 def test_the_printed_command_says_the_same(case, tmp_path):
     method, weights, parameters = SHARED[case]
     request = translate(config(tmp_path, method, weights, **parameters), "f")
-    args = merge_models.arguments().parse_args([*import_mergekit.merge_arguments(request), "--output", "x"])
-    record = merge_models.method(args.method)
-    method_spec = {stage: record[stage] for stage in STAGES if stage in record}
-    for assignment in args.set:
-        method_spec = merge_models.override(method_spec, assignment, args.method)
-    assert merge_models.named(args.expert) == request.experts
+    args = command.arguments().parse_args([*import_mergekit.merge_arguments(request), "--output", "x"])
+    _, method_spec = choose(args.method, dict(map(assignment, args.set)))
+    assert named(args.expert) == request.experts
     left, right = bind(method_spec), bind(request.method_spec)
     for stage in ("preprocess", "combine"):
         assert (getattr(left, stage).func, getattr(left, stage).keywords) == (
@@ -248,7 +248,7 @@ def test_the_script_prints_command_and_method_and_merges_with_an_output(tmp_path
     import_mergekit.main([str(tmp_path / "My Ties.yml")])
     printed = capsys.readouterr().out
     command, _, entry = printed.partition("\n\n")
-    assert command.startswith("python -m scripts.merge_models --base ")
+    assert command.startswith("nan-merge merge --base ")
     assert command.endswith("--output OUTPUT")
     (tmp_path / "entry.yaml").write_text(entry)
     ((name, record),) = read_yaml(tmp_path / "entry.yaml").items()

@@ -25,8 +25,12 @@ def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     if tuned := record.get("tune", {}).get("hyper_parameter"):
         values[tuned] = "chosen on validation"
     values.setdefault("value", values.get("mean"))
+    filled = dict(record)
     try:
-        return {**record, **{text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}}
+        filled |= {text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}
+        if "sweep" in record:
+            filled["sweep"] = {**record["sweep"], "label": FORMATTER.vformat(record["sweep"]["label"], (), values)}
+        return filled
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
             f"{where}: label, summary: {error} is no hyper-parameter of the method; known: {sorted(values)}"

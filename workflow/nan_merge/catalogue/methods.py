@@ -55,15 +55,18 @@ class Catalogue:
 
         Raises UserError, beginning with `where`, for an id that is not known, and for a variant that its host cannot take.
         """
+        return {member: described(record, f"{where}: {member}") for member, record in self.templates(name, where).items()}
+
+    def templates(self, name: str, where: str = FILE) -> dict[str, dict[str, Any]]:
+        """Return the same methods with labels and summaries that are not filled yet."""
         if name not in self._members:
             sweep = re.sub(r"(_[0-9]+|-.*)$", "", name)  # of a member that is named alone
             host, *variants = sweep.split("+")
             known = name not in self.hosts and host in self.hosts and self.variants.keys() >= {*variants}
-            if sweep != name and known and name in self.members(sweep, where):
-                return {name: self.members(sweep)[name]}
+            if sweep != name and known and name in self.templates(sweep, where):
+                return {name: self.templates(sweep)[name]}
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
-            entry = described(self.entry(name, where), place)
-            self._members[name] = dict(members(name, entry, place))
+            self._members[name] = dict(members(name, self.entry(name, where), place))
         return self._members[name]
 
     def entry(self, name: str, where: str = FILE) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Checkpoint:
     (`nan_merge.layouts.views`) has other tensors under the same names.
     """
 
+    config: Mapping[str, Any] | None = None  # what config.json of the folder would hold, for a model without a folder
+
     def __init__(self, path: Path | str) -> None:
         """Open a folder or a single safetensors file (a head)."""
         path = Path(path)

@@ -17,8 +17,8 @@ WRAPPER = "state_dict"  # the key of the tensors in checkpoints of training prog
 
 
 @dataclass
-class PickledTensor(Tensor):
-    """A tensor of a pickle; `values` (*shape) are its memory-mapped numbers."""
+class ArrayTensor(Tensor):
+    """A tensor whose numbers are an array (*shape), memory-mapped from a pickle or in memory."""
 
     values: np.ndarray
 
@@ -33,8 +33,8 @@ class PickledTensor(Tensor):
 
 
 def storage_key(tensor: Tensor) -> Hashable | None:
-    """Return a key that is equal for tensors that share memory in a pickle; None for other tensors."""
-    if not isinstance(tensor, PickledTensor) or not tensor.size:
+    """Return a key that is equal for tensors that share an array; None for other tensors."""
+    if not isinstance(tensor, ArrayTensor) or not tensor.size:
         return None
     return tensor.values.__array_interface__["data"], tensor.values.strides, tensor.shape, tensor.dtype
 
@@ -69,7 +69,7 @@ def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     f"{file}: {name!r} is an object of type {type(value).__name__}{note}; expected only tensors by name, or a"
                     " module of them; save only the model's state_dict"
                 )
-            entries[name] = PickledTensor(value.dtype, value.shape, value.array())
+            entries[name] = ArrayTensor(value.dtype, value.shape, value.array())
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise any error

@@ -23,12 +23,12 @@ class _Lines:
         sys.stderr.flush()
 
 
-def bar(label: str, total: int, unit: str = "it") -> tqdm:
+def bar(label: str, total: int, unit: str = "it", quiet: bool = False) -> tqdm:
     """Return a progress bar over `total` units with rate and remaining time; unit "B" is scaled to kB, MB, ..."""
-    scale = unit == "B"
+    shown = {"total": total, "desc": label, "unit": unit, "unit_scale": unit == "B", "disable": quiet}
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=label, unit=unit, unit_scale=scale, file=sys.stderr, dynamic_ncols=True)
-    return tqdm(total=total, desc=label, unit=unit, unit_scale=scale, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
+        return tqdm(**shown, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(**shown, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
 
 
 def steps(label: str, total: int) -> Callable[[int, float], None]:
@@ -47,9 +47,9 @@ def steps(label: str, total: int) -> Callable[[int, float], None]:
 class Passes:
     """One progress bar in bytes over several passes over files; a context manager, thread-safe."""
 
-    def __init__(self, total: int) -> None:
-        """Start at 0 of `total` bytes, read and written in all passes together."""
-        self._bar, self._lock = bar("read", total, "B"), threading.Lock()
+    def __init__(self, total: int, quiet: bool = False) -> None:
+        """Start at 0 of `total` bytes, read and written in all passes together; `quiet` shows nothing."""
+        self._bar, self._lock = bar("read", total, "B", quiet), threading.Lock()
 
     def __call__(self, count: int) -> None:
         """Advance the bar by a number of bytes."""
@@ -65,6 +65,7 @@ class Passes:
         """Print lines to stdout, above the bar if both share a terminal."""
         with self._lock:
             tqdm.write(text)
+            sys.stdout.flush()
 
     def __enter__(self) -> Passes:
         """Show the bar."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.blocks import WORK_UNIT
-from nan_merge.core.cuda import check_cuda
+from nan_merge.core.cuda import check_cuda, torch_for
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class Torch(Device):
 
     def to_device(self, values: np.ndarray) -> Any:
         """Move an array to the device, as a copy."""
-        import torch
-
-        return torch.from_numpy(values).to(self.name, copy=True)
+        return torch_for(self.name).from_numpy(values).to(self.name, copy=True)
 
     def to_host(self, values: Any) -> np.ndarray:
         """Move a tensor back to the host, as an array."""
@@ -52,11 +50,12 @@ CPU = Device()
 def device(name: str) -> Device:
     """Return the device `cpu` (NumPy), `cuda`, `cuda:1`, ... or `torch` (torch on the host, for comparison).
 
-    Raises UserError for an unknown device and for one that this machine does not have.
+    Raises UserError for an unknown device, for one that this machine does not have, and without torch for any but `cpu`.
     """
     if name == "cpu":
         return CPU
     if name == "torch":
+        torch_for(name)
         return Torch("cpu")
     check_cuda(name)
     return Torch(name)

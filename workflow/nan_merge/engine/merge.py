@@ -53,32 +53,51 @@ def merge(
 
     Raises UserError if a number of a model is NaN or infinite, or the merge leaves the range of its type.
     """
-    models, recipe = request.models, fused(request.recipe) if device.fused else request.recipe
-    budget = MemoryBudget(max(map(request.size, models.merged)))  # room for the largest tensor, which whole tensors share
-    with atomic_write(output) as part, threadpool_limits(1):  # of the matrix library, which would add up in another order
+    models = request.models
+    with atomic_write(output) as part:
         part.mkdir()
         copy_companions(models.base.folder, part)
         _write_config(part / "config.json", models, request.dtype)
         writer = Writer(part, models.base.shards, {n: (request.types[n], e.shape) for n, e in models.base.entries.items()})
-
-        def worker() -> Callable[[Sequence[Chunk]], list[list[bytes]]]:
-            merged = _Worker(request, recipe, budget, device, progress).merged
-
-            def work(chunks: Sequence[Chunk]) -> list[list[bytes]]:
-                digests = [[xxh3_128() for _ in models.all] for _ in chunks]
-                for first, stored in merged(chunks, digests):
-                    writer.write(chunks[0][0], first, stored)
-                    progress(stored.nbytes)
-                return [[digest.digest() for digest in each] for each in digests]
-
-            return work
-
-        items = request.items()
         try:
-            digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
+            inputs = stream(request, writer.write, threads=threads, device=device, progress=progress)
         finally:
             writer.close()
-        finish(part, _identities(models, itertools.chain(*items), itertools.chain(*digests)))
+        finish(part, inputs)
+
+
+def stream(
+    request: MergeRequest,
+    write: Callable[[str, int, np.ndarray], object],
+    *,
+    threads: int = 1,
+    device: Device = CPU,
+    progress: Progress = no_progress,
+) -> dict[str, str]:
+    """Pass every tensor of a merge to `write`, in pieces, and return the digests of the inputs; see `merge`.
+
+    `write` is called with a name, the index of the first element, and values (n,) in the type of `request.types`, from several
+    threads and in any order; the values are overwritten afterwards.
+    """
+    models, recipe = request.models, fused(request.recipe) if device.fused else request.recipe
+    budget = MemoryBudget(max(map(request.size, models.merged)))  # room for the largest tensor, which whole tensors share
+
+    def worker() -> Callable[[Sequence[Chunk]], list[list[bytes]]]:
+        merged = _Worker(request, recipe, budget, device, progress).merged
+
+        def work(chunks: Sequence[Chunk]) -> list[list[bytes]]:
+            digests = [[xxh3_128() for _ in models.all] for _ in chunks]
+            for first, stored in merged(chunks, digests):
+                write(chunks[0][0], first, stored)
+                progress(stored.nbytes)
+            return [[digest.digest() for digest in each] for each in digests]
+
+        return work
+
+    items = request.items()
+    with threadpool_limits(1):  # of the matrix library, which would add up in another order
+        digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
+    return _identities(models, itertools.chain(*items), itertools.chain(*digests))
 
 
 class _Worker:

@@ -62,7 +62,9 @@ def quantised(entries: Mapping[str, Tensor]) -> str | None:
 
 
 def config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the content of the folder's config.json, empty if missing."""
+    """Return the content of the folder's config.json, empty if missing, or the config of a model in memory."""
+    if checkpoint.config is not None:
+        return dict(checkpoint.config)
     file = checkpoint.folder / "config.json"
     record = read_json(file) if file.is_file() else {}
     return record if isinstance(record, dict) else {}

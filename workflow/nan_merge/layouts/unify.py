@@ -46,10 +46,10 @@ class Models:
 
 
 def unify_layout(
-    base: Path | str, experts: Mapping[str, Path], exclude: Sequence[str] = (), *,
+    base: Path | str | Checkpoint, experts: Mapping[str, Path | Checkpoint], exclude: Sequence[str] = (), *,
     vocabulary: str = "truncate", missing: str = "error",
 ) -> Models:  # fmt: skip
-    """Open a base and its experts by name, whole models or LoRA adapters, in the layout of the base.
+    """Open a base and its experts by name, whole models or LoRA adapters, in the layout of the base; open ones are taken.
 
     Tensors that match one of the regular expressions `exclude` keep the values of the base. `vocabulary` is the policy for
     vocabularies of different sizes: `truncate` or `pad_mean`. `missing` is the policy for tensors that an expert lacks:
@@ -58,8 +58,8 @@ def unify_layout(
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
-    origin = _base(Path(base))
-    models = {name: _expert(name, Path(experts[name]), origin, notes) for name in sorted(experts)}
+    origin = _base(base)
+    models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
     origin, models = tie(origin, models, notes)
     names = _mergeable(origin, exclude)
     origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
@@ -78,20 +78,20 @@ def check_distinct(models: Models) -> None:
             )
 
 
-def _base(folder: Path) -> Checkpoint:
+def _base(given: Path | str | Checkpoint) -> Checkpoint:
     """Open the base; raise UserError for an adapter or a quantised model."""
-    if is_adapter(folder):
-        raise UserError(f"{folder}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
-    return _refuse_quantised(Checkpoint(folder), "base")
+    if not isinstance(given, Checkpoint) and is_adapter(Path(given)):
+        raise UserError(f"{given}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
+    return _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), "base")
 
 
-def _expert(name: str, folder: Path, base: Checkpoint, notes: list[str]) -> Checkpoint:
+def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[str]) -> Checkpoint:
     """Open an expert, a whole model or an adapter, under the names of the base."""
-    if is_adapter(folder):
-        model, done = fold_adapter(folder, base)
+    if not isinstance(given, Checkpoint) and is_adapter(Path(given)):
+        model, done = fold_adapter(Path(given), base)
         notes.append(f"expert '{name}': {done}")
         return model
-    model = _refuse_quantised(Checkpoint(folder), f"expert '{name}'")
+    model = _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), f"expert '{name}'")
     _same_architecture(name, model, base)
     done, new = match_prefix(model.names, base.names)
     if done:

@@ -22,16 +22,16 @@ def tie(base: Checkpoint, experts: Mapping[str, Checkpoint], notes: list[str]) -
     Tied are tensors that share memory in a `.bin`, and an output head equal to the embedding unless config.json denies it.
     `transformers` ties them again when it loads the result. Changes are added to `notes`.
     """
-    twins = _twins(base)
-    notes += [f"base: '{name}' is tied to '{kept}', so it is counted and written once" for name, kept in twins.items()]
-    single = view(base, {name: tensor for name, tensor in base.entries.items() if name not in twins})
-    return single, {expert: _retied(expert, model, single, twins, notes) for expert, model in experts.items()}
+    same = twins(base)
+    notes += [f"base: '{name}' is tied to '{kept}', so it is counted and written once" for name, kept in same.items()]
+    single = view(base, {name: tensor for name, tensor in base.entries.items() if name not in same})
+    return single, {expert: _retied(expert, model, single, same, notes) for expert, model in experts.items()}
 
 
-def _twins(base: Checkpoint) -> dict[str, str]:
+def twins(base: Checkpoint) -> dict[str, str]:
     """Return the duplicates among the tensors of the base: {name: name that is kept}."""
     tied, token_tensors = setting(config(base), TIED), set(vocabulary(base.entries))
-    twins: dict[str, str] = {}
+    found: dict[str, str] = {}
     owners: dict[Hashable, str] = {}
     distinct: list[str] = []
     for name in sorted(base.entries, key=_rank):
@@ -44,8 +44,8 @@ def _twins(base: Checkpoint) -> dict[str, str]:
             twin = next((other for other in distinct if equal(tensor, base.entries[other])), name)
             distinct.append(name)
         if twin != name:
-            twins[name] = twin
-    return twins
+            found[name] = twin
+    return found
 
 
 def _rank(name: str) -> int:

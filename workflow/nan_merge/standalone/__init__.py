@@ -1,6 +1,7 @@
-"""Merge models of your own without a suite: find, unify, measure, merge and document them; mergekit configs in and out.
+"""Merge models of your own without a suite: find, unify, measure, merge and document them; mergekit configs in and out;
+state dicts in memory.
 
 The workflow's rules do the same stage by stage; they share `documented_merge`.
 
-Imports: core, assets, checkpoints, layouts, methods, engine.
+Imports: core, assets, catalogue, checkpoints, layouts, methods, engine.
 """

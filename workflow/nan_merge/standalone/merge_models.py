@@ -1,24 +1,29 @@
 """Merge models without a suite: find, unify, measure, estimate, merge and document them in one process.
 
-torch is imported only for a device or a file that needs it: for a small model start-up dominates.
+torch is imported only for a device that needs it: for a small model start-up dominates.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nan_merge.catalogue.files import known_names
+from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
+from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
@@ -29,66 +34,161 @@ from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
 from nan_merge.methods.recipe import Recipe, bind
 from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.mergekit_export import check_names, export
+from nan_merge.standalone.method import choose, flow
 from nan_merge.standalone.model_card import PROVENANCE
-from nan_merge.standalone.sources import Source, find
+from nan_merge.standalone.sources import Source, find, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 PRINTED_ROWS = 8  # of a coefficient table
 
 
-@dataclass(frozen=True)
-class OwnModels:
-    """Models of one's own and how to merge them, as on the command line."""
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to merge: a method and what may be chosen besides.
 
-    base: str  # folder or hub id
-    experts: Mapping[str, str]  # folders or hub ids by name
-    method: str
-    method_spec: Mapping[str, Any]  # operators by stage
-    output: Path  # folder of the merged model
-    about: Mapping[str, Any] = field(default_factory=dict)  # of the config; `label` and `reference` are documented
+    Raises UserError, when it is made, for an unknown method or device and for any value that does not fit.
+    """
+
+    method: str  # an entry of the catalogue
+    set: Mapping[str, Any] = field(default_factory=dict)  # {"stage.operator.hyper_parameter": value}, {stage: operator}
     exclude: Sequence[str] = ()  # regular expressions of tensors left at the base
     vocabulary: str = "truncate"  # see `unify_layout`, as for `missing`
     missing: str = "error"
     dtype: str | None = None  # type of all floats of the output, a key of TYPES; None keeps those of the base
     device: str = "cpu"  # see `devices.device`
-    threads: int = 1
-    seed: int = 0
+    threads: int = field(default_factory=available_processors)
+    seed: int = 0  # of random draws
+    examples: Mapping[str, int] | None = None  # that each expert was trained on, by name, for the variant `data_size`
+    quiet: bool = False  # show neither notes nor progress, which go to stderr
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the models."""
+        _ = self.recipe
+        device(self.device)
+        if self.dtype is not None:
+            known_names("--dtype", [self.dtype], TYPES)
+        if self.threads < 1:
+            raise UserError(f"--threads {self.threads}: expected a whole number from 1")
+        for pattern in self.exclude:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"--exclude {pattern}: no regular expression: {error}") from None
+
+    @cached_property
+    def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The record of the method in the catalogue, and its operators by stage with the changes of `set`."""
+        return choose(self.method, self.set)
+
+    @property
+    def method_spec(self) -> dict[str, Any]:
+        """The operators by stage."""
+        return self.chosen[1]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The bound operators."""
+        return bind(self.method_spec, self.method)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the coefficients depend on norms."""
+        return what_it_reads(self.recipe.estimate.keywords["operator"]) == "norms"
+
+    def unified(self, base: Path | Checkpoint, experts: Mapping[str, Any]) -> Models:
+        """Return the models, folders or open checkpoints, in the layout of the base."""
+        return unify_layout(base, experts, self.exclude, vocabulary=self.vocabulary, missing=self.missing)
+
+    def table(self, models: Models, progress: Passes) -> CoefficientTable:
+        """Return the coefficients; norms are measured only for a rule that needs them."""
+        if self.measured:
+            progress.begin("norms")
+            return self.recipe.estimate(norms(models, threads=self.threads, progress=progress))
+        if self.examples is not None and self.examples.keys() != models.experts.keys():
+            raise UserError(f"--examples: expected a number for each of {', '.join(models.experts)}; found {dict(self.examples)}")
+        zeros = [0.0] * len(models.experts)
+        unmeasured = {name: {"weights": zeros, "task_vector": zeros} for name in models.merged}
+        sizes = {"examples": [self.examples[name] for name in models.experts]} if self.examples else {}
+        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **sizes})
+        return dataclasses.replace(table, norms={})
+
+    def request(self, models: Models, table: CoefficientTable, progress: Passes) -> MergeRequest:
+        """Return the whole merge, with thresholds measured for a method that trims."""
+        cuts: Mapping[str, Mapping[str, float]] = {}
+        if "thresholds" in self.recipe.requirements:
+            progress.begin("thresholds")
+            cuts = thresholds(models, **self.recipe.requirements["thresholds"], threads=self.threads, progress=progress)
+        dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
+        return MergeRequest(models, self.recipe, table, cuts, seed=self.seed, dtype=dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnModels(Settings):
+    """Models of one's own, how to merge them and where to; the fields are the options of `nan-merge merge`."""
+
+    base: str  # folder or hub id
+    experts: Mapping[str, str]  # folders or hub ids by name
+    output: Path  # folder of the merged model
     overwrite: bool = False  # whether an older merge at `output` is replaced
-    export: Path | None = None  # file for a mergekit config with the coefficients
-    options: Sequence[str] = ()  # arguments of the command line that, besides the models, decide the result
+    export_mergekit: Path | None = None  # file for a mergekit config with the coefficients
 
 
-def run(own: OwnModels) -> None:
-    """Merge, print coefficients and notes, and leave a documented model in `own.output`.
+@dataclass(frozen=True)
+class Merged:
+    """A merge that was written."""
+
+    output: Path  # its folder
+    method: str
+    coefficients: dict[str, dict[str, float]]  # expert -> row (`model`, or a layer or tensor) -> coefficient
+    notes: tuple[str, ...]  # what was done to bring the models into one layout
+    seconds: float
+
+
+def merge(
+    *, base: str | Path, experts: Mapping[str, str | Path] | Iterable[str | Path], method: str, output: str | Path, **options: Any
+) -> Merged:
+    """Merge models into the folder `output`, as `nan-merge merge` does, and return what was written.
+
+    `base` and `experts` are folders or hub ids; experts have names, or get those of their folders. `options` are the other
+    fields of `OwnModels`, which are the options of the command; a message that names `--set` means `set` here.
+    Raises UserError for all that the caller can correct.
+    """
+    return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
+
+
+def run(own: OwnModels, show: bool = False) -> Merged:
+    """Merge, and leave a documented model in `own.output`; with `show` print the coefficients as soon as they are known.
 
     Raises UserError for all that the user can correct, before long work begins where that is possible.
     """
     started = time.monotonic()
-    recipe = bind(own.method_spec, own.method)
-    device(own.device)  # an unknown one is an error before anything is read
     check_output(own.output, own.overwrite)
     sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
     check_inputs(own.output, sources)
-    experts = {name: source.folder for name, source in sources.items() if name != "base"}
-    models = unify_layout(sources["base"].folder, experts, own.exclude, vocabulary=own.vocabulary, missing=own.missing)
+    models = own.unified(sources["base"].folder, {name: s.folder for name, s in sources.items() if name != "base"})
     check_distinct(models)
     written = output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
-    _introduce(sources, models)
-    measured = what_it_reads(recipe.estimate.keywords["operator"]) == "norms"
-    with Passes(passes_bytes(models, recipe, measured) + copied_bytes(models) + written) as progress:
-        table = _table(models, recipe, measured, own.threads, progress)
-        progress.print(f"coefficients of {own.method}:\n{show(table)}")
-        if own.export:
-            own.export.write_text(_mergekit(own, sources, models, table), encoding="utf-8")
-        cuts = _thresholds(models, recipe, own.threads, progress)
-        dtype = DTYPES[TYPES[own.dtype]] if own.dtype else None
-        request = MergeRequest(models, recipe, table, cuts, seed=own.seed, dtype=dtype)
+    if not own.quiet:
+        _introduce(sources, models)
+    total = passes_bytes(models, own.recipe, own.measured) + copied_bytes(models) + written
+    with Passes(total, own.quiet) as progress:
+        table = own.table(models, progress)
+        if show:
+            progress.print(f"coefficients of {own.method}:\n{printed(table)}")
+        if own.export_mergekit:
+            own.export_mergekit.write_text(_mergekit(own, sources, models, table), encoding="utf-8")
+        request = own.request(models, table, progress)
         progress.begin("merge")
         merge_and_document(
             request, sources, _about(own, sources), own.output, threads=own.threads, device_name=own.device, progress=progress
         )
-    print(f"{own.output}: written in {time.monotonic() - started:.1f} s")
+    return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
+
+
+def by_expert(table: CoefficientTable) -> dict[str, dict[str, float]]:
+    """Return the coefficients of every expert by row."""
+    return {expert: {row: values[t] for row, values in table.rows.items()} for t, expert in enumerate(table.experts)}
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -143,35 +243,15 @@ def copied_bytes(models: Models) -> int:
     return sum(DTYPES[e.dtype].itemsize * e.size for name, e in models.base.entries.items() if name not in merged)
 
 
-def _table(models: Models, recipe: Recipe, measured: bool, threads: int, progress: Passes) -> CoefficientTable:
-    """Return the coefficients; norms are measured only for a rule that needs them."""
-    if measured:
-        progress.begin("norms")
-        return recipe.estimate(norms(models, threads=threads, progress=progress))
-    zeros = [0.0] * len(models.experts)
-    unmeasured = {name: {"weights": zeros, "task_vector": zeros} for name in models.merged}
-    table = recipe.estimate({"experts": list(models.experts), "tensors": unmeasured})
-    return dataclasses.replace(table, norms={})
-
-
-def _thresholds(models: Models, recipe: Recipe, threads: int, progress: Passes) -> Mapping[str, Mapping[str, float]]:
-    if "thresholds" not in recipe.requirements:
-        return {}
-    progress.begin("thresholds")
-    return thresholds(models, **recipe.requirements["thresholds"], threads=threads, progress=progress)
-
-
 def _introduce(sources: Mapping[str, Source], models: Models) -> None:
-    """Print the models and the notes on their layouts."""
+    """Print the models and the notes on their layouts to stderr."""
+    lines = [f"{name}: {source.pinned}" for name, source in sources.items()] + [f"note: {note}" for note in models.notes]
     if len(models.experts) == 1:
-        print("warning: one expert only; the merge is a step from the base towards it", file=sys.stderr)
-    for name, source in sources.items():
-        print(f"{name}: {source.pinned}")
-    for note in models.notes:
-        print(f"note: {note}")
+        lines.insert(0, "warning: one expert only; the merge is a step from the base towards it")
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
-def show(table: CoefficientTable) -> str:
+def printed(table: CoefficientTable) -> str:
     """Return a coefficient table as plain text: every row, or the first ones and their spread."""
     rows = {name: list(values) for name, values in table.rows.items()}
     lines = list(rows.items())[:PRINTED_ROWS]
@@ -205,8 +285,13 @@ def _command(own: OwnModels, sources: Mapping[str, Source]) -> str:
     """Return the command line that repeats the merge from the same commits, an option a line."""
     options = [("--base", sources["base"].pinned)]
     options += [("--expert", f"{name}={source.pinned}") for name, source in sources.items() if name != "base"]
-    options += [*zip(own.options[::2], own.options[1::2], strict=True), ("--output", str(own.output))]
-    return " \\\n    ".join(["python -m scripts.merge_models", *map(shlex.join, options)])
+    options += [("--method", own.method), *(("--set", f"{path}={flow(value)}") for path, value in own.set.items())]
+    options += [("--exclude", pattern) for pattern in own.exclude]
+    for each in dataclasses.fields(Settings):
+        value = getattr(own, each.name)
+        if each.name in ("vocabulary", "missing", "dtype", "device", "seed") and value != each.default:
+            options.append((f"--{each.name}", str(value)))
+    return " \\\n    ".join(["nan-merge merge", *map(shlex.join, [*options, ("--output", str(own.output))])])
 
 
 def _about(own: OwnModels, sources: Mapping[str, Source]) -> dict[str, Any]:
@@ -215,8 +300,8 @@ def _about(own: OwnModels, sources: Mapping[str, Source]) -> dict[str, Any]:
         "name": own.output.resolve().name,
         "command": _command(own, sources),
         "method": own.method,
-        **{key: own.about[key] for key in ("label", "reference") if key in own.about},
-        "method_spec": dict(own.method_spec),
+        **{key: own.chosen[0][key] for key in ("label", "reference") if key in own.chosen[0]},
+        "method_spec": own.method_spec,
         "exclude": list(own.exclude),
         "vocabulary": own.vocabulary,
         "missing": own.missing,

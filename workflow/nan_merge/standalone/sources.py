@@ -6,7 +6,7 @@ The files that are fetched: weights (safetensors before pickles), configs, token
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from nan_merge.core.files import read_json
 from nan_merge.layouts import adapters
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an expert
 WEIGHTS = (*checkpoint.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 CONFIGS = ("config.json", "adapter_config.json")
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
@@ -87,6 +88,28 @@ def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
         names.append(next(name for name in tries if name not in taken))
         taken.add(names[-1])
     return names
+
+
+def named(models: Mapping[str, str | Path] | Iterable[str | Path]) -> dict[str, str]:
+    """Name every expert: {name: folder or hub id}; of `NAME=model` the stated name, else that of `short_names`.
+
+    Raises UserError for a name that is taken, is `base`, or has other characters than letters, digits, `_`, `.` and `-`.
+    """
+    stated = isinstance(models, Mapping)
+    written = [f"{name}={model}" for name, model in models.items()] if isinstance(models, Mapping) else [*map(str, models)]
+    found: dict[str, str] = {}
+    rest = []
+    for text in written:
+        match = None if not stated and Path(text).expanduser().exists() else re.fullmatch(rf"({NAME.pattern})=(.+)", text)
+        if match is not None and match[1] in ("base", *found):
+            raise UserError(f"--expert {text}: the name '{match[1]}' is taken; choose another")
+        if match is not None:
+            found[match[1]] = match[2]
+        elif stated:
+            raise UserError(f"experts: {text}: expected a name of letters, digits, `_`, `.` and `-`, and a folder or hub id")
+        else:
+            rest.append(text)
+    return {**found, **dict(zip(short_names(rest, found), rest, strict=True))}
 
 
 def weight_files(names: Iterable[str], index: Callable[[str], Any]) -> list[str]:

@@ -1,0 +1,36 @@
+"""Parsers of one look: a help that fits a screen, with an example."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from functools import partial
+
+WIDTH, COLUMN = 100, 36  # of a help, and where the descriptions of its options begin
+
+
+def command_parser(name: str, description: str | None, example: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of `nan-merge NAME`; options that are not given are absent from the result unless they have a default."""
+    return argparse.ArgumentParser(
+        f"nan-merge {name}".strip(),
+        usage=usage,
+        description="\n".join(textwrap.fill(line, WIDTH) for line in (description or "").splitlines()),
+        epilog=f"example: {example}",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=WIDTH, max_help_position=COLUMN),
+    )
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return int(text)
+
+
+def number_by_name(text: str) -> tuple[str, int]:
+    """Read `NAME=N`, N a whole number from 1."""
+    name, _, number = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, found {text}")
+    return name, positive(number)

@@ -1,0 +1,100 @@
+"""Choose the method of a merge without a suite: an entry of the catalogue, with single settings changed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from nan_merge.catalogue.labels import described
+from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_method_spec
+from nan_merge.catalogue.places import catalogue_root
+from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import DEFAULTS, bind, operator_of
+
+
+def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the record of a method, and its operators by stage with `changes`, as `override` reads them.
+
+    Raises UserError for a method that needs more than models, and for a change that does not fit it.
+    """
+    catalogue = Catalogue(catalogue_root())
+    entry = record(name, catalogue)
+    method_spec = {stage: entry[stage] for stage in STAGES if stage in entry}
+    for path, value in changes.items():
+        method_spec = override(method_spec, path, value, name)
+    bind(method_spec, name)  # names first: its messages name the nearest
+    check_method_spec(method_spec, catalogue_root(), "--set")
+    if changes:
+        with contextlib.suppress(UserError):  # a label that names a hyper-parameter of a replaced operator stays as it was
+            entry = described({**catalogue.templates(name)[name], **method_spec}, name)
+        entry["label"] += f", changed by {', '.join(f'{path}={flow(value)}' for path, value in changes.items())}"
+    return entry, method_spec
+
+
+def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
+    """Return a method of the catalogue; one that needs more than models is a UserError."""
+    catalogue = catalogue or Catalogue(catalogue_root())
+    members = catalogue.members(name, "--method")
+    if name not in members:
+        raise UserError(f"--method {name}: stands for {len(members)} methods; choose one, such as {next(iter(members))}")
+    found = members[name]
+    if name in REFERENCES:
+        raise UserError(f"--method {name}: merges nothing ({found['summary']}); choose task_arithmetic, ties or ties+nan_delta")
+    if not found.get("static", True):
+        raise UserError(f"--method {name}: makes a model for each task, not one ({found['summary']}); choose another")
+    if needs := [key for key in ("calibration", "learn") if key in found]:
+        raise UserError(
+            f"--method {name}: needs data ({needs[0]}: {found[needs[0]]}), which only a suite has; run it through the workflow,"
+            " or choose a method with `data: none`"
+        )
+    if "tune" in found:
+        key, fixed = found["tune"]["hyper_parameter"], catalogue.untuned(name)
+        rule = operator_of(found["coefficients"], "coefficients")[0]
+        raise UserError(
+            f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
+            f" --method {fixed} --set coefficients.{rule}.{key}=<number>"
+        )
+    return found
+
+
+def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -> dict[str, Any]:
+    """Return the method spec with `value` at the path `stage.operator.hyper_parameter`, or as the operator of a stage.
+
+    An operator other than the stage's replaces it.
+    """
+    parts = path.split(".")
+    if len(parts) not in (1, 3):
+        raise _malformed(f"{path}={value}")
+    if len(parts) == 1:
+        return {**method_spec, path: value}
+    stage, operator, key = parts
+    current, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
+    return {**method_spec, stage: {operator: {**(values if operator == current else {}), key: value}}}
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Read `path=value`, the value in YAML: (path, value)."""
+    path, equals, written = text.partition("=")
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        raise _malformed(text) from None
+    if not equals:
+        raise _malformed(text)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 reads 1e-3 as a string
+        value = float(value)
+    return path, value
+
+
+def flow(value: Any) -> str:
+    """Write a value as `assignment` reads it: YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _malformed(text: str) -> UserError:
+    return UserError(f"--set {text}: expected stage.operator.hyper_parameter=value, such as preprocess.trim.density=0.1")

@@ -128,7 +128,7 @@ def test_a_reader_that_goes_leaves_no_traceback():
     line = " ".join([*PYTHON, "methods"])
     done = subprocess.run(f"{line} | head -1; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash", env=ENVIRONMENT,
                           capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.stdout.startswith("pretrained ") and done.stderr == "" and done.returncode in (0, 141)
+    assert done.stdout.startswith("hosts:") and done.stderr == "" and done.returncode in (0, 141)
     with open(os.devnull) as nothing:  # writing to it fails at once
         reader, writer = os.pipe()
         os.close(reader)
@@ -157,12 +157,14 @@ def test_ctrl_c_in_the_middle_of_a_merge_leaves_one_line_and_no_output(tmp_path)
 
 def test_methods_are_listed_with_a_line_each():
     lines = run("methods").stdout.splitlines()
-    assert [line for line in lines if line.startswith("ties ")] == [
-        "ties".ljust(lines[0].index("the base model"))
-        + "trim to the largest 20 % of the whole model, elect signs, sum entries that agree; the form of NAN's tables"
+    assert [line for line in lines if line.startswith("  ties ")] == [
+        "  ties".ljust(lines[1].index("the base model"))
+        + "trim to the largest 20 % of the whole model, elect signs, sum entries that agree, the form of NAN's tables"
     ]
-    assert next(line for line in lines if line.startswith("fisher ")).endswith("[needs train]")
-    assert len(json.loads(run("methods", "--json").stdout)) == len(lines)
+    assert next(line for line in lines if line.startswith("  nan_delta ")).endswith("coefficients by 1/|τ| of the whole model")
+    assert next(line for line in lines if line.startswith("  fisher ")).endswith("[needs train]")
+    listed = json.loads(run("methods", "--json").stdout)
+    assert len(listed["hosts"]) + len(listed["variants"]) + 3 == len(lines)
 
 
 def test_one_method_is_shown_as_the_config_has_it():

@@ -18,7 +18,7 @@ import torch
 import transformers
 from hub import Hub, point_to
 from layout_models import factors, write_adapter
-from models import ROOT, family, moved, random_model, same_bytes, save, shipped, tensors_of
+from models import ROOT, distinct, every_method, family, moved, random_model, same_bytes, save, tensors_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nan_merge.assets import retry
@@ -133,7 +133,7 @@ def test_dtype_is_that_of_weights_and_config(dtype, tmp_path):
 
 def distinct_methods():
     """Return the records of the methods that merge, without scans."""
-    return {m: r for m, r in shipped().methods.items() if m not in REFERENCES and "-" not in m}
+    return {m: r for m, r in every_method().items() if m not in REFERENCES and m in distinct()}
 
 
 MORE = {
@@ -153,7 +153,7 @@ def test_a_method_that_needs_more_than_models_says_so(method, tmp_path):
 
 def needs_more(record):
     """Return whether a method needs data, a choice on validation, or the name of a task."""
-    return any(key in record for key in ("tune", "calibration", "learn")) or not record["static"]
+    return any(key in record for key in ("tune", "calibration", "learn")) or not record["static"] or "sizes" in record["data"]
 
 
 @pytest.mark.parametrize("method", [m for m, r in distinct_methods().items() if not needs_more(r)])
@@ -167,12 +167,12 @@ def test_every_shipped_method_merges(method, tmp_path):
 
 def test_set_overrides_a_hyper_parameter_and_puts_in_another_operator(tmp_path):
     family(tmp_path)
-    more = ["--set", "coefficients.given.values=[0.5, 0.3]", "--set", "combine=disjoint_sum"]
+    more = ["--set", "coefficients.given.values={b: 0.3, a: 0.5}", "--set", "combine=disjoint_sum"]
     more += ["--set", "preprocess.trim.density=1e-1", "--set", "preprocess.trim.scope=tensor"]
     merge(tmp_path, *more)
     record = read_json(tmp_path / "out/provenance.json")
     assert record["method_spec"] == {
-        "coefficients": {"given": {"values": [0.5, 0.3]}},
+        "coefficients": {"given": {"values": {"b": 0.3, "a": 0.5}}},
         "combine": "disjoint_sum",
         "preprocess": {"trim": {"density": 0.1, "scope": "tensor"}},
     }
@@ -244,6 +244,7 @@ def test_a_merge_of_safetensors_never_loads_torch(tmp_path):
     family(tmp_path)
     program = f"""
 import sys
+from nan_merge.cli import merge as command
 command.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties+nan")!r})
 print(*sorted({{"torch", "pandas", "transformers", "huggingface_hub", "snakemake"}} & sys.modules.keys()))
 """
@@ -312,9 +313,9 @@ MISTAKES = {
     "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
     "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
     "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),
-    "too many coefficients": (
-        ["--set", "coefficients.given.values=[1, 2, 3]"],
-        "3 numbers for 2 experts; expected one an expert",
+    "coefficients of other experts": (
+        ["--set", "coefficients.given.values={a: 1, c: 2}"],
+        "coefficients: given: values: expected a coefficient for each of a, b; found a, c",
     ),
     "no regular expression": (["--exclude", "("], "--exclude (: no regular expression"),
     "no such folder": (["--expert", "nowhere"], "nowhere: no such folder here, and no hub id either (`owner/name`"),

@@ -139,14 +139,14 @@ def test_parameters_of_a_model_go_before_those_of_all(tmp_path):
     content["models"].append({"model": "owner/c@v2"})
     request = translate(content, "f")
     assert request.experts == {"a": str(tmp_path / "a"), "b": str(tmp_path / "b"), "c": "owner/c@v2"}
-    assert request.method_spec["coefficients"] == {"given": {"values": [0.5, 0.3, 0.1]}}
+    assert request.method_spec["coefficients"] == {"given": {"values": {"a": 0.5, "b": 0.3, "c": 0.1}}}
 
 
 def test_coefficients_follow_the_names_of_their_experts(tmp_path):
     content = config(tmp_path, "task_arithmetic", {"z": 0.1, "a": 0.2})
     request = translate(content, "f")
     assert list(request.experts) == ["a", "z"]
-    assert request.method_spec["coefficients"] == {"given": {"values": [0.2, 0.1]}}
+    assert request.method_spec["coefficients"] == {"given": {"values": {"a": 0.2, "z": 0.1}}}
 
 
 def test_an_adapter_on_the_base_is_an_expert(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from layout_models import torch_tensor
-from models import BFLOAT16, FLOAT32, ROOT, family, method_specs, moved, random_model, same_bytes, shipped, tensors_of
+from models import BFLOAT16, FLOAT32, ROOT, distinct, every_method, family, moved, random_model, same_bytes, tensors_of
 
 import nan_merge
 from nan_merge import UserError, merge, merge_state_dicts
@@ -86,8 +86,8 @@ def test_the_package_imports_nothing_before_it_is_used():
 
 def in_memory():
     """Return the methods that need no more than models, one of each kind of sweep."""
-    records = shipped().methods
-    names = [m for m in method_specs() if records[m]["data"] == "none" and records[m]["static"] and "tune" not in records[m]]
+    records = every_method()
+    names = [m for m in distinct() if records[m]["data"] == "none" and records[m]["static"] and "tune" not in records[m]]
     return [m for m in names if "-" not in m and not m.endswith(("_2", "_3", "_4", "_5")) and "slerp" not in m]
 
 

@@ -11,14 +11,17 @@ WIDTH, COLUMN = 100, 36  # of a help, and where the descriptions of its options 
 
 def command_parser(name: str, description: str | None, example: str, usage: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `nan-merge NAME`; options that are not given are absent from the result unless they have a default."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         f"nan-merge {name}".strip(),
         usage=usage,
         description="\n".join(textwrap.fill(line, WIDTH) for line in (description or "").splitlines()),
         epilog=f"example: {example}",
         argument_default=argparse.SUPPRESS,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=WIDTH, max_help_position=COLUMN),
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # whoever reads it knows it
+    return parser
 
 
 def positive(text: str) -> int:

@@ -244,7 +244,8 @@ def test_a_merge_of_safetensors_never_loads_torch(tmp_path):
     family(tmp_path)
     program = f"""
 import sys
-command.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties_nan")!r})
+from nan_merge.cli import merge
+merge.main({words(tmp_path, "--set", "preprocess.trim.density=0.1", method="ties_nan")!r})
 print(*sorted({{"torch", "pandas", "transformers", "huggingface_hub", "snakemake"}} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)

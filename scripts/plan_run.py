@@ -5,11 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from snakemake.settings.types import ConfigSettings
-from snakemake.utils import update_config
-
 from experiment.experiment import Experiment
-from nan_merge.catalogue.files import read_yaml
+from experiment.parts import ConfigParts
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from planning.jobs import planned_jobs
@@ -30,9 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected how many jobs run at once, 1 or more")
-    config = read_yaml(ROOT / "config/config.yaml")
-    update_config(config, ConfigSettings(args.config, args.configfile).overwrite_config)
-    sizes = Sizes(Experiment(config, ROOT), ROOT)
+    parts = ConfigParts.read(ROOT, [file.absolute() for file in args.configfile], args.config)
+    sizes = Sizes(Experiment(parts.merged(), ROOT, parts), ROOT)
     plan = overview(sizes, planned_jobs(ROOT, args.configfile, args.config), args.jobs)
     print(json.dumps(plan, indent=1, ensure_ascii=False) if args.json else text(plan), flush=True)
     check_fits(plan)

@@ -68,7 +68,10 @@ MISTAKES = {
     "a tuned method": ({"methods": ["task_arithmetic_tuned"]}, "'task_arithmetic_tuned' needs scores to choose 'value'"),
     "no experts": ({"models": {"mine": {"base": "b", "experts": {}}}}, "models.mine.experts"),
     "an expert called base": ({"models": {"mine": {"base": "b", "experts": {"base": "e"}}}}, "the base has that name"),
-    "an unknown device": ({"device": "tpu"}, "device: 'tpu' does not match"),
+    "an unknown device": (
+        {"device": "tpu"},
+        "device: expected a text \\(where merges are computed: cpu, cuda or cuda:N\\), found the text 'tpu'",
+    ),
 }
 
 

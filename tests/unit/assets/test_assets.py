@@ -209,7 +209,7 @@ def test_every_kind_says_which_key_it_lacks(kind, key):
     schema = ROOT / "workflow/schemas/assets.schema.yaml"
     check_schema({"toy": whole}, schema, "config/assets.yaml")
     del whole[key]
-    with pytest.raises(UserError, match=f"config/assets.yaml: toy: '{key}' is a required property"):
+    with pytest.raises(UserError, match=f"config/assets.yaml: toy: the key '{key}' is missing"):
         check_schema({"toy": whole}, schema, "config/assets.yaml")
 
 

@@ -310,7 +310,10 @@ MISTAKES = {
     "a stage": (["--set", "preproces.trim.density=0.1"], "no stage 'preproces'; did you mean 'preprocess'?"),
     "an operator": (["--set", "preprocess.trin.density=0.1"], "preprocess has no operator 'trin'; did you mean 'trim'?"),
     "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
-    "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
+    "a value out of range": (
+        ["--set", "preprocess.trim.density=2"],
+        "--set: method.preprocess.trim.density: expected a number above 0 and of at most 1",
+    ),
     "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),
     "too many coefficients": (
         ["--set", "coefficients.given.values=[1, 2, 3]"],

@@ -59,7 +59,8 @@ def summary(entry: Mapping[str, Any]) -> str:
     if "files" not in entry:
         return f"{entry['name']}, {entry['size']:,} bytes, sha256 {entry['sha256']}"
     files = entry["files"].values()
-    return f"commit {entry['commit']}, {len(files)} files, {sum(file['size'] for file in files):,} bytes"
+    commit = f"commit {entry['commit']}, " if "commit" in entry else ""
+    return f"{commit}{len(files)} files, {sum(file['size'] for file in files):,} bytes"
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_an_archive_that_is_not_the_locked_one_is_refused(fresh):
 
 def test_a_missing_archive_names_the_path_and_the_key(fresh):
     fresh.remove("archives/tiny_bert.tar")
-    refused(fresh.run(BERT), "tiny_bert", "no file archives/tiny_bert.tar", "`path:` in config/assets.yaml")
+    refused(fresh.run(BERT), "tiny_bert", "no file or folder archives/tiny_bert.tar", "`path:` in config/assets.yaml")
 
 
 def test_without_a_network_the_missing_asset_is_named_and_the_rest_is_kept(fresh):

@@ -253,7 +253,8 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --profile slurm( --unlock)?", dry),  # on a real SLURM: tests/slurm
     (r"sbatch .*", elsewhere("slurm/test_slurm_faults.py")),
     (r"python -m scripts\.write_profile.*", helped),  # on a real SLURM: every test of tests/slurm
-    (r"python -m scripts\.update_lock( <\w+>)?", locked),
+    (r"python -m scripts\.update_lock <asset>", locked),
+    (r"python -m scripts\.update_lock (--suite <name>|--configfile \S+)", elsewhere("unit/assets/test_downloads.py")),
     (r"make help", listed),
     (r"make format", formatted),
     (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours

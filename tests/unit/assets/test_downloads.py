@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 from hub import Hub, point_to
 from huggingface_hub import constants
 from models import ROOT
@@ -512,7 +513,7 @@ def locking(monkeypatch, *words):
 
 def test_all_that_can_be_had_is_locked_and_the_rest_is_named(config, hub, monkeypatch, capfd):
     with pytest.raises(UserError, match="locked 2 of 3 assets; not locked, see above: toy_gone"):
-        locking(monkeypatch)
+        locking(monkeypatch, "--all")
     shown = capfd.readouterr()
     assert "error: asset 'toy_gone' (hub owner/gone): owner/gone@main: HTTP status 401 (RepoNotFound)" in shown.err
     lock = read_json(config)
@@ -527,8 +528,43 @@ def test_all_that_can_be_had_is_locked_and_the_rest_is_named(config, hub, monkey
     assert len(hub.ranges("/api/.*owner/model")) == len(hub.ranges("config.json")) == 1
     hub.forget()
     with pytest.raises(UserError, match="locked 0 of 1 assets"):
-        locking(monkeypatch)
+        locking(monkeypatch, "--all")
     assert all("gone" in request.path for request in hub.requests)
+
+
+def test_without_names_nothing_is_locked_and_the_names_are_told(config, hub, monkeypatch, capfd):
+    with pytest.raises(SystemExit) as ended:
+        locking(monkeypatch)
+    shown = capfd.readouterr()
+    assert ended.value.code == 2 and "3 of 3 assets are not locked: local toy_gone toy_model" in shown.out
+    assert "--suite NAME" in shown.err and "--all" in shown.err
+    assert read_json(config) == {} and not hub.requests
+    with pytest.raises(UserError, match=r"update_lock: unknown 'LOCAL'; did you mean 'local'\?"):
+        locking(monkeypatch, "LOCAL")
+
+
+def test_a_suite_or_an_overlay_names_its_assets(tmp_path, monkeypatch, capfd):
+    tiny.build(tmp_path / "tiny")
+    lock = tmp_path / "tiny/config/assets.lock.json"
+    monkeypatch.chdir(tmp_path / "tiny")
+    monkeypatch.setattr(update_lock, "ROOT", tmp_path / "tiny")
+    monkeypatch.setattr(update_lock, "LOCK", lock)
+    more = {"kind": "path", "path": "archives/tiny_bert.tar", "licence": "none", "source": "x"}
+    tiny.edit_yaml(tmp_path / "tiny/config/assets.yaml", lambda assets: assets.update(of_no_suite=more))
+    (tmp_path / "tiny/own.yaml").write_text("seeds: [1]\n")
+    whole = read_json(lock)
+    for words in (["--suite", "tiny"], ["--configfile", "own.yaml"]):
+        lock.write_text("{}")
+        locking(monkeypatch, *words)
+        assert read_json(lock) == whole and set(whole) == {"tiny_bert", "tiny_texts"}
+        capfd.readouterr()
+        locking(monkeypatch, *words)
+        assert capfd.readouterr().out == "all 2 assets are locked already\n"
+    with pytest.raises(UserError, match=r"--suite: suites: unknown 'Tiny'; did you mean 'tiny'\?"):
+        locking(monkeypatch, "--suite", "Tiny")
+    (tmp_path / "tiny/own.yaml").write_text("suites: [tny]\n")
+    with pytest.raises(UserError, match=r"own\.yaml: suites: unknown 'tny'; did you mean 'tiny'\?"):
+        locking(monkeypatch, "--configfile", "own.yaml")
 
 
 def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted(config, hub, monkeypatch, capfd):

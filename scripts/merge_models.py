@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_pattern(pattern)
     keys = ("base", "method", "output", "exclude", "vocabulary", "missing", "dtype", "device", "threads", "seed", "overwrite")
     own = {key: getattr(args, key) for key in keys} | {"method_spec": method_spec, "about": record}
-    run(OwnModels(experts=named(args.expert), export=args.export_mergekit, options=options(args), **own))
+    run(OwnModels(experts=named(args.expert), export=args.export_mergekit, settings=args.set, **own))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -139,17 +139,6 @@ def named(experts: Iterable[str]) -> dict[str, str]:
         else:
             models[match[1]] = match[2]
     return {**models, **dict(zip(short_names(rest, models), rest, strict=True))}
-
-
-def options(args: argparse.Namespace) -> list[str]:
-    """Return the arguments that, besides the models, decide the result."""
-    chosen = ["--method", args.method]
-    for key in ("set", "exclude"):
-        chosen += [argument for value in getattr(args, key) for argument in (f"--{key}", value)]
-    for key in ("vocabulary", "missing", "dtype", "device", "seed"):
-        if getattr(args, key) != arguments().get_default(key):
-            chosen += [f"--{key}", str(getattr(args, key))]
-    return chosen
 
 
 if __name__ == "__main__":

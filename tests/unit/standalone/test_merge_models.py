@@ -113,8 +113,9 @@ def test_the_output_says_where_it_comes_from(tmp_path):
     assert len({model["xxh3_128"] for model in record["inputs"].values()}) == 3
     shutil.move(tmp_path / "out", tmp_path / "first")
     again = record["command"].replace("\\\n", "").split()
-    assert again[:3] == ["python", "-m", "scripts.merge_models"]
-    merge_models.main(again[3:])
+    assert again[:2] == ["nan-merge", "merge"]
+    merge_models.main(again[2:])
+    assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
     for file in (tmp_path / "first").iterdir():
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,7 @@ class OwnModels:
     seed: int = 0
     overwrite: bool = False  # whether an older merge at `output` is replaced
     export: Path | None = None  # file for a mergekit config with the coefficients
-    options: Sequence[str] = ()  # arguments of the command line that, besides the models, decide the result
+    settings: Sequence[str] = ()  # assignments of `--set`, which `method_spec` has already
 
 
 def run(own: OwnModels) -> None:
@@ -86,7 +85,7 @@ def run(own: OwnModels) -> None:
         request = MergeRequest(models, recipe, table, cuts, seed=own.seed, dtype=dtype)
         progress.begin("merge")
         merge_and_document(
-            request, sources, _about(own, sources), own.output, threads=own.threads, device_name=own.device, progress=progress
+            request, sources, _about(own), own.output, threads=own.threads, device_name=own.device, progress=progress
         )
     print(f"{own.output}: written in {time.monotonic() - started:.1f} s")
 
@@ -201,22 +200,14 @@ def _mergekit(own: OwnModels, sources: Mapping[str, Source], models: Models, tab
     return export(own.method_spec, table, models, places, own.dtype)
 
 
-def _command(own: OwnModels, sources: Mapping[str, Source]) -> str:
-    """Return the command line that repeats the merge from the same commits, an option a line."""
-    options = [("--base", sources["base"].pinned)]
-    options += [("--expert", f"{name}={source.pinned}") for name, source in sources.items() if name != "base"]
-    options += [*zip(own.options[::2], own.options[1::2], strict=True), ("--output", str(own.output))]
-    return " \\\n    ".join(["python -m scripts.merge_models", *map(shlex.join, options)])
-
-
-def _about(own: OwnModels, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _about(own: OwnModels) -> dict[str, Any]:
     """Return the entries of provenance.json that describe the method and the command line."""
     return {
         "name": own.output.resolve().name,
-        "command": _command(own, sources),
         "method": own.method,
         **{key: own.about[key] for key in ("label", "reference") if key in own.about},
         "method_spec": dict(own.method_spec),
+        "set": list(own.settings),
         "exclude": list(own.exclude),
         "vocabulary": own.vocabulary,
         "missing": own.missing,

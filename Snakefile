@@ -3,16 +3,13 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: f"{workflow.basedir}/config/config.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 
 container: "docker://condaforge/miniforge3:24.7.1-2"  # `--sdm conda apptainer` makes the environments inside it
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/rules/common.smk"  # reads the config
 include: "workflow/rules/paths.smk"
 include: "workflow/rules/params.smk"
 include: "workflow/rules/fetch.smk"

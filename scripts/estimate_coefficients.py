@@ -30,6 +30,7 @@ def main() -> None:
     sizes = args.examples | {folder.name: read_json(folder / "dataset.json")["splits"]["train"] for folder in args.datasets}
     if sizes:
         measures["examples"] = [sizes[expert] for expert in measures["experts"]]
+        record["examples"] = sizes
     table = bind(args.method_spec, args.method).estimate(measures)
     write_json(args.output, {**record, **table.record(), "method_spec": args.method_spec})
 

@@ -1,5 +1,6 @@
 """Merge experts into one model by a method's method_spec and its coefficients (rules merge_checkpoints, merge_candidate)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
@@ -24,7 +25,8 @@ def main() -> None:
     parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    args = parse_with_spec(parser, method_spec="stages preprocess, combine, postprocess of the method", layout=LAYOUT)
+    origins = "`repo` and `commit` of the base and the experts that came from a hub, by name"
+    args = parse_with_spec(parser, method_spec="stages preprocess, combine, postprocess", layout=LAYOUT, origins=origins)
     coefficients = read_json(args.coefficients)
     experts, method = parse_named_folders(args.experts), coefficients["method"]
     request = MergeRequest(
@@ -43,9 +45,11 @@ def main() -> None:
         "coefficients": coefficients,
         "calibration": args.calibration,
         "task": args.task,
+        "prepared": bool(args.origins),
         **args.layout,
     }
-    sources = {name: Source.of(folder) for name, folder in {"base": args.base, **experts}.items()}
+    folders = {"base": args.base, **experts}
+    sources = {name: replace(Source.of(folder), **args.origins.get(name, {})) for name, folder in folders.items()}
     merge_and_document(request, sources, about, args.output, threads=args.threads, device_name=args.device)
     write_json(args.digest, digest(args.output))
 

@@ -24,11 +24,8 @@ def main() -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print the plan of a run in a folder; its imports take a second, which `--help` does not wait for."""
-    from snakemake.settings.types import ConfigSettings
-    from snakemake.utils import update_config
-
     from experiment.experiment import Experiment
-    from nan_merge.catalogue.files import read_yaml
+    from experiment.parts import ConfigParts
     from planning.jobs import planned_jobs
     from planning.overview import check_fits, overview
     from planning.sizes import Sizes
@@ -36,9 +33,8 @@ def plan(args: argparse.Namespace) -> None:
 
     overlays = [file.resolve() for file in args.configfile]
     os.chdir(args.directory)
-    config = read_yaml(ROOT / "config/config.yaml")
-    update_config(config, ConfigSettings(args.config, overlays).overwrite_config)
-    found = overview(Sizes(Experiment(config, ROOT), ROOT), planned_jobs(ROOT, overlays, args.config), args.jobs)
+    parts = ConfigParts.read(ROOT, overlays, args.config)
+    found = overview(Sizes(Experiment(parts.merged(), ROOT, parts), ROOT), planned_jobs(ROOT, overlays, args.config), args.jobs)
     print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else text(found), flush=True)
     check_fits(found)
 

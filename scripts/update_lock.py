@@ -1,14 +1,17 @@
 """Look up commits, sizes and SHA-256 of assets and write them into config/assets.lock.json. Run by hand only."""
 
-import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiment import entries
+from experiment.experiment import Experiment
+from experiment.parts import ConfigParts
 from nan_merge.assets.fetch import differences, pin
 from nan_merge.catalogue.files import known_names
+from nan_merge.catalogue.methods import REFERENCES
+from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
@@ -18,14 +21,28 @@ LOCK = ROOT / "config/assets.lock.json"
 
 
 def main() -> None:
-    """Lock the named assets, or all that are not locked; a failure does not stop the others."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("assets", nargs="*", help="asset ids; without any, all that are missing or unverified in the lock")
-    parser.add_argument("--accept", action="store_true", help="lock the values found even where unverified values differ")
+    """Lock the assets that the command line names; a failure does not stop the others. Exit code 2 if it names none."""
+    parser = command_parser("lock", __doc__, "nan-merge lock --suite vit_b32_8")
+    parser.add_argument(
+        "assets", nargs="*", default=[], metavar="ASSET", help="ids of config/assets.yaml; looked up again if locked"
+    )
+    parser.add_argument("--suite", nargs="+", default=[], metavar="NAME", help="what these suites fetch and the lock lacks")
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="what the suites of overlays of config.yaml lack"
+    )
+    parser.add_argument("--all", action="store_true", default=False, help="all that the lock lacks: requests for hundreds of GB")
+    parser.add_argument("--accept", action="store_true", default=False, help="lock values that differ from unverified ones")
     args = parser.parse_args()
     specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
-    assets = args.assets or [asset for asset in sorted(specs) if "unverified" in lock.get(asset, {"unverified": ""})]
-    known_names("update_lock", assets, specs)
+    known_names("update_lock", args.assets, specs, "config/assets.yaml has all")
+    if not (args.assets or args.suite or args.configfile or args.all):
+        missing = _unlocked(specs, lock)
+        print(f"{len(missing)} of {len(specs)} assets are not locked: {' '.join(missing) or 'none'}")
+        parser.error("name what to lock: ids of assets, --suite NAME, --configfile FILE, or --all for all of them")
+    wanted = {*(specs if args.all else ()), *_assets_of(args.suite, args.configfile)}
+    assets = list(dict.fromkeys([*args.assets, *_unlocked(wanted, lock)]))
+    if not assets:
+        print(f"all {len(wanted)} assets are locked already")
     failed = []
     for asset in assets:
         try:
@@ -40,6 +57,23 @@ def main() -> None:
         raise UserError(f"locked {len(assets) - len(failed)} of {len(assets)} assets; not locked, see above: {', '.join(failed)}")
 
 
+def _unlocked(assets: Iterable[str], lock: Mapping[str, Any]) -> list[str]:
+    """Return the assets that are missing from, or unverified in, the lock."""
+    return [asset for asset in sorted(assets) if "unverified" in lock.get(asset, {"unverified": ""})]
+
+
+def _assets_of(suites: Sequence[str], overlays: Sequence[Path]) -> list[str]:
+    """Return the assets of the named suites, and of the suites of config.yaml under the overlays, if there are any."""
+    found: list[str] = []
+    if suites:
+        config = {"suites": suites, "seeds": [0], "methods": list(REFERENCES), "tables": [], "figures": []}
+        found += Experiment(config, ROOT, ConfigParts({"--suite": config})).used_assets()
+    if overlays:
+        parts = ConfigParts.read(ROOT, [overlay.absolute() for overlay in overlays], {})
+        found += Experiment(parts.merged(), ROOT, parts).used_assets()
+    return found
+
+
 def renewed(asset: str, spec: Mapping[str, Any], old: Mapping[str, Any], accept: bool) -> dict[str, Any]:
     """Return the new entry of an asset; UserError if it contradicts unverified values and is not accepted."""
     entry = pin(asset, spec)
@@ -49,7 +83,7 @@ def renewed(asset: str, spec: Mapping[str, Any], old: Mapping[str, Any], accept:
     if changes and "unverified" in old and not accept:
         raise UserError(
             f"asset '{asset}': the values found are not those noted ({old['unverified']}); find out why, and if they"
-            f" are right, run: python -m scripts.update_lock --accept {asset}"
+            f" are right, run: nan-merge lock --accept {asset}"
         )
     return entry
 
@@ -59,7 +93,8 @@ def summary(entry: Mapping[str, Any]) -> str:
     if "files" not in entry:
         return f"{entry['name']}, {entry['size']:,} bytes, sha256 {entry['sha256']}"
     files = entry["files"].values()
-    return f"commit {entry['commit']}, {len(files)} files, {sum(file['size'] for file in files):,} bytes"
+    commit = f"commit {entry['commit']}, " if "commit" in entry else ""
+    return f"{commit}{len(files)} files, {sum(file['size'] for file in files):,} bytes"
 
 
 if __name__ == "__main__":

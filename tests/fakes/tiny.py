@@ -85,11 +85,11 @@ def copy_code(project: Path) -> Path:
 
 
 def lock(project: Path, *assets: str) -> None:
-    """Write config/assets.lock.json with the project's own command; without names, whatever is not locked yet."""
+    """Write config/assets.lock.json with the project's own command; without names, all assets."""
     if not assets:
         (project / "config/assets.lock.json").write_text("{}\n")
     path = os.pathsep.join([str(project / "workflow"), str(project)])
-    subprocess.run([sys.executable, "-m", "scripts.update_lock", *assets], cwd=project, check=True,
+    subprocess.run([sys.executable, "-m", "scripts.update_lock", *(assets or ["--all"])], cwd=project, check=True,
                    capture_output=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
 
 

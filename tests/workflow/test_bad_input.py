@@ -45,6 +45,37 @@ def test_a_mistake_in_the_config_names_file_key_and_way_out(fresh, file, change,
     refused(fresh.run("--dry-run"), file, *words)
 
 
+OVERLAYS = {
+    "a value": ("methods: TIES\n", ["own.yaml: methods: expected a list", "found the text 'TIES'"]),
+    "a name in capitals": ("methods: [TIES]\n", ["own.yaml: methods: unknown 'TIES'; did you mean 'ties'?"]),
+    "a key": ("metods: [ties]\n", ["own.yaml: the file: unknown key 'metods'; did you mean 'methods'?"]),
+    "a key twice": ("seeds: [0]\nseeds: [1]\n", ["own.yaml: the key 'seeds' stands twice", "lines 1 and 2"]),
+    "a folder": ("models: {m: {base: ./absent, experts: {a: o/a}}}\nmethods: [ties]\n",
+                 ["own.yaml: models: m: base: there is no folder './absent'"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, words", OVERLAYS.values(), ids=OVERLAYS)
+def test_a_mistake_in_an_overlay_names_the_overlay(fresh, text, words):
+    (fresh / "first.yaml").write_text("methods: [ties]\n")
+    (fresh / "own.yaml").write_text(text)
+    refused(fresh.run("--dry-run", "--configfile", "first.yaml", "own.yaml"), *words)
+
+
+def test_a_mistake_on_the_command_line_names_the_option(fresh):
+    refused(fresh.run("--dry-run", "--config", "seeds=[zero]"), "--config: seeds.0: expected a whole number", "'zero'")
+
+
+def test_config_yaml_is_checked_for_its_syntax_first(fresh):
+    text = (fresh / CONFIG).read_text()
+    (fresh / CONFIG).write_text(text + "seeds: [1]\n")
+    refused(fresh.run("--dry-run"), CONFIG, "the key 'seeds' stands twice")
+    (fresh / CONFIG).write_text("methods:\n\t- ties\n")
+    refused(fresh.run("--dry-run"), CONFIG, "line 2", "indent with spaces")
+    (fresh / CONFIG).write_text("")
+    refused(fresh.run("--dry-run"), "config/config.yaml: the file is empty; expected lines such as")
+
+
 def test_broken_yaml_names_file_and_line(fresh):
     (fresh / METHODS).write_text("ties:\n  label: TIES\n combine: weighted_sum\n")
     refused(fresh.run("--dry-run"), METHODS, "line 3")
@@ -98,7 +129,7 @@ def test_an_archive_that_is_not_the_locked_one_is_refused(fresh):
 
 def test_a_missing_archive_names_the_path_and_the_key(fresh):
     fresh.remove("archives/tiny_bert.tar")
-    refused(fresh.run(BERT), "tiny_bert", "no file archives/tiny_bert.tar", "`path:` in config/assets.yaml")
+    refused(fresh.run(BERT), "tiny_bert", "no file or folder archives/tiny_bert.tar", "`path:` in config/assets.yaml")
 
 
 def test_without_a_network_the_missing_asset_is_named_and_the_rest_is_kept(fresh):

@@ -1,4 +1,4 @@
-"""`python -m scripts.plan_run`: assets, disk space, jobs and time of a run before it starts."""
+"""`nan-merge plan`: assets, disk space, jobs and time of a run before it starts."""
 
 import json
 import re
@@ -135,7 +135,7 @@ def test_a_plan_does_not_stop_at_assets_that_are_not_locked(fresh):
     done = planned(fresh, "--configfile", "config/few.yaml", "--config", '{"device": "cuda"}')
     assert done.code == 0, done.text[-3000:]
     assert re.search(r"^  merge_checkpoints +1 +- +- +\d+ s$", done.text, re.MULTILINE), done.text[-3000:]
-    assert "python -m scripts.update_lock tiny_bert tiny_texts" in done.text
+    assert "nan-merge lock tiny_bert tiny_texts" in done.text
     assert not (fresh / "results").exists()
 
 
@@ -183,7 +183,7 @@ def sizes(fresh, monkeypatch):
 def test_assets_that_are_not_locked_are_listed_with_the_one_command_that_locks_them(fresh, sizes):
     (fresh / LOCK).write_text("{}")
     shown = text(overview(sizes(), FETCHES, 2))
-    assert shown.count("not locked") == 3 and "  python -m scripts.update_lock tiny_bert tiny_texts\n" in shown
+    assert shown.count("not locked") == 3 and "  nan-merge lock tiny_bert tiny_texts\n" in shown
     size = human((fresh / "archives/tiny_bert.tar").stat().st_size)
     assert re.search(rf"tiny_bert +path archives/tiny_bert.tar +about {re.escape(size)} +not locked", shown)
     there = [replace(job, to_do=False) for job in FETCHES]
@@ -194,9 +194,9 @@ def test_the_command_goes_on_over_lines_that_a_shell_takes_together():
     names = [f"clip_vit_b32_{number}" for number in range(20)]
     lines = lock_lines(lock_command(names))[1:]
     assert len(lines) > 3 and max(map(len, lines)) <= 100
-    command = "\n".join(lines).replace("python", "echo", 1)
+    command = "\n".join(lines).replace("nan-merge", "echo", 1)
     shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert shown.split() == ["-m", "scripts.update_lock", *names] and shown.count("\n") == 1
+    assert shown.split() == ["lock", *names] and shown.count("\n") == 1
     assert lock_command([]) is None and lock_lines(None) == []
 
 

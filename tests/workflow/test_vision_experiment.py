@@ -298,7 +298,7 @@ def test_experts_and_data_that_do_not_belong_here_are_refused_with_the_way_out(e
     ):
         assert words in done.text, (words, done.text[-6000:])
     done = experiment.run(copied)
-    assert done.code != 0 and "run: python -m scripts.update_lock wrong_scans" in done.text, done.text[-3000:]
+    assert done.code != 0 and "run: nan-merge lock wrong_scans" in done.text, done.text[-3000:]
 
 
 def test_an_expert_that_no_asset_is_named_for_is_refused_before_anything_runs(copied):

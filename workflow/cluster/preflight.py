@@ -22,7 +22,7 @@ def check_run(experiment: Experiment, workflow: Any) -> None:
     if unlocked := experiment.unlocked(assets):
         raise UserError(
             f"not in config/assets.lock.json, or unverified there: {', '.join(unlocked)}; expected revision, size and sha256 of"
-            f" all assets to fetch; run: python -m scripts.update_lock {' '.join(unlocked)}"
+            f" all assets to fetch; run: nan-merge lock {' '.join(unlocked)}"
         )
     if not os.access("results" if os.path.exists("results") else ".", os.W_OK):
         raise UserError(

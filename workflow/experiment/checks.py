@@ -11,7 +11,7 @@ from nan_merge.core.errors import UserError
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
-
+ALL_ASSETS = "config/assets.yaml has all"
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
     "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
@@ -57,24 +57,34 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
 
 def check_run(experiment: Experiment) -> None:
     """Check the methods that config.yaml lists, and the methods whose tuned value they use."""
+    where = experiment.where("methods")
     for method in experiment.config["methods"]:
         tune = experiment.methods[method].get("tune", {})
         if experiment.models and tune:
-            raise UserError(
-                f"config/config.yaml: methods: '{method}' needs scores to choose '{tune['hyper_parameter']}'; `models` have none"
-            )
+            raise UserError(f"{where}: '{method}' needs scores to choose '{tune['hyper_parameter']}'; `models` have none")
         if tune.get("as", method) not in experiment.config["methods"]:
-            raise UserError(f"config/config.yaml: methods: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
-    for suite in experiment.models:
-        if suite in experiment.suites or "base" in experiment.models[suite]["experts"]:
-            raise UserError(f"config/config.yaml: models: {suite}: a suite or the base has that name; choose another")
+            raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
+
+
+def check_models(experiment: Experiment) -> None:
+    """Check the names of the user's models, and that those given by a path are there."""
+    for suite, record in experiment.models.items():
+        if suite in experiment.suites or "base" in record["experts"]:
+            raise UserError(f"{experiment.where('models', suite)}: a suite or the base has that name; choose another")
+        for keys in (("base",), *(("experts", name) for name in record["experts"])):
+            place = str(experiment.own_models(suite)[keys[-1]])
+            is_path = place.startswith(("/", ".", "~")) or place.partition("@")[0].count("/") != 1
+            if is_path and not Path(place).expanduser().is_dir():
+                inside = "" if place.startswith(("/", "~")) else f" in {Path.cwd()}"
+                expected = "expected the folder of a model, or a hub id as owner/name[@revision]"
+                raise UserError(f"{experiment.where('models', suite, *keys)}: there is no folder '{place}'{inside}; {expected}")
 
 
 def check_reports(experiment: Experiment) -> None:
     """Check the tables and figures of the config, and the methods that they name; a pattern may find none."""
     for kind in ("tables", "figures", "published"):
         experiment.config.setdefault(kind, [])
-        known_names(f"config/config.yaml: {kind}", experiment.config[kind], experiment.reports.get(kind, {}))
+        known_names(experiment.where(kind), experiment.config[kind], experiment.reports.get(kind, {}))
     for kind in ("tables", "figures"):
         for name, record in experiment.reports[kind].items():
             listed = [*record.get("methods", []), *record.get("without", [])]
@@ -95,13 +105,13 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
         fetched = [experiment.expert_asset(suite, task) for task in [*record["tasks"], "multitask"]]
         wanted = [record["base"], record["text_tower"], record["input"].get("tokenizer"), *fetched]
-        known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets)
+        known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets, ALL_ASSETS)
         for kind, keys in SHARED.items():
             _check_shared(experiment, suite, kind, keys)
         captions = [record["alignment"]["captions"]] if "alignment" in record else []
         known_names(f"{where}: alignment: captions", captions, experiment.tasks)
         for task in [*record["tasks"], *captions]:
-            known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets)
+            known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:

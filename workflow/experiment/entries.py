@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas
 
 def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
     """Return a suite by id; keys that it lacks are those of the suite that it `extends`."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise UserError(
+            f"config/suites/{name}.yaml: '{name}' is no id: lower-case letters, digits and _, a letter first; rename it"
+        )
     record = _extended(name, config / "suites", ())
     check_schema(record, schemas / "suite.schema.yaml", f"config/suites/{name}.yaml")
     return record

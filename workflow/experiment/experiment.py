@@ -11,24 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, entries
+from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
+ALL_METHODS = "`nan-merge methods` lists all"
 AVERAGING = "weight_averaging"  # the baseline of all other merges
 
 
 class Experiment:
     """The checked config: suites, tasks, methods and assets by id, and every expansion that rules need."""
 
-    def __init__(self, config: Mapping[str, Any], root: Path) -> None:
-        """Read the files that `config` names below `root`; the first fault is a UserError."""
+    def __init__(self, config: Mapping[str, Any], root: Path, parts: ConfigParts | None = None) -> None:
+        """Read the files that `config` names below `root`; the first fault is a UserError.
+
+        `parts` are the files and values that `config` was merged from, to name the one with a fault.
+        """
         folder, schemas = root / "config", root / "workflow" / "schemas"
         check_renamed_files(folder)
         self.config = dict(config)
-        check_schema(self.config, schemas / "config.schema.yaml", "config/config.yaml")
+        parts = parts or ConfigParts({CONFIG: config})
+        self.where = parts.where  # (*keys) -> file and keys, for messages
+        check_schema(self.config, schemas / "config.schema.yaml", parts.file)
 
         def read(name: str, schema: str) -> dict[str, Any]:
             value = read_yaml(folder / name)
@@ -42,10 +49,10 @@ class Experiment:
         self.calibration = read("calibration.yaml", "calibration")
         self.reports = read("tables.yaml", "tables")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
-        known_names("config/config.yaml: suites", self.config["suites"], known)
+        known_names(self.where("suites"), self.config["suites"], known)
         self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
         self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
-        run = {name: self.catalogue.members(name, "config/config.yaml: methods") for name in self.config["methods"]}
+        run = {name: self.catalogue.members(name, self.where("methods")) for name in self.config["methods"]}
         self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
         self.sweeps: dict[str, list[str]] = {}
         for member, record in ((m, r) for found in run.values() for m, r in found.items() if "sweep" in r):
@@ -53,6 +60,7 @@ class Experiment:
         self.config["methods"] = list(dict.fromkeys(member for members in run.values() for member in members))
         checks.check_methods(self)
         checks.check_run(self)
+        checks.check_models(self)
         checks.check_reports(self)
         for table in self.config["published"]:
             record, where = self.reports["published"][table], f"config/tables.yaml: published: {table}: unlike"

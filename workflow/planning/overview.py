@@ -42,7 +42,7 @@ def _unlocked(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[str]:
 
 def lock_command(unlocked: Sequence[str]) -> str | None:
     """Return the one command that locks assets."""
-    return f"python -m scripts.update_lock {' '.join(unlocked)}" if unlocked else None
+    return f"nan-merge lock {' '.join(unlocked)}" if unlocked else None
 
 
 # ---- assets -----------------------------------------------------------------------------------------------------------

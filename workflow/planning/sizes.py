@@ -40,14 +40,13 @@ class Sizes:
         return len(own["experts"] if own else self.experiment.task_ids(suite))
 
     def asset(self, asset: str) -> int | None:
-        """Return the bytes that are fetched: by the lock, else about: by `bytes`, or the file of kind `path`."""
+        """Return the bytes that are fetched: by the lock, else about: by `bytes`, or those of kind `path`."""
         pinned, spec = self.experiment.lock.get(asset, {}), self.experiment.assets[asset]
         if "files" in pinned:
             return sum(file["size"] for file in pinned["files"].values())
         if "size" in pinned and spec["kind"] != "hub":
             return int(pinned["size"])
-        file = Path(spec.get("path", "")).expanduser()
-        return file.stat().st_size if file.is_file() else spec.get("bytes")
+        return (held(Path(spec["path"]).expanduser()) if "path" in spec else 0) or spec.get("bytes")
 
     def checkpoint(self, suite: str) -> int | None:
         """Return the bytes of one checkpoint: size of the local base, else the table's, else that of its asset."""

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 from cluster.job_resources import memory, minutes, threads_for_models  # noqa: E402
 from cluster.preflight import check_run  # noqa: E402
 from experiment.experiment import Experiment  # noqa: E402
+from experiment.parts import ConfigParts  # noqa: E402
 from nan_merge.catalogue.methods import REFERENCES  # noqa: E402
 from nan_merge.core.code_digest import code_digest  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
@@ -36,7 +37,13 @@ def code(*modules):
     return code_digest(ROOT, *modules)
 
 
-experiment = checked(Experiment, config, ROOT)
+parts = checked(ConfigParts.read, ROOT, workflow.overwrite_configfiles, workflow.config_settings.config)
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"  # after the check of its syntax
+
+
+experiment = checked(Experiment, config, ROOT, parts)
 
 # One thread a process: the bytes then do not depend on the number of cores, and jobs fill the machine.
 shell.prefix(

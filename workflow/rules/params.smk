@@ -93,6 +93,20 @@ def layout(wildcards):
     return (experiment.models if suite in experiment.models else experiment.suites)[suite].get("merge", {})
 
 
+def origins(wildcards):
+    """Hub id and commit of the base and the experts of a suite that came from a hub; `models` have theirs in source.json."""
+    suite, record = wildcards.suite, experiment.suites.get(wildcards.suite, {})
+    found = {name: experiment.expert_asset(suite, name) for name in experts(wildcards)} if record else {}
+    found |= {"base": record.get("base") if "alignment" not in record else None}
+    hub = {name: asset for name, asset in found.items() if asset and experiment.assets[asset]["kind"] == "hub"}
+    locked = {name: experiment.lock.get(asset, {}).get("commit") for name, asset in hub.items()}
+    return {
+        name: {"repo": experiment.assets[hub[name]]["repo"], "commit": commit}
+        for name, commit in locked.items()
+        if commit
+    }
+
+
 def logit_scale(wildcards):
     return experiment.logit_scale(suite_of(wildcards))
 

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -15,7 +16,7 @@ from models import ROOT
 
 from nan_merge.assets import fetch as fetching
 from nan_merge.assets.archives import extract
-from nan_merge.assets.fetch import unavailable
+from nan_merge.assets.fetch import pin, unavailable
 from nan_merge.catalogue.files import check_schema
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
@@ -167,8 +168,68 @@ def test_a_file_of_this_machine_is_an_asset_too(tmp_path):
     packed, lock = local(tmp_path, "packed.zip", zipped(FILES), root="pack/data", members=["*.csv"])
     fetch("toy", packed, lock, tmp_path / "toy")
     assert found(tmp_path / "toy") == {"b.csv": b"beta"}, "the old folder is replaced whole"
-    with pytest.raises(UserError, match=r"there is no file /absent; put it there, or correct `path:` in config/assets.yaml"):
+    with pytest.raises(UserError, match=r"there is no file or folder /absent; put it there, or correct `path:` in config"):
         fetch("toy", {**plain, "path": "/absent"}, lock, tmp_path / "toy")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder of kind `path` and its spec."""
+    folder = tmp_path / "model"
+    for name, content in {
+        "config.json": "{}",
+        "model.safetensors": "weights",
+        "onnx/model.onnx": "graph",
+        ".git/HEAD": "x",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder, {"kind": "path", "path": str(folder), **ABOUT}
+
+
+def test_a_folder_of_this_machine_is_locked_and_copied(model, tmp_path):
+    folder, spec = model
+    lock = {"toy": pin("toy", spec)}
+    assert set(lock["toy"]["files"]) == {"config.json", "model.safetensors", "onnx/model.onnx"}, (
+        "hidden files do not belong to it"
+    )
+    assert lock["toy"]["files"]["config.json"] == {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    fetch("toy", spec, lock, tmp_path / "toy")
+    kept = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.onnx": b"graph"}
+    assert found(tmp_path / "toy") == kept
+    assert set(read_json(tmp_path / "toy/asset.json")["files"]) == set(kept)
+    (folder / "config.json").write_text("[]")
+    assert found(tmp_path / "toy") == kept, "a copy, not a link"
+    fetch("toy", {**spec, "root": "onnx", "members": ["*.onnx"]}, lock, tmp_path / "toy")
+    assert found(tmp_path / "toy") == {"model.onnx": b"graph"}
+    assert set(pin("toy", {**spec, "members": ["*.json"]})["files"]) == {"config.json"}
+    with pytest.raises(UserError, match=r"has no member like \['\*.bin'\]"):
+        pin("toy", {**spec, "members": ["*.bin"]})
+
+
+def replaced_by_a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("x")
+
+
+CHANGES = {
+    "another size": (lambda folder: (folder / "config.json").write_text("{1}"), r"size of \S+/model/config.json: expected 2 "),
+    "other bytes": (lambda folder: (folder / "config.json").write_text("[]"), r"sha256 of \S+/config.json: .* it was changed"),
+    "gone": (lambda folder: (folder / "config.json").unlink(), r"/model/config.json is missing, a file that config/assets.lock"),
+    "no folder": (shutil.rmtree, r"asset 'toy' .*there is no file or folder /\S+/model; put it there, or correct `path:`"),
+    "a file": (replaced_by_a_file, r"asset 'toy': path \S+ is a file, a folder in config/assets.lock.json; if the change is"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_that_is_not_as_it_was_locked_is_refused(model, change, tmp_path):
+    folder, spec = model
+    lock = {"toy": pin("toy", spec)}
+    alter, message = CHANGES[change]
+    alter(folder)
+    with pytest.raises(UserError, match=message):
+        fetch("toy", spec, lock, tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
 
 
 def test_another_name_than_the_locked_one_is_refused(tmp_path):
@@ -209,7 +270,7 @@ def test_every_kind_says_which_key_it_lacks(kind, key):
     schema = ROOT / "workflow/schemas/assets.schema.yaml"
     check_schema({"toy": whole}, schema, "config/assets.yaml")
     del whole[key]
-    with pytest.raises(UserError, match=f"config/assets.yaml: toy: '{key}' is a required property"):
+    with pytest.raises(UserError, match=f"config/assets.yaml: toy: the key '{key}' is missing"):
         check_schema({"toy": whole}, schema, "config/assets.yaml")
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 from hub import Hub, point_to
 from huggingface_hub import constants
 from models import ROOT
@@ -334,10 +335,10 @@ def test_what_cannot_work_is_not_tried_again(case, hub, monkeypatch):
     refused(
         404,
         "correct `revision:` or `members:` in config/assets.yaml",
-        "run: python -m scripts.update_lock toy",
+        "run: nan-merge lock toy",
         code="EntryNotFound",
     )
-    refused(404, "run: python -m scripts.update_lock toy", code="RevisionNotFound")
+    refused(404, "run: nan-merge lock toy", code="RevisionNotFound")
     refused(410, "in a browser to see whether it still exists")
 
 
@@ -347,7 +348,7 @@ def test_an_announcement_that_contradicts_the_lock_is_refused(case, hub):
         hub.forget()
         hub.fail("lie", "model.safetensors", **lie, times=None)
         key, value = ("digest", other) if "etag" in lie else next(iter(lie.items()))
-        case.refused(f"announced {key} {value}, expected", "if the change is meant, run: python -m scripts.update_lock toy")
+        case.refused(f"announced {key} {value}, expected", "if the change is meant, run: nan-merge lock toy")
         assert hub.ranges(STORED) == []
 
 
@@ -468,17 +469,15 @@ def test_another_disk_is_copied_to(case, hub, monkeypatch):
 
 def test_what_is_not_locked_stops_with_the_command_that_locks_it(case, hub):
     case.lock = {}
-    case.refused("asset 'toy' is not in config/assets.lock.json", "run: python -m scripts.update_lock toy")
+    case.refused("asset 'toy' is not in config/assets.lock.json", "run: nan-merge lock toy")
     case.lock = {"toy": {"commit": "4" * 40, "unverified": "model card"}}
-    case.refused("has only values that were not verified (model card)", "run: python -m scripts.update_lock toy")
+    case.refused("has only values that were not verified (model card)", "run: nan-merge lock toy")
     assert hub.requests == []
 
 
 def test_a_lock_of_another_spec_is_refused(case):
     case.spec = {**SPEC, "revision": "v2"}
-    case.refused(
-        "owner/model@v2 in config/assets.yaml, owner/model@main in config/assets.lock.json; run: python -m scripts.update_lock"
-    )
+    case.refused("owner/model@v2 in config/assets.yaml, owner/model@main in config/assets.lock.json; run: nan-merge lock")
     case.spec = {**SPEC, "members": ["*.json", "*.parquet"]}
     case.refused("has no member like ['*.parquet']", "correct `members:` in config/assets.yaml, or run: python -m scripts")
 
@@ -512,7 +511,7 @@ def locking(monkeypatch, *words):
 
 def test_all_that_can_be_had_is_locked_and_the_rest_is_named(config, hub, monkeypatch, capfd):
     with pytest.raises(UserError, match="locked 2 of 3 assets; not locked, see above: toy_gone"):
-        locking(monkeypatch)
+        locking(monkeypatch, "--all")
     shown = capfd.readouterr()
     assert "error: asset 'toy_gone' (hub owner/gone): owner/gone@main: HTTP status 401 (RepoNotFound)" in shown.err
     lock = read_json(config)
@@ -527,8 +526,43 @@ def test_all_that_can_be_had_is_locked_and_the_rest_is_named(config, hub, monkey
     assert len(hub.ranges("/api/.*owner/model")) == len(hub.ranges("config.json")) == 1
     hub.forget()
     with pytest.raises(UserError, match="locked 0 of 1 assets"):
-        locking(monkeypatch)
+        locking(monkeypatch, "--all")
     assert all("gone" in request.path for request in hub.requests)
+
+
+def test_without_names_nothing_is_locked_and_the_names_are_told(config, hub, monkeypatch, capfd):
+    with pytest.raises(SystemExit) as ended:
+        locking(monkeypatch)
+    shown = capfd.readouterr()
+    assert ended.value.code == 2 and "3 of 3 assets are not locked: local toy_gone toy_model" in shown.out
+    assert "--suite NAME" in shown.err and "--all" in shown.err
+    assert read_json(config) == {} and not hub.requests
+    with pytest.raises(UserError, match=r"update_lock: unknown 'LOCAL'; did you mean 'local'\?"):
+        locking(monkeypatch, "LOCAL")
+
+
+def test_a_suite_or_an_overlay_names_its_assets(tmp_path, monkeypatch, capfd):
+    tiny.build(tmp_path / "tiny")
+    lock = tmp_path / "tiny/config/assets.lock.json"
+    monkeypatch.chdir(tmp_path / "tiny")
+    monkeypatch.setattr(update_lock, "ROOT", tmp_path / "tiny")
+    monkeypatch.setattr(update_lock, "LOCK", lock)
+    more = {"kind": "path", "path": "archives/tiny_bert.tar", "licence": "none", "source": "x"}
+    tiny.edit_yaml(tmp_path / "tiny/config/assets.yaml", lambda assets: assets.update(of_no_suite=more))
+    (tmp_path / "tiny/own.yaml").write_text("seeds: [1]\n")
+    whole = read_json(lock)
+    for words in (["--suite", "tiny"], ["--configfile", "own.yaml"]):
+        lock.write_text("{}")
+        locking(monkeypatch, *words)
+        assert read_json(lock) == whole and set(whole) == {"tiny_bert", "tiny_texts"}
+        capfd.readouterr()
+        locking(monkeypatch, *words)
+        assert capfd.readouterr().out == "all 2 assets are locked already\n"
+    with pytest.raises(UserError, match=r"--suite: suites: unknown 'Tiny'; did you mean 'tiny'\?"):
+        locking(monkeypatch, "--suite", "Tiny")
+    (tmp_path / "tiny/own.yaml").write_text("suites: [tny]\n")
+    with pytest.raises(UserError, match=r"own\.yaml: suites: unknown 'tny'; did you mean 'tiny'\?"):
+        locking(monkeypatch, "--configfile", "own.yaml")
 
 
 def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted(config, hub, monkeypatch, capfd):
@@ -540,7 +574,7 @@ def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted
     shown, commit = capfd.readouterr().err, hub.repositories["models", "owner/model"].branches["main"]
     assert f"toy_model: CHANGED: commit: noted {'4' * 40}, found {commit}" in shown
     assert "are not those noted (model card)" in shown
-    assert "run: python -m scripts.update_lock --accept toy_model" in shown
+    assert "run: nan-merge lock --accept toy_model" in shown
     locking(monkeypatch, "--accept", "toy_model")
     assert read_json(config)["toy_model"]["commit"] == commit
     noted["commit"] = commit

@@ -36,7 +36,7 @@ def options(folder, *more, method="ties+nan_delta"):
 # ---- help -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", *(c for c in COMMANDS if c != "lock")])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_a_help_fits_a_screen_and_has_an_example(command):
     done = run(*[command][: len(command)], "--help")
     lines = done.stdout.splitlines()

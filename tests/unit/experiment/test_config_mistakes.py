@@ -5,8 +5,10 @@ import shutil
 import pytest
 import yaml
 from models import ROOT
+from snakemake.utils import update_config
 
 from experiment.experiment import Experiment
+from experiment.parts import ConfigParts
 from nan_merge.catalogue.files import check_schema, read_yaml
 from nan_merge.core.errors import UserError
 
@@ -48,10 +50,13 @@ MISTAKES = {
     "an unknown figure": (("config.yaml", "figures", ["lamda"]), "figures: unknown 'lamda'; did you mean 'lambda'?"),
     "a method twice": (
         ("config.yaml", "methods", ["ties", "ties"]),
-        "config/config.yaml: methods: ['ties', 'ties'] has non-unique",
+        "config/config.yaml: methods: 'ties' stands 2 times, as the entries 1 and 2; keep one",
     ),
-    "a negative seed": (("config.yaml", "seeds", [-1]), "config/config.yaml: seeds.0: -1 is less than the minimum of 0"),
-    "no methods": (("config.yaml", "methods", KeyError), "config/config.yaml: the file: 'methods' is a required property"),
+    "a negative seed": (
+        ("config.yaml", "seeds", [-1]),
+        "config/config.yaml: seeds.0: expected a whole number of at least 0, found -1",
+    ),
+    "no methods": (("config.yaml", "methods", KeyError), "config/config.yaml: the file: the key 'methods' is missing (which"),
     "an unknown operator": (
         ("methods.yaml", "ties", "combine", "disjoint_some"),
         "ties.combine: unknown value 'disjoint_some'; did you mean",
@@ -82,15 +87,50 @@ MISTAKES = {
     ),
     "a density in per cent": (
         ("methods.yaml", "ties", "preprocess", {"trim": {"density": 20}}),
-        "ties.preprocess.trim.density: 20 is greater than the maximum of 1 (expected: share of entries kept)",
+        "ties.preprocess.trim.density: expected a number above 0 and of at most 1 (share of entries kept), found 20",
     ),
+    "a density as a text": (
+        ("methods.yaml", "ties", "preprocess", {"trim": {"density": "20%"}}),
+        "expected a number above 0 and of at most 1 (share of entries kept), found the text '20%'; write 0.2, without quotes",
+    ),
+    "an operator that is a number": (
+        ("methods.yaml", "ties", "preprocess", 5),
+        "ties.preprocess: expected identity or trim or drop or ... or a mapping (`key: value`), found 5",
+    ),
+    "an operator in a list": (("methods.yaml", "ties", "preprocess", ["trim"]), " or a mapping (`key: value`), found a list"),
+    "a method in capitals": (("config.yaml", "methods", ["TIES"]), "methods: unknown 'TIES'; did you mean 'ties'?"),
+    "a method like no other": (("config.yaml", "methods", ["xyzzy"]), "methods: unknown 'xyzzy'; known are: "),
+    "an id in capitals": (
+        ("methods.yaml", "My-TIES", {"label": "x", "summary": "y"}),
+        "the file: expected a text (an id: lower-case letters, digits and _, a letter first), found the text 'My-TIES'",
+    ),
+    "an id of a task in capitals": (
+        ("tasks.yaml", "My-Task", {}),
+        "tasks.yaml: the file: expected a text (an id: lower-case letters, digits and _, a letter first), found the text 'My-",
+    ),
+    "a text in place of a list": (("config.yaml", "methods", "ties"), "methods: expected a list (which entries of "),
+    "a text in place of a list, mended": (("config.yaml", "methods", "ties"), ", found the text 'ties'; write [ties]"),
+    "nothing in place of a list": (("config.yaml", "suites", None), "of models are merged and measured; each is a file"),
+    "a list in place of a mapping": (
+        ("suites/text.yaml", "finetune", [{"steps": 3}]),
+        "text.yaml: finetune: expected a mapping (`key: value`) (how every expert is fine-tuned from the base), found a list",
+    ),
+    "a number in place of a text": (
+        ("suites/text.yaml", "label", 5),
+        "label: expected a text (the name in the report), found 5; write",
+    ),
+    "keys of two kinds": (
+        ("tasks.yaml", "movie", "class_names", "cars"),
+        "movie: expected `prompt` or else `class_names`, found `prompt` and `class_names`",
+    ),
+    "an empty list": (("config.yaml", "seeds", []), "config.yaml: seeds: expected at least 1 of them (fine-tuning seeds; "),
     "a mean and a sum": (
         ("methods.yaml", "ties_nan", "coefficients", {"nan": {"mean": 0.3, "total": 1.0}}),
         "ties_nan.coefficients.nan: the keys ['mean', 'total'] exclude each other; keep one",
     ),
     "a missing value": (
         ("methods.yaml", "ties", "coefficients", {"constant": {}}),
-        "ties.coefficients.constant: 'value' is a required",
+        "ties.coefficients.constant: the key 'value' is missing (the coefficient lambda)",
     ),
     "an unknown parent": (
         ("methods.yaml", "dare", "extends", "task_arithmetics"),
@@ -153,7 +193,7 @@ MISTAKES = {
     ),
     "a scan of one value": (
         ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponent": 1.0}}}),
-        "nan_scan_ta.scan.coefficients.nan.exponent: 1.0 is not of type 'array'",
+        "nan_scan_ta.scan.coefficients.nan.exponent: expected a list, found 1.0; write [1.0]",
     ),
     "a scan of a sum beside a mean": (
         ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"total": [1.0]}}}),
@@ -198,7 +238,8 @@ MISTAKES = {
     ),
     "a float that YAML reads as a string": (
         ("suites/text.yaml", "finetune", "learning_rate", "1e-3"),
-        "text.yaml: finetune.learning_rate: '1e-3' is not of type 'number'",
+        "expected a number above 0 (peak of AdamW after 10 % warm-up, then cosine), found the text '1e-3'; "
+        "write 0.001, without quotes",
     ),
 }
 
@@ -209,6 +250,63 @@ def test_a_mistake_is_told_what_was_meant(mistake, edited):
     with pytest.raises(UserError) as error:
         edited(*change)
     assert message in str(error.value)
+
+
+FOLDERS = {
+    "./base": "models: mine: base: there is no folder './base' in /",
+    "base": "models: mine: base: there is no folder 'base' in /",
+    "/absent/of/me": "models: mine: base: there is no folder '/absent/of/me'; expected the folder of a model, or a hub id",
+    "~/absent": "models: mine: base: there is no folder '~/absent'; expected",
+    "models/of/mine": "there is no folder 'models/of/mine' in /",
+}
+
+
+@pytest.mark.parametrize("place", FOLDERS)
+def test_a_folder_of_a_model_that_is_not_there_is_refused(place):
+    config = {"suites": [], "seeds": [0], "methods": ["ties"], "tables": [], "figures": []}
+    models = {"mine": {"base": "owner/base@refs/pr/1", "experts": {"a": "owner/a"}}}
+    Experiment({**config, "models": models}, ROOT)
+    models["mine"]["base"] = place
+    with pytest.raises(UserError) as error:
+        Experiment({**config, "models": models}, ROOT)
+    assert FOLDERS[place] in str(error.value)
+
+
+def test_a_long_list_of_known_names_is_cut(edited):
+    with pytest.raises(UserError) as error:
+        edited("config.yaml", "methods", ["xyzzy"])
+    assert len(str(error.value)) < 300 and str(error.value).endswith("more; `nan-merge methods` lists all")
+
+
+PARTS = ConfigParts(
+    {
+        "config/config.yaml": {"methods": ["ties"], "models": {"a": {"base": "o/b"}}},
+        "own.yaml": {"methods": ["TIES"], "models": {"b": {}}},
+        "--config": {"seeds": "x"},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "place, expected",
+    {
+        (): "--config",
+        ("methods", 0): "own.yaml",
+        ("seeds",): "--config",
+        ("models", "a", "base"): "config/config.yaml",
+        ("models", "b", "base"): "config/config.yaml",
+        ("figures",): "config/config.yaml",
+    }.items(),
+)
+def test_the_last_part_that_sets_a_value_is_named(place, expected):
+    assert PARTS.file(place) == expected
+
+
+def test_parts_are_merged_as_snakemake_does():
+    config = {}
+    for part in PARTS.parts.values():
+        update_config(config, part)
+    assert PARTS.merged() == config
 
 
 def test_a_file_of_an_earlier_version_is_not_ignored(edited, tmp_path):
@@ -229,6 +327,48 @@ def test_yaml_reads_a_bare_1e_3_as_a_string(tmp_path):
     assert read_yaml(tmp_path / "x.yaml") == {"a": "1e-3", "b": 0.001}
 
 
+SYNTAX = {
+    "a key twice": ("a: 1\nb: 2\na: 3\n", "x.yaml: the key 'a' stands twice in one mapping, in lines 1 and 3; keep one"),
+    "a key twice within": ("a:\n- {b: 1, b: 1}\n", "x.yaml: the key 'b' stands twice in one mapping, in lines 2 and 2"),
+    "a tab": ("a:\n\tb: 1\n", "x.yaml: not valid YAML: line 2, column 1: 'b: 1': "),
+    "a tab, mended": ("a:\n\tb: 1\n", "the line is indented with a tab; indent with spaces"),
+    "a missing colon": (
+        "a\nb: 2\n",
+        "line 2, column 2: 'b: 2': mapping values are not allowed in this context; a key above lacks",
+    ),
+    "a list that does not end": ("a: [1, 2\nb: 3\n", "line 2, column 2: 'b: 3': "),
+    "an unpaired quote": ("a: 'x\n", "x.yaml: not valid YAML: line 2, column 1: '': found unexpected end of stream; every key"),
+    "another encoding": ("a: \udce4\n", "x.yaml: cannot be read as a text in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("fault", SYNTAX)
+def test_a_fault_of_syntax_is_told_with_its_line(fault, tmp_path):
+    text, message = SYNTAX[fault]
+    (tmp_path / "x.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError) as error:
+        read_yaml(tmp_path / "x.yaml")
+    assert message in str(error.value)
+
+
+def test_an_alias_is_no_key_twice(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\ne: [*a, *a]\n")
+    assert read_yaml(tmp_path / "x.yaml")["d"] == {"b": 3, "c": 2}
+
+
+@pytest.mark.parametrize("file, found", {"a.yaml": "is empty", "b.yaml": "holds no keys at its top level"}.items())
+def test_an_overlay_without_keys_is_named(file, found, tmp_path):
+    (tmp_path / file).write_text({"a.yaml": "# nothing\n", "b.yaml": "- ties\n"}[file])
+    with pytest.raises(UserError, match=f"{file}: the file {found}; expected lines such as"):
+        ConfigParts.read(ROOT, [tmp_path / file], {})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflow/schemas").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_comma_in_a_description_of_a_schema_is_quoted(file):
+    """`{description: a, b}` is a description `a` and a key `b` without a value."""
+    assert ": null" not in yaml.safe_dump(read_yaml(file)).replace("type: null", "")
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [1\nb: 2\n")
     with pytest.raises(UserError, match=r"(?s)x.yaml: not valid YAML: .*line 2"):
@@ -236,6 +376,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"absent.yaml: there is no such file"):
         read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(
-        UserError, match=r"^here: the file: 'assets' is a required property|^here: the file: .* is not of type 'object'"
+        UserError, match=r"^here: the file: expected a mapping \(`key: value`\), found a list; write `key: value`, "
     ):
         check_schema([], ROOT / "workflow/schemas/config.schema.yaml", "here")

@@ -13,7 +13,7 @@ def asked(*names, **config):
     return Experiment({**shipped().config, "methods": [*names], **config}, ROOT)
 
 
-TWO = {"mine": {"base": "b", "experts": {"a": "e", "b": "f"}}}
+TWO = {"mine": {"base": "o/b", "experts": {"a": "o/e", "b": "o/f"}}}
 
 
 def test_draws_are_methods_with_a_seed_each():

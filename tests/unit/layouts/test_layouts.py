@@ -340,8 +340,11 @@ def test_quantised_models_are_refused(kind, base, tmp_path):
 
 def test_no_experts_and_no_tensors_are_refused(base, tmp_path):
     refused("there are no experts to merge; expected at least one", base, {})
-    refused("no tensor is left to merge; correct `merge: exclude:`", base, {"a": base}, ["."])
-    refused(r"merge: exclude: '\(' is no regular expression", base, {"a": base}, ["("])
+    refused("no tensor is left to merge; correct `exclude`", base, {"a": base}, ["."])
+    refused(r"exclude: '\(' is no regular expression", base, {"a": base}, ["("])
+    refused(
+        "exclude: 'lm_haed' matches none of the 9 tensors of the base .*: model.embed", base, {"a": base}, ["norm", "lm_haed"]
+    )
     whole = {name: array.astype(np.int32) for name, array in draw(1).items()}
     refused("9 tensors do not match .* is I32, expected floats", base, {"a": write(tmp_path / "a", whole)})
 

@@ -41,12 +41,12 @@ MISTAKES = {
     "a stage": ({"combined": "weighted_sum"}, "method 'm': no stage 'combined'; did you mean 'combine'?"),
     "a foreign stage": (
         {"zzz": "nan"},
-        "no stage 'zzz'; known are ['coefficients', 'combine', 'control', 'postprocess', 'preprocess']",
+        "no stage 'zzz'; known are: coefficients, combine, control, postprocess, preprocess",
     ),
     "an operator": ({"combine": "disjoint_mea"}, "combine has no operator 'disjoint_mea'; did you mean 'disjoint_mean'?"),
     "a foreign operator": (
         {"control": "zzz"},
-        "control has no operator 'zzz'; known are ['kept', 'permuted', 'uniform_matched']",
+        "control has no operator 'zzz'; known are: kept, permuted, uniform_matched",
     ),
     "a hyper-parameter": (
         {"preprocess": {"trim": {"desnity": 0.1}}},

@@ -116,6 +116,7 @@ def test_the_output_says_where_it_comes_from(tmp_path):
     again = record["command"].replace("\\\n", "").split()
     assert again[:2] == ["nan-merge", "merge"]
     command.main(again[2:])
+    assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
     for file in (tmp_path / "first").iterdir():
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
 
@@ -311,7 +312,10 @@ MISTAKES = {
     "a stage": (["--set", "preproces.trim.density=0.1"], "no stage 'preproces'; did you mean 'preprocess'?"),
     "an operator": (["--set", "preprocess.trin.density=0.1"], "preprocess has no operator 'trin'; did you mean 'trim'?"),
     "a hyper-parameter": (["--set", "preprocess.trim.densty=0.1"], "not 'densty'; did you mean 'density'?"),
-    "a value out of range": (["--set", "preprocess.trim.density=2"], "--set: method.preprocess.trim.density: 2 is greater than"),
+    "a value out of range": (
+        ["--set", "preprocess.trim.density=2"],
+        "--set: method.preprocess.trim.density: expected a number above 0 and of at most 1",
+    ),
     "a word for a number": (["--set", "coefficients.constant.value=much"], "--set: method.coefficients"),
     "coefficients of other experts": (
         ["--set", "coefficients.given.values={a: 1, c: 2}"],

@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import transformers
 import yaml
 from huggingface_hub import ModelCard
 
-from nan_merge.standalone.model_card import card, document, front_matter, merged_licence, origin
+from nan_merge.standalone.model_card import card, command, document, front_matter, loading, merged_licence, origin
 from nan_merge.standalone.sources import Source
 
 TABLE = {"experts": ["code", "math"], "scope": "model", "rows": {"model": [0.25, 0.75]}, "norms": {"model": [3.0, 1.0]}}
+
+LOADING = {"library": "transformers", "model": "AutoModelForCausalLM", "tokenizer": "AutoTokenizer"}
 
 
 def model(title, **more):
@@ -23,11 +26,12 @@ def model(title, **more):
 
 
 def record(**more):
-    inputs = {"base": model("base"), "code": model("owner/code", commit="a" * 40), "math": model("math|2")}
+    inputs = {"base": model("base"), "code": model("owner/code", hub="owner/code", commit="a" * 40), "math": model("math|2")}
     method_spec = {"coefficients": {"nan": {"norm_of": "task_vector", "total": 1.0}}}
     return {"name": "merged", "method": "averaging", "label": "Averaging + NAN", "method_spec": method_spec,
             "coefficients": TABLE,
-            "inputs": inputs, "seed": 0, "notes": [], "versions": {"numpy": "2.4"}, "command": "python -m x", **more}  # fmt: skip
+            "inputs": inputs, "seed": 0, "notes": [], "versions": {"numpy": "2.4"},
+            "loading": LOADING, **more}  # fmt: skip
 
 
 def with_licences(*licences):
@@ -57,13 +61,73 @@ def test_the_card_says_models_coefficients_recipe_and_command():
         "| code | `owner/code` | 0.25 | not stated |",
         "| math | `math\\|2` | 0.75 | not stated |",
         "- the vocabulary of 'math' was cut",
-        "```console\npython -m x\n```",
+        "```console\nnan-merge merge \\\n    --base base \\\n"
+        f"    --expert code=owner/code@{'a' * 40} \\\n    --expert 'math=math|2' \\\n    --method averaging \\\n"
+        "    --exclude '^head' \\\n    --dtype bfloat16 \\\n    --output merged\n```",
+        "Folders on the machine where it was made: `base`, `math|2`.",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("merged")\ntokenizer = AutoTokenizer.from_pretrained("merged")\n```',
         f"| code | {'a' * 40} | `{'0' * 64}` |",
         "| base | model.safetensors | 1,234 |  |",
     ):
         assert part in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert recipe == {"averaging": record()["method_spec"], "exclude": ["^head"], "seed": 0, "dtype": "bfloat16"}
+
+
+def test_no_path_of_the_machine_stands_in_the_card():
+    assert "/models/" not in card(record())
+
+
+NEEDS = {
+    "calibration": ({"calibration": ["a=b"]}, "The merge needs calibration statistics of every expert, so only the workflow"),
+    "norms of it": ({"method_spec": {"coefficients": {"nan": {"norm_of": "calibration"}}}}, "needs calibration statistics"),
+    "learned": ({"method_spec": {"coefficients": "learned"}}, "coefficients that were learned on unlabelled test inputs"),
+    "a task": ({"task": "fruit"}, "the task that it is for, `fruit`"),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_a_merge_that_needs_data_is_repeated_by_the_workflow_alone(case):
+    more, message = NEEDS[case]
+    assert message in card(record(**more)) and "nan-merge merge" not in card(record(**more))
+    assert command(record(**more), {}, "results/merged/s/m/seed0") == "snakemake --cores all -- results/merged/s/m/seed0"
+
+
+def test_a_chosen_value_is_an_assignment():
+    tuned = record(
+        coefficients={**TABLE, "chosen": 0.5}, method_spec={"preprocess": {"trim": {"density": 0.1}}, "control": "kept"}
+    )
+    assert "--method task_arithmetic \\\n    --set preprocess.trim.density=0.1 \\\n    --set control=kept" in card(tuned)
+
+
+LOADED = {
+    "a language model": ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "transformers", "AutoModelForCausalLM"),
+    "GPT-2": ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "transformers", "AutoModelForCausalLM"),
+    "a class without a head": ({"model_type": "clip", "architectures": ["CLIPModel"]}, "transformers", "CLIPModel"),
+    "no architecture": ({"model_type": "bert"}, "transformers", "AutoModel"),
+    "a canonical open_clip": ({"model_type": "open_clip"}, "safetensors", None),
+    "nothing": (None, "safetensors", None),
+}
+
+
+@pytest.mark.parametrize("case", LOADED)
+def test_how_a_model_is_loaded_follows_from_its_config(case, tmp_path):
+    config, library, kind = LOADED[case]
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    found = loading(tmp_path)
+    assert (found["library"], found.get("model"), "tokenizer" in found) == (library, kind, False)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert ("tokenizer" in loading(tmp_path)) == (library == "transformers")
+    assert hasattr(transformers, kind or "AutoModel")
+    assert f"from {library}" in card(record(loading=found))
+
+
+def test_a_hub_folder_of_open_clip_is_loaded_by_it(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    assert 'create_model_from_pretrained("local-dir:merged")' in card(record(loading=loading(tmp_path)))
+    assert ModelCard(card(record(loading=loading(tmp_path)))).data.library_name == "open_clip"
 
 
 def test_coefficients_of_many_rows_are_summarised():

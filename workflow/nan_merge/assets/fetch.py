@@ -1,7 +1,7 @@
 """Fetch pinned assets: download the files of a spec, verify them against the lock, keep the named ones.
 
 A spec is an entry of config/assets.yaml. The lock (config/assets.lock.json) holds size and SHA-256 of every fetched file,
-and the commit of a repository of the hub. No content is installed or run.
+and the commit of a repository of the hub. A folder of kind `path` is copied. No content is installed or run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ def fetch(asset: str, spec: AssetSpec, lock: Mapping[str, Any], output: Path, st
     Raises UserError if the asset is not locked, its download fails, or a size or SHA-256 is not that of the lock.
     """
     pinned = locked(asset, spec, lock)
+    kind = "repository" if spec["kind"] == "hub" else "folder" if _is_folder(asset, spec) else "file"
+    of_lock = "repository" if "commit" in pinned else "folder" if "files" in pinned else "file"
+    if kind != of_lock:
+        found = f"{_title(spec)} is a {kind}, a {of_lock} in config/assets.lock.json"
+        raise UserError(f"asset '{asset}': {found}; if the change is meant, run: {_lock_command(asset)}")
+    fetch_kind = {"repository": _fetch_files, "folder": _copy_folder, "file": _fetch_archive}[kind]
     with alone(store / asset, f"asset '{asset}'"):
-        (_fetch_files if spec["kind"] == "hub" else _fetch_archive)(asset, spec, pinned, output, store)
+        fetch_kind(asset, spec, pinned, output, store)
 
 
 def locked(asset: str, spec: AssetSpec, lock: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,13 +64,26 @@ def locked(asset: str, spec: AssetSpec, lock: Mapping[str, Any]) -> dict[str, An
 
 
 def pin(asset: str, spec: AssetSpec) -> dict[str, Any]:
-    """Return the current lock of an asset; archives are downloaded for that, large files of the hub are not."""
+    """Return the current lock of an asset; archives are downloaded for that, large files of the hub are not.
+
+    Hidden files of a folder of kind `path` do not belong to it.
+    """
     with tempfile.TemporaryDirectory(prefix=f"asset-{asset}-") as scratch:
         if spec["kind"] == "hub":
             with _explained(asset, spec):
                 return hub.pin(spec, Path(scratch))
+        if _is_folder(asset, spec):
+            folder, selection = _place(spec), Selection(spec, f"asset '{asset}': {spec['path']}")
+            paths = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            paths = [path for path in paths if not f"/{path}".count("/.") and selection.name(path) is not None]
+            selection.check()
+            return {"files": {path: _measured(folder / path) for path in paths}}
         archive = download(asset, spec, Path(scratch))
-        return {"name": archive.name, "size": archive.stat().st_size, "sha256": sha256(archive)}
+        return {"name": archive.name, **_measured(archive)}
+
+
+def _measured(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": sha256(file)}
 
 
 def differences(entry: Mapping[str, Any], old: Mapping[str, Any], where: str = "") -> list[str]:
@@ -78,11 +97,17 @@ def differences(entry: Mapping[str, Any], old: Mapping[str, Any], where: str = "
     return lines
 
 
-def _fetch_files(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
-    """Fetch the files of one commit of a repository of the hub, named from `root` on."""
+def _selected(asset: str, spec: AssetSpec, pinned: Mapping[str, Any]) -> dict[str, str]:
+    """Return the locked files that the spec selects: {name from `root` on: path in the repository or folder}."""
     selection = Selection(spec, f"asset '{asset}': its entry in config/assets.lock.json")
     names = {name: path for path in sorted(pinned["files"]) if (name := selection.name(path)) is not None}
     selection.check(f"correct `members:` in config/assets.yaml, or run: {_lock_command(asset)}")
+    return names
+
+
+def _fetch_files(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
+    """Fetch the files of one commit of a repository of the hub, named from `root` on."""
+    names = _selected(asset, spec, pinned)
     files = {name: pinned["files"][path] for name, path in names.items()}
     repository, commit = hub.Repository.of(spec), pinned["commit"]
     remotes = {name: repository.remote(names[name], commit, file["size"], file["sha256"]) for name, file in files.items()}
@@ -96,6 +121,25 @@ def _fetch_files(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output:
         for name, file in stored.items():
             place(file, part / name)
         _write_record(asset, spec, part, {"commit": commit, "files": files})
+
+
+def _copy_folder(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
+    """Copy the files of a folder, named from `root` on: what is changed in the folder later changes no result."""
+    folder, names = _place(spec), _selected(asset, spec, pinned)
+    files = {name: pinned["files"][path] for name, path in names.items()}
+    _check_space(asset, store, sum(file["size"] for file in files.values()))
+    with atomic_write(output) as part:
+        part.mkdir()
+        for name, path in names.items():
+            if not (folder / path).is_file():
+                raise UserError(
+                    f"asset '{asset}': {folder / path} is missing, a file that config/assets.lock.json names; nothing was kept."
+                    f" If it is meant to be gone, run: {_lock_command(asset)}"
+                )
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, part / name)
+            verify(asset, part / name, files[name], str(folder / path), "it was changed after it was locked")
+        _write_record(asset, spec, part, {"files": files})
 
 
 def _fetch_archive(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
@@ -145,18 +189,19 @@ def _explained(asset: str, spec: AssetSpec) -> Iterator[None]:
 
 
 def _lock_command(asset: str) -> str:
-    return f"python -m scripts.update_lock {asset}"
+    return f"nan-merge lock {asset}"
 
 
-def verify(asset: str, archive: Path, pinned: Mapping[str, Any]) -> None:
-    """Compare name, size and SHA-256 of a downloaded archive with the lock; UserError for a difference."""
-    actual = {"name": archive.name, "size": archive.stat().st_size, "sha256": sha256(archive)}
-    for key, value in actual.items():
-        if pinned[key] != value:
+BROKEN = "the download is broken or the package was changed"
+
+
+def verify(asset: str, file: Path, pinned: Mapping[str, Any], shown: str = "", cause: str = BROKEN) -> None:
+    """Compare size and SHA-256 of a file, and its name if it is locked, with the lock; UserError for a difference."""
+    for key, value in {"name": file.name, **_measured(file)}.items():
+        if pinned.get(key, value) != value:
             raise UserError(
-                f"asset '{asset}': {key} of {archive.name}: expected {pinned[key]} (config/assets.lock.json),"
-                f" found {value}; the download is broken or the package was changed. Nothing was kept. If the"
-                f" change is meant, run: {_lock_command(asset)}"
+                f"asset '{asset}': {key} of {shown or file.name}: expected {pinned[key]} (config/assets.lock.json), found"
+                f" {value}; {cause}. Nothing was kept. If the change is meant, run: {_lock_command(asset)}"
             )
 
 
@@ -207,13 +252,19 @@ def _url(spec: AssetSpec, folder: Path) -> Path:
     return folder / remote.name
 
 
-def _path(spec: AssetSpec, folder: Path) -> Path:
-    file = Path(spec["path"]).expanduser()
-    if not file.is_file():
-        raise UserError(f"there is no file {spec['path']}; put it there, or correct `path:` in config/assets.yaml")
-    return file
+def _place(spec: AssetSpec) -> Path:
+    """Return the file or folder of an asset of kind `path`."""
+    place = Path(spec["path"]).expanduser()
+    if not place.exists():
+        raise UserError(f"there is no file or folder {spec['path']}; put it there, or correct `path:` in config/assets.yaml")
+    return place
+
+
+def _is_folder(asset: str, spec: AssetSpec) -> bool:
+    with _explained(asset, spec):
+        return spec["kind"] == "path" and _place(spec).is_dir()
 
 
 DOWNLOADS: dict[str, Callable[[AssetSpec, Path], Path]] = {
-    "pypi": registries.pypi, "deb": registries.deb, "npm": registries.npm, "url": _url, "path": _path,
+    "pypi": registries.pypi, "deb": registries.deb, "npm": registries.npm, "url": _url, "path": lambda spec, _: _place(spec),
 }  # fmt: skip

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,19 @@ import jsonschema
 import yaml
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.names import nearest
 
-RENAMED = {"evidence": "calibration", "words": "operators"}  # keys and values of earlier versions: what they are called now
 RENAMED_FILES = {"evidence.yaml": "calibration.yaml"}  # of config/
+KINDS = {
+    "object": "a mapping (`key: value`)",
+    "array": "a list",
+    "string": "a text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "nothing",
+}
+Place = tuple[Any, ...]  # the keys from the top of a file to a value
 
 
 def check_renamed_files(config: Path) -> None:
@@ -26,31 +35,70 @@ def check_renamed_files(config: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read one YAML file; an unreadable one is a UserError that names the line."""
+    """Read one YAML file, an empty one as {}; UserError for an unreadable one with the line, and for a key that stands twice."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+        text = path.read_text(encoding="utf-8")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        node = loader.get_single_node()
+        _check_keys(node, path)
+        return loader.construct_document(node) if node is not None else {}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text in UTF-8: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        raise UserError(f"{path}: not valid YAML: {_syntax(error, text)}") from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint: the new name of a renamed key or value, the nearest known name, or all of them."""
-    known = list(known)
-    if RENAMED.get(name) in known:
-        return f"it was renamed to '{RENAMED[name]}'"
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(sorted(known))}"
+def _check_keys(root: yaml.Node | None, path: Path) -> None:
+    """Raise a UserError for a key that stands twice in one mapping: YAML would silently take the last."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                both = f"in lines {lines[name]} and {line}"
+                raise UserError(f"{path}: the key '{key.value}' stands twice in one mapping, {both}; keep one")
+            lines[name] = line
+            waiting.append(value)
+        waiting += node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def check_schema(value: Any, schema_file: Path, where: str, definitions: Mapping[str, Any] | None = None) -> None:
-    """Validate against a JSON schema; the first fault is a UserError with file, key, expected and found."""
+def _syntax(error: yaml.YAMLError, text: str) -> str:
+    """Explain a syntax error: the line, what stands there, and the usual cause."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error)
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    problem = error.problem
+    cause = "every key needs a colon and a space after it, lists and quotes their end, and all entries of one mapping one indent"
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        cause = "the line is indented with a tab; indent with spaces"
+    elif "mapping values are not allowed" in problem:
+        cause = "a key above lacks its colon, the indent is too deep, or a text with ': ' needs quotes"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {line.strip()!r}: {problem}; {cause}"
+
+
+def check_schema(
+    value: Any, schema_file: Path, where: str | Callable[[Place], str], definitions: Mapping[str, Any] | None = None
+) -> None:
+    """Validate against a JSON schema; the first fault is a UserError with file, key, expected and found.
+
+    `where` is the name of the file, or returns it for the place of a fault.
+    """
     schema = read_yaml(schema_file)
     validator = jsonschema.Draft202012Validator({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
     errors = sorted(validator.iter_errors(value), key=_order)
     if errors:
-        raise UserError(f"{where}: {_explain(_deepest(errors[0]))}")
+        error = _deepest(errors[0])
+        file = where if isinstance(where, str) else where((*error.absolute_path, *_unknown(error)[:1]))
+        raise UserError(f"{file}: {'.'.join(map(str, error.absolute_path)) or 'the file'}: {_explain(error)}")
 
 
 def _order(error: jsonschema.ValidationError) -> tuple[list[str], bool]:
@@ -59,31 +107,111 @@ def _order(error: jsonschema.ValidationError) -> tuple[list[str], bool]:
 
 
 def _deepest(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
-    """Of an `anyOf`, take the branch that the value nearly fits: objects are explained as objects."""
-    while error.context:
-        kind = "object" if isinstance(error.instance, dict) else "string"
-        branches = [e for e in error.context if not (e.validator == "type" and e.validator_value != kind)]
-        branches = [e for e in branches if e.validator != "enum"] or branches or list(error.context)
-        error = max(branches, key=lambda e: len(e.absolute_path))
+    """Of an `anyOf`, take the branch for values of this type; if there is none, the `anyOf` itself."""
+    while error.validator == "anyOf" and (fitting := [fault for fault in error.context if _of_its_type(fault, error)]):
+        error = max(fitting, key=lambda fault: len(fault.absolute_path))
     return error
 
 
+def _of_its_type(fault: jsonschema.ValidationError, whole: jsonschema.ValidationError) -> bool:
+    """Return whether the branch of a fault takes values of the type that was found."""
+    if len(fault.absolute_path) > len(whole.absolute_path):
+        return True
+    if fault.validator == "enum":
+        return any(isinstance(fault.instance, type(known)) for known in fault.validator_value)
+    return fault.validator != "type"
+
+
+def _unknown(error: jsonschema.ValidationError) -> list[Any]:
+    """Return the keys that the schema does not have."""
+    if error.validator != "additionalProperties":
+        return []
+    return sorted(set(error.instance) - set(error.schema.get("properties", {})), key=str)
+
+
 def _explain(error: jsonschema.ValidationError) -> str:
-    key = ".".join(str(part) for part in error.absolute_path) or "the file"
-    schema = error.schema
-    if error.validator == "additionalProperties" and "properties" in schema:
-        unknown = sorted(set(error.instance) - set(schema["properties"]))[0]
-        return f"{key}: unknown key '{unknown}'; {nearest(unknown, schema['properties'])}"
-    if error.validator == "enum":
-        return f"{key}: unknown value {error.instance!r}; {nearest(str(error.instance), map(str, error.validator_value))}"
-    if error.validator == "not":
-        return f"{key}: the keys {error.validator_value.get('required')} exclude each other; keep one"
-    expected = f" (expected: {schema['description']})" if "description" in schema else ""
-    return f"{key}: {error.message}{expected}"
+    """Say what was expected and found, and what to write."""
+    schema, found, rule = error.schema, error.instance, error.validator_value
+    match error.validator:
+        case "additionalProperties":
+            unknown = str(_unknown(error)[0])
+            return f"unknown key '{unknown}'; {nearest(unknown, schema.get('properties', {}))}"
+        case "enum" if isinstance(found, str):
+            return f"unknown value {found!r}; {nearest(found, map(str, rule))}"
+        case "required":
+            missing = next(key for key in rule if key not in found)
+            meaning = schema.get("properties", {}).get(missing, {}).get("description")
+            empty = "" if found or error.absolute_path else "it is empty: "
+            return f"{empty}the key '{missing}' is missing" + (f" ({meaning})" if meaning else "")
+        case "not" if "required" in rule:
+            return f"the keys {rule['required']} exclude each other; keep one"
+        case "oneOf":
+            choices = [branch["required"] for branch in rule]
+            given = [key for keys in choices for key in keys if key in found]
+            either = " or else ".join(" and ".join(f"`{key}`" for key in keys) for keys in choices)
+            return f"expected {either}, found {' and '.join(f'`{key}`' for key in given) or 'none of them'}"
+        case "uniqueItems":
+            twice = next(item for item in found if found.count(item) > 1)
+            places = [str(number) for number, item in enumerate(found, 1) if item == twice]
+            return f"{twice!r} stands {len(places)} times, as the entries {' and '.join(places)}; keep one"
+        case "minItems" | "minProperties" | "maxProperties":
+            bound = f"{'at most' if error.validator.startswith('max') else 'at least'} {rule}"
+            return f"expected {bound} of them{_meaning(schema)}, found {', '.join(map(str, found)) or 'none'}"
+    return f"expected {_expected(schema)}, found {_found(found)}{_correction(schema, found)}"
 
 
-def known_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a UserError for the first name that is not known, with the nearest one."""
+def _expected(schema: Mapping[str, Any]) -> str:
+    """Return the values that a schema takes, as words."""
+    if "anyOf" in schema:
+        return " or ".join(_expected(branch) for branch in schema["anyOf"]) + _meaning(schema)
+    if "enum" in schema:
+        known = [str(value) for value in schema["enum"]]
+        return " or ".join([*known[:3], *(["..."] if len(known) > 3 else [])]) + _meaning(schema)
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    bounds = {
+        "minimum": "of at least {}",
+        "exclusiveMinimum": "above {}",
+        "maximum": "of at most {}",
+        "exclusiveMaximum": "below {}",
+    }
+    limits = " and ".join(text.format(schema[key]) for key, text in bounds.items() if key in schema)
+    pattern = f"of the form {schema['pattern']}" if "pattern" in schema and "description" not in schema else ""
+    return " ".join(filter(None, [" or ".join(KINDS[kind] for kind in kinds), limits, pattern])) + _meaning(schema)
+
+
+def _meaning(schema: Mapping[str, Any]) -> str:
+    return f" ({schema['description']})" if "description" in schema else ""
+
+
+def _found(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return f"the text {value!r}" if isinstance(value, str) else str(value)
+
+
+def _correction(schema: Mapping[str, Any], found: Any) -> str:
+    """Return what to write in place of a value of another type; empty if that cannot be told."""
+    kind = schema.get("type", next((branch.get("type") for branch in schema.get("anyOf", [])), None))
+    if kind == "array" and isinstance(found, str | int | float):
+        return f"; write [{found}]"
+    if kind == "object" and isinstance(found, str | list):
+        return "; write `key: value`, with a space after the colon and no `-` before the key"
+    if kind == "string" and isinstance(found, int | float):
+        return "; write it in quotes"
+    if kind in ("number", "integer") and isinstance(found, str):
+        try:
+            number = float(found.rstrip("% ")) / (100 if found.endswith("%") else 1)
+        except ValueError:
+            return ""
+        text = f"{number:.12g}"
+        return f"; write {text.replace('e', '.0e') if 'e' in text and '.' not in text else text}, without quotes"
+    return ""
+
+
+def known_names(where: str, names: Iterable[str], known: Iterable[str], see: str = "") -> None:
+    """Raise a UserError for the first name that is not known, with the nearest one; `see` says where all can be read."""
     for name in names:
         if name not in known:
-            raise UserError(f"{where}: unknown '{name}'; {nearest(name, known)}")
+            raise UserError(f"{where}: unknown '{name}'; {nearest(name, known, see)}")

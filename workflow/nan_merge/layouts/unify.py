@@ -59,9 +59,10 @@ def unify_layout(
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
     origin = _base(base)
+    patterns = _patterns(origin, exclude)
     models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
     origin, models = tie(origin, models, notes)
-    names = _mergeable(origin, exclude)
+    names = _mergeable(origin, patterns)
     origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
     _check(origin, models, names)
@@ -122,16 +123,27 @@ def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:
         )
 
 
-def _mergeable(base: Checkpoint, exclude: Sequence[str]) -> list[str]:
+def _patterns(base: Checkpoint, exclude: Sequence[str]) -> list[re.Pattern[str]]:
+    """Compile the patterns of `exclude`; raise UserError for one that is invalid or matches no tensor of the base."""
+    patterns = []
+    for text in exclude:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            raise UserError(f"exclude: {text!r} is no regular expression ({error}); correct it") from None
+        if not any(map(patterns[-1].search, base.names)):
+            found = f"the {count_phrase(len(base.names), 'tensor')} of the base {base.folder}: {join_first(base.names)}"
+            raise UserError(f"exclude: {text!r} matches none of {found}. Correct the pattern, or remove it")
+    return patterns
+
+
+def _mergeable(base: Checkpoint, patterns: Sequence[re.Pattern[str]]) -> list[str]:
     """Return the merged names in the base's order: floating-point tensors that are neither buffers nor excluded."""
-    try:
-        patterns = [re.compile(pattern) for pattern in exclude]
-    except re.error as error:
-        raise UserError(f"merge: exclude: {error.pattern!r} is no regular expression ({error})") from None
     floats = [name for name, tensor in base.entries.items() if tensor.is_float and not is_buffer(name, tensor)]
     names = [name for name in floats if not any(pattern.search(name) for pattern in patterns)]
     if not names:
-        raise UserError(f"{base.folder}: no tensor is left to merge; correct `merge: exclude:` of the suite ({list(exclude)})")
+        shown = [pattern.pattern for pattern in patterns]
+        raise UserError(f"{base.folder}: no tensor is left to merge; correct `exclude` ({shown}), which matches all of them")
     return names
 
 

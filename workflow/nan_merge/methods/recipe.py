@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.names import nearest
 from nan_merge.methods import (
     ace,
     coefficients,
@@ -93,7 +93,7 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
     """Bind `{stage: {operator: {hyper-parameter: value}}}`; unknown names are UserErrors."""
     for stage in method_spec:
         if stage not in STAGES:
-            raise UserError(f"method '{method}': no stage {stage!r}{_nearest(stage, STAGES)}")
+            raise UserError(f"method '{method}': no stage {stage!r}; {nearest(stage, STAGES)}")
     parts = {stage: operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method) for stage in STAGES}
     rule, values = parts["coefficients"]
     table = {k: values.pop(k) for k in hyper_parameters(coefficients.estimate).keys() & values.keys()}
@@ -124,14 +124,9 @@ def operator_of(entry: Any, stage: str, method: str = "method") -> tuple[str, di
     name, values = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
     values = values or {}
     if name not in STAGES[stage]:
-        raise UserError(f"method '{method}': {stage} has no operator {name!r}{_nearest(name, STAGES[stage])}")
+        raise UserError(f"method '{method}': {stage} has no operator {name!r}; {nearest(name, STAGES[stage])}")
     takes = all_hyper_parameters(STAGES[stage][name])
     for key in values:
         if key not in takes:
-            raise UserError(f"method '{method}': {stage} '{name}' takes {sorted(takes)}, not {key!r}{_nearest(key, takes)}")
+            raise UserError(f"method '{method}': {stage} '{name}' takes {sorted(takes)}, not {key!r}; {nearest(key, takes)}")
     return name, dict(values)
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(known)}"

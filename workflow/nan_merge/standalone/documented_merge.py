@@ -11,7 +11,7 @@ from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import merge
 from nan_merge.engine.request import MergeRequest
-from nan_merge.standalone.model_card import document, origin
+from nan_merge.standalone.model_card import command, document, origin
 from nan_merge.standalone.sources import Source
 
 
@@ -39,6 +39,7 @@ def merge_and_document(
         "versions": versions(),
         **about,
     }
+    record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
 
     def finish(folder: Path, digests: Mapping[str, str]) -> None:
         document(folder, {**record, "inputs": {name: origin(source, digests[name]) for name, source in sources.items()}})

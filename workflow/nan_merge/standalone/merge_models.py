@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,7 +180,7 @@ def run(own: OwnModels, show: bool = False) -> Merged:
         request = own.request(models, table, progress)
         progress.begin("merge")
         merge_and_document(
-            request, sources, _about(own, sources), own.output, threads=own.threads, device_name=own.device, progress=progress
+            request, sources, _about(own), own.output, threads=own.threads, device_name=own.device, progress=progress
         )
     return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
 
@@ -281,27 +280,15 @@ def _mergekit(own: OwnModels, sources: Mapping[str, Source], models: Models, tab
     return export(own.method_spec, table, models, places, own.dtype)
 
 
-def _command(own: OwnModels, sources: Mapping[str, Source]) -> str:
-    """Return the command line that repeats the merge from the same commits, an option a line."""
-    options = [("--base", sources["base"].pinned)]
-    options += [("--expert", f"{name}={source.pinned}") for name, source in sources.items() if name != "base"]
-    options += [("--method", own.method), *(("--set", f"{path}={flow(value)}") for path, value in own.set.items())]
-    options += [("--exclude", pattern) for pattern in own.exclude]
-    for each in dataclasses.fields(Settings):
-        value = getattr(own, each.name)
-        if each.name in ("vocabulary", "missing", "dtype", "device", "seed") and value != each.default:
-            options.append((f"--{each.name}", str(value)))
-    return " \\\n    ".join(["nan-merge merge", *map(shlex.join, [*options, ("--output", str(own.output))])])
-
-
-def _about(own: OwnModels, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _about(own: OwnModels) -> dict[str, Any]:
     """Return the entries of provenance.json that describe the method and the command line."""
     return {
         "name": own.output.resolve().name,
-        "command": _command(own, sources),
         "method": own.method,
         **{key: own.chosen[0][key] for key in ("label", "reference") if key in own.chosen[0]},
         "method_spec": own.method_spec,
+        "set": [f"{path}={flow(value)}" for path, value in own.set.items()],
+        **({"examples": dict(own.examples)} if own.examples else {}),
         "exclude": list(own.exclude),
         "vocabulary": own.vocabulary,
         "missing": own.missing,

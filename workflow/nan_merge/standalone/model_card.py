@@ -1,32 +1,43 @@
 """Document a merged model: provenance.json with all inputs of the merge, and the model card README.md.
 
 The card is a function of the provenance. Neither holds a date, a host or a number of threads: the same merge gives the
-same bytes.
+same bytes. The card is for everyone: it names models by hub id and commit, or by the name of their folder, never by a path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nan_merge.core.files import read_json, sha256, write_json
+from nan_merge.core.files import canonical, read_json, sha256, write_json
+from nan_merge.methods.recipe import STAGES
 from nan_merge.standalone.sources import Source, files
 
 PROVENANCE, CARD = "provenance.json", "README.md"
 LICENCE = ("license", "license_name", "license_link")
 TAGS = ["merge", "nan-merge"]
+DEFAULTS = {"vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "seed": 0}  # of the command's options
+HEADS = (  # ends of an architecture in config.json for which transformers has an AutoModel
+    "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+    "ForImageClassification",
+)  # fmt: skip
+CANONICAL = ("open_clip", "efficientnet_lite0_folded")  # model types of canonical checkpoints that no library loads as they are
 
 
 def document(folder: Path, record: Mapping[str, Any]) -> None:
     """Write provenance.json and the model card of a merged model into its folder.
 
     `record` holds `name`, `method`, `method_spec`, `coefficients` (a table's record), `inputs` (by `origin`, the base
-    first); optional are `label`, `reference`, `command`, `thresholds`, `exclude`, `seed`, `dtype`, `device`, `notes` and
-    `versions`.
+    first); optional are `label`, `reference`, `thresholds`, `set` (assignments `stage.operator.name=value` of the command
+    line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `calibration`, `task`, `prepared` (whether
+    models of a hub were brought into another layout first), `notes` and `versions`.
     """
+    record = {**record, "loading": loading(folder)}
     write_json(folder / PROVENANCE, record)
     (folder / CARD).write_text(card(record), encoding="utf-8")
 
@@ -52,6 +63,59 @@ def _about(folder: Path) -> dict[str, str]:
     if "license" not in known and (folder / "config.json").is_file():
         known = {**known, "license": read_json(folder / "config.json").get("license")}
     return {key: known[key] for key in (*LICENCE, "pipeline_tag") if isinstance(known.get(key), str)}
+
+
+def loading(folder: Path) -> dict[str, str]:
+    """Return the `library` that loads a model, and for transformers the classes of `model` and `tokenizer`, by its configs."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if "model_type" not in config and (folder / "open_clip_config.json").is_file():
+        return {"library": "open_clip"}
+    if config.get("model_type") in (None, *CANONICAL):
+        return {"library": "safetensors"}
+    kind = next(iter(config.get("architectures") or ()), "AutoModel").replace("LMHeadModel", "ForCausalLM")
+    found = {"library": "transformers", "model": next((f"AutoModel{end}" for end in HEADS if kind.endswith(end)), kind)}
+    tokenizers = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt")
+    return found | ({"tokenizer": "AutoTokenizer"} if any((folder / name).is_file() for name in tokenizers) else {})
+
+
+def command(record: Mapping[str, Any], places: Mapping[str, str], output: str) -> str:
+    """Return the command line that repeats a merge of the models at `places`, by name, an option a line.
+
+    A merge that needs more than models is repeated by the workflow, which makes `output`.
+    """
+    if needs(record):
+        return shlex.join(["snakemake", "--cores", "all", "--", output])
+    options: list[tuple[str, ...]] = [("--base", places["base"])]
+    options += [("--expert", f"{name}={place}") for name, place in places.items() if name != "base"]
+    method, assigned = record["method"], record.get("set", ())
+    if "chosen" in record["coefficients"]:  # a tuned method: the command does not choose, it is told
+        method, assigned = "task_arithmetic", _assignments(record["method_spec"])
+    options += [("--method", method), *(("--set", assignment) for assignment in assigned)]
+    options += [("--exclude", pattern) for pattern in record.get("exclude", ())]
+    options += [(f"--{key}", str(record[key])) for key, default in DEFAULTS.items() if record.get(key, default) != default]
+    if sizes := record.get("examples", record["coefficients"].get("examples")):
+        options.append(("--examples", *(f"{name}={size}" for name, size in sizes.items())))
+    return " \\\n    ".join(["nan-merge merge", *map(shlex.join, options), shlex.join(("--output", output))])
+
+
+def _assignments(method_spec: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the assignments that make any method this one."""
+    for stage, entry in method_spec.items():
+        ((operator, values),) = entry.items() if isinstance(entry, Mapping) else [(entry, None)]
+        yield from [f"{stage}.{operator}.{key}={canonical(value)}" for key, value in (values or {}).items()] or [
+            f"{stage}={operator}"
+        ]
+
+
+def needs(record: Mapping[str, Any]) -> str:
+    """Return what a merge needs besides the models; empty if it needs nothing."""
+    coefficients = record["method_spec"].get("coefficients")
+    operator, values = next(iter(coefficients.items())) if isinstance(coefficients, Mapping) else (coefficients, None)
+    if operator == "learned":
+        return "coefficients that were learned on unlabelled test inputs"
+    if record.get("calibration") or (values or {}).get("norm_of") == "calibration":
+        return "calibration statistics of every expert"
+    return f"the task that it is for, `{record['task']}`" if record.get("task") else ""
 
 
 def front_matter(file: Path) -> dict[str, Any]:
@@ -86,7 +150,9 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     inputs = record["inputs"]
     base = inputs["base"]
     entries: dict[str, Any] = {"base_model": list(dict.fromkeys(model["title"] for model in inputs.values()))}
-    entries |= {"base_model_relation": "merge", "tags": TAGS, "library_name": "transformers"}
+    entries |= {"base_model_relation": "merge", "tags": TAGS}
+    library = record.get("loading", {}).get("library")
+    entries |= {"library_name": library} if library in ("transformers", "open_clip") else {}
     entries |= merged_licence(inputs.values())
     return entries | ({"pipeline_tag": base["pipeline_tag"]} if "pipeline_tag" in base else {})
 
@@ -95,7 +161,7 @@ def card(record: Mapping[str, Any]) -> str:
     """Return the model card of a record: Markdown with YAML front matter."""
     front = _yaml(metadata(record))
     sections = [f"# {record['name']}", _paragraph(record), "## Models", _models(record), *_licences(record)]
-    sections += ["## Recipe", _recipe(record)]
+    sections += ["## Use", _use(record), "## Recipe", _recipe(record)]
     if record.get("notes"):
         sections += ["## How the models were brought together", "\n".join(f"- {note}" for note in record["notes"])]
     sections += ["## How to reproduce", _reproduce(record), "## Hashes", _hashes(record["inputs"])]
@@ -139,13 +205,43 @@ def _licences(record: Mapping[str, Any]) -> list[str]:
 
 def _recipe(record: Mapping[str, Any]) -> str:
     settings = {key: record[key] for key in ("exclude", "seed", "dtype", "device") if record.get(key) not in (None, [])}
-    return f"```yaml\n{_yaml({record['method']: dict(record['method_spec']), **settings})}```"
+    stages = {stage: record["method_spec"][stage] for stage in STAGES if stage in record["method_spec"]}
+    in_one_order = json.loads(canonical(list(stages.values())))
+    return f"```yaml\n{_yaml({record['method']: dict(zip(stages, in_one_order, strict=True)), **settings})}```"
+
+
+def _use(record: Mapping[str, Any]) -> str:
+    """Return the lines of Python that load the model."""
+    found, folder = record.get("loading", {}), f'"{record["name"]}"'
+    if found.get("library") == "transformers":
+        classes = [found[key] for key in ("model", "tokenizer") if key in found]
+        lines = [f"from transformers import {', '.join(sorted(classes))}", ""]
+        lines += [f"{key} = {found[key]}.from_pretrained({folder})" for key in ("model", "tokenizer") if key in found]
+    elif found.get("library") == "open_clip":
+        lines = [
+            "import open_clip",
+            "",
+            f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{record["name"]}")',
+        ]
+    else:
+        lines = ["from safetensors.numpy import load_file", "", f'tensors = load_file("{record["name"]}/model.safetensors")']
+    code = "\n".join(lines)
+    return f"`{record['name']}` stands for the folder of this model.\n\n```python\n{code}\n```"
 
 
 def _reproduce(record: Mapping[str, Any]) -> str:
+    inputs = record["inputs"].items()
+    places = {name: f"{model['hub']}@{model['commit']}" if "hub" in model else model["title"] for name, model in inputs}
+    local = [f"`{model['title']}`" for _, model in inputs if "hub" not in model]
+    text = f"```console\n{command(record, places, record['name'])}\n```\n\n"
+    if needs(record):
+        text = f"The merge needs {needs(record)}, so only the workflow of NAN-Merge repeats it, with the config that made it.\n\n"
+    elif local:
+        text += f"Folders on the machine where it was made: {', '.join(local)}.\n\n"
+    if record.get("prepared"):
+        text += "Models of a hub entered as the workflow prepares them: the tensors of the encoder, in one layout.\n\n"
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    command = f"```console\n{record['command']}\n```\n\n" if record.get("command") else ""
-    return f"{command}`{PROVENANCE}` holds every number that went in. Made with {versions or 'unknown versions'}."
+    return f"{text}`{PROVENANCE}` holds every number that went in. Made with {versions or 'unknown versions'}."
 
 
 def _hashes(inputs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,0 +1,24 @@
+"""Hints for a name that is not known: the nearest known one, or some of those that are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+RENAMED = {"evidence": "calibration", "words": "operators"}  # keys and values of earlier versions: what they are called now
+SHOWN = 8  # names of a long list
+
+
+def nearest(name: str, known: Iterable[str], see: str = "") -> str:
+    """Return a hint: the new name of a renamed key or value, the nearest known name in any case, or some known names.
+
+    `see` says where all can be read if there are more than SHOWN.
+    """
+    known = sorted(known)
+    if RENAMED.get(name) in known:
+        return f"it was renamed to '{RENAMED[name]}'"
+    folded = {one.casefold(): one for one in known}
+    if close := difflib.get_close_matches(name.casefold(), folded, 1):
+        return f"did you mean '{folded[close[0]]}'?"
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"known are: {', '.join(known[:SHOWN]) or 'none'}{more}" + (f"; {see}" if more and see else "")

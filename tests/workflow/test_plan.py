@@ -13,9 +13,9 @@ import yaml
 from models import ROOT
 from project import LIMIT, Done
 
+from experiment import entries
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import check_schema
-from nan_merge.catalogue.methods import extended
 from nan_merge.core.disk import human
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES
@@ -292,9 +292,9 @@ def test_the_prices_fit_their_schema_and_name_what_there_is():
 
 
 def test_every_suite_has_a_price_by_its_base():
-    suites = {file.stem: tiny.read_yaml(file) for file in (ROOT / "config/suites").glob("*.yaml")}
-    assert {record["base"] for record in extended(suites).values()} <= COSTS["models"].keys()
-    assert {record["family"] for record in extended(suites).values()} <= COSTS["models"].keys()
+    names = [file.stem for file in (ROOT / "config/suites").glob("*.yaml")]
+    suites = [entries.suite(name, ROOT / "config", ROOT / "workflow/schemas") for name in names]
+    assert {record[key] for record in suites for key in ("base", "family")} <= COSTS["models"].keys()
 
 
 METHOD_SPECS = {  # each dearer than the one before

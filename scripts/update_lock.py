@@ -15,6 +15,7 @@ from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
+from nan_merge.layouts.names import join_first
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "config/assets.lock.json"
@@ -23,21 +24,18 @@ LOCK = ROOT / "config/assets.lock.json"
 def main() -> None:
     """Lock the assets that the command line names; a failure does not stop the others. Exit code 2 if it names none."""
     parser = command_parser("lock", __doc__, "nan-merge lock --suite vit_b32_8")
-    parser.add_argument(
-        "assets", nargs="*", default=[], metavar="ASSET", help="ids of config/assets.yaml; looked up again if locked"
-    )
-    parser.add_argument("--suite", nargs="+", default=[], metavar="NAME", help="what these suites fetch and the lock lacks")
-    parser.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="what the suites of overlays of config.yaml lack"
-    )
-    parser.add_argument("--all", action="store_true", default=False, help="all that the lock lacks: requests for hundreds of GB")
-    parser.add_argument("--accept", action="store_true", default=False, help="lock values that differ from unverified ones")
+    add, several = parser.add_argument, {"nargs": "+", "default": []}
+    add("assets", nargs="*", default=[], metavar="ASSET", help="ids of config/assets.yaml; looked up again if locked")
+    add("--suite", **several, metavar="NAME", help="what these suites fetch and the lock lacks")
+    add("--configfile", **several, type=Path, metavar="FILE", help="what the suites of overlays of config.yaml lack")
+    add("--all", action="store_true", default=False, help="all that the lock lacks: requests for hundreds of GB")
+    add("--accept", action="store_true", default=False, help="lock values that differ from unverified ones")
     args = parser.parse_args()
     specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
     known_names("update_lock", args.assets, specs, "config/assets.yaml has all")
     if not (args.assets or args.suite or args.configfile or args.all):
         missing = _unlocked(specs, lock)
-        print(f"{len(missing)} of {len(specs)} assets are not locked: {' '.join(missing) or 'none'}")
+        print(f"{len(missing)} of {len(specs)} assets of config/assets.yaml are not locked: {join_first(missing)}")
         parser.error("name what to lock: ids of assets, --suite NAME, --configfile FILE, or --all for all of them")
     wanted = {*(specs if args.all else ()), *_assets_of(args.suite, args.configfile)}
     assets = list(dict.fromkeys([*args.assets, *_unlocked(wanted, lock)]))

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.cases import ROOT
 from benchmarks.parity.models import Family, Tensors, read
-from nan_merge.catalogue.methods import STAGES, methods
+from nan_merge.catalogue.methods import STAGES, Catalogue
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure
@@ -88,7 +88,7 @@ class Comparison:
 @functools.cache
 def entries() -> dict[str, dict[str, Any]]:
     """Return the entries of config/methods.yaml."""
-    return methods(ROOT)
+    return Catalogue(ROOT).all()
 
 
 def fusionbench_job(compared: Comparison, family: Family, precision: str, output: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
-ALL_METHODS = "`nan-merge methods` lists all"
 AVERAGING = "weight_averaging"  # the baseline of all other merges
 
 

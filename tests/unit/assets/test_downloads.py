@@ -479,7 +479,7 @@ def test_a_lock_of_another_spec_is_refused(case):
     case.spec = {**SPEC, "revision": "v2"}
     case.refused("owner/model@v2 in config/assets.yaml, owner/model@main in config/assets.lock.json; run: nan-merge lock")
     case.spec = {**SPEC, "members": ["*.json", "*.parquet"]}
-    case.refused("has no member like ['*.parquet']", "correct `members:` in config/assets.yaml, or run: python -m scripts")
+    case.refused("has no member like ['*.parquet']", "correct `members:` in config/assets.yaml, or run: nan-merge lock toy")
 
 
 def test_a_lock_that_climbs_out_of_the_folder_is_refused(case):
@@ -534,7 +534,7 @@ def test_without_names_nothing_is_locked_and_the_names_are_told(config, hub, mon
     with pytest.raises(SystemExit) as ended:
         locking(monkeypatch)
     shown = capfd.readouterr()
-    assert ended.value.code == 2 and "3 of 3 assets are not locked: local toy_gone toy_model" in shown.out
+    assert ended.value.code == 2 and "3 of 3 assets of config/assets.yaml are not locked: local; toy_gone; toy_model" in shown.out
     assert "--suite NAME" in shown.err and "--all" in shown.err
     assert read_json(config) == {} and not hub.requests
     with pytest.raises(UserError, match=r"update_lock: unknown 'LOCAL'; did you mean 'local'\?"):

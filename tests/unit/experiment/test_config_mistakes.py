@@ -19,7 +19,7 @@ def edited(tmp_path):
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "workflow").symlink_to(ROOT / "workflow")
 
-    def change(file, *keys_and_value):
+    def change(file, *keys_and_value, methods=()):
         path = tmp_path / "config" / file
         *keys, last, value = keys_and_value
         record = read_yaml(path)
@@ -31,7 +31,8 @@ def edited(tmp_path):
         else:
             inner[last] = value
         path.write_text(yaml.safe_dump(record))
-        return Experiment(read_yaml(tmp_path / "config/config.yaml"), tmp_path)
+        config = read_yaml(tmp_path / "config/config.yaml")
+        return Experiment({**config, "methods": list(methods)} if methods else config, tmp_path)
 
     return change
 
@@ -56,7 +57,10 @@ MISTAKES = {
         ("config.yaml", "seeds", [-1]),
         "config/config.yaml: seeds.0: expected a whole number of at least 0, found -1",
     ),
-    "no methods": (("config.yaml", "methods", KeyError), "config/config.yaml: the file: the key 'methods' is missing (which"),
+    "no methods": (
+        ("config.yaml", "methods", KeyError),
+        "config/config.yaml: the file: the key 'methods' is missing (methods in the order",
+    ),
     "an unknown operator": (
         ("methods.yaml", "ties", "combine", "disjoint_some"),
         "ties.combine: unknown value 'disjoint_some'; did you mean",
@@ -78,12 +82,12 @@ MISTAKES = {
         "config/methods.yaml: regmean: unknown key 'evidence'; it was renamed to 'calibration'",
     ),
     "a value of an earlier version": (
-        ("methods.yaml", "fisher_nan", "coefficients", {"nan": {"norm_of": "evidence"}}),
-        "fisher_nan.coefficients.nan.norm_of: unknown value 'evidence'; it was renamed to 'calibration'",
+        ("variants.yaml", "nan", "coefficients", {"nan": {"norm_of": "evidence"}}),
+        "config/variants.yaml: nan.coefficients.nan.norm_of: unknown value 'evidence'; it was renamed to 'calibration'",
     ),
     "an unknown value": (
-        ("methods.yaml", "ties_nan", "coefficients", {"nan": {"norm_of": "weight"}}),
-        "ties_nan.coefficients.nan.norm_of: unknown value 'weight'; did you mean 'weights'?",
+        ("variants.yaml", "nan", "coefficients", {"nan": {"norm_of": "weight"}}),
+        "nan.coefficients.nan.norm_of: unknown value 'weight'; did you mean 'weights'?",
     ),
     "a density in per cent": (
         ("methods.yaml", "ties", "preprocess", {"trim": {"density": 20}}),
@@ -108,9 +112,12 @@ MISTAKES = {
         ("tasks.yaml", "My-Task", {}),
         "tasks.yaml: the file: expected a text (an id: lower-case letters, digits and _, a letter first), found the text 'My-",
     ),
-    "a text in place of a list": (("config.yaml", "methods", "ties"), "methods: expected a list (which entries of "),
+    "a text in place of a list": (("config.yaml", "methods", "ties"), "methods: expected a list (methods in the order "),
     "a text in place of a list, mended": (("config.yaml", "methods", "ties"), ", found the text 'ties'; write [ties]"),
-    "nothing in place of a list": (("config.yaml", "suites", None), "of models are merged and measured; each is a file"),
+    "nothing in place of a list": (
+        ("config.yaml", "suites", None),
+        "suites that are merged and scored, by the names of the files",
+    ),
     "a list in place of a mapping": (
         ("suites/text.yaml", "finetune", [{"steps": 3}]),
         "text.yaml: finetune: expected a mapping (`key: value`) (how every expert is fine-tuned from the base), found a list",
@@ -125,8 +132,8 @@ MISTAKES = {
     ),
     "an empty list": (("config.yaml", "seeds", []), "config.yaml: seeds: expected at least 1 of them (fine-tuning seeds; "),
     "a mean and a sum": (
-        ("methods.yaml", "ties_nan", "coefficients", {"nan": {"mean": 0.3, "total": 1.0}}),
-        "ties_nan.coefficients.nan: the keys ['mean', 'total'] exclude each other; keep one",
+        ("variants.yaml", "nan", "coefficients", {"nan": {"mean": 0.3, "total": 1.0}}),
+        "nan.coefficients.nan: the keys ['mean', 'total'] exclude each other; keep one",
     ),
     "a missing value": (
         ("methods.yaml", "ties", "coefficients", {"constant": {}}),
@@ -137,71 +144,84 @@ MISTAKES = {
         "dare: extends: unknown 'task_arithmetics'; did you mean",
     ),
     "parents in a circle": (("methods.yaml", "ties", "extends", "ties_mean"), "`extends` is circular"),
-    "an unknown host": (("methods.yaml", "ties_nan", "host", "tie"), ": host, controls: unknown 'tie'; did you mean 'ties'?"),
-    "an unknown control": (("methods.yaml", "ties_nan", "controls", ["permute"]), "ties_nan: host, controls: unknown 'permute'"),
+    "a host, which is not stated": (("methods.yaml", "ties", "host", "dare"), "config/methods.yaml: ties: unknown key 'host'"),
+    "an unknown control": (
+        ("methods.yaml", "ties", "controls", ["ties_tune"]),
+        "ties: controls: unknown 'ties_tune'; did you mean 'ties_tuned'?",
+    ),
     "an unknown tuner": (
-        ("methods.yaml", "task_arithmetic_nan_tuned", "tune", "as", "task_arithmetic_tune"),
-        "task_arithmetic_nan_tuned: tune: as: unknown 'task_arithmetic_tune'; did you mean 'task_arithmetic_tuned'?",
+        ("methods.yaml", "ties_tuned", "tune", {"hyper_parameter": "value", "as": "task_arithmetic_tune"}),
+        "ties_tuned: tune: as: unknown 'task_arithmetic_tune'; did you mean 'task_arithmetic_tuned'?",
     ),
     "a tuner without a grid": (
-        ("methods.yaml", "task_arithmetic_nan_tuned", "tune", "as", "ties_nan"),
-        "tune: as: 'ties_nan' has no grid of its own; name a method that has one",
+        ("methods.yaml", "ties_tuned", "tune", {"hyper_parameter": "value", "as": "ties"}),
+        "tune: as: 'ties' has no grid of its own; name a method that has one",
     ),
     "a tuner that is not run": (
-        ("config.yaml", "methods", ["task_arithmetic_nan_tuned"]),
-        "'task_arithmetic_nan_tuned' uses the tuned value of 'task_arithmetic_tuned'; list that one too",
+        ("config.yaml", "methods", ["task_arithmetic_tuned+nan_delta"]),
+        "'task_arithmetic_tuned+nan_delta' uses the tuned value of 'task_arithmetic_tuned'; list that one too",
     ),
     "a tuned method without the hyper-parameter": (
-        ("methods.yaml", "ties_nan", "tune", GRID),
-        "ties_nan: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
+        ("methods.yaml", "metagpt", "tune", GRID),
+        "metagpt: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
     ),
     "a tuned operator without values": (
         ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
         "dare_ties: tune: 'value' has no value in `coefficients`",
     ),
     "draws of a control without a seed": (
-        ("methods.yaml", "uniform_matched", "draws", 3),
-        "uniform_matched: draws: `control: uniform_matched` draws nothing; name a control with a seed, as `permuted`",
+        ("variants.yaml", "uniform", "draws", 3),
+        "'ties+nan+uniform': draws: `control: uniform_matched` draws nothing; name a control with a seed, as `permuted`",
+        "ties+nan+uniform",
     ),
-    "a host of several methods": (
-        ("methods.yaml", "ties_nan", "host", "permuted"),
-        ": host, controls: unknown 'permuted'; did you mean 'permuted_",
+    "a grid and a scan": (
+        ("methods.yaml", "ties_elections", "tune", GRID),
+        "ties_elections: the keys ['tune', 'scan'] exclude each other; keep one",
     ),
-    "draws and a grid": (
-        ("methods.yaml", "permuted", "tune", {"hyper_parameter": "mean", "grid": [0.1]}),
-        "permuted: the keys ['tune', 'draws'] exclude each other; keep one",
-    ),
-    "a name that a draw has": (
-        ("methods.yaml", "permuted_2", {"label": "x", "summary": "y"}),
-        "permuted: there are two methods 'permuted_2'; rename one",
+    "a name that a member of a scan has": (
+        ("methods.yaml", "ties_elections", "scan", {"combine": {"disjoint_sum": {"elect": ["weighted", "weighted"]}}}),
+        "ties_elections.scan.combine.disjoint_sum.elect",
     ),
     "a scan of another stage": (
-        ("methods.yaml", "nan_scan_ties", "scan", {"combined": {"disjoint_sum": {"elect": ["weighted"]}}}),
-        "nan_scan_ties.scan: unknown key 'combined'; did you mean 'combine'?",
+        ("methods.yaml", "ties_elections", "scan", {"combined": {"disjoint_sum": {"elect": ["weighted"]}}}),
+        "ties_elections.scan: unknown key 'combined'; did you mean 'combine'?",
     ),
     "a scan of another operator": (
-        ("methods.yaml", "nan_scan_ties", "scan", {"combine": {"disjoint_mean": {"elect": ["weighted"]}}}),
-        "nan_scan_ties: scan: combine: 'disjoint_mean' is not the operator of this method; expected 'disjoint_sum'",
+        ("methods.yaml", "ties_elections", "scan", {"combine": {"disjoint_mean": {"elect": ["weighted"]}}}),
+        "ties_elections: scan: combine: 'disjoint_mean' is not the operator of this method; expected 'disjoint_sum'",
     ),
     "a scan of another hyper-parameter": (
-        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponents": [1.0]}}}),
-        "nan_scan_ta.scan.coefficients.nan: unknown key 'exponents'; did you mean 'exponent'?",
+        ("variants.yaml", "nan_scan", "scan", {"coefficients": {"nan": {"exponents": [1.0]}}}),
+        "nan_scan.scan.coefficients.nan: unknown key 'exponents'; did you mean 'exponent'?",
     ),
     "a scan of another value": (
-        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"norm_of": ["weights", "deltas"]}}}),
-        "nan_scan_ta.scan.coefficients.nan.norm_of.1: unknown value 'deltas'",
+        ("variants.yaml", "nan_scan", "scan", {"coefficients": {"nan": {"norm_of": ["weights", "deltas"]}}}),
+        "nan_scan.scan.coefficients.nan.norm_of.1: unknown value 'deltas'",
     ),
     "a scan of one value": (
-        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"exponent": 1.0}}}),
-        "nan_scan_ta.scan.coefficients.nan.exponent: expected a list, found 1.0; write [1.0]",
+        ("variants.yaml", "nan_scan", "scan", {"coefficients": {"nan": {"exponent": 1.0}}}),
+        "nan_scan.scan.coefficients.nan.exponent: expected a list, found 1.0; write [1.0]",
     ),
     "a scan of a sum beside a mean": (
-        ("methods.yaml", "nan_scan_ta", "scan", {"coefficients": {"nan": {"total": [1.0]}}}),
-        "nan_scan_ta: scan: coefficients: the keys ['mean', 'total'] exclude each other; keep one",
+        ("variants.yaml", "nan_scan", "scan", {"coefficients": {"nan": {"total": [1.0]}}}),
+        "'ties+nan_scan': scan: coefficients: the keys ['mean', 'total'] exclude each other; keep one",
+        "ties+nan_scan",
+    ),
+    "an old id": (
+        ("config.yaml", "methods", ["ties", "ties_nan_delta"]),
+        "config/config.yaml: methods: 'ties_nan_delta' is now called 'ties+nan_delta'",
+    ),
+    "a variant that the host does not take": (
+        ("config.yaml", "methods", ["adamerging_task+nan"]),
+        "methods: 'adamerging_task+nan': adamerging_task does not take the variant 'nan': its coefficients are learned",
+    ),
+    "coefficients and a control": (
+        ("variants.yaml", "permuted", "coefficients", {"nan": {}}),
+        "config/variants.yaml: permuted: the keys ['coefficients', 'control'] exclude each other; keep one",
     ),
     "a table of no method": (
         ("tables.yaml", "tables", "main", "methods", ["permutted", "ties*"]),
-        "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; did you mean 'permuted'?",
+        "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; known are: ",
     ),
     "calibration that no operator needs": (
         ("methods.yaml", "dare_ties", "calibration", "gram"),
@@ -238,7 +258,7 @@ MISTAKES = {
     ),
     "a float that YAML reads as a string": (
         ("suites/text.yaml", "finetune", "learning_rate", "1e-3"),
-        "expected a number above 0 (peak of AdamW after 10 % warm-up, then cosine), found the text '1e-3'; "
+        "expected a number above 0 (peak learning rate of AdamW: 10 % warm-up, then cosine), found the text '1e-3'; "
         "write 0.001, without quotes",
     ),
 }
@@ -246,9 +266,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_what_was_meant(mistake, edited):
-    change, message = MISTAKES[mistake]
+    """Where a method is named, the fault shows once it is run."""
+    change, message, *methods = MISTAKES[mistake]
     with pytest.raises(UserError) as error:
-        edited(*change)
+        edited(*change, methods=methods)
     assert message in str(error.value)
 
 

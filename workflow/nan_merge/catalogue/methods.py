@@ -25,6 +25,7 @@ REFERENCES = ("pretrained", "individual", "multitask")  # rows without a merge
 FILE, VARIANTS = "config/methods.yaml", "config/variants.yaml"
 SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/schemas/variants.schema.yaml"}
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
+ALL = "`nan-merge methods` lists all"
 EQUAL = ("constant", "uniform")  # rules that give every expert the same coefficient
 SCALES = ("value", "mean", "total")  # hyper-parameters that set the scale of coefficients
 RENAMED = [  # ids of earlier versions, and what they are called now
@@ -73,8 +74,8 @@ class Catalogue:
         """Return a host, or a host with its variants, before sweeps are expanded and labels are filled."""
         host, *variants = name.split("+")
         self._check_renamed(name, where)
-        known_names(where, [host], self.hosts)
-        known_names(f"{where}: {name}", variants, self.variants)
+        known_names(where, [host], self.hosts, ALL)
+        known_names(f"{where}: {name}", variants, self.variants, ALL)
         record, so_far = self.hosts[host], host
         for variant in variants:
             if reason := "it merges nothing" if host in REFERENCES else self._refusal(record, variant):

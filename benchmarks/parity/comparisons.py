@@ -151,7 +151,13 @@ MERGEKIT = [
         for note, families, apart, within in DELLA
     ),
     Comparison(
-        MK, "slerp", "slerp", experts=2, base="first", settings={"t": 0.3}, change=("coefficients.given.values=[0.7, 0.3]",)
+        MK,
+        "slerp",
+        "slerp",
+        experts=2,
+        base="first",
+        settings={"t": 0.3},
+        change=("coefficients.given.values={expert_0: 0.7, expert_1: 0.3}",),
     ),
     Comparison(MK, "model_stock", "model_stock", "experts with much in common", shared=2.0),
     Comparison(MK, "model_stock", "model_stock", OPPOSED, families=("CLIP",), shared=0.0, within=None),

@@ -182,7 +182,9 @@ def shipped() -> Experiment:
 def every_method() -> dict[str, dict]:
     """Return every host, every variant on every host that takes it, controls and scans of some, by id."""
     catalogue = Catalogue(ROOT)
-    of_coefficients = [name for name, variant in catalogue.variants.items() if variant["group"] == "nan"]
+    of_coefficients = [
+        name for name, variant in catalogue.variants.items() if "coefficients" in variant and "scan" not in variant
+    ]
     names = [*catalogue.hosts, *(f"{host}+{variant}" for host in catalogue.hosts for variant in of_coefficients)]
     names += [f"{host}+nan_delta+{control}" for host in HOSTS for control in ("uniform", "permuted")]
     names += read_yaml(ROOT / "config/scan.yaml")["methods"]

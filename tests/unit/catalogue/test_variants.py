@@ -80,7 +80,7 @@ def test_every_host_takes_every_variant_unless_its_coefficients_are_learned_or_t
         f"{host}+{variant}"
         for host in CATALOGUE.hosts
         for variant, entry in CATALOGUE.variants.items()
-        if entry["group"] == "nan"
+        if "coefficients" in entry and "scan" not in entry
     } - taken
     swept = {name for name in lacking if "elections" in name}  # members of a sweep have longer ids
     assert {name.partition("+")[0] for name in lacking - swept} == {
@@ -93,7 +93,9 @@ def test_a_control_keeps_the_coefficients_and_belongs_to_its_row():
     row, controls = one("ties+nan_delta"), CATALOGUE.members("ties+nan_delta+permuted")
     assert list(controls) == [f"ties+nan_delta+permuted_{k}" for k in range(1, 6)]
     assert all(control["coefficients"] == row["coefficients"] for control in controls.values())
-    assert row["controls"] == ["ties+nan_delta+uniform", "ties+nan_delta+permuted"]
+    assert row["controls"] == ["ties+nan_delta+uniform", "ties+nan_delta+permuted", "ties+data_size"]
+    assert "task_arithmetic_tuned" in one("task_arithmetic+nan_delta")["controls"]
+    assert one("ties+data_size")["controls"] == ["ties+data_size+uniform", "ties+data_size+permuted"]
     assert not [control for control in controls.values() if {"host", "controls"} & control.keys()]
     assert {control["group"] for control in controls.values()} == {"control"}
 

@@ -152,6 +152,8 @@ class Catalogue:
         if tune:
             new["tune"]["hyper_parameter"] = next(iter(scale))
         controls = [f"{name}+{variant}+{each}" for each, other in self.variants.items() if "control" in other]
+        others = [each for each, other in self.variants.items() if other["group"] == "control" and "control" not in other]
+        controls += [f"{name}+{each}" for each in others if variant not in others]
         host = record["extends"] if "scan" in record else name
         new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
         new |= {"coefficients": {rule: {**(values or {}), **scale}}}

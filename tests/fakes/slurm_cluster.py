@@ -175,7 +175,9 @@ def merges(run: OnCluster) -> Counter[str]:
 
 def whole(run: OnCluster, finished: Project) -> None:
     """Say that all merges are there with the bytes of a local run, that nothing is left to do and nothing half done is left."""
-    assert run.project.digests(*MERGED) == finished.digests(*MERGED)
+    found, expected = run.project.digests(*MERGED), finished.digests(*MERGED)
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    assert not different, f"missing or different: {different}"
     assert run.project.jobs(*MERGES) == set()
     assert run.project.leftovers() == []
 

@@ -14,6 +14,7 @@ from project import LIMIT, RESULTS
 from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, killed_and_run_again, merges, started, wait_until, whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+THREADED = ("measure_weights", "measure_threshold", "merge_checkpoints")  # rules that take as many threads as they get
 ONCE = {"ties": 2, "dare": 1, "task_arithmetic+nan_delta": 1}
 
 
@@ -58,7 +59,7 @@ def test_a_whole_run_gives_the_bytes_of_a_local_one(fresh, cluster, finished, tm
         project.edit("config/config.yaml", lambda config: config.update(few))
         project.edit("config/suites/tiny.yaml", lambda suite: suite.pop("premise"))
         project.edit(
-            "profiles/default/profile.v9+.yaml", lambda p: p["set-threads"].update(dict.fromkeys(p["set-threads"], threads))
+            "profiles/default/profile.v9+.yaml", lambda p: p.update({"set-threads": dict.fromkeys(THREADED, threads)})
         )
     local.made()
     run = OnCluster(fresh, cluster)

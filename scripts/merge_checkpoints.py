@@ -1,10 +1,15 @@
 """Merge experts into one model by a method's method_spec and its coefficients (rules merge_checkpoints, merge_candidate)."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from nan_merge.catalogue.methods import Catalogue
+from nan_merge.catalogue.places import catalogue_root
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
@@ -41,6 +46,7 @@ def main() -> None:
     about = {
         "name": method,
         "method": method,
+        **about_method(method),
         "method_spec": {**args.method_spec, **coefficients["method_spec"]},
         "coefficients": coefficients,
         "calibration": args.calibration,
@@ -52,6 +58,14 @@ def main() -> None:
     sources = {name: replace(Source.of(folder), **args.origins.get(name, {})) for name, folder in folders.items()}
     merge_and_document(request, sources, about, args.output, threads=args.threads, device_name=args.device)
     write_json(args.digest, digest(args.output))
+
+
+def about_method(method: str) -> dict[str, Any]:
+    """Return label and paper of a method for its card: no parameter of the job, so that another wording merges nothing again."""
+    with contextlib.suppress(UserError):  # a candidate of a tuned method
+        record = Catalogue(catalogue_root()).members(method)[method]
+        return {key: record[key] for key in ("label", "reference") if key in record}
+    return {}
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ def _takes(catalogue: Catalogue, host: str) -> str:
 
 
 def _paper(record: Mapping[str, Any]) -> str:
-    reference = record.get("reference")
-    return f"[{reference}](https://arxiv.org/abs/{reference})" if reference else ""
+    papers = record.get("reference", "").split(", ")
+    return ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers if paper)
 
 
 def _data(record: Mapping[str, Any]) -> str:

@@ -58,9 +58,7 @@ def test_a_whole_run_gives_the_bytes_of_a_local_one(fresh, cluster, finished, tm
     for project in (fresh, local):
         project.edit("config/config.yaml", lambda config: config.update(few))
         project.edit("config/suites/tiny.yaml", lambda suite: suite.pop("premise"))
-        project.edit(
-            "profiles/default/profile.v9+.yaml", lambda p: p.update({"set-threads": dict.fromkeys(THREADED, threads)})
-        )
+        project.edit("profiles/default/profile.v9+.yaml", lambda p: p.update({"set-threads": dict.fromkeys(THREADED, threads)}))
     local.made()
     run = OnCluster(fresh, cluster)
     run.made()

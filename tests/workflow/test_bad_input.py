@@ -114,7 +114,7 @@ def relock(project, change):
 
 def test_an_asset_without_a_lock_says_how_to_lock_it(fresh):
     relock(fresh, lambda lock: lock.pop("tiny_bert"))
-    refused(fresh.run(BERT), "not in config/assets.lock.json, or unverified there: tiny_bert", "update_lock tiny_bert")
+    refused(fresh.run(BERT), "not in config/assets.lock.json, or unverified there: tiny_bert", "run: nan-merge lock tiny_bert")
     assert not (fresh / BERT).exists()
     tiny.lock(fresh.folder, "tiny_bert")
     assert fresh.run(BERT).code == 0
@@ -198,6 +198,6 @@ READ_ONLY = {  # the first is said before anything runs
 
 @pytest.mark.parametrize("folder", READ_ONLY)
 def test_a_results_folder_that_cannot_be_written_is_named(project, isolated, folder):
-    project.remove("results/merged/tiny/ties")
+    project.remove("results/merged/tiny/ties", "results/digests/tiny/ties")
     before = mounted(isolated, f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}")
     refused(project.run("results/merged/tiny/ties/seed0", before=before), *READ_ONLY[folder])

@@ -66,7 +66,7 @@ def test_an_evaluation_that_fails_keeps_its_merge_and_no_other(project):
 def test_another_value_is_refused(project, value):
     keep(project, value)
     done = project.run("--dry-run")
-    assert done.code == 1 and "config/config.yaml: keep_merged" in done.text and "boolean" in done.text
+    assert done.code == 1 and "config/config.yaml: keep_merged" in done.text and "expected true or false" in done.text
 
 
 def test_merges_of_own_models_are_results_and_stay(project, tmp_path):

@@ -92,9 +92,9 @@ def test_after_a_change_is_planned_what_would_be_run(project):
     project.edit("config/methods.yaml", lambda methods: methods["ties"]["coefficients"]["constant"].update(value=0.7))
     found = plan_of(project)
     assert to_do(found) == by_rule(project.jobs())
-    assert to_do(found)["merge_checkpoints"] == 1
+    assert to_do(found)["merge_checkpoints"] == 2, "of the host, and of the variant that takes its scale"
     done = {row["rule"]: row["done"] for row in found["jobs"]}
-    assert done["merge_checkpoints"] == len(tiny.RUN) - 3 and done["finetune_checkpoint"] == 3
+    assert done["merge_checkpoints"] == len(tiny.RUN) - 4 and done["finetune_checkpoint"] == 3
 
 
 def test_an_overlay_and_keys_of_the_config_change_the_plan(fresh):

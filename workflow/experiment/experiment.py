@@ -15,6 +15,7 @@ from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
+from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
 
@@ -74,6 +75,10 @@ class Experiment:
             self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}
         self._skipped_methods = {suite: self._unfit(suite) for suite in (*self.suites, *self.models)}
+        for name in self.models:
+            if not self.merges(name):
+                reasons = "; ".join(f"{method}: {reason}" for method, reason in self.skipped_methods(name).items())
+                raise UserError(f"{self.where('models', name)}: no method of the run can merge them ({reasons})")
         self.candidates = {
             f"{method}-{value:g}": (method, value)
             for method in self.config["methods"]

@@ -108,6 +108,8 @@ REFUSED = {
     "ties+nan+permuted+uniform": "ties+nan+permuted does not take the variant 'uniform': a control takes no further variant",
     "ties_tuned+nan_delta_tuned": "it chooses `value` on validation; put the variant on the method that it extends (ties)",
     "ties_elections+nan_delta_tuned": "the keys ['tune', 'scan'] exclude each other; keep one",
+    "nan_delta+permuted": "nan_delta is a variant; put it on a host, as in ties+nan_delta",
+    "ties+": "'ties+': expected a host, or host+variant",
     "tise+nan": "unknown 'tise'; did you mean 'ties'?",
     "ties+nan_detla": "ties+nan_detla: unknown 'nan_detla'; did you mean 'nan_delta'?",
     "ties_nan": "'ties_nan' is now called 'ties+nan'",
@@ -167,3 +169,42 @@ def test_a_new_rule_is_on_every_host_by_one_variant(edited):
     catalogue = edited("variants.yaml", lambda v: v.update(half=new))
     assert one("ace+half", catalogue)["coefficients"] == {"nan": {"exponent": 0.5, "mean": 1.0}}
     assert one("slerp+half", catalogue)["label"] == "SLERP + half"
+
+
+FAULTS = {
+    "a finished rule with the scale of the host": (
+        {"scale": "host", "coefficients": {"constant": {"value": 0.5}}},
+        "`constant` gives finished coefficients, which have no scale; remove `scale: host` from config/variants.yaml",
+    ),
+    "two scales": (
+        {"scale": "host", "coefficients": {"nan": {"mean": 0.7}}},
+        "config/variants.yaml states `mean`, and `scale: host` too; keep one",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_variant_that_fits_no_host_says_why(fault, edited):
+    entry, message = FAULTS[fault]
+    catalogue = edited("variants.yaml", lambda v: v.update(new={"label": "new", "summary": "s", **entry}))
+    with pytest.raises(UserError) as error:
+        catalogue.members("ties+new")
+    assert message in str(error.value)
+
+
+def test_a_scale_of_its_own_does_not_follow_a_tuned_host(edited):
+    new = {"label": "new", "summary": "s", "coefficients": "metagpt"}
+    catalogue = edited("variants.yaml", lambda v: v.update(new=new))
+    assert one("ties+new", catalogue)["coefficients"] == {"metagpt": {}}
+    with pytest.raises(UserError, match="it chooses `value` on validation, and the variant has a scale of its own"):
+        catalogue.members("ties_tuned+new")
+
+
+def test_a_variant_may_be_called_as_a_draw_is(edited):
+    new = {"label": "mine", "summary": "s", "control": "uniform_matched"}
+    catalogue = edited("variants.yaml", lambda v: v.update(permuted_1=new))
+    assert one("ties+nan+permuted_1", catalogue)["control"] == "uniform_matched"
+
+
+def test_papers_of_host_and_variant_are_named():
+    assert one("ties+nan_delta")["reference"] == "2306.01708, 2505.16148"

@@ -1,3 +1,6 @@
+import os
+import subprocess
+
 """Results appear whole or not at all."""
 
 import pytest
@@ -37,3 +40,15 @@ def test_what_breaks_off_leaves_the_old_result_and_no_litter(folder, tmp_path):
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
     assert (tmp_path / "result").read_text() == "old"
+
+
+def test_two_writers_of_one_path_leave_each_other_alone(tmp_path):
+    """The part of a live process stays; one of a process that ended goes."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    alive, dead = (tmp_path / f".out.{number}.part" for number in (os.getppid(), ended.pid))
+    for part in (alive, dead):
+        part.mkdir()
+    with atomic_write(tmp_path / "out") as mine:
+        mine.write_text("mine")
+    assert alive.exists() and not dead.exists()

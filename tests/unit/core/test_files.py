@@ -56,10 +56,13 @@ def test_a_users_mistake_ends_in_one_line(capsys, tmp_path):
     def denied():
         raise PermissionError(13, "Permission denied", "results")
 
-    for main, line in ((mistaken, "error: say this\n"), (denied, "error: Permission denied (results): make the folder writable")):
+    absent = tmp_path / "absent"
+    for main, line in (
+        (mistaken, "error: say this\n"),
+        (denied, "error: Permission denied (results): inputs must be readable"),
+        (absent.read_text, f"error: No such file or directory ({absent})\n"),
+    ):
         with pytest.raises(SystemExit) as stop:
             command_line(main)
         assert stop.value.code == 1
         assert capsys.readouterr().err.startswith(line)
-    with pytest.raises(FileNotFoundError):
-        command_line(lambda: (tmp_path / "absent").read_text())

@@ -1,9 +1,11 @@
 """A method with `draws` or a `scan` is several methods; what a suite cannot have is skipped with the reason."""
 
+import pytest
 from models import ROOT, shipped
 
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
+from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES as OPERATORS
 
 NAN, PERMUTED = "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted"
@@ -109,7 +111,9 @@ def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():
     sized = "weight_averaging+data_size"
     reason = "the number of training examples is not stated for b (`examples:`)"
     models = {"mine": {**TWO["mine"], "examples": {"a": 100}}}
-    assert asked(sized, suites=[], models=models).skipped_methods("mine") == {sized: reason}
+    assert asked("ties", sized, suites=[], models=models).skipped_methods("mine") == {sized: reason}
+    with pytest.raises(UserError, match=r"config/config.yaml: models: mine: no method of the run can merge them \(weight_aver"):
+        asked(sized, suites=[], models=models)
     models["mine"]["examples"]["b"] = 300
     assert asked(sized, suites=[], models=models).skipped_methods("mine") == {}
     assert asked(sized).skipped_methods("text") == {}, "the prepared data sets tell"

@@ -321,6 +321,18 @@ MISTAKES = {
         ["--set", "coefficients.given.values={a: 1, c: 2}"],
         "coefficients: given: values: expected a coefficient for each of a, b; found a, c",
     ),
+    "the rule of a variant": (
+        ["--method", "ties+nan_delta", "--set", "coefficients.constant.value=0.5"],
+        "--set coefficients: replaces what 'ties+nan_delta' puts on ties; name the method ties to set its coefficients",
+    ),
+    "sizes that are not stated": (
+        ["--method", "ties+data_size"],
+        "--method ties+data_size: needs the number of training examples of each expert: --examples NAME=N",
+    ),
+    "a shuffle that two experts do not have": (
+        ["--method", "ties+nan_delta+permuted_2"],
+        "--method ties+nan_delta+permuted_2: 2 experts have no more shuffles than 1",
+    ),
     "no regular expression": (["--exclude", "("], "--exclude (: no regular expression"),
     "no such folder": (["--expert", "nowhere"], "nowhere: no such folder here, and no hub id either (`owner/name`"),
     "a file": (["--expert", str(ROOT / "README.md")], "README.md: is a file; expected the folder of a model"),
@@ -374,7 +386,7 @@ def test_an_input_is_never_overwritten(tmp_path):
     merge(tmp_path, output="first")
     for output in (tmp_path / "first", tmp_path / "base"):
         (output / "provenance.json").touch()
-        with pytest.raises(UserError, match="would replace the input"):
+        with pytest.raises(UserError, match="would replace or lie in the input"):
             merge(tmp_path, "--overwrite", "--expert", str(tmp_path / "first"), output=output.name)
     with pytest.raises(UserError, match="is no merged model"):
         command.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])

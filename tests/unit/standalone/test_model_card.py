@@ -57,7 +57,7 @@ def test_the_card_says_models_coefficients_recipe_and_command():
     text = card(record(notes=["the vocabulary of 'math' was cut"], reference="2505.16148", exclude=["^head"], dtype="bfloat16"))
     for part in (
         "# merged\n",
-        "2 fine-tuned models are added by the method *Averaging + NAN* ([arXiv:2505.16148](https://arxiv.org/abs/2505.16148))",
+        "merge of 2 fine-tuned models of `base` by the method *Averaging + NAN* ([arXiv:2505.16148](https://arxiv.org/abs/2505.16148))",
         "| code | `owner/code` | 0.25 | not stated |",
         "| math | `math\\|2` | 0.75 | not stated |",
         "- the vocabulary of 'math' was cut",
@@ -140,7 +140,7 @@ def test_coefficients_of_many_rows_are_summarised():
 def test_one_expert_is_one_model():
     table = {**TABLE, "experts": ["code"], "rows": {"model": [0.5]}}
     inputs = {"base": model("base"), "code": model("code")}
-    assert "to `base` the task vector of one fine-tuned model is added by" in card(record(coefficients=table, inputs=inputs))
+    assert "merge of one fine-tuned model of `base` by the method" in card(record(coefficients=table, inputs=inputs))
 
 
 LICENCES = {

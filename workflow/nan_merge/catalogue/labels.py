@@ -24,17 +24,19 @@ def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
         values |= {key: default for key, (_, default) in hyper_parameters(STAGES[stage][name]).items()} | given
     if tuned := record.get("tune", {}).get("hyper_parameter"):
         values[tuned] = "chosen on validation"
-    values.setdefault("value", values.get("mean"))
+    values.setdefault("value", f"{values['total']:g}/T" if values.get("total") is not None else values.get("mean"))
     filled = dict(record)
     try:
         filled |= {text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}
         if "sweep" in record:
             filled["sweep"] = {**record["sweep"], "label": FORMATTER.vformat(record["sweep"]["label"], (), values)}
         return filled
-    except (KeyError, ValueError, IndexError) as error:
+    except KeyError as error:
         raise UserError(
             f"{where}: label, summary: {error} is no hyper-parameter of the method; known: {sorted(values)}"
         ) from None
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise UserError(f"{where}: label, summary: {error}; expected text with names in braces, as {{value}}") from None
 
 
 class _Formatter(string.Formatter):
@@ -43,7 +45,7 @@ class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         """Return one value as text."""
         if value is None:
-            return "of its own"
+            return "as given"
         if not isinstance(value, int | float):
             return str(value)
         text = format(value, format_spec or ("g" if isinstance(value, float) else ""))

@@ -62,18 +62,23 @@ class Catalogue:
         """Return the same methods with labels and summaries that are not filled yet."""
         if name not in self._members:
             sweep = re.sub(r"(_[0-9]+|-.*)$", "", name)  # of a member that is named alone
-            host, *variants = sweep.split("+")
-            known = name not in self.hosts and host in self.hosts and self.variants.keys() >= {*variants}
-            if sweep != name and known and name in self.templates(sweep, where):
+            if not self._is_known(name) and self._is_known(sweep) and name in self.templates(sweep, where):
                 return {name: self.templates(sweep)[name]}
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
-            self._members[name] = dict(members(name, self.entry(name, where), place))
+            found = list(members(name, self.entry(name, where), place))
+            self._members[name] = dict(found)
+            if len(self._members[name]) < len(found):
+                raise UserError(f"{place}: scan: two values have one id, which has six digits; leave one out")
         return self._members[name]
 
     def entry(self, name: str, where: str = FILE) -> dict[str, Any]:
         """Return a host, or a host with its variants, before sweeps are expanded and labels are filled."""
         host, *variants = name.split("+")
         self._check_renamed(name, where)
+        if host in self.variants and host not in self.hosts:
+            raise UserError(f"{where}: '{name}': {host} is a variant; put it on a host, as in ties+{host}")
+        if "" in (host, *variants):
+            raise UserError(f"{where}: '{name}': expected a host, or host+variant")
         known_names(where, [host], self.hosts, ALL)
         known_names(f"{where}: {name}", variants, self.variants, ALL)
         record, so_far = self.hosts[host], host
@@ -107,6 +112,10 @@ class Catalogue:
             parts.append(part)
         return "+".join(parts)
 
+    def _is_known(self, name: str) -> bool:
+        host, *variants = name.split("+")
+        return host in self.hosts and self.variants.keys() >= {*variants}
+
     def _check_renamed(self, name: str, where: str) -> None:
         host, plus, variants = name.partition("+")
         for old, new in [] if host in self.hosts else RENAMED:
@@ -120,13 +129,20 @@ class Catalogue:
         rule = operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0]
         if "learn" in record:
             return "its coefficients are learned from data"
-        if "control" in record:
+        if record.get("control", DEFAULTS["control"]) != DEFAULTS["control"]:
             return "a control takes no further variant"
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
         if "variant" in record:
             return f"'{record['variant']}' has replaced its coefficients already"
+        new, values = operator_of(entry["coefficients"], "coefficients")
+        if entry.get("scale") == "host" and hasattr(COEFFICIENTS[new], "mean"):
+            return f"`{new}` gives finished coefficients, which have no scale; remove `scale: host` from {VARIANTS}"
+        if entry.get("scale") == "host" and (own := [key for key in ("mean", "total") if values.get(key) is not None]):
+            return f"{VARIANTS} states `{own[0]}`, and `scale: host` too; keep one"
         tuned = record.get("tune", {}).get("hyper_parameter")
+        if tuned and entry.get("scale") != "host":
+            return f"it chooses `{tuned}` on validation, and the variant has a scale of its own"
         if tuned and (tuned not in SCALES or "tune" in entry):
             return f"it chooses `{tuned}` on validation; put the variant on the method that it extends ({record.get('extends')})"
         return ""
@@ -135,7 +151,9 @@ class Catalogue:
         """Return a method with a variant on it."""
         entry = self.variants[variant]
         new = {key: value for key, value in record.items() if key not in NOT_INHERITED}
-        new |= {key: entry[key] for key in ("group", "reference", "control", "tune", "draws") if key in entry}
+        new |= {"group": "nan"} | {key: entry[key] for key in ("group", "control", "tune", "draws") if key in entry}
+        papers = [each["reference"] for each in (record, entry) if "reference" in each]
+        new |= {"reference": ", ".join(dict.fromkeys(papers))} if papers else {}
         new["label"] = f"{record['label']} + {entry['label']}"
         new["summary"] = f"{record['summary']}; {entry['summary']}"
         new["extends"] = f"{name}+{entry['extends']}" if "extends" in entry else name
@@ -145,18 +163,18 @@ class Catalogue:
             new["tune"] = {"hyper_parameter": tune["hyper_parameter"], "as": tune.get("as", name)}
         if "control" in entry:
             return {key: value for key, value in new.items() if key != "host"}
-        ((rule, values),) = entry["coefficients"].items()
+        rule, values = operator_of(entry["coefficients"], "coefficients")
         scale = {}
         if entry.get("scale") == "host":
             scale = scale_of(*operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients"))
         if tune:
             new["tune"]["hyper_parameter"] = next(iter(scale))
         controls = [f"{name}+{variant}+{each}" for each, other in self.variants.items() if "control" in other]
-        others = [each for each, other in self.variants.items() if other["group"] == "control" and "control" not in other]
+        others = [each for each, other in self.variants.items() if other.get("group") == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
         host = record["extends"] if "scan" in record else name
         new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
-        new |= {"coefficients": {rule: {**(values or {}), **scale}}}
+        new |= {"coefficients": {rule: {**values, **scale}}}
         data = [each["data"] for each in (record, entry) if each.get("data", "none") != "none"]
         return {**new, "data": ", ".join(dict.fromkeys(data)) or "none"}
 

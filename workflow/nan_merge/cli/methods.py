@@ -24,12 +24,19 @@ def main(argv: Sequence[str]) -> None:
     from nan_merge.catalogue.places import catalogue_root
 
     catalogue = Catalogue(catalogue_root())
-    found = (
-        catalogue.members(args.method, "methods") if args.method else {"hosts": catalogue.all(), "variants": catalogue.variants}
-    )
+    {"hosts": catalogue.all(), "variants": catalogue.variants}
+    if args.method in catalogue.variants:
+        found: dict[str, Any] = {args.method: catalogue.variants[args.method]}
+    else:
+        found = (
+            catalogue.members(args.method, "methods")
+            if args.method
+            else {"hosts": catalogue.all(), "variants": catalogue.variants}
+        )
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     elif args.method:
+        yaml.SafeDumper.ignore_aliases = lambda *_: True
         print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=100).rstrip())
     else:
         print("hosts:", *_list(found["hosts"]), "", "variants, as host+variant:", *_list(found["variants"]), sep="\n")

@@ -21,8 +21,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):  # of a killed process; a path has one writer
-        _remove(leftover)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):
+        if not _is_alive(int(leftover.suffixes[-2][1:])):  # of a killed process
+            _remove(leftover)
     try:
         yield part
         for file in [part, *part.rglob("*")] if part.is_dir() else [part]:
@@ -44,6 +45,19 @@ def _exchange(left: Path, right: Path) -> None:
     if call is None or call(working_folder, os.fsencode(left), working_folder, os.fsencode(right), swap) != 0:
         shutil.rmtree(right)
         left.replace(right)
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether another process of this machine has the number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _flush(path: Path) -> None:

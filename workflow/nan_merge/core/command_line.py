@@ -23,16 +23,16 @@ def command_line(main: Any) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno in _REMEDIES:
-            path = f" ({error.filename})" if error.filename else ""
-            print(f"error: {error.strerror}{path}: {_REMEDIES[error.errno]}", file=sys.stderr)
-            raise SystemExit(1) from None
-        raise
+        if error.strerror is None or isinstance(error, BrokenPipeError):
+            raise
+        path, remedy = f" ({error.filename})" if error.filename else "", _REMEDIES.get(error.errno or 0)
+        print(f"error: {error.strerror}{path}{f': {remedy}' if remedy else ''}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 _REMEDIES = {
     28: "free some space and run again; no partial result was kept",  # ENOSPC
     122: "raise the quota or delete something and run again; no partial result was kept",  # EDQUOT
-    13: "make the folder writable for this user and run again",  # EACCES
+    13: "inputs must be readable and the output's folder writable for this user; change the permissions and run again",  # EACCES
     30: "the file system is read-only; choose another folder with --directory",  # EROFS
 }

@@ -31,7 +31,7 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); correct it, or make or fetch it again") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -38,7 +38,11 @@ def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[
     }
     needed = [name for name, (_, default) in takes.items() if default is inspect.Parameter.empty]
     exclusive = [name for name in EXCLUSIVE if name in takes]
-    return {**entry, **({"required": needed} if needed else {}), **({"not": {"required": exclusive}} if exclusive else {})}
+    return {
+        **entry,
+        **({"required": needed} if needed else {}),
+        **({"not": {"type": "object", "required": exclusive}} if exclusive else {}),
+    }
 
 
 def _default(default: Any) -> dict[str, Any]:

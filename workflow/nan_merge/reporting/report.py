@@ -21,7 +21,7 @@ from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, best_mer
 from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-ARXIV = re.compile(r"\d{4}\.\d{4,5}")
+ARXIV = re.compile(r"\d{4}\.\d{4,5}(, \d{4}\.\d{4,5})*")
 DUBLIN = "{http://purl.org/dc/elements/1.1/}"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import known_names
+from nan_merge.catalogue.methods import reads_examples
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.blocks import compute_type
@@ -62,6 +63,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the models."""
+        if isinstance(self.exclude, str):
+            raise UserError(f"--exclude {self.exclude}: expected a list of regular expressions, such as ['{self.exclude}']")
+        if reads_examples(self.chosen[0]) and not self.examples:
+            raise UserError(
+                f"--method {self.method}: needs the number of training examples of each expert: --examples NAME=N ..."
+            )
         _ = self.recipe
         device(self.device)
         if self.dtype is not None:
@@ -100,6 +107,9 @@ class Settings:
 
     def table(self, models: Models, progress: Passes) -> CoefficientTable:
         """Return the coefficients; norms are measured only for a rule that needs them."""
+        if self.chosen[0].get("sweep", {}).get("draw", 0) >= math.factorial(len(models.experts)):
+            count = math.factorial(len(models.experts)) - 1
+            raise UserError(f"--method {self.method}: {len(models.experts)} experts have no more shuffles than {count}")
         if self.measured:
             progress.begin("norms")
             return self.recipe.estimate(norms(models, threads=self.threads, progress=progress))
@@ -207,8 +217,8 @@ def check_inputs(output: Path, sources: Mapping[str, Source]) -> None:
     seen: dict[Path, str] = {}
     for name, source in sources.items():
         folder = source.folder.resolve()
-        if output.resolve() in (folder, *folder.parents):
-            raise UserError(f"{output}: would replace the input '{name}' ({source.given}); choose another --output")
+        if output.resolve() in (folder, *folder.parents) or folder in output.resolve().parents:
+            raise UserError(f"{output}: would replace or lie in the input '{name}' ({source.given}); choose another --output")
         if folder in seen:
             raise UserError(f"'{name}' and '{seen[folder]}' are the same model, {source.given}; leave one out")
         seen[folder] = name

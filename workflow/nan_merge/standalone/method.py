@@ -14,6 +14,7 @@ from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_met
 from nan_merge.catalogue.places import catalogue_root
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import DEFAULTS, bind, operator_of
+from nan_merge.methods.schema import EXCLUSIVE
 
 
 def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -28,9 +29,17 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         method_spec = override(method_spec, path, value, name)
     bind(method_spec, name)  # names first: its messages name the nearest
     check_method_spec(method_spec, catalogue_root(), "--set")
+    replaced = [stage for stage in STAGES if _operator(method_spec, stage) != _operator(entry, stage)]
+    if "variant" in entry and "coefficients" in replaced:
+        host = name.split("+")[0]
+        raise UserError(
+            f"--set coefficients: replaces what '{name}' puts on {host}; name the method {host} to set its coefficients"
+        )
     if changes:
         with contextlib.suppress(UserError):  # a label that names a hyper-parameter of a replaced operator stays as it was
             entry = described({**catalogue.templates(name)[name], **method_spec}, name)
+        if replaced:  # the label describes other operators
+            entry["label"] = name
         entry["label"] += f", changed by {', '.join(f'{path}={flow(value)}' for path, value in changes.items())}"
     return entry, method_spec
 
@@ -61,6 +70,10 @@ def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
     return found
 
 
+def _operator(record: Mapping[str, Any], stage: str) -> str:
+    return operator_of(record.get(stage, DEFAULTS[stage]), stage)[0]
+
+
 def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -> dict[str, Any]:
     """Return the method spec with `value` at the path `stage.operator.hyper_parameter`, or as the operator of a stage.
 
@@ -73,6 +86,8 @@ def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -
         return {**method_spec, path: value}
     stage, operator, key = parts
     current, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
+    if key in EXCLUSIVE:  # one takes the place of the other
+        values = {each: old for each, old in values.items() if each not in EXCLUSIVE}
     return {**method_spec, stage: {operator: {**(values if operator == current else {}), key: value}}}
 
 

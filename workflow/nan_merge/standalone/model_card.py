@@ -169,13 +169,15 @@ def card(record: Mapping[str, Any]) -> str:
 
 
 def _paragraph(record: Mapping[str, Any]) -> str:
-    count, reference = len(record["inputs"]) - 1, record.get("reference")
-    added = "the task vector of one fine-tuned model is" if count == 1 else f"the task vectors of {count} fine-tuned models are"
-    paper = f" ([arXiv:{reference}](https://arxiv.org/abs/{reference}))" if reference else ""
+    count = len(record["inputs"]) - 1
+    models = "one fine-tuned model" if count == 1 else f"{count} fine-tuned models"
+    papers = ", ".join(
+        f"[arXiv:{each}](https://arxiv.org/abs/{each})" for each in record.get("reference", "").split(", ") if each
+    )
     return (
-        f"This model is a merge: to `{record['inputs']['base']['title']}` {added} added by the method"
-        f" *{record.get('label', record['method'])}*{paper}. It was made with NAN-Merge, without training. What it can do was"
-        " not measured here."
+        f"This model is a merge of {models} of `{record['inputs']['base']['title']}` by the method"
+        f" *{record.get('label', record['method'])}*{f' ({papers})' if papers else ''}. It was made with NAN-Merge. This page"
+        " does not say how well it does its tasks."
     )
 
 

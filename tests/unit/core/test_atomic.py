@@ -1,7 +1,7 @@
+"""Results appear whole or not at all."""
+
 import os
 import subprocess
-
-"""Results appear whole or not at all."""
 
 import pytest
 

@@ -48,5 +48,6 @@ def _list(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _needs(record: Mapping[str, Any]) -> str:
-    """Say what a method needs besides models."""
-    return "" if record.get("data", "none") == "none" else f" [needs {record['data']}]"
+    """Say what a method needs besides models, and that it stands for several."""
+    draws = f" [{record['draws']} draws: _1, _2, ...]" if "draws" in record else ""
+    return draws + ("" if record.get("data", "none") == "none" else f" [needs {record['data']}]")

@@ -142,6 +142,7 @@ def test_ctrl_c_in_the_middle_of_a_merge_leaves_one_line_and_no_output(tmp_path)
     before = sorted(tmp_path.iterdir())
     program = (
         "import os, signal, sys, time\nfrom nan_merge.checkpoints.writer import Writer\nfrom nan_merge.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background\n"
         "once = iter([signal.SIGINT])\n"
         "Writer.write = lambda *values: (os.kill(os.getpid(), next(once, 0)), time.sleep(0.1))\n"
         f"sys.argv = ['nan-merge', *{list(map(str, options(tmp_path, '--threads', '2')))!r}]\nmain.run()"

@@ -145,6 +145,18 @@ def test_what_goes_wrong_while_reading_ahead_is_not_lost():
         list(ahead(Broken(), list(np.arange(3)[:, None])))
 
 
+def test_the_reading_thread_ends_with_an_error_of_the_encoder():
+    """Not when the error is collected, which may be in the middle of anything."""
+
+    def broken(batch):
+        raise ValueError("no batch")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="no batch") as error:
+        embed(broken, np.zeros((6, 2), np.float32), [np.arange(3), np.arange(3, 6)])
+    assert threading.active_count() == before and error.tb is not None
+
+
 class Half(torch.nn.Linear):
     """An encoder that notes how it is run."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ def _embedded(
     stop = threading.Event()
 
     def run(part: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        with torch.inference_mode(), forward.place(encoder):
-            return [encoder(batch) for batch in ahead(inputs, part, forward.cuda) if not stop.is_set()]
+        with torch.inference_mode(), forward.place(encoder), closing(ahead(inputs, part, forward.cuda)) as ready:
+            return [encoder(batch) for batch in ready if not stop.is_set()]
 
     if len(parts) == 1:
         return [run(parts[0])]
@@ -97,9 +98,10 @@ def _embedded(
         return [each.result() for each in running]
 
 
-def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = False) -> Iterator[np.ndarray]:
+def ahead(inputs: np.ndarray, batches: Sequence[np.ndarray], pinned: bool = False) -> Generator[np.ndarray]:
     """Yield the inputs of each batch; a thread reads the next batch, possibly from disk, while one is computed.
 
+    Close it after an error: collected later, it would wait for its thread in whatever code runs then.
     `pinned` puts the inputs into page-locked memory, for direct copies to a GPU.
     """
 

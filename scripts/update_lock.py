@@ -1,7 +1,7 @@
 """Look up commits, sizes and SHA-256 of assets and write them into config/assets.lock.json. Run by hand only."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def main() -> None:
     specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
     known_names("update_lock", args.assets, specs, "config/assets.yaml has all")
     if not (args.assets or args.suite or args.configfile or args.all):
-        missing = _unlocked(specs, lock)
+        missing = entries.unlocked(specs, lock)
         print(f"{len(missing)} of {len(specs)} assets of config/assets.yaml are not locked: {join_first(missing)}")
         parser.error("name what to lock: ids of assets, --suite NAME, --configfile FILE, or --all for all of them")
     wanted = {*(specs if args.all else ()), *_assets_of(args.suite, args.configfile)}
-    assets = list(dict.fromkeys([*args.assets, *_unlocked(wanted, lock)]))
+    assets = list(dict.fromkeys([*args.assets, *entries.unlocked(wanted, lock)]))
     if not assets:
         print(f"all {len(wanted)} assets are locked already")
     failed = []
@@ -53,11 +53,6 @@ def main() -> None:
         print(f"{asset}: {summary(lock[asset])}", flush=True)
     if failed:
         raise UserError(f"locked {len(assets) - len(failed)} of {len(assets)} assets; not locked, see above: {', '.join(failed)}")
-
-
-def _unlocked(assets: Iterable[str], lock: Mapping[str, Any]) -> list[str]:
-    """Return the assets that are missing from, or unverified in, the lock."""
-    return [asset for asset in sorted(assets) if "unverified" in lock.get(asset, {"unverified": ""})]
 
 
 def _assets_of(suites: Sequence[str], overlays: Sequence[Path]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def with_class_names(task: str, record: Mapping[str, Any], config: Path, schemas
     check_schema(names, schemas / "class_names.schema.yaml", f"config/class_names/{record['class_names']}.yaml")
     rest = {key: value for key, value in record.items() if key != "class_names"}
     return {**rest, "classes": names["classes"], "prompt": names["prompt"]}
+
+
+def unlocked(assets: Iterable[str], lock: Mapping[str, Any]) -> list[str]:
+    """Return the assets that are missing from, or unverified in, a lock."""
+    return [asset for asset in sorted(assets) if "unverified" in lock.get(asset, {"unverified": ""})]
 
 
 def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:

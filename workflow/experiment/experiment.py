@@ -5,7 +5,6 @@ The Snakefile imports it, so it imports no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
+from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.methods.recipe import requirements
@@ -146,7 +146,7 @@ class Experiment:
 
     def unlocked(self, assets: Iterable[str]) -> list[str]:
         """Return the assets that are missing from, or unverified in, the lock."""
-        return [asset for asset in sorted(assets) if "unverified" in self.lock.get(asset, {"unverified": ""})]
+        return entries.unlocked(assets, self.lock)
 
     def _skip(self, suite: str) -> dict[str, str]:
         """Return the tasks of a suite (and its captions) that are unavailable on this machine, with the reason."""
@@ -198,9 +198,7 @@ class Experiment:
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
-        if record.get("sweep", {}).get("draw", 0) >= math.factorial(experts):
-            return f"{experts} experts have no more shuffles than {math.factorial(experts) - 1}"
-        return ""
+        return lacks_shuffle(record, experts)
 
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nan_merge.catalogue.methods import OPERATORS
-from nan_merge.methods.recipe import DEFAULTS, hyper_parameters, operator_of
+from nan_merge.methods.recipe import hyper_parameters, operator_in
 from planning.jobs import PlannedJob
 from planning.sizes import Sizes, collected_experts, scored
 
@@ -135,7 +135,7 @@ def _merge(sizes: Sizes, job: PlannedJob) -> Work:
 
 def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], stage: str) -> dict[str, float]:
     """Return the seconds per GB of a method's operator of one stage, by device; `width` in thousands of columns."""
-    name, given = operator_of(record.get(stage, DEFAULTS[stage]), stage)
+    name, given = operator_in(record, stage)
     operator, factor = OPERATORS[stage][name], 1.0
     if name in prices["steps"]:
         found, factor = prices["steps"][name], width * given.get("steps", hyper_parameters(operator)["steps"][1])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, STAGES, hyper_parameters, operator_of
+from nan_merge.methods.recipe import STAGES, hyper_parameters, operator_in
 
 TEXTS = ("label", "summary")
 
@@ -20,7 +20,7 @@ def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for stage in STAGES:
-        name, given = operator_of(record.get(stage, DEFAULTS[stage]), stage, where)
+        name, given = operator_in(record, stage, where)
         values |= {key: default for key, (_, default) in hyper_parameters(STAGES[stage][name]).items()} | given
     if tuned := record.get("tune", {}).get("hyper_parameter"):
         values[tuned] = "chosen on validation"

@@ -15,8 +15,8 @@ from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.sweeps import members
 from nan_merge.core.errors import UserError
-from nan_merge.methods.coefficients import COEFFICIENTS, scale_of, what_it_reads
-from nan_merge.methods.recipe import DEFAULTS, Operator, operator_of
+from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, is_finished, scale_of, what_it_reads
+from nan_merge.methods.recipe import DEFAULTS, Operator, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
 
@@ -27,7 +27,6 @@ SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/sch
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
 ALL = "`nan-merge methods` lists all"
 EQUAL = ("constant", "uniform")  # rules that give every expert the same coefficient
-SCALES = ("value", "mean", "total")  # hyper-parameters that set the scale of coefficients
 RENAMED = [  # ids of earlier versions, and what they are called now
     (r"(weight_averaging|task_arithmetic|ties)_(nan(_delta(_layer|_tensor)?)?)", r"\1+\2"),
     (r"task_arithmetic_nan_tuned", "task_arithmetic_tuned+nan_delta"),
@@ -48,7 +47,8 @@ class Catalogue:
 
     def __init__(self, root: Path) -> None:
         """Read config/methods.yaml and config/variants.yaml below `root`; the first fault is a UserError."""
-        self.hosts, self.variants = (_entries(root, file) for file in (FILE, VARIANTS))
+        self.hosts = _entries(root, FILE)
+        self.variants = {name: {"group": "nan", **entry} for name, entry in _entries(root, VARIANTS).items()}
         self._members: dict[str, dict[str, dict[str, Any]]] = {}
 
     def members(self, name: str, where: str = FILE) -> dict[str, dict[str, Any]]:
@@ -126,24 +126,24 @@ class Catalogue:
     def _refusal(self, record: Mapping[str, Any], variant: str) -> str:
         """Return why a method cannot take a variant; empty if it can."""
         entry = self.variants[variant]
-        rule = operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0]
+        rule = operator_in(record, "coefficients")[0]
         if "learn" in record:
             return "its coefficients are learned from data"
-        if record.get("control", DEFAULTS["control"]) != DEFAULTS["control"]:
+        if operator_in(record, "control")[0] != DEFAULTS["control"]:
             return "a control takes no further variant"
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
         if "variant" in record:
             return f"'{record['variant']}' has replaced its coefficients already"
-        new, values = operator_of(entry["coefficients"], "coefficients")
-        if entry.get("scale") == "host" and hasattr(COEFFICIENTS[new], "mean"):
+        new, values = operator_in(entry, "coefficients")
+        if entry.get("scale") == "host" and is_finished(COEFFICIENTS[new]):
             return f"`{new}` gives finished coefficients, which have no scale; remove `scale: host` from {VARIANTS}"
-        if entry.get("scale") == "host" and (own := [key for key in ("mean", "total") if values.get(key) is not None]):
+        if entry.get("scale") == "host" and (own := [key for key in SCALE if values.get(key) is not None]):
             return f"{VARIANTS} states `{own[0]}`, and `scale: host` too; keep one"
         tuned = record.get("tune", {}).get("hyper_parameter")
         if tuned and entry.get("scale") != "host":
             return f"it chooses `{tuned}` on validation, and the variant has a scale of its own"
-        if tuned and (tuned not in SCALES or "tune" in entry):
+        if tuned and (tuned not in ("value", *SCALE) or "tune" in entry):
             return f"it chooses `{tuned}` on validation; put the variant on the method that it extends ({record.get('extends')})"
         return ""
 
@@ -151,7 +151,7 @@ class Catalogue:
         """Return a method with a variant on it."""
         entry = self.variants[variant]
         new = {key: value for key, value in record.items() if key not in NOT_INHERITED}
-        new |= {"group": "nan"} | {key: entry[key] for key in ("group", "control", "tune", "draws") if key in entry}
+        new |= {key: entry[key] for key in ("group", "control", "tune", "draws") if key in entry}
         papers = [each["reference"] for each in (record, entry) if "reference" in each]
         new |= {"reference": ", ".join(dict.fromkeys(papers))} if papers else {}
         new["label"] = f"{record['label']} + {entry['label']}"
@@ -163,14 +163,14 @@ class Catalogue:
             new["tune"] = {"hyper_parameter": tune["hyper_parameter"], "as": tune.get("as", name)}
         if "control" in entry:
             return {key: value for key, value in new.items() if key != "host"}
-        rule, values = operator_of(entry["coefficients"], "coefficients")
+        rule, values = operator_in(entry, "coefficients")
         scale = {}
         if entry.get("scale") == "host":
-            scale = scale_of(*operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients"))
+            scale = scale_of(*operator_in(record, "coefficients"))
         if tune:
             new["tune"]["hyper_parameter"] = next(iter(scale))
         controls = [f"{name}+{variant}+{each}" for each, other in self.variants.items() if "control" in other]
-        others = [each for each, other in self.variants.items() if other.get("group") == "control" and "control" not in other]
+        others = [each for each, other in self.variants.items() if other["group"] == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
         host = record["extends"] if "scan" in record else name
         new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
@@ -186,17 +186,17 @@ def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) ->
 
 def operators(record: Mapping[str, Any]) -> list[Operator]:
     """Return the operators of a method, one a stage."""
-    return [OPERATORS[stage][operator_of(record.get(stage, DEFAULTS[stage]), stage)[0]] for stage in STAGES]
+    return [OPERATORS[stage][operator_in(record, stage)[0]] for stage in STAGES]
 
 
 def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:
     """Return whether the coefficients of a method come from the norms of calibration statistics."""
-    return operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[1].get("norm_of") == "calibration"
+    return operator_in(record, "coefficients")[1].get("norm_of") == "calibration"
 
 
 def reads_examples(record: Mapping[str, Any]) -> bool:
     """Return whether the coefficients of a method come from the sizes of the training sets."""
-    rule = operator_of(record.get("coefficients", DEFAULTS["coefficients"]), "coefficients")[0]
+    rule = operator_in(record, "coefficients")[0]
     return what_it_reads(COEFFICIENTS[rule]) == "examples"
 
 

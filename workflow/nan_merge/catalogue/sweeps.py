@@ -6,14 +6,15 @@ A member of a sweep is a method like any other. Its key `sweep` holds the id and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, hyper_parameters, operator_of
+from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import STAGES as OPERATORS
-from nan_merge.methods.schema import EXCLUSIVE
+from nan_merge.methods.recipe import hyper_parameters, operator_in, operator_of
 
 
 def members(name: str, record: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -33,9 +34,15 @@ def members(name: str, record: Mapping[str, Any], where: str) -> Iterator[tuple[
         yield name, plain
 
 
+def lacks_shuffle(record: Mapping[str, Any], experts: int) -> str:
+    """Return why so many experts cannot have the draw of a method; empty if they can, and for a method that is no draw."""
+    shuffles = math.factorial(experts) - 1
+    return f"{experts} experts have no more shuffles than {shuffles}" if record.get("sweep", {}).get("draw", 0) > shuffles else ""
+
+
 def _draws(name: str, record: Mapping[str, Any], count: int, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield `<name>_1`, `<name>_2`, ...: the control of the entry, with seed 1, 2, ..."""
-    operator, given = operator_of(record.get("control", DEFAULTS["control"]), "control", name)
+    operator, given = operator_in(record, "control", name)
     if "seed" not in hyper_parameters(OPERATORS["control"][operator]):
         raise UserError(f"{where}: draws: `control: {operator}` draws nothing; name a control with a seed, as `permuted`")
     for draw in range(1, count + 1):
@@ -70,11 +77,11 @@ class _Axis(NamedTuple):
 
 def _axes(record: Mapping[str, Any], stage: str, scan: Mapping[str, Any], where: str) -> list[_Axis]:
     ((operator, lists),) = scan.items()
-    mine, given = operator_of(record.get(stage, DEFAULTS[stage]), stage, where)
+    mine, given = operator_in(record, stage, where)
     if operator != mine:
         raise UserError(f"{where}: scan: {stage}: '{operator}' is not the operator of this method; expected '{mine}'")
-    if {*EXCLUSIVE} <= {*given, *lists}:
-        raise UserError(f"{where}: scan: {stage}: the keys {[*EXCLUSIVE]} exclude each other; keep one")
+    if {*SCALE} <= {*given, *lists}:
+        raise UserError(f"{where}: scan: {stage}: the keys {[*SCALE]} exclude each other; keep one")
     return [_Axis(stage, operator, key, values) for key, values in lists.items()]
 
 

@@ -58,12 +58,12 @@ def merge_arguments(request: MergekitConfig) -> list[str]:
 
 def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list[str]:
     """Return the values of --set that turn the spec of a host into another."""
-    from nan_merge.methods.recipe import DEFAULTS, operator_of
+    from nan_merge.methods.recipe import STAGES, operator_in
     from nan_merge.standalone.method import flow
 
     values = []
-    for stage, default in DEFAULTS.items():
-        (current, old), (operator, new) = (operator_of(each.get(stage, default), stage) for each in (host, method_spec))
+    for stage in STAGES:
+        (current, old), (operator, new) = (operator_in(each, stage) for each in (host, method_spec))
         if (current, old) == (operator, new):
             continue
         if new and (operator != current or old.keys() <= new.keys()):

@@ -24,6 +24,7 @@ from nan_merge.core.errors import UserError
 
 MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
+SCALE = ("mean", "total")  # two ways to state the scale of coefficients, which exclude each other
 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
 ZeroNorm = Annotated[Literal["error", "drop"], "what to do with an expert that equals the base"]
@@ -54,6 +55,11 @@ def finished(mean: Callable[..., float]) -> Callable[[Rule], Rule]:
         return rule
 
     return mark
+
+
+def is_finished(rule: Rule) -> bool:
+    """Return whether a rule, bound or not, returns finished coefficients."""
+    return hasattr(functools.partial(rule).func, "mean")
 
 
 def factors(rule: Rule) -> Rule:
@@ -272,10 +278,9 @@ def estimate(
 
 def _scaled(rule: Rule, weights: np.ndarray, mean: float | None, total: float | None) -> np.ndarray:
     """Scale what a rule returns, (T,), to a mean coefficient or to a sum (default 1)."""
-    marks = functools.partial(rule).func
-    if hasattr(marks, "mean"):
+    if is_finished(rule):
         return weights
-    if hasattr(marks, "factors"):
+    if hasattr(functools.partial(rule).func, "factors"):
         return weights * (mean if mean is not None else (1.0 if total is None else total) / len(weights))
     return weights * (mean * len(weights) if mean is not None else 1.0 if total is None else total)
 

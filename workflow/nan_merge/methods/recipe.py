@@ -59,7 +59,7 @@ def all_hyper_parameters(operator: Operator) -> Mapping[str, tuple[Any, Any]]:
     if operator not in STAGES["coefficients"].values():
         return own
     unused = set() if coefficients.what_it_reads(operator) == "norms" else {"norm_of", "scope", "only"}
-    unused |= {"mean", "total"} if hasattr(operator, "mean") else set()
+    unused |= {*coefficients.SCALE} if coefficients.is_finished(operator) else set()
     return {**{k: v for k, v in hyper_parameters(coefficients.estimate).items() if k not in unused}, **own}
 
 
@@ -94,10 +94,10 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
     for stage in method_spec:
         if stage not in STAGES:
             raise UserError(f"method '{method}': no stage {stage!r}; {nearest(stage, STAGES)}")
-    parts = {stage: operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method) for stage in STAGES}
+    parts = {stage: operator_in(method_spec, stage, method) for stage in STAGES}
     rule, values = parts["coefficients"]
     table = {k: values.pop(k) for k in hyper_parameters(coefficients.estimate).keys() & values.keys()}
-    if {"mean", "total"} <= table.keys():
+    if {*coefficients.SCALE} <= table.keys():
         raise UserError(f"method '{method}': coefficients '{rule}': the keys 'mean' and 'total' exclude each other; keep one")
     bound = {stage: functools.partial(STAGES[stage][name], **values) for stage, (name, values) in parts.items()}
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
@@ -108,11 +108,16 @@ def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict
     """Return the measurements that a method declares with `@requires`: {kind: hyper-parameters of the operator}."""
     kinds: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
-        name, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method)
+        name, values = operator_in(method_spec, stage, method)
         operator = STAGES[stage][name]
         if kind := getattr(operator, "requires", None):
             kinds[kind] = {key: values.get(key, default) for key, (_, default) in hyper_parameters(operator).items()}
     return kinds
+
+
+def operator_in(method_spec: Mapping[str, Any], stage: str, method: str = "method") -> tuple[str, dict[str, Any]]:
+    """Return (operator, hyper-parameters) of a stage of a method spec, those of the stage's default if it has none, checked."""
+    return operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, method)
 
 
 def operator_of(entry: Any, stage: str, method: str = "method") -> tuple[str, dict[str, Any]]:

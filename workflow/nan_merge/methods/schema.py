@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import STAGES, Operator, all_hyper_parameters
 
 TYPES = {float: "number", int: "integer", str: "string", bool: "boolean", type(None): "null"}
-EXCLUSIVE = ("mean", "total")  # two ways to state the scale of coefficients
 BOUNDS = {Ge: ("minimum", "ge"), Gt: ("exclusiveMinimum", "gt"), Le: ("maximum", "le"), Lt: ("exclusiveMaximum", "lt")}
 
 
@@ -37,7 +37,7 @@ def _operator(operator: Operator, takes: Mapping[str, tuple[Any, Any]]) -> dict[
         "properties": properties,
     }
     needed = [name for name, (_, default) in takes.items() if default is inspect.Parameter.empty]
-    exclusive = [name for name in EXCLUSIVE if name in takes]
+    exclusive = [name for name in SCALE if name in takes]
     return {
         **entry,
         **({"required": needed} if needed else {}),

@@ -18,6 +18,7 @@ from typing import Any
 
 from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import reads_examples
+from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.blocks import compute_type
@@ -107,9 +108,8 @@ class Settings:
 
     def table(self, models: Models, progress: Passes) -> CoefficientTable:
         """Return the coefficients; norms are measured only for a rule that needs them."""
-        if self.chosen[0].get("sweep", {}).get("draw", 0) >= math.factorial(len(models.experts)):
-            count = math.factorial(len(models.experts)) - 1
-            raise UserError(f"--method {self.method}: {len(models.experts)} experts have no more shuffles than {count}")
+        if reason := lacks_shuffle(self.chosen[0], len(models.experts)):
+            raise UserError(f"--method {self.method}: {reason}")
         if self.measured:
             progress.begin("norms")
             return self.recipe.estimate(norms(models, threads=self.threads, progress=progress))

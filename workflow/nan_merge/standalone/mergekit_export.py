@@ -14,7 +14,7 @@ import yaml
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.unify import Models
 from nan_merge.methods.coefficients import MODEL, CoefficientTable, row_of
-from nan_merge.methods.recipe import DEFAULTS, operator_of
+from nan_merge.methods.recipe import DEFAULTS, operator_in
 
 METHODS = {  # (preprocess, elects signs): merge_method
     ("identity", False): "task_arithmetic",
@@ -56,10 +56,10 @@ def export(
 def _parameters(method_spec: Mapping[str, Any], table: CoefficientTable, comments: list[str]) -> tuple[dict[str, Any], float]:
     """Return merge_method and global parameters, and the factor between a coefficient and mergekit's weight."""
     (preprocess, preprocess_values), (combine, combine_values) = (
-        operator_of(method_spec.get(stage, DEFAULTS[stage]), stage) for stage in ("preprocess", "combine")
+        operator_in(method_spec, stage) for stage in ("preprocess", "combine")
     )
     elects = combine != "weighted_sum"
-    after = operator_of(method_spec.get("postprocess", DEFAULTS["postprocess"]), "postprocess")[0]
+    after = operator_in(method_spec, "postprocess")[0]
     if after != DEFAULTS["postprocess"]:
         raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
     if (preprocess, elects) not in METHODS or combine not in ("weighted_sum", "disjoint_sum", "disjoint_mean"):

@@ -13,8 +13,8 @@ from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_method_spec
 from nan_merge.catalogue.places import catalogue_root
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import DEFAULTS, bind, operator_of
-from nan_merge.methods.schema import EXCLUSIVE
+from nan_merge.methods.coefficients import SCALE
+from nan_merge.methods.recipe import bind, operator_in
 
 
 def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,7 +29,7 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         method_spec = override(method_spec, path, value, name)
     bind(method_spec, name)  # names first: its messages name the nearest
     check_method_spec(method_spec, catalogue_root(), "--set")
-    replaced = [stage for stage in STAGES if _operator(method_spec, stage) != _operator(entry, stage)]
+    replaced = [stage for stage in STAGES if operator_in(method_spec, stage)[0] != operator_in(entry, stage)[0]]
     if "variant" in entry and "coefficients" in replaced:
         host = name.split("+")[0]
         raise UserError(
@@ -62,16 +62,12 @@ def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         )
     if "tune" in found:
         key, fixed = found["tune"]["hyper_parameter"], catalogue.untuned(name)
-        rule = operator_of(found["coefficients"], "coefficients")[0]
+        rule = operator_in(found, "coefficients")[0]
         raise UserError(
             f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
             f" --method {fixed} --set coefficients.{rule}.{key}=<number>"
         )
     return found
-
-
-def _operator(record: Mapping[str, Any], stage: str) -> str:
-    return operator_of(record.get(stage, DEFAULTS[stage]), stage)[0]
 
 
 def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -> dict[str, Any]:
@@ -85,9 +81,9 @@ def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -
     if len(parts) == 1:
         return {**method_spec, path: value}
     stage, operator, key = parts
-    current, values = operator_of(method_spec.get(stage, DEFAULTS[stage]), stage, name) if stage in STAGES else ("", {})
-    if key in EXCLUSIVE:  # one takes the place of the other
-        values = {each: old for each, old in values.items() if each not in EXCLUSIVE}
+    current, values = operator_in(method_spec, stage, name) if stage in STAGES else ("", {})
+    if key in SCALE:  # one takes the place of the other
+        values = {each: old for each, old in values.items() if each not in SCALE}
     return {**method_spec, stage: {operator: {**(values if operator == current else {}), key: value}}}
 
 

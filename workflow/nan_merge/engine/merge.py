@@ -16,14 +16,13 @@ from nan_merge.checkpoints.checkpoint import copy_companions
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.checkpoints.writer import Writer
 from nan_merge.core.atomic import atomic_write
-from nan_merge.core.blocks import compute_type
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.core.parallel import MemoryBudget, parallel_map
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.devices import CPU, Device
 from nan_merge.engine.fused import fused, linear
-from nan_merge.engine.reader import Reader, add, first_not_finite
+from nan_merge.engine.reader import Reader, add, convert, first_not_finite
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.context import TensorContext
@@ -149,9 +148,15 @@ class _Worker:
 
     def _copies(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the values of a chunk that is left at the base."""
-        entry, dtype = self.request.models.base.entries[name], DTYPES[self.request.types[name]]
+        dtype = DTYPES[self.request.types[name]]
         for first, (stored,) in self.base_reader.pieces(name, start, stop, digests[:1]):
-            yield first, stored if stored.dtype == dtype else stored.astype(compute_type(entry.dtype)).astype(dtype)
+            if stored.dtype == dtype:
+                yield first, stored
+                continue
+            out = self.out[: len(stored) * dtype.itemsize].view(dtype)
+            if (index := convert(stored, out)) is not None:
+                raise _out_of_range(f"the copy of tensor '{name}'", out, first + index, "choose a `dtype` with a wider range")
+            yield first, out
 
     def _combined(self, taus: Any, alpha: Sequence[float], context: TensorContext) -> Any:
         """Apply the operators: task vectors (T, ...), which are overwritten, to the merged one (...)."""
@@ -165,10 +170,9 @@ class _Worker:
         with np.errstate(over="ignore", invalid="ignore"):
             if not add(theta, self.device.to_host(merged), out):
                 index = context.start + (first_not_finite(out) or 0)
-                raise UserError(
-                    f"the merge of tensor '{context.tensor}' leaves the range of {out.dtype.name} at flat index {index}; expected"
-                    " finite numbers; lower the coefficients of the method"
-                )
+                remedy = "lower the coefficients of the method"
+                remedy += "" if self.request.dtype is None else ", or choose a `dtype` with a wider range"
+                raise _out_of_range(f"the merge of tensor '{context.tensor}'", out, index, remedy)
 
     def _statistics(self, name: str, start: int = 0, stop: int | None = None) -> list[Any]:
         """Return the calibration of every expert for a tensor, whole or (n,) of it; [] if one expert has none."""
@@ -180,11 +184,17 @@ class _Worker:
         return [self.device.to_device(each.block(0, each.size).reshape(each.shape).astype(np.float64)) for each in entries]
 
 
+def _out_of_range(what: str, out: np.ndarray, index: int, remedy: str) -> UserError:
+    """Return the error for a number that the type of `out` cannot hold, at a flat index of its tensor."""
+    return UserError(f"{what} leaves the range of {out.dtype.name} at flat index {index}; expected finite numbers; {remedy}")
+
+
 def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
-    """Write what the layout or another type changes into the config that was copied from the base."""
+    """Write what the layout or another type changes into the config that was copied from the base; None is a removed key."""
     changes = {**models.config, **({"dtype": dtype.name, "torch_dtype": dtype.name} if dtype is not None else {})}
     if file.exists() and changes:
-        file.write_text(json.dumps({**read_json(file), **changes}, indent=2) + "\n", encoding="utf-8")
+        record = {key: value for key, value in {**read_json(file), **changes}.items() if changes.get(key, value) is not None}
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _identities(models: Models, chunks: Iterable[Chunk], digests: Iterable[Sequence[bytes]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.safetensors_file import NAMES
 from nan_merge.core import kernels
 from nan_merge.core.blocks import SUM_TILE, compute_type, spans, step_for
 from nan_merge.core.errors import UserError
@@ -97,6 +98,16 @@ def add(theta: np.ndarray, tau: np.ndarray, out: np.ndarray) -> bool:
         return kernels.add_to_float32(theta, tau, out)
     out[:] = theta + tau
     return first_not_finite(out) is None
+
+
+def convert(stored: np.ndarray, out: np.ndarray) -> int | None:
+    """Write stored values (n,) into `out` (n,) of another type; return the index of the first finite one that it cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[:] = stored.astype(compute_type(NAMES[stored.dtype]))
+    if first_not_finite(out) is None:
+        return None
+    lost = np.isfinite(stored.astype(np.float64)) & ~np.isfinite(out.astype(np.float64))
+    return int(np.argmax(lost)) if lost.any() else None
 
 
 def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:

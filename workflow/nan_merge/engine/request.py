@@ -36,7 +36,7 @@ class Contexts:
 
     @cached_property
     def _transposed(self) -> set[str]:
-        return transposed(config(self.models.base), self.models.merged)
+        return transposed(config(self.models.base), self.models.base.entries)
 
     @cached_property
     def _task(self) -> int | None:

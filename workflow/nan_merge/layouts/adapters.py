@@ -12,13 +12,15 @@ from nan_merge.checkpoints.checkpoint import INDEX, PICKLE, PICKLE_INDEX, SINGLE
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
-from nan_merge.layouts.names import EMBEDDING, HEAD, count_phrase, join_first, match_prefix
-from nan_merge.layouts.views import LowRank, equal, view
+from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
+from nan_merge.layouts.renames import match_names, unwrapped
+from nan_merge.layouts.views import LowRank, view
+from nan_merge.layouts.vocabulary import tied_embedding
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
-FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?")
+FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
 PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")  # other initialisations also change the base
 REFUSED = {  # keys of adapter_config.json for which the folded weight is not W + s B A
     "use_dora": "DoRA rescales the folded weights",
@@ -48,6 +50,7 @@ def is_adapter(folder: Path) -> bool:
 def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     """Open an adapter folder as a view of its base with the adapter added: (model, note for the user).
 
+    A head that the base ties to its embedding is a tensor of its own in a model whose adapter changes it.
     Raises UserError for an adapter other than plain LoRA and for tensors that match none of the base.
     """
     record = _configuration(folder)
@@ -55,30 +58,42 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     if file is None:
         raise UserError(f"{folder}: an adapter ({CONFIG}) without weights; expected {' or '.join(WEIGHTS)}")
     whole, factors = _sorted(Checkpoint(file).entries)
-    note, new = match_prefix([*whole, *(f"{module}.weight" for module, _ in factors)], base.names)
+    names = [*whole, *(f"{module}.weight" for module, _ in factors)]
+    note, new = match_names(names, base.names, config(base), lambda name: _is_saved(name, record) or bool(HEAD.search(name)))
     entries, lost = dict(base.entries), []
     for name, tensor in whole.items():
-        if new.get(name, name) in base.entries or _is_saved(name, record):
-            entries[new.get(name, name)] = tensor
-        elif not _is_tied(name, whole):
+        place = new.get(name, name)
+        if place in base.entries or _is_saved(name, record) or _tied_to(base, place, tensor.shape):
+            entries[place] = tensor
+        else:
             lost.append(f"'{name}' (the base has no such tensor)")
+    stored_in_by_out = transposed(config(base), base.entries, unknown=bool(record.get("fan_in_fan_out")))
     for (module, embedding), pair in factors.items():
-        name = f"{module}.weight"
-        folded, reason = _fold(entries.get(new.get(name, name)), pair, embedding, module, record)
+        place = new.get(f"{module}.weight", f"{module}.weight")
+        tied = None if place in entries else _tied_to(base, place, _product(pair))
+        origin = base.entries[tied] if tied else entries.get(place)
+        folded, reason = _fold(origin, pair, embedding or place in stored_in_by_out, module, record)
         if folded is None:
             lost.append(f"'{module}' ({reason})")
         else:
-            entries[new.get(name, name)] = folded
+            entries[place] = folded
     if lost:
         raise UserError(
-            f"{file}: {len(lost)} tensors of the adapter do not match the base {base.folder}: {join_first(lost)}. It was"
-            f" trained on {record.get('base_model_name_or_path') or 'another model'}: use that as the base"
+            f"{file}: {len(lost)} tensors of the adapter do not match the base {base.folder}: {join_first(lost)}. Its {CONFIG}"
+            f" names {record.get('base_model_name_or_path') or 'no model'} as the base: use that one. If {base.folder} is that"
+            " model, fold the adapter into it with PEFT (merge_and_unload) first"
         )
     adapter = view(base, entries)
     adapter.folder = folder
     done = f"its LoRA adapter moves {count_phrase(len(factors), 'tensor')} of the base"
     done += f" and replaces {count_phrase(len(whole), 'tensor')}" if whole else ""
     return adapter, f"{done}; {note}" if note else done
+
+
+def _tied_to(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str | None:
+    """Return the embedding that the base uses for a head, by its name or by its rows; None for anything else."""
+    embedding = tied_embedding(base, shape) if len(shape) == 2 else None
+    return embedding if embedding and (HEAD.search(name) or shape == base.shape(embedding)) else None
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
@@ -124,7 +139,7 @@ def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tupl
     whole: dict[str, Tensor] = {}
     factors: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in entries.items():
-        plain = name.removeprefix(PREFIX)
+        plain = unwrapped(name).removeprefix(PREFIX)
         if factor := FACTOR.fullmatch(plain):
             factors.setdefault((factor["module"], bool(factor["embedding"])), {})[factor["side"]] = tensor
         else:
@@ -132,28 +147,34 @@ def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tupl
     return whole, factors
 
 
+def _product(pair: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the shape of B A; () if one of both is missing or not a matrix."""
+    matrices = pair.keys() == {"A", "B"} and all(len(factor.shape) > 1 for factor in pair.values())
+    return (pair["B"].shape[0], *pair["A"].shape[1:]) if matrices else ()
+
+
 def _fold(
-    base: Tensor | None, pair: Mapping[str, Tensor], embedding: bool, module: str, record: Mapping[str, Any]
+    base: Tensor | None, pair: Mapping[str, Tensor], transposed: bool, module: str, record: Mapping[str, Any]
 ) -> tuple[LowRank | None, str]:
-    """Fold a pair of factors onto its tensor: (tensor, ""), or (None, reason)."""
+    """Fold a pair of factors onto its tensor: (tensor, ""), or (None, reason).
+
+    `transposed` says how a square tensor is stored; the shape of another one tells. PEFT looks at the kind of each module
+    too, and `fan_in_fan_out` of the config is that of the module that it came to last.
+    """
     if base is None:
         return None, "the base has no such tensor"
     if pair.keys() != {"A", "B"}:
         return None, f"it has only lora_{next(iter(pair))}"
-    a, b = pair["A"], pair["B"]
-    if len(a.shape) < 2 or len(b.shape) < 2 or b.shape[1] != a.shape[0] or math.prod(b.shape[2:]) != 1:
+    a, b, product = pair["A"], pair["B"], _product(pair)
+    if not product or b.shape[1] != a.shape[0] or math.prod(b.shape[2:]) != 1:
         return None, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} cannot be multiplied"
     rank = _pattern(record.get("rank_pattern"), module, record.get("r", 8))
     if rank != a.shape[0]:
         return None, f"its rank is {a.shape[0]}, {CONFIG} has {rank}"
     alpha = _pattern(record.get("alpha_pattern"), module, record.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
-    product = (b.shape[0], *a.shape[1:])
-    transposed = embedding or bool(record.get("fan_in_fan_out"))
-    if len(product) == 2 and base.shape != product and base.shape == product[::-1]:
-        transposed = True  # the config has one key for all modules, PEFT checks each type: Conv1D stores (in, out)
-    elif not embedding and base.shape == product and base.shape != product[::-1]:
-        transposed = False
+    if product != product[::-1]:
+        transposed = len(product) == 2 and base.shape == product[::-1]
     if base.shape != (product[::-1] if transposed else product) or not base.is_float:
         return None, f"B A is {list(product)}, the tensor {base.dtype} {list(base.shape)}"
     return LowRank("F64" if base.dtype == "F64" else "F32", base.shape, base, a, b, scale, transposed), ""
@@ -168,12 +189,6 @@ def _is_saved(name: str, record: Mapping[str, Any]) -> bool:
     """Return whether a whole tensor belongs to a module of `modules_to_save`, such as a new head."""
     modules = [name[:i] for i, letter in enumerate(name) if letter == "."]
     return any(_ends_with(module, key) for module in modules for key in record.get("modules_to_save") or ())
-
-
-def _is_tied(name: str, whole: Mapping[str, Tensor]) -> bool:
-    """Return whether a head is a copy of the adapter's embedding, saved because both have more rows than the base."""
-    embeddings = [tensor for other, tensor in whole.items() if EMBEDDING.search(other)]
-    return HEAD.search(name) is not None and any(equal(whole[name], tensor) for tensor in embeddings)
 
 
 def _ends_with(module: str, pattern: str) -> bool:

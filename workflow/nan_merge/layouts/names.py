@@ -1,25 +1,28 @@
-"""Infer properties of a model from tensor names and config.json: heads, buffers, quantisation, prefixes."""
+"""Infer properties of a model from tensor names, shapes and config.json: embeddings and heads, buffers, stored orientation."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.files import read_json
 
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|shared|tok_embeddings)\.weight$")
+TIED, VOCABULARY = "tie_word_embeddings", "vocab_size"  # keys of config.json
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings?|embed_in|shared|tok_embeddings)\.weight$")
+LOOKUP = re.compile(r"(^|\.)(w|(?!unembed|embed_out)\w*emb\w*)\.weight$")  # of an embedding, if it has a row for every token
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|decoder|predictions)\.(weight|bias)$")
+POSITIONS = re.compile(
+    r"(^|[._])(wpe|pos|positions?|positional|token_type|segment)(?=[._])"
+)  # tables of something else than tokens
 BUFFERS = {  # names of computed tensors -> number of dimensions (None: any), which separates masks from biases
     re.compile(r"(^|\.)(original_)?inv_freq$|(^|\.)(cos|sin)_cached$|(^|\.)(position|token_type)_ids$"): None,
     re.compile(r"(^|\.)(attn|attention)\.(bias|causal_mask)$"): 4,
     re.compile(r"(^|\.)(attn|attention)\.masked_bias$"): 0,
 }
-QUANTISED = re.compile(r"\.(qweight|qzeros|absmax|nested_absmax|quant_map|quant_state\.\w+|SCB|weight_packed|scale_inv)$")
 ALIASES = {"llava_llama": "llava"}  # model types of one architecture
 CONV1D = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # model types whose matrices are stored as (in, out)
 CONV1D_WEIGHT = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
@@ -39,26 +42,62 @@ def depths(names: Sequence[str]) -> dict[str, float]:
     return {name: number / last[stack] if last[stack] else 0.0 for name, (stack, number) in blocks.items()}
 
 
-def transposed(record: Mapping[str, Any], names: Sequence[str]) -> set[str]:
-    """Return the names of Conv1D weights, stored as (in, out), of a model with this config.json."""
-    return {name for name in names if CONV1D_WEIGHT.search(name)} if architectures(record) & CONV1D else set()
+def transposed(record: Mapping[str, Any], entries: Mapping[str, Tensor], unknown: bool = False) -> set[str]:
+    """Return the names of Conv1D weights, stored as (in, out), among the tensors of a model with this config.json.
+
+    A bias has one number for each output, so matrices that are not square tell how their stack of blocks stores Conv1D
+    names. Where no bias tells, the model type decides; `unknown` is the answer where config.json has none either.
+    """
+    names = [name for name, tensor in entries.items() if CONV1D_WEIGHT.search(name) and len(tensor.shape) == 2]
+    stored: dict[str, bool] = {}
+    for name in names:
+        bias, (rows, columns) = entries.get(f"{name.removesuffix('weight')}bias"), entries[name].shape
+        if bias is not None and rows != columns and bias.shape in ((rows,), (columns,)):
+            stored[_stack(name)] = bias.shape == (columns,)
+    kinds = architectures(record)
+    default = bool(kinds & CONV1D) if kinds else unknown
+    return {name for name in names if stored.get(_stack(name), default)}
 
 
-def vocabulary(entries: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors with a row for every token: embeddings, and output heads with as many rows."""
-    embeddings = [name for name, tensor in entries.items() if EMBEDDING.search(name) and len(tensor.shape) == 2]
-    rows = {entries[name].shape[0] for name in embeddings}
-    heads = [name for name, tensor in entries.items() if HEAD.search(name) and tensor.shape and tensor.shape[0] in rows]
+def _stack(name: str) -> str:
+    """Return the name of the stack of blocks that a tensor belongs to; empty outside of one."""
+    block = LAYER_RE.match(name)
+    return block[1] if block else ""
+
+
+class TokenTensors(NamedTuple):
+    """The names of tensors with a row for every token."""
+
+    embeddings: list[str]
+    heads: list[str]  # matrices and biases
+
+
+def token_tensors(entries: Mapping[str, Tensor], record: Mapping[str, Any]) -> TokenTensors:
+    """Find embeddings and output heads by their role: a row for every token, outside of the blocks.
+
+    The number of tokens is `vocab_size` of config.json, or that of embeddings with a known name; these, and heads with a
+    known name, are found inside blocks too. A head has the width of an embedding.
+    """
+    named = [name for name, tensor in entries.items() if EMBEDDING.search(name) and len(tensor.shape) == 2]
+    rows = {entries[name].shape[0] for name in named} | {setting(record, VOCABULARY)}
+    sized = {name: tensor for name, tensor in entries.items() if tensor.shape and tensor.shape[0] in rows}
+    tables = [name for name, tensor in sized.items() if len(tensor.shape) == 2 and name.endswith(".weight") and _is_outside(name)]
+    embeddings = named + [name for name in tables if LOOKUP.search(name) and name not in named]
+    widths = {entries[name].shape[1] for name in embeddings}
+    matrices = {name for name in tables if name not in embeddings and sized[name].shape[1] in widths}
+    biases = {f"{name.removesuffix('weight')}bias" for name in matrices}
+    return TokenTensors(embeddings, [name for name in sized if HEAD.search(name) or name in matrices | biases])
+
+
+def _is_outside(name: str) -> bool:
+    """Return whether a tensor is outside of the blocks and, by its name, no table of positions."""
+    return not LAYER_RE.match(name) and not POSITIONS.search(name)
+
+
+def vocabulary(entries: Mapping[str, Tensor], record: Mapping[str, Any]) -> list[str]:
+    """Return the names of tensors with a row for every token: embeddings, then heads."""
+    embeddings, heads = token_tensors(entries, record)
     return embeddings + heads
-
-
-def quantised(entries: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds codes or scales of quantised weights, or None."""
-    for name, tensor in entries.items():
-        scales = (f"{name}_scale", f"{name}_scale_inv", f"{name.rpartition('.')[0]}.scale")
-        if QUANTISED.search(name) or (tensor.dtype.startswith("F8") and any(scale in entries for scale in scales)):
-            return name
-    return None
 
 
 def config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -92,32 +131,3 @@ def count_phrase(number: int, noun: str) -> str:
 def join_first(items: Sequence[str], most: int = 8) -> str:
     """Join the first items with semicolons and count the others."""
     return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
-
-
-def match_prefix(names: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, str]]:
-    """Find the prefix that maps `names` to `wanted` when added or stripped: (note for the user, {old: new}).
-
-    Names that are already in `wanted` stay. The result is ("", {}) if no prefix maps more than half of the names, or if
-    two prefixes map equally many.
-    """
-    lacking, unmatched = set(wanted) - set(names), [name for name in names if name not in wanted]
-    endings = defaultdict(list)
-    for name in lacking:
-        for prefix in _prefixes(name):
-            endings[name.removeprefix(prefix)].append(prefix)
-    votes: Counter[tuple[str, str]] = Counter()
-    for name in unmatched:
-        votes.update(("added to", prefix) for prefix in endings[name])
-        votes.update(("stripped from", prefix) for prefix in _prefixes(name) if name.removeprefix(prefix) in lacking)
-    most = max(votes.values(), default=0)
-    leading = [change for change, count in votes.items() if count == most]
-    if 2 * most <= min(len(names), len(wanted)) or len(leading) > 1:
-        return "", {}
-    done, prefix = leading[0]
-    new = {name: prefix + name if done == "added to" else name.removeprefix(prefix) for name in unmatched}
-    new = {name: other for name, other in new.items() if other in lacking}
-    return f"the prefix '{prefix}' was {done} {count_phrase(len(new), 'name')}", new
-
-
-def _prefixes(name: str) -> list[str]:
-    return [name[: i + 1] for i, letter in enumerate(name) if letter == "."]

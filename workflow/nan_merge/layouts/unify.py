@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,15 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
-from nan_merge.layouts.names import architectures, config, count_phrase, is_buffer, join_first, match_prefix, quantised
+from nan_merge.layouts.names import architectures, config, count_phrase, is_buffer, join_first
+from nan_merge.layouts.network import check_network
+from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised, without_labels
+from nan_merge.layouts.renames import match_names
 from nan_merge.layouts.views import equal, view
 from nan_merge.layouts.vocabulary import tie, unify_rows
 
 MISSING = ("error", "base")  # policies for a tensor that an expert lacks
+MOST_MISSING = 0.05  # of the parameters, which `base` may leave at the base
 
 Chunk = tuple[str, int, int]  # tensor, start, stop
 
@@ -26,7 +31,8 @@ class Models:
     """A base and its experts, sorted by name, in one layout.
 
     `merged` are the names of merged tensors in the base's order; every expert has them with the base's shapes. All other
-    tensors of the base are copied. `config` are changed keys of config.json, `notes` describe the changes for the user.
+    tensors of the base are copied. `config` are changed keys of config.json (None: removed). `notes` describe the changes
+    for the user.
     """
 
     base: Checkpoint
@@ -58,15 +64,24 @@ def unify_layout(
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
-    origin = _base(base)
+    origin = _base(base, notes)
     patterns = _patterns(origin, exclude)
     models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
-    origin, models = tie(origin, models, notes)
+    changes = without_labels(config(origin))
+    origin, models, untied = tie(_changed(origin, changes), models, notes)
+    origin = _changed(origin, untied)
     names = _mergeable(origin, patterns)
-    origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
+    origin, models, resized = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
     _check(origin, models, names)
-    return Models(origin, models, tuple(names), config, tuple(notes))
+    return Models(origin, models, tuple(names), {**changes, **untied, **resized}, tuple(notes))
+
+
+def _changed(model: Checkpoint, changes: Mapping[str, Any]) -> Checkpoint:
+    """Return a model whose config.json has the changes."""
+    other = view(model, model.entries)
+    other.config = {**config(model), **changes} if changes else model.config
+    return other
 
 
 def check_distinct(models: Models) -> None:
@@ -79,11 +94,11 @@ def check_distinct(models: Models) -> None:
             )
 
 
-def _base(given: Path | str | Checkpoint) -> Checkpoint:
+def _base(given: Path | str | Checkpoint, notes: list[str]) -> Checkpoint:
     """Open the base; raise UserError for an adapter or a quantised model."""
     if not isinstance(given, Checkpoint) and is_adapter(Path(given)):
         raise UserError(f"{given}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
-    return _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), "base")
+    return _whole(given, "base", notes)
 
 
 def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[str]) -> Checkpoint:
@@ -92,24 +107,22 @@ def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[s
         model, done = fold_adapter(Path(given), base)
         notes.append(f"expert '{name}': {done}")
         return model
-    model = _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), f"expert '{name}'")
+    model = _whole(given, f"expert '{name}'", notes)
     _same_architecture(name, model, base)
-    done, new = match_prefix(model.names, base.names)
+    check_network(name, model, base, notes)
+    buffers = {n for each in (model, base) for n, tensor in each.entries.items() if is_buffer(n, tensor)}
+    done, new = match_names(model.names, base.names, config(base), buffers.__contains__)
     if done:
         notes.append(f"expert '{name}': {done}")
     return view(model, {new.get(old, old): tensor for old, tensor in model.entries.items()})
 
 
-def _refuse_quantised(model: Checkpoint, who: str) -> Checkpoint:
-    """Return the model; raise UserError if it is quantised."""
-    tensor = quantised(model.entries)
-    if config(model).get("quantization_config") or tensor:
-        reason = f"tensor '{tensor}'" if tensor else "`quantization_config` of its config.json"
-        raise UserError(
-            f"{who} ({model.folder}) is quantised according to {reason}; expected plain floating-point weights. Dequantise it"
-            " first, or take the weights that it was quantised from"
-        )
-    return model
+def _whole(given: Path | str | Checkpoint, who: str, notes: list[str]) -> Checkpoint:
+    """Open a whole model; raise UserError if it is quantised."""
+    if not isinstance(given, Checkpoint):
+        refuse_gguf(Path(given), who)
+        given = Checkpoint(given)
+    return refuse_quantised(given, who, notes)
 
 
 def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:
@@ -159,9 +172,26 @@ def _fill_missing(
         notes.append(f"expert '{expert}': left out {count_phrase(len(extra), 'tensor')} that the base lacks: {join_first(extra)}")
     if not lacking or missing == "error":
         return model
+    _refuse_missing(expert, model, base, names, lacking)
     count = count_phrase(len(lacking), "tensor")
     notes.append(f"expert '{expert}': it lacks {count}, which it leaves at the base: {join_first(lacking)}")
     return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
+
+
+def _refuse_missing(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], lacking: Sequence[str]) -> None:
+    """Raise a UserError if the tensors that an expert lacks are a large share of the parameters, as of another layout."""
+    size, whole = (sum(base.entries[name].size for name in each) for each in (lacking, names))
+    if size <= MOST_MISSING * whole:
+        return
+    groups = Counter(".".join(name.split(".")[:2]) for name in lacking)
+    found = [f"{group} ({count_phrase(count, 'tensor')})" for group, count in groups.most_common()]
+    surplus = [name for name in model.names if name not in base.entries]
+    raise UserError(
+        f"expert '{expert}' ({model.folder}) lacks {size / whole:.0%} of the parameters of the base {base.folder}, with"
+        f" `missing: base` at most {MOST_MISSING:.0%} may stay at the base: {join_first(found)}"
+        + (f"; it has others: {join_first(surplus, 3)}" if surplus else "")
+        + ". Expected the names of the base's layout: convert the expert, or exclude what it should not move (`exclude`)"
+    )
 
 
 def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str]) -> None:

@@ -70,6 +70,30 @@ class MeanRows(Tensor):
 
 
 @dataclass
+class FirstRows(Tensor):
+    """The rows of a tensor, followed by those of a larger one that it lacks."""
+
+    first: Tensor
+    whole: Tensor
+
+    @classmethod
+    def of(cls, first: Tensor, whole: Tensor) -> FirstRows:
+        """Make a tensor of the shape of `whole`, of a type that holds the numbers of both."""
+        types = {first.dtype, whole.dtype}
+        dtype = first.dtype if len(types) == 1 else "F64" if "F64" in types else "F32"
+        return cls(dtype, whole.shape, first, whole)
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, in the type of this tensor: (stop - start,)."""
+        out, cut = self.space(stop - start, buffer), min(max(start, self.first.size), stop)
+        if start < cut:
+            out[: cut - start] = self.first.block(start, cut)
+        if cut < stop:
+            out[cut - start :] = self.whole.block(cut, stop)
+        return out
+
+
+@dataclass
 class LowRank(Tensor):
     """A tensor with a low-rank update: W + scale B A, with B (out, r) and A (r, in, ...).
 

@@ -2,45 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.pickles import storage_key
 from nan_merge.checkpoints.safetensors_file import RowSlice
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.names import EMBEDDING, HEAD, config, count_phrase, setting, vocabulary
-from nan_merge.layouts.views import MeanRows, equal, view
+from nan_merge.layouts.names import TIED, VOCABULARY, architectures, config, count_phrase, setting, token_tensors, vocabulary
+from nan_merge.layouts.views import FirstRows, MeanRows, equal, view
 
 POLICIES = ("truncate", "pad_mean")
-TIED, VOCABULARY = "tie_word_embeddings", "vocab_size"  # keys of config.json
+WITH_HEAD = re.compile(r"LMHead|DoubleHeads|CausalLM|ConditionalGeneration|MaskedLM|PreTraining")  # in names of architectures
+RESCALED = {"t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", "pop2piano"}  # model types that scale into a tied head
 
 
-def tie(base: Checkpoint, experts: Mapping[str, Checkpoint], notes: list[str]) -> tuple[Checkpoint, dict[str, Checkpoint]]:
-    """Reduce tied weights to one tensor, counted and written once; give an expert the head that it ties and the base stores.
+def tie(
+    base: Checkpoint, experts: Mapping[str, Checkpoint], notes: list[str]
+) -> tuple[Checkpoint, dict[str, Checkpoint], dict[str, Any]]:
+    """Reduce tied weights to one tensor, or give every model its own head: (base, experts, changes of config.json).
 
     Tied are tensors that share memory in a `.bin`, and an output head equal to the embedding unless config.json denies it.
-    `transformers` ties them again when it loads the result. Changes are added to `notes`.
+    They are counted and written once, and `transformers` ties them again when it loads the result. A head that an expert has
+    apart from its embedding is merged, and `tie_word_embeddings` becomes false; the embedding of a model that ties it stands
+    for its head. Likewise an expert that ties the head that the base stores. Changes are added to `notes`.
+    Raises UserError for both where an untied head computes something else (T5).
     """
     same = twins(base)
+    own = _own_heads(base, experts, same, notes)
+    same = {name: kept for name, kept in same.items() if name not in own}
     notes += [f"base: '{name}' is tied to '{kept}', so it is counted and written once" for name, kept in same.items()]
-    single = view(base, {name: tensor for name, tensor in base.entries.items() if name not in same})
-    return single, {expert: _retied(expert, model, single, same, notes) for expert, model in experts.items()}
+    heads = {head: base.entries[kept] for head, kept in own.items()}
+    single = view(base, {**{name: tensor for name, tensor in base.entries.items() if name not in same}, **heads})
+    for head in heads.keys() - base.entries.keys():
+        next(names for names in single.shards.values() if own[head] in names).append(head)
+    models = {expert: _with_heads(model, base, own) for expert, model in experts.items()}
+    models = {expert: _retied(expert, model, single, same, notes) for expert, model in models.items()}
+    return single, models, {**_with_setting(config(base), TIED, False), TIED: False} if own else {}
+
+
+def tied_embedding(base: Checkpoint, shape: tuple[int, ...]) -> str | None:
+    """Return the name of the embedding that the base uses as an output head of this width; None if it has a head or none."""
+    record = config(base)
+    kinds, tied = record.get("architectures") or [], setting(record, TIED)
+    embeddings, heads = token_tensors(base.entries, record)
+    if tied is None:
+        generates = not kinds or any(WITH_HEAD.search(str(kind)) for kind in kinds)
+        tied = generates and all(len(base.shape(name)) < 2 for name in heads)
+    fitting = [name for name in sorted(embeddings, key=_rank(base)) if base.shape(name)[1:] == shape[1:]]
+    return fitting[0] if tied and fitting else None
+
+
+def _own_heads(base: Checkpoint, experts: Mapping[str, Checkpoint], same: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Return the heads that an expert has apart from its embedding though the base ties them: {head: embedding of the base}."""
+    own: dict[str, str] = {}
+    for expert, model in experts.items():
+        for head in _matrices_of_heads(model, base):
+            kept = same.get(head) if head in base.entries else tied_embedding(base, model.shape(head))
+            if (
+                kept in model.entries
+                and not _is_inherited(model, base, head)
+                and not equal(model.entries[head], model.entries[kept])
+            ):
+                _refuse_rescaled(
+                    f"expert '{expert}' ({model.folder}) has its own '{head}', which the base ties to '{kept}'", base
+                )
+                own[head] = kept
+                notes.append(
+                    f"expert '{expert}': its own '{head}' differs from its '{kept}', to which the base ties it; the merged model"
+                    f" has both, with `{TIED}: false` in its config.json"
+                )
+    return own
+
+
+def _matrices_of_heads(model: Checkpoint, base: Checkpoint) -> list[str]:
+    heads = token_tensors(model.entries, config(model) or config(base)).heads
+    return [name for name in heads if len(model.shape(name)) == 2]
+
+
+def _is_inherited(model: Checkpoint, base: Checkpoint, name: str) -> bool:
+    """Return whether an adapter left a tensor of the base as it was."""
+    return model.entries[name] is base.entries.get(name)
+
+
+def _with_heads(model: Checkpoint, base: Checkpoint, own: Mapping[str, str]) -> Checkpoint:
+    """Return a model with its embedding for each of the heads that it does not have; a copy of the embedding is no head."""
+    surplus = [name for name in _matrices_of_heads(model, base) if name not in own and name not in base.entries]
+    copies = {name for name in surplus if tied_embedding(base, model.shape(name))}
+    entries = {name: tensor for name, tensor in model.entries.items() if name not in copies}
+    for head, kept in own.items():
+        if kept in entries and (head not in entries or _is_inherited(model, base, head)):
+            entries[head] = entries[kept]
+    return view(model, entries)
+
+
+def _refuse_rescaled(who: str, base: Checkpoint) -> None:
+    if kinds := architectures(config(base)) & RESCALED:
+        raise UserError(
+            f"{who}; a model of type {' / '.join(sorted(kinds))} scales what enters a tied head, but not what enters its own."
+            f" Expected experts and base that tie it alike (`{TIED}` of config.json)"
+        )
 
 
 def twins(base: Checkpoint) -> dict[str, str]:
     """Return the duplicates among the tensors of the base: {name: name that is kept}."""
-    tied, token_tensors = setting(config(base), TIED), set(vocabulary(base.entries))
+    record = config(base)
+    embeddings, heads = token_tensors(base.entries, record)
+    tied, tables = setting(record, TIED), {*embeddings, *heads}
     found: dict[str, str] = {}
     owners: dict[Hashable, str] = {}
     distinct: list[str] = []
-    for name in sorted(base.entries, key=_rank):
-        if HEAD.search(name) and tied is False:
+    for name in sorted(base.entries, key=_rank(base)):
+        if name in heads and tied is False:
             continue
         tensor = base.entries[name]
         key = storage_key(tensor)
         twin = owners.setdefault(key, name) if key else name
-        if twin == name and name in token_tensors and len(tensor.shape) == 2:
+        if twin == name and name in tables and len(tensor.shape) == 2:
             twin = next((other for other in distinct if equal(tensor, base.entries[other])), name)
             distinct.append(name)
         if twin != name:
@@ -48,9 +127,11 @@ def twins(base: Checkpoint) -> dict[str, str]:
     return found
 
 
-def _rank(name: str) -> int:
-    """Return the priority among tied names: a shared embedding (0) is kept rather than its uses, a head last (3)."""
-    return 0 if name.endswith("shared.weight") else 1 if EMBEDDING.search(name) else 3 if HEAD.search(name) else 2
+def _rank(base: Checkpoint) -> Callable[[str], int]:
+    """Return the priority of tied names: a shared embedding (0) is kept rather than its uses, a head last (3)."""
+    embeddings, heads = token_tensors(base.entries, config(base))
+    ranks = {**dict.fromkeys(heads, 3), **dict.fromkeys(embeddings, 1)}
+    return lambda name: 0 if name.endswith("shared.weight") else ranks.get(name, 2)
 
 
 def _retied(expert: str, model: Checkpoint, base: Checkpoint, twins: Mapping[str, str], notes: list[str]) -> Checkpoint:
@@ -62,10 +143,11 @@ def _retied(expert: str, model: Checkpoint, base: Checkpoint, twins: Mapping[str
         elif name in entries and not equal(entries[name], entries[kept]):
             notes.append(f"expert '{expert}': its own '{name}' was left out, because the base ties it to '{kept}'")
         entries.pop(name, None)
-    token_tensors = sorted((name for name in vocabulary(base.entries) if len(base.shape(name)) == 2), key=_rank)
-    for name in token_tensors if setting(config(model), TIED) else ():
-        twin = next((n for n in token_tensors if n in model.entries and base.shape(n)[1:] == base.shape(name)[1:]), None)
+    tables = sorted((name for name in vocabulary(base.entries, config(base)) if len(base.shape(name)) == 2), key=_rank(base))
+    for name in tables if setting(config(model), TIED) else ():
+        twin = next((n for n in tables if n in model.entries and base.shape(n)[1:] == base.shape(name)[1:]), None)
         if name not in entries and twin:
+            _refuse_rescaled(f"expert '{expert}' ({model.folder}) ties '{name}' to '{twin}', the base has both", base)
             entries[name] = entries[twin]
             notes.append(f"expert '{expert}': it ties '{name}', which it does not store, to '{twin}'; the base has both")
     return view(model, entries)
@@ -76,24 +158,26 @@ def unify_rows(
 ) -> tuple[Checkpoint, dict[str, Checkpoint], dict[str, Any]]:
     """Give the vocabulary tensors among `names` equal numbers of rows: (base, experts, changes of config.json).
 
-    `truncate` drops rows of an expert beyond those of the base. `pad_mean` extends all models to the largest number of
-    rows with the mean row of each tensor, as MergeLM (arXiv 2311.03099) does. Changes are added to `notes`.
-    Raises UserError for an expert with fewer rows than the base under `truncate`.
+    `truncate` drops rows of an expert beyond those of the base, and takes rows that it lacks from the base, so that the
+    other experts alone move them. `pad_mean` extends all models to the largest number of rows with the mean row of each
+    tensor, as MergeLM (arXiv 2311.03099) does. Changes are added to `notes`.
     """
     if policy not in POLICIES:
         raise UserError(f"merge: vocabulary: unknown {policy!r}; expected {' or '.join(POLICIES)}")
-    token_tensors = [name for name in vocabulary(base.entries) if name in names and base.entries[name].size]
-    rows = {name: {model.shape(name)[0] for model in experts.values() if _fits(model, base, name)} for name in token_tensors}
+    record = config(base)
+    every = vocabulary(base.entries, record)
+    tables = [name for name in every if name in names and base.entries[name].size]
+    rows = {name: {model.shape(name)[0] for model in experts.values() if _fits(model, base, name)} for name in tables}
     if all(counts <= {base.shape(name)[0]} for name, counts in rows.items()):
         return base, dict(experts), {}
     if policy == "truncate":
-        return base, {expert: _truncated(expert, model, base, token_tensors, notes) for expert, model in experts.items()}, {}
+        return base, {expert: _truncated(expert, model, base, tables, notes) for expert, model in experts.items()}, {}
     most: dict[int, int] = {}  # rows of the base: rows of the result
-    for name in token_tensors:
+    for name in tables:
         own = base.shape(name)[0]
         most[own] = max(most.get(own, own), *rows[name], own)
-    wanted = {name: most[base.shape(name)[0]] for name in vocabulary(base.entries) if base.shape(name)[0] in most}
-    changes = _with_rows(config(base), most[base.shape(token_tensors[0])[0]])
+    wanted = {name: most[base.shape(name)[0]] for name in every if base.shape(name)[0] in most}
+    changes = _with_setting(record, VOCABULARY, most[base.shape(tables[0])[0]])
     padded = {expert: _padded(f"expert '{expert}'", model, wanted, notes) for expert, model in experts.items()}
     return _padded("base", base, wanted, notes), padded, changes
 
@@ -104,17 +188,15 @@ def _fits(model: Checkpoint, base: Checkpoint, name: str) -> bool:
 
 
 def _truncated(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], notes: list[str]) -> Checkpoint:
-    """Return an expert without rows beyond those of the base."""
+    """Return an expert without rows beyond those of the base, and with the base's rows where it has fewer."""
     entries = dict(model.entries)
     for name in (name for name in names if _fits(model, base, name)):
-        rows, expected = entries[name].shape[0], base.shape(name)[0]
-        if rows < expected:
-            raise UserError(
-                f"expert '{expert}': '{name}' has {rows} rows, the base {expected}; set `merge: vocabulary: pad_mean` to"
-                " extend all models to the largest number of rows with mean rows, or exclude the tensor with `merge: exclude:`"
-            )
+        tensor, rows, expected = entries[name], entries[name].shape[0], base.shape(name)[0]
+        if rows < expected and tensor.is_float:
+            entries[name] = FirstRows.of(tensor, base.entries[name])
+            notes.append(f"expert '{expert}': '{name}' has {rows} rows, so it leaves the last {expected - rows} at the base")
         if rows > expected:
-            entries[name] = RowSlice(entries[name].dtype, base.shape(name), entries[name])
+            entries[name] = RowSlice(tensor.dtype, base.shape(name), tensor)
             notes.append(
                 f"expert '{expert}': dropped {count_phrase(rows - expected, 'row')} of '{name}' behind the base's {expected}"
             )
@@ -132,8 +214,8 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
     return view(model, entries)
 
 
-def _with_rows(record: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Return the vocabulary size keys of a config.json, changed to `rows`."""
+def _with_setting(record: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return the changes that set a key of a config.json where it stands: in the nested language model, if any, and above."""
     nested = record.get("text_config")
-    changes = {"text_config": {**nested, VOCABULARY: rows}} if isinstance(nested, dict) else {}
-    return changes if changes and VOCABULARY not in record else {**changes, VOCABULARY: rows}
+    changes = {"text_config": {**nested, key: value}} if isinstance(nested, Mapping) else {}
+    return changes if changes and key not in record else {**changes, key: value}

@@ -77,8 +77,9 @@ def merge_state_dicts(
 
     stream(request, write, threads=chosen.threads, device=device(chosen.device))
     tied = twins(origin)
-    results = {name: like(base[name], values) for name, values in merged.items()}
-    return {name: results[tied.get(name, name)] for name in base}
+    new = [name for name in merged if name not in base]  # a head that an expert does not tie
+    results = {name: like(base.get(name, next(iter(base.values()))), values) for name, values in merged.items()}
+    return {name: results[name if name in results else tied[name]] for name in [*base, *new]}
 
 
 def to_numpy(tensor: Any) -> np.ndarray | None:

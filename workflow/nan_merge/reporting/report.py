@@ -17,7 +17,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import count, interval, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
-from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, best_merge, summarise
+from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, POWER, best_merge, summarise
 from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -62,6 +62,7 @@ def write_report(
         count=count,
         flips=FLIPS,
         resamples=RESAMPLES,
+        power=POWER,
         leaves=_leaves,
     )
     with atomic_write(Path(output)) as part:

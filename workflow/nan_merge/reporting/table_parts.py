@@ -21,6 +21,11 @@ PAIRED_NOTE = (
     "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
     "{size} host and control comparisons of the suite."
 )
+POWER_NOTE = (
+    "Detectable: the true difference that would be significant with a chance of {power:.0f} %, in points, at the first step of "
+    "Holm's adjustment, by the normal approximation with as many discordant examples. Least p: what p would be if all discordant "
+    "examples favoured one method, alone and adjusted."
+)
 DRAWS_NOTE = (
     'A control of several draws is shown and compared by their mean; "above" counts the draws whose average the method exceeds.'
 )

@@ -353,12 +353,12 @@ def scanned():
         for elect in ("weighted", "unweighted"):
             law = partial(nan, of=of, scope=scope)
             found[f"ties_elections+nan_scan_scope-{of}-{scope}-{elect}"] = oracle(f"ties_elections-{elect}", law)
-        for host in ("ties_mean", "weight_averaging_scaled"):
-            found[f"{host}+nan_scan_scope-{of}-{scope}"] = oracle(host, partial(nan, of=of, scope=scope))
     for of in ("weights", "task_vector"):
         scales = {"total-{}-1": {"total": 1}, "mean-{}-0.15": {"mean": 0.15}, "mean-{}-0.5": {"mean": 0.5}}
         for name, scale in scales.items():
             found[f"task_arithmetic+nan_scan_{name.format(of)}"] = lambda m, of=of, scale=scale: added(m, nan(m, of, **scale))
+        for host in ("ties_mean", "weight_averaging_scaled"):
+            found[f"{host}+nan_scan_norm-{of}"] = oracle(host, partial(nan, of=of))
         for name, law in (("softmax", softmax), ("softmin", softmin)):
             found[f"task_arithmetic+nan_scan_normaliser-{of}-{name}"] = oracle("task_arithmetic", partial(law, of=of))
     return found

@@ -4,7 +4,7 @@
 
 Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2. A rule returns shares that sum to one;
 `estimate` scales them, in a variant to the scale of the host. NAN's paper (arXiv 2505.16148) leaves v open: it writes of
-weights, and in its section 3.3 of parameter updates that are "zero-mean", which are task vectors.
+weights, and in its section 3.3 of "parameter updates" and "zero-mean updates", which are task vectors.
 """
 
 from __future__ import annotations

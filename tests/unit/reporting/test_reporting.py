@@ -167,6 +167,8 @@ def test_the_main_table_has_averages_intervals_and_differences(study, tmp_path):
     assert float(nan["average_low"]) < 0.6 < float(nan["average_high"])
     assert (nan["host"], nan["host_difference"], nan["control_1"]) == ("weight_averaging", "0.0", "permuted")
     assert "Averaging: 0.0, same predictions<br>Permuted: −1.0 [−3.0, +1.0] p 0.400" in markdown
+    study.comparisons[1]["least_p_holm"] = "0.07"
+    assert "Permuted: −1.0 [−3.0, +1.0] p 0.400, cannot be decided" in rendered(study, tmp_path)[1]
     assert r"NAN (\|W\|)" in markdown and r"Tuned\_$\lambda$ \& 50 \%" in latex and r"\toprule" in latex
     assert len({len(line) for line in markdown.splitlines() if line.startswith("|")}) == 1  # aligned
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from nan_merge.methods.context import Array, TensorContext
+from nan_merge.methods.varying import Varies
 
 
 def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> Array:
@@ -17,10 +18,14 @@ def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> A
 
 
 def scale(
-    merged: Array, taus: Sequence[Array], context: TensorContext, *, factor: Annotated[float, "of the merged task vector"]
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    factor: Annotated[float, "of the merged task vector", Varies()],
 ) -> Array:
     """Multiply the merged task vector by `factor` (the lambda of methods whose coefficients are shares)."""
-    return factor * merged
+    return context.number(factor) * merged
 
 
 def lines(

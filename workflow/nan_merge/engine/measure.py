@@ -69,7 +69,8 @@ def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: 
     follows from streaming counts of 16 bits at a time (2 passes where tau is computed in float32, 4 in float64).
 
     `density` 1 keeps all entries, with threshold 0; it may vary (`varying.Varies`), by expert or over the tensors.
-    `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and `progress` as for `norms`.
+    `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and
+    `progress` as for `norms`.
     """
     if scope == MODEL and any(map(varies, density.values() if isinstance(density, Mapping) else [density])):
         raise UserError("preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`")

@@ -270,8 +270,9 @@ def estimate(
 
     `measures` is the result of `measure.norms`, with `calibration` where that was collected, and with `examples`, a number
     for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
-    Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only` matches has zero norms, hence uniform coefficients. `mean` and `total`
-    scale the shares of a rule; for a rule that returns factors, they are the mean and the sum for equal factors.
+    Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
+    matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
+    factors, they are the mean and the sum for equal factors.
 
     Raises UserError if `only` matches no tensor, `norm_of` was not measured, or the numbers of examples are not known.
     """

@@ -66,7 +66,8 @@ def value_at(value: Any, tensor: str, blocks: Mapping[str, int]) -> Any:
         return value
     match = LAYER_RE.match(tensor)
     block, count = (int(match[2]), blocks[match[1]]) if match else (None, max(blocks.values(), default=0))
-    for case in value if isinstance(value[0], Mapping) else [{"value": value}]:
+    cases: Iterable[Mapping[str, Any]] = value if isinstance(value[0], Mapping) else [{"value": value}]
+    for case in cases:
         first, end = case.get("layers", (0, count))
         if block is None:
             inside = "layers" not in case or (first == 0 if EMBEDDING.search(tensor) else end == count)

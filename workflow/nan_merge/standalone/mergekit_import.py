@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -378,7 +380,7 @@ def _dropped(
                 f"{settings.where}: parameters.rescale: false with densities that differ between tensors, or between models with"
                 " `normalize: true`, is not supported; set `rescale: true`, or one density"
             )
-        weights = {name: _each(weight, lambda number, share=shares[name]: number * share) for name, weight in weights.items()}
+        weights = {name: _each(weight, functools.partial(operator.mul, shares[name])) for name, weight in weights.items()}
     rates = (
         {name: _each(each, _complement) for name, each in density.items()}
         if isinstance(density, Mapping)
@@ -410,7 +412,7 @@ def _averaged(weights: Mapping[str, Varying], own: Mapping[str, Varying], normal
             "coefficients": {"given": {**values, **({"normalise": True} if normalize else {})}},
             "combine": {"weighted_sum": {}},
         }
-    total = sum(weights.values()) + sum(own.values())
+    total = float(sum(weights.values()) + sum(own.values()))
     if not normalize:
         if abs(total - 1) > 1e-6:
             raise UserError(

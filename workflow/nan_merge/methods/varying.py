@@ -33,13 +33,24 @@ class Varies:
         """Return the JSON schema of the varying number, from that of the plain one."""
         number = {key: value for key, value in plain.items() if key != "description"}
         gradient = {"type": "array", "minItems": 1, "items": number}
-        layers = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 0}}
-        properties = {"filter": {"type": "string"}, "layers": layers, "value": {"anyOf": [number, gradient]}}
+        block = {"type": "integer", "minimum": 0}
+        properties = {
+            "filter": {"type": "string", "description": "part of a tensor's name"},
+            "layers": {
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 2,
+                "items": block,
+                "description": "first block and the one behind the last",
+            },
+            "value": {"anyOf": [number, gradient], "description": "a number, or a gradient over the layers"},
+        }
         case = {"type": "object", "additionalProperties": False, "required": ["value"], "properties": properties}
         several = {"type": "array", "minItems": 1, "items": {"anyOf": [number, case]}}
         experts = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [number, several]}}
         about = {"description": plain["description"]} if "description" in plain else {}
-        return {**about, "anyOf": [plain, several, *([experts] if self.by_expert else [])]}
+        forms = {"anyOf": [several, *([experts] if self.by_expert else [])]}
+        return {**about, "if": {"type": ["array", "object"]}, "then": forms, "else": dict(plain)}
 
 
 def block_counts(names: Iterable[str]) -> dict[str, int]:

@@ -283,7 +283,7 @@ def test_experts_are_named_by_hand_or_by_their_folders(tmp_path, monkeypatch):
         "math": "owner/model@v1",
         "last": "run1/last",
         "last-2": "run2/last/",
-        "lr=0.1": "lr=0.1",
+        "lr-0.1": "lr=0.1",
         "code": "owner/code",
         "base-2": "base",
     }

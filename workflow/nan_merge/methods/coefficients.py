@@ -22,6 +22,7 @@ from annotated_types import Ge, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
+from nan_merge.methods.varying import Varies, block_counts, value_at, varies
 
 MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
@@ -100,18 +101,38 @@ def constant(names: Sequence[str], *, value: Annotated[float, "the coefficient l
     return np.full(len(names), float(value))
 
 
-@reads("names")
-@finished(mean=lambda values, **_: statistics.fmean(values.values()))
-def given(names: Sequence[str], *, values: Annotated[Mapping[str, float], "a coefficient by name of expert"]) -> np.ndarray:
-    """Give every expert its coefficient by name.
+def _mean_of_given(values: Mapping[str, Any], normalise: bool = False) -> float:
+    if normalise or varies(values):
+        raise UserError("coefficients: given: values that vary or are normalised have no one scale for others to take over")
+    return statistics.fmean(values.values())
 
-    Raises UserError if the names are not those of the experts.
+
+@reads("names")
+@finished(mean=_mean_of_given)
+def given(
+    names: Sequence[str],
+    *,
+    values: Annotated[Mapping[str, Annotated[float, Varies()]], "a coefficient by name of expert; with `base` the model's own"],
+    normalise: Annotated[bool, "whether they are divided by their sum"] = False,
+) -> np.ndarray:
+    """Give every expert its coefficient by name; one list for all layers or tensors is resolved at each tensor (`Varies`).
+
+    With a value for `base`, the values are the weights of whole models, as in sum_i w_i theta_i with the base as one of
+    them: they have to sum to one, or are normalised. Experts alone whose values sum to zero stay as they are.
+
+    Raises UserError if the names are not those of the experts, or if weights of whole models do not sum to one.
     """
-    if set(values) != set(names):
+    if {*values} - {"base"} != {*names}:
         raise UserError(
             f"coefficients: given: values: expected a coefficient for each of {', '.join(names)}; found {', '.join(values)}"
         )
-    return np.array([float(values[name]) for name in names])
+    total = math.fsum(values.values())
+    if "base" in values and (abs(total) < 1e-8 if normalise else abs(total - 1) > 1e-6):
+        raise UserError(
+            f"coefficients: given: values: the weights of whole models sum to {total:g}, which scales the base; expected a sum"
+            " of 1, or another than 0 with `normalise: true`"
+        )
+    return np.array([float(values[name]) for name in names]) / (total if normalise and abs(total) >= 1e-8 else 1)
 
 
 @reads("names")
@@ -259,14 +280,18 @@ def estimate(
     """Return the coefficients of a bound rule and a control for measured norms.
 
     `measures` is the result of `measure.norms`, with `calibration` where that was collected, and with `examples`, a number
-    for each expert, for a rule that reads them. Squares are summed over the tensors of a row in float64 (with fsum, so in
-    any order); a row without any tensor that `only` matches has zero norms, hence uniform coefficients. `mean` and `total`
-    scale the shares of a rule; for a rule that returns factors, they are the mean and the sum for equal factors. `over`
+    for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
+    Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
+    matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
+    factors, they are the mean and the sum for equal factors. `over`
     divides the coefficients, after the control, by the norms of these statistics over the model, at the mean of these inverse
     norms: the norms of Fisher information belong to normalised Fisher merging, whatever the coefficients are.
 
     Raises UserError if `only` matches no tensor, `norm_of` or `over` was not measured, or the numbers of examples are not known.
     """
+    bound = functools.partial(operator)
+    scope = "tensor" if varies(bound.keywords) else scope
+    blocks = block_counts(measures.get("names", measures["tensors"]))
     if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
         raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
     norms = _norms(measures, "norm_of", norm_of, scope, only)
@@ -276,10 +301,11 @@ def estimate(
     if what == "examples" and of_experts[what] is None:
         raise UserError(f"coefficients: the number of training examples is not known for {', '.join(experts)}; state `examples`")
     known = _mean(operator, len(experts), mean, total)
-    rows = {
-        row: control(_scaled(operator, operator(of_experts.get(what, lengths)), mean, total), known)
-        for row, lengths in norms.items()
-    }
+    rows = {}
+    for row, lengths in norms.items():
+        settings = value_at(bound.keywords, row, blocks) if varies(bound.keywords) else bound.keywords
+        found = bound.func(*bound.args, of_experts.get(what, lengths), **settings)
+        rows[row] = control(_scaled(operator, found, mean, total), known)
     if over != "none":
         shares = nan(_norms(measures, "over", over)[MODEL])
         rows = {row: values * (shares * len(experts)) for row, values in rows.items()}
@@ -311,7 +337,7 @@ def _mean(rule: Rule, experts: int, mean: float | None, total: float | None) -> 
     """Return the mean coefficient that a rule gives by construction, None where it depends on the norms."""
     bound = functools.partial(rule)
     if finished := getattr(bound.func, "mean", None):
-        return float(finished(**bound.keywords))
+        return None if varies(bound.keywords) or bound.keywords.get("normalise") else float(finished(**bound.keywords))
     if gives_factors(rule):
         return None
     return mean if mean is not None else 1 / experts * (1.0 if total is None else total)

@@ -11,6 +11,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from nan_merge.methods.context import Array, TensorContext, whole
+from nan_merge.methods.varying import Varies
 
 
 def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> Array:
@@ -19,10 +20,14 @@ def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> A
 
 
 def scale(
-    merged: Array, taus: Sequence[Array], context: TensorContext, *, factor: Annotated[float, "of the merged task vector"]
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    factor: Annotated[float, "of the merged task vector", Varies()],
 ) -> Array:
     """Multiply the merged task vector by `factor` (the lambda of methods whose coefficients are shares)."""
-    return factor * merged
+    return context.number(factor) * merged
 
 
 @whole

@@ -24,11 +24,13 @@ def merge_and_document(
     threads: int = 1,
     device_name: str = "cpu",
     progress: Progress = no_progress,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a merged model with its provenance and its model card, whole or not at all.
 
     `sources` are `base` and every expert by name, `about` further entries of provenance.json (`name`, `method`,
-    `method_spec` and others); for the rest see `merge` and `devices.device`.
+    `method_spec` and others), `files` texts by name that the output has besides or in place of the base's; for the rest see
+    `merge` and `devices.device`.
     """
     record = {
         "coefficients": request.table.record(),
@@ -42,6 +44,8 @@ def merge_and_document(
     record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
 
     def finish(folder: Path, digests: Mapping[str, str]) -> None:
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
         document(folder, {**record, "inputs": {name: origin(source, digests[name]) for name, source in sources.items()}})
 
     merge(request, output, threads=threads, device=device(device_name), progress=progress, finish=finish)

@@ -23,7 +23,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -118,7 +118,8 @@ class Settings:
         zeros = [0.0] * len(models.experts)
         unmeasured = {name: {"weights": zeros, "task_vector": zeros} for name in models.merged}
         sizes = {"examples": [self.examples[name] for name in models.experts]} if self.examples else {}
-        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **sizes})
+        names = {"names": models.base.names}
+        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **names, **sizes})
         return dataclasses.replace(table, norms={})
 
     def request(self, models: Models, table: CoefficientTable, progress: Passes) -> MergeRequest:
@@ -140,6 +141,7 @@ class OwnModels(Settings):
     output: Path  # folder of the merged model
     overwrite: bool = False  # whether an older merge at `output` is replaced
     export_mergekit: Path | None = None  # file for a mergekit config with the coefficients
+    chat_template: str | None = None  # of the output, in place of the base's
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def merge(
     return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
 
 
+@advice_for_options()
 def run(own: OwnModels, show: bool = False) -> Merged:
     """Merge, and leave a documented model in `own.output`; with `show` print the coefficients as soon as they are known.
 
@@ -190,7 +193,14 @@ def run(own: OwnModels, show: bool = False) -> Merged:
         request = own.request(models, table, progress)
         progress.begin("merge")
         merge_and_document(
-            request, sources, _about(own), own.output, threads=own.threads, device_name=own.device, progress=progress
+            request,
+            sources,
+            _about(own),
+            own.output,
+            threads=own.threads,
+            device_name=own.device,
+            progress=progress,
+            files={"chat_template.jinja": own.chat_template} if own.chat_template else {},
         )
     return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
 
@@ -240,7 +250,7 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
     """Return an upper bound of the bytes read by all passes: norms if they are measured, thresholds, the merge."""
     base, *experts = read_bytes(models)
     total = (measured + 1) * (base + sum(experts))
-    if recipe.requirements.get("thresholds", {"density": 1.0})["density"] >= 1:
+    if recipe.requirements.get("thresholds", {"density": 1.0})["density"] == 1:
         return total
     counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # 16 bits a pass
     return total + counts * (sum(experts) + math.ceil(len(experts) / EXPERTS_PER_PASS) * base)

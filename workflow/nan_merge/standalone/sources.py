@@ -6,6 +6,7 @@ The files that are fetched: weights (safetensors before pickles), configs, token
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from nan_merge.core.files import read_json
 from nan_merge.layouts import adapters
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an expert
+NAME = re.compile(r"[^\W_][\w.-]*")  # of an expert
 WEIGHTS = (*checkpoint.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 CONFIGS = ("config.json", "adapter_config.json")
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
@@ -51,8 +52,8 @@ class Source:
 
     @property
     def title(self) -> str:
-        """The hub id, or the name of the folder."""
-        return self.repo or self.folder.resolve().name
+        """The hub id, or the name of the folder as given."""
+        return self.repo or Path(self.given).expanduser().resolve().name
 
 
 def find(given: str) -> Source:
@@ -80,10 +81,14 @@ def find(given: str) -> Source:
 
 
 def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken; never `base`."""
+    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken; never `base`.
+
+    Letters that no name has become `-`, so that `named` reads back what is written here: `my model` is `my-model`.
+    """
     taken, names = {"base", *taken}, []
     for model in models:
         stem = Path(model.partition("@")[0] if HUB_ID.fullmatch(model) else Path(model).expanduser().resolve()).name
+        stem = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).lstrip("-_.").rstrip("-") or "model"
         tries = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
         names.append(next(name for name in tries if name not in taken))
         taken.add(names[-1])

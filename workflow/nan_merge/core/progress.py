@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -17,10 +18,12 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it any more, which is no reason to lose a merge
+                print(text.strip(), file=sys.stderr, flush=True)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def bar(label: str, total: int, unit: str = "it", quiet: bool = False) -> tqdm:
@@ -63,7 +66,7 @@ class Passes:
 
     def print(self, text: str) -> None:
         """Print lines to stdout, above the bar if both share a terminal."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             tqdm.write(text)
             sys.stdout.flush()
 

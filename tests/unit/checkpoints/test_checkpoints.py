@@ -124,7 +124,9 @@ def test_a_file_that_shrinks_after_opening_is_named(tmp_path):
     checkpoint = Checkpoint(save(tmp_path / "model", {"w": np.ones(4, np.float32)}))
     with open(tmp_path / "model" / SINGLE, "r+b") as file:
         file.truncate(file.seek(0, 2) - 2)
-    with pytest.raises(UserError, match=r"model.safetensors: was changed while it was used \(its size was 112 bytes and is 110\)"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors: was changed while it was used \(its size was 112 bytes and is 110\)"
+    ):
         checkpoint.read("w")
 
 

@@ -220,7 +220,9 @@ def test_a_base_that_lacks_what_the_experts_have_is_refused(tmp_path):
     promising(save(tmp_path / "base", lacking, shards=2), **{"logit_scale": 0})
     for seed, name in enumerate("ab", 1):
         save(tmp_path / name, moved(base, seed))
-    with pytest.raises(UserError, match=r"base: its index names 1 tensor that no weight file of it has, but the experts do: .*logit"):
+    with pytest.raises(
+        UserError, match=r"base: its index names 1 tensor that no weight file of it has, but the experts do: .*logit"
+    ):
         merge(tmp_path)
 
 
@@ -289,7 +291,14 @@ def test_a_pickle_that_shrinks_after_opening_ends_with_a_message(opened, transpo
 def test_strided_and_shared_tensors_of_a_pickle_are_read_as_torch_reads_them(tmp_path):
     torch = pytest.importorskip("torch")
     whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    tensors = {"whole": whole, "rows": whole[1:3], "columns": whole[:, 1:4], "turned": whole.T, "one": whole[2, 3], "none": whole[:0]}
+    tensors = {
+        "whole": whole,
+        "rows": whole[1:3],
+        "columns": whole[:, 1:4],
+        "turned": whole.T,
+        "one": whole[2, 3],
+        "none": whole[:0],
+    }
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     found = tensors_of(tmp_path)
     for name, tensor in tensors.items():

@@ -92,6 +92,7 @@ def test_no_more_files_are_open_than_allowed_and_all_can_be_read(tmp_path, monke
     read(0)
     assert len(opened(file.path for file in files)) == 4
     files.clear()
+    del file
     assert not opened(tmp_path.iterdir())
 
 

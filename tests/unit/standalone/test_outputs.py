@@ -69,7 +69,10 @@ def test_the_digest_of_what_is_written_is_that_of_the_file(tmp_path):
 
 
 NOT_OURS = {
-    "a note that the user added": (lambda out: (out / "notes.txt").write_text("mine"), "files that are not of the merge: notes.txt"),
+    "a note that the user added": (
+        lambda out: (out / "notes.txt").write_text("mine"),
+        "files that are not of the merge: notes.txt",
+    ),
     "a folder that the user added": (
         lambda out: ((out / "thesis").mkdir(), (out / "thesis/main.tex").write_text("mine")),
         "files that are not of the merge: thesis/main.tex",

@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MOST_DIMENSIONS = 63  # one less than an array of NumPy can have: the models are stacked
+MOST_NESTED = 100  # levels of brackets in the entry of a tensor; the safetensors library takes a few more
 Place = tuple[str, tuple[int, ...], int, int]  # type, shape, start, stop
 FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
 
@@ -171,10 +172,18 @@ def _whole(text: str) -> int:
 
 def _parse_entry(entry: Mapping[str, Any]) -> Place:
     start, stop = entry["data_offsets"]
+    if len(entry) > 3 and _depth(entry) > MOST_NESTED:
+        raise ValueError(f"more than {MOST_NESTED} levels of brackets")
     place = (str(entry["dtype"]), tuple(entry["shape"]), start, stop)
     if not isinstance(entry["shape"], list) or not all(type(n) is int and n >= 0 for n in (*place[1], start, stop)):
         raise ValueError(f"shape {list(place[1])} and offsets {[start, stop]} should be whole numbers from 0")
     return place
+
+
+def _depth(value: Any) -> int:
+    """Return the number of levels of brackets of a value of JSON."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _checked(file: Path, places: Mapping[str, Place], origin: int, size: int) -> Iterator[tuple[str, Place]]:

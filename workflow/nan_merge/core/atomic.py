@@ -62,8 +62,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield target
         return
     with exclusive(target, WAIT):
-        if is_mount_point(target):
-            raise UserError(f"{path}: is a mount point, which cannot be replaced whole; choose a folder inside it")
         new = place_of(target) / f"new.{target.name}"
         yield new
         for file in [new, *new.rglob("*")] if new.is_dir() else [new]:
@@ -77,16 +75,22 @@ def exclusive(path: Path, wait: float = 0.0, removable: Callable[[Path], bool] =
     """Hold a target for this thread: no other process writes it meanwhile; missing parents of it are made.
 
     After it has been replaced, the old folder is removed only if `removable` says so, and else kept beside it.
-    Raises UserError if another process, or another thread of this one, still holds it after `wait` seconds.
+    Raises UserError for a mount point, and if another process, or another thread of this one, still holds the target after
+    `wait` seconds.
     """
     target = resolved(path)
     held = _HELD.get(target)
     if held is not None and held.thread == threading.get_ident():
         yield
         return
+    if is_mount_point(target):
+        raise UserError(f"{path}: is a mount point, which cannot be replaced whole; choose a folder inside it")
     place, made = place_of(target), [folder for folder in target.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
         handle = _acquire(place, path, wait)
         try:
             restore(place)

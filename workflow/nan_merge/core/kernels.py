@@ -48,7 +48,6 @@ def _forgiving(step: Callable[..., Any]) -> Callable[..., Any]:
     return attempt
 
 
-
 def number(stored: Any) -> Any:
     """Return a stored number as a float: bfloat16 bits are decoded, floats returned as they are (in kernels only)."""
     raise NotImplementedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def merge_and_document(
         **about,
     }
     record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
-    record["inputs"] = {name: _readable(source.folder, lambda source=source: origin(source, "")) for name, source in sources.items()}
+    record["inputs"] = {name: _readable(source.folder, partial(origin, source, "")) for name, source in sources.items()}
     _readable(sources["base"].folder, lambda: _rehearse({**record, "loading": loading(sources["base"].folder)}))
 
     def finish(folder: Path, digests: Mapping[str, str], written: Mapping[str, str]) -> None:
@@ -76,4 +77,6 @@ def _readable(folder: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise UserError(f"{folder}: its README.md, its configs or its name do not fit a model card ({error}); correct it") from None
+        raise UserError(
+            f"{folder}: its README.md, its configs or its name do not fit a model card ({error}); correct it"
+        ) from None

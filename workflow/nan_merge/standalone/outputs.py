@@ -64,7 +64,7 @@ def _is_as_listed(name: str, file: Path, about: Any, record: Mapping[str, Any]) 
 
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, str]:
-    return {"xxh3_128": xxh3_128_hexdigest(canonical(record))}
+    return {"xxh3_128": xxh3_128_hexdigest(canonical(record).encode())}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -132,7 +132,9 @@ class Inputs:
             else:
                 what = f"it is a link to {file.resolve()} now" if file.resolve() != place else stamp.difference(now)
             if what:
-                raise UserError(f"{file}: was changed during the merge ({what}), so nothing was written; leave it alone, run again")
+                raise UserError(
+                    f"{file}: was changed during the merge ({what}), so nothing was written; leave it alone, run again"
+                )
 
 
 def check_inputs(output: Path, sources: Mapping[str, Source], inputs: Inputs) -> None:

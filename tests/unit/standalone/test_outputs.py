@@ -307,7 +307,7 @@ def test_a_document_that_cannot_be_written_leaves_the_merge(models, monkeypatch,
     merge(models)
     assert f"warning: {models / 'out'}: the model is whole, its documents are not" in capsys.readouterr().err
     assert sha256(models / "out/model.safetensors") == sha256(models / "first/model.safetensors")
-    with pytest.raises(UserError, match="it has no provenance.json"):
+    with pytest.raises(UserError, match=r"it has no provenance\.json"):
         merge(models, overwrite=True)
 
 

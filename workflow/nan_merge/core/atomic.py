@@ -19,7 +19,6 @@ import itertools
 import os
 import shutil
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, tell
 
 LOCK, OLD = "lock", "old"
 CONTENT = b"NAN-Merge writes here; this folder is removed at the end.\n"  # of a lock
@@ -223,11 +222,11 @@ def _keep(place: Path, hold: _Hold) -> None:
     if old.exists() and not hold.removable(old):
         kept = _beside(place, "old")
         old.rename(kept)
-        print(f"note: what was replaced had changed meanwhile; it is kept as {kept}", file=sys.stderr)
+        tell(f"note: what was replaced had changed meanwhile; it is kept as {kept}")
     try:
         _clear(place)
     except OSError as error:
-        print(f"note: {place} could not be removed ({error}); remove it by hand", file=sys.stderr)
+        tell(f"note: {place} could not be removed ({error}); remove it by hand")
 
 
 def _beside(place: Path, kind: str) -> Path:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+
+def tell(text: str) -> None:
+    """Print a message to stderr; a reader that has gone away is no reason to lose a merge."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class UserError(Exception):

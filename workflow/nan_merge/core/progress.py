@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from nan_merge.core.errors import tell
+
 Progress = Callable[[int], object]  # called with the number of bytes just read or written
 EVERY = 5.0  # seconds between two lines
 
@@ -18,8 +20,7 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            with contextlib.suppress(OSError):  # nobody reads it any more, which is no reason to lose a merge
-                print(text.strip(), file=sys.stderr, flush=True)
+            tell(text.strip())
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):

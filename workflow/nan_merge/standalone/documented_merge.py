@@ -6,13 +6,12 @@ document that cannot be written at the end is missing, with a message; the merge
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, tell
 from nan_merge.core.files import canonical
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
@@ -62,7 +61,7 @@ def merge_and_document(
             document(folder, {**record, "inputs": entered})
             seal(folder, written)
         except Exception as error:
-            print(f"warning: {output}: the model is whole, its documents are not ({error})", file=sys.stderr)
+            tell(f"warning: {output}: the model is whole, its documents are not ({error})")
 
     merge(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
 

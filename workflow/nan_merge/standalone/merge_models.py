@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError, as_user_errors
+from nan_merge.core.errors import UserError, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -253,7 +252,7 @@ def _introduce(sources: Mapping[str, Source], models: Models) -> None:
     lines = [f"{name}: {source.pinned}" for name, source in sources.items()] + [f"note: {note}" for note in models.notes]
     if len(models.experts) == 1:
         lines.insert(0, "warning: one expert only; the merge is a step from the base towards it")
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    tell("\n".join(lines))
 
 
 def printed(table: CoefficientTable) -> str:

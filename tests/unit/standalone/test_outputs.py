@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from models import ROOT, family, save, tensors_of
@@ -187,8 +188,13 @@ def test_of_two_merges_into_one_output_one_is_refused(models):
 def test_a_second_merge_is_refused_at_its_start(models, monkeypatch):
     said = []
 
+    def refused():
+        with pytest.raises(UserError) as error:
+            merge(models)
+        said.append(error)
+
     def second(*given):
-        thread = threading.Thread(target=lambda: said.append(pytest.raises(UserError, merge, models)))
+        thread = threading.Thread(target=refused)
         thread.start()
         thread.join()
         return find(*given)
@@ -388,3 +394,34 @@ def test_three_hundred_shards_a_model_are_merged_with_few_open_files(tmp_path):
     done = subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert len(tensors_of(tmp_path / "out")) == 300
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("method", ["task_arithmetic+nan_delta", "ties"])
+def test_a_thousand_experts_are_merged_with_the_numbers_of_numpy(method, dtype, tmp_path):
+    """More than one kernel takes, and more than there may be open files."""
+    base = {"w": np.linspace(-1, 1, 6).astype(dtype)}
+    save(tmp_path / "base", base)
+    moves = [np.float32(0.125 * (number % 8 + 1)) for number in range(1000)]
+    experts = {
+        f"e{number:04}": save(tmp_path / f"e{number:04}", {"w": (base["w"].astype(np.float32) + move).astype(dtype)})
+        for number, move in enumerate(moves)
+    }
+    found = nan_merge.merge(base=tmp_path / "base", experts=experts, method=method, output=tmp_path / "out", quiet=True)
+    assert len(found.coefficients) == 1000
+    if method != "ties":
+        theta = base["w"].astype(np.float64)
+        steps = (tensors_of(folder)["w"].astype(np.float64) - theta for folder in experts.values())
+        expected = theta + sum(found.coefficients[name]["model"] * step for name, step in zip(experts, steps, strict=True))
+        tolerance = 1e-6 if dtype is np.float32 else 1e-2
+        assert tensors_of(tmp_path / "out")["w"].astype(np.float64) == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("to", ["open_clip", "transformers"])
+def test_a_conversion_never_replaces_a_folder(to, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("mine")
+    run = [sys.executable, "-m", "nan_merge.cli", "convert", tmp_path, "--to", to, "--output", tmp_path / "out"]
+    done = subprocess.run(list(map(str, run)), env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"{tmp_path / 'out'}: exists already; choose another --output" in done.stderr
+    assert (tmp_path / "out/thesis.tex").read_text() == "mine"

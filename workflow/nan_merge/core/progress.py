@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+from nan_merge.core.errors import tell
 
 Progress = Callable[[int], object]  # called with the number of bytes just read or written
 EVERY = 5.0  # seconds between two lines
@@ -17,10 +20,11 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
+            tell(text.strip())
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def bar(label: str, total: int, unit: str = "it", quiet: bool = False) -> tqdm:
@@ -63,7 +67,7 @@ class Passes:
 
     def print(self, text: str) -> None:
         """Print lines to stdout, above the bar if both share a terminal."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             tqdm.write(text)
             sys.stdout.flush()
 

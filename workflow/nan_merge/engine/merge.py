@@ -39,7 +39,7 @@ def merge(
     threads: int = 1,
     device: Device = CPU,
     progress: Progress = no_progress,
-    finish: Callable[[Path, dict[str, str]], object] = lambda folder, inputs: None,
+    finish: Callable[[Path, dict[str, str], dict[str, str]], object] = lambda folder, inputs, written: None,
 ) -> None:
     """Write theta_0 + postprocess(combine(preprocess(tau_t), c_t)) into the folder `output`, whole or not at all.
 
@@ -49,7 +49,8 @@ def merge(
     of the experts; on another device they may differ by rounding.
 
     An existing `output` is replaced. `progress` is called with numbers of bytes read and written; `finish` with the folder
-    before it appears, to add documents, and with the XXH3-128 digest of the tensors that entered, by model.
+    before it appears, to add documents, with the XXH3-128 digest of the tensors that entered, by model, and with the digest of
+    every weight file (`writer.digest`).
 
     Raises UserError if a number of a model is NaN or infinite, or the merge leaves the range of its type.
     """
@@ -63,7 +64,7 @@ def merge(
             inputs = stream(request, writer.write, threads=threads, device=device, progress=progress)
         finally:
             writer.close()
-        finish(part, inputs)
+        finish(part, inputs, writer.digests())
 
 
 def stream(

@@ -58,10 +58,11 @@ def unify_layout(
     if not experts:
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
-    origin = _base(base)
+    origin = _base(base, notes)
     patterns = _patterns(origin, exclude)
     models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
     origin, models = tie(origin, models, notes)
+    _refuse_half(origin, models)
     names = _mergeable(origin, patterns)
     origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
@@ -79,11 +80,11 @@ def check_distinct(models: Models) -> None:
             )
 
 
-def _base(given: Path | str | Checkpoint) -> Checkpoint:
+def _base(given: Path | str | Checkpoint, notes: list[str]) -> Checkpoint:
     """Open the base; raise UserError for an adapter or a quantised model."""
     if not isinstance(given, Checkpoint) and is_adapter(Path(given)):
         raise UserError(f"{given}: is a LoRA adapter; the base must be a whole model, the one that it was trained on")
-    return _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), "base")
+    return _opened(given, "base", notes)
 
 
 def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[str]) -> Checkpoint:
@@ -92,12 +93,31 @@ def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[s
         model, done = fold_adapter(Path(given), base)
         notes.append(f"expert '{name}': {done}")
         return model
-    model = _refuse_quantised(given if isinstance(given, Checkpoint) else Checkpoint(given), f"expert '{name}'")
+    model = _opened(given, f"expert '{name}'", notes)
     _same_architecture(name, model, base)
     done, new = match_prefix(model.names, base.names)
     if done:
         notes.append(f"expert '{name}': {done}")
     return view(model, {new.get(old, old): tensor for old, tensor in model.entries.items()})
+
+
+def _opened(given: Path | str | Checkpoint, who: str, notes: list[str]) -> Checkpoint:
+    """Open a whole model; note what its index names in vain, and raise UserError for a quantised one."""
+    model = given if isinstance(given, Checkpoint) else Checkpoint(given)
+    if model.lacking:
+        count = count_phrase(len(model.lacking), "tensor")
+        notes.append(f"{who}: its index names {count} that no weight file of it has: {join_first(model.lacking)}")
+    return _refuse_quantised(model, who)
+
+
+def _refuse_half(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> None:
+    """Raise UserError for a base without tensors that its index names and an expert has."""
+    lost = [name for name in base.lacking if any(name in model.entries for model in experts.values())]
+    if lost:
+        raise UserError(
+            f"{base.folder}: its index names {count_phrase(len(lost), 'tensor')} that no weight file of it has, but the experts"
+            f" do: {join_first(lost)}. The base is incomplete; take the files that were published with its index"
+        )
 
 
 def _refuse_quantised(model: Checkpoint, who: str) -> Checkpoint:

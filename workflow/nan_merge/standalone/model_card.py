@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 
 from nan_merge.checkpoints.companions import MODULES
 from nan_merge.core.errors import UserError
-from nan_merge.core.escape import code, code_block, markdown
+from nan_merge.core.escape import code, code_block, markdown, visible
 from nan_merge.core.files import canonical, read_json, sha256, write_json
 from nan_merge.core.text import front_matter as read_front_matter
 from nan_merge.core.text import read_mapping
@@ -290,4 +291,6 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterabl
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    dump = partial(yaml.safe_dump, value, sort_keys=False, default_flow_style=False, width=120)
+    text = dump(allow_unicode=True)
+    return text if visible(text) == text else dump()  # characters that turn or hide text become escapes of YAML

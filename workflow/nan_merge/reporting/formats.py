@@ -100,10 +100,14 @@ def letter(index: int) -> str:
 def write_csv(table: Table, path: Path) -> None:
     """Write the records; empty cells are missing numbers, fractions are not rounded."""
     columns = list(dict.fromkeys(key for record in table.records for key in record))
-    with atomic_write(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as lines:
+    with atomic_write(path) as part, open(part, "w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in table.records)
+        writer.writerows({key: _plain(value) for key, value in record.items()} for record in table.records)
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None else visible(value) if isinstance(value, str) else value
 
 
 def write_markdown(table: Table, path: Path) -> None:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import visible
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import ESCAPED, count, interval, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
@@ -52,7 +53,7 @@ def write_report(
         }
         for study in studies
     ]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sections=sections,
         published=[_table(Path(file)) for file in published],
@@ -66,6 +67,11 @@ def write_report(
     )
     with atomic_write(Path(output)) as part:
         part.write_text(page, encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """Return what a page can hold of a text; markup is made from such texts already."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _averages(study: Study) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -247,7 +247,9 @@ def _stored(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], folder: Path
 
 
 def _address(spec: AssetSpec, size: int | None = None, digest: str | None = None) -> Remote:
-    name = PurePosixPath(urlsplit(spec["url"]).path).name
+    name = ""
+    with suppress(ValueError):  # of an address that is none, which the request will tell
+        name = PurePosixPath(urlsplit(spec["url"]).path).name
     return Remote(spec["url"], name if name.strip(".") else "download", size, digest)
 
 

@@ -152,7 +152,7 @@ def _translated(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema, exceptions.TooManyRedirects):
+    except (exceptions.InvalidSchema, exceptions.TooManyRedirects, ValueError):  # InvalidURL is a ValueError, as that of urlsplit
         raise PermanentError(f"{shown_address(url)}: not the address of a file; expected https://...") from None
     except (exceptions.RequestException, HTTPError) as error:
         request = getattr(error, "request", None)  # the one after a redirect

@@ -24,11 +24,11 @@ def repeated_class():
 
 
 def repeated_load():
-    """A nested pickle of a megabyte, which is read 100,000 times."""
+    """A nested pickle of a megabyte, which is read 1,000,000 times."""
     load = text(b"torch.storage") + text(b"_load_from_bytes") + b"\x93q\0"
     nested = b"\x80\x02" + text(b"n" * 1_000_000) + b"."
     content = b"B" + struct.pack("<I", len(nested)) + nested + b"q\1"
-    return b"\x80\x04" + content + b"0" + load + b"0" + b"](" + b"h\0h\1\x85R" * 100_000 + b"e."
+    return b"\x80\x04" + content + b"0" + load + b"0" + b"](" + b"h\0h\1\x85R" * 1_000_000 + b"e."
 
 
 def nested_load():

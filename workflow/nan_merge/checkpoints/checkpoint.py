@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nan_merge.checkpoints.companions import copy_companions
 from nan_merge.checkpoints.pickles import pickled_tensors
 from nan_merge.checkpoints.safetensors_file import NAMES, Tensor, header_bytes, stored_tensors
 from nan_merge.core.atomic import atomic_write
@@ -17,9 +17,6 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
-LICENCES = ("LICENSE", "NOTICE", "USE_POLICY")
-PROVENANCE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
 WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # in order of preference
 
@@ -126,12 +123,3 @@ def write_checkpoint(
         if config is not None:
             (part / "config.json").write_text(json.dumps(config, sort_keys=True, indent=1) + "\n", encoding="utf-8")
         write_tensors(part / SINGLE, tensors)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy config, tokenizer, processor and licence files; no weights, no provenance."""
-    for file in sorted(source.iterdir()):
-        wanted = file.suffix in COMPANIONS or file.name.startswith(LICENCES)
-        excluded = file.name in PROVENANCE or file.name.startswith(".") or file.name.endswith(".index.json")
-        if file.is_file() and wanted and not excluded:
-            shutil.copyfile(file, target / file.name)

@@ -52,17 +52,12 @@ def documents(file: Path) -> list[tuple[str, Any]]:
 
     Raises UserError for two documents of one name, and for documents that need each other.
     """
-    import yaml
-
-    from nan_merge.catalogue.files import read_yaml
     from nan_merge.core.errors import UserError
+    from nan_merge.core.text import read_yaml_documents
 
-    try:
-        found = [content for content in yaml.safe_load_all(file.read_text(encoding="utf-8-sig")) if content is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        found = []  # `read_yaml` explains it
+    found = read_yaml_documents(file)
     if len(found) < 2:
-        return [("", read_yaml(file))]
+        return [("", found[0] if found else {})]
     if bad := [content for content in found if not isinstance(content, Mapping)]:
         raise UserError(f"{file}: expected mergekit configs, found a document {bad[0]!r}")
     names = [str(content.get("name") or "") for content in found]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.cli.parser import command_parser, number_by_name, positive
+from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 
 VOCABULARY, MISSING = ("truncate", "pad_mean"), ("error", "base")  # as in the library, which a help does not wait for
@@ -32,9 +33,10 @@ def main(argv: Sequence[str], name: str = "merge", **more: Any) -> None:
     as_json, experts, settings = args.pop("json"), named(args.pop("expert")), dict(map(assignment, args.pop("set")))
     merged = run(OwnModels(experts=experts, set=settings, **args, **more), show=not as_json)
     if as_json:
-        print(json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False))
+        text = json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode())  # of a name that is no UTF-8
     else:
-        print(f"{merged.output}: written in {merged.seconds:.1f} s")
+        print(visible(f"{merged.output}: written in {merged.seconds:.1f} s"))
 
 
 def arguments(name: str = "merge") -> argparse.ArgumentParser:

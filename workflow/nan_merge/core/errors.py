@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from nan_merge.core.escape import visible
+
 OPTIONS = (  # how messages of the library name a key of the config, and what takes its place on the command line
     (r"`merge: (\w+):`", r"`--\1`"),
     (r"`merge: (\w+): (\w+)`", r"`--\1 \2`"),
@@ -29,7 +31,13 @@ def tell(text: str) -> None:
 
 
 class UserError(Exception):
-    """A mistake that the user can correct; the message names the problem, its place, expected and found values and a remedy."""
+    """A mistake that the user can correct; the message names the problem, its place, expected and found values and a remedy.
+
+    Names that others wrote stand in messages: their control characters are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 @contextmanager

@@ -12,15 +12,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from xxhash import xxh3_128
 
-from nan_merge.checkpoints.checkpoint import copy_companions
+from nan_merge.checkpoints.companions import copy_companions
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.checkpoints.writer import Writer
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
 from nan_merge.core.parallel import MemoryBudget, parallel_map
 from nan_merge.core.progress import Progress, no_progress
+from nan_merge.core.text import read_mapping
 from nan_merge.engine.devices import CPU, Device
 from nan_merge.engine.fused import fused, linear
 from nan_merge.engine.reader import Reader, add, first_not_finite
@@ -57,7 +57,7 @@ def merge(
     models = request.models
     with atomic_write(output) as part:
         part.mkdir()
-        copy_companions(models.base.folder, part)
+        copy_companions(models.base.folder, part, models.base.shards)
         _write_config(part / "config.json", models, request.dtype)
         writer = Writer(part, models.base.shards, {n: (request.types[n], e.shape) for n, e in models.base.entries.items()})
         try:
@@ -185,7 +185,7 @@ def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
     """Write what the layout or another type changes into the config that was copied from the base."""
     changes = {**models.config, **({"dtype": dtype.name, "torch_dtype": dtype.name} if dtype is not None else {})}
     if file.exists() and changes:
-        file.write_text(json.dumps({**read_json(file), **changes}, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({**read_mapping(file), **changes}, indent=2) + "\n", encoding="utf-8")
 
 
 def _identities(models: Models, chunks: Iterable[Chunk], digests: Iterable[Sequence[bytes]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.companions import companion_notes
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
@@ -67,6 +68,8 @@ def unify_layout(
     origin, models, config = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
     _check(origin, models, names)
+    if origin.config is None and origin.folder.is_dir():  # no model in memory
+        notes += companion_notes(origin.folder, origin.shards)
     return Models(origin, models, tuple(names), config, tuple(notes))
 
 

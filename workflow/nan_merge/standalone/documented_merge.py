@@ -72,7 +72,7 @@ def merge_and_document(
 
 def _rehearse(record: Mapping[str, Any]) -> None:
     """Compose the documents of a merge and drop them."""
-    (card(record) + canonical(record)).encode("utf-8")
+    (card(record) + canonical(record)).encode("utf-8", "backslashreplace")  # as they are written
 
 
 def _readable(folder: Path, read: Callable[[], Any]) -> Any:

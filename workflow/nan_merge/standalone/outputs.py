@@ -13,7 +13,7 @@ from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from nan_merge.checkpoints.checkpoint import COMPANIONS
+from nan_merge.checkpoints.companions import of_folder
 from nan_merge.checkpoints.writer import digest
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json, write_json
@@ -64,7 +64,7 @@ def _is_as_listed(name: str, file: Path, about: Any, record: Mapping[str, Any]) 
 
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, str]:
-    return {"xxh3_128": xxh3_128_hexdigest(canonical(record).encode())}
+    return {"xxh3_128": xxh3_128_hexdigest(canonical(record).encode("utf-8", "backslashreplace"))}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -119,7 +119,7 @@ class Inputs:
     def of(cls, folders: Mapping[str, Path]) -> Inputs:
         """Look at weights and configs of all models, and at what is copied from the base."""
         watched = [folder / name for folder in folders.values() for name in files(folder)]
-        copied = [file for file in folders["base"].iterdir() if file.suffix in COMPANIONS and file.is_file()]
+        copied = [folders["base"] / name for name in of_folder(folders["base"])[0].copied]
         return cls({file: (file.resolve(), Stamp.of(file.stat())) for file in {*watched, *copied}})
 
     def check(self) -> None:

@@ -295,7 +295,7 @@ def test_an_input_that_links_into_the_output_is_refused(models):
 
 def test_documents_are_composed_before_the_merge(models, monkeypatch):
     monkeypatch.setattr(documented_merge, "merge", lambda *_, **__: pytest.fail("merged"))
-    monkeypatch.setattr(documented_merge, "card", lambda record: "\udcff")
+    monkeypatch.setattr(documented_merge, "card", lambda record: record["no such key"])
     with pytest.raises(UserError, match="do not fit a model card"):
         merge(models)
     monkeypatch.setattr(documented_merge, "origin", lambda *_: int("an impossible date"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from cluster import snakemake_log
 from cluster.slurm import jobs_in
 from nan_merge.cli.parser import command_parser
+from nan_merge.core.atomic import restore
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 
@@ -23,6 +24,7 @@ def main() -> None:
     for path in left:
         size = sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
         if not args.dry_run:
+            restore(path)  # an old result that a killed process had only moved aside
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         print(f"{'would remove' if args.dry_run else 'removed'} {path.relative_to(folder)}, {size / 1e6:,.1f} MB")
     print(f"{len(left)} partial files or folders")

@@ -113,6 +113,8 @@ def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     schema = _resolved(schema, definitions)
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "else" in schema:  # `varying.Varies`
+        return f"{_value(schema['else'], definitions)} (may vary)"
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_value(branch, definitions) for branch in schema["anyOf"]))
     types = schema.get("type", "object")

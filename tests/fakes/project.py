@@ -55,7 +55,8 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         """A user's environment: this Python first on the path, nothing of the checkout under test."""
-        mine = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE")}
+        outer = ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")  # of the tests
+        mine = {k: v for k, v in os.environ.items() if k not in outer}
         path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
         return {**mine, "PATH": path, "XDG_CACHE_HOME": str(self.folder / ".cache"), **more}
 

@@ -141,6 +141,11 @@ def della(m, c):
     return kept.sum(axis=0) / np.maximum((kept != 0).sum(axis=0), 1)
 
 
+def scaled_weights(m, c):
+    """Multiply the weighted sum of whole weights by half the number of experts: s sum_t c_t W_t, less the base."""
+    return len(m.tau) / 2 * (m.base + added(m, c)) - m.base
+
+
 def information(m):
     return np.stack([np.concatenate([m.calibration["fisher"][name][t].ravel() for name in m.spans]) for t in range(len(m.tau))])
 
@@ -215,9 +220,13 @@ def scaled(m, parts, mean=None, total=None):
     return alike(m, 1.0) * (parts * (total if total is not None else mean * len(m.tau)))[:, None]
 
 
-def softmax(m, **scale):
-    inverse = np.exp(1 / np.sqrt(((m.base + m.tau) ** 2).sum(axis=1)))
-    return scaled(m, inverse / inverse.sum(), **scale)
+def softmax(m, power=-1.0, sign=1.0, of="weights", **scale):
+    norms = np.sqrt(((m.base * (of == "weights") + m.tau) ** 2).sum(axis=1))
+    exponentials = np.exp(sign * norms**power)
+    return scaled(m, exponentials / exponentials.sum(), **scale)
+
+
+softmin = partial(softmax, power=1.0, sign=-1.0)
 
 
 def data_size(m, **scale):
@@ -237,6 +246,8 @@ VARIANTS = {
     "nan_delta_tensor": lambda m, **scale: nan(m, scope="tensor", **scale),
     "nan_delta_tuned": nan,
     "nan_softmax": softmax,
+    "nan_softmin": softmin,
+    "nan_delta_half": lambda m, **scale: nan(m, total=len(m.tau) / 2),
     "nan_length": lambda m, **scale: lengths(m, np.mean, **scale),
     "nan_shrink": lambda m, **scale: lengths(m, np.min, **scale),
     "data_size": data_size,
@@ -264,6 +275,7 @@ TA, TIES = (added, {"mean": 0.3}), (ties, {"mean": 0.3})
 ONE, TOTAL = {"mean": 1.0}, {"total": 1}
 HOSTS = {
     "weight_averaging": (added, TOTAL),
+    "weight_averaging_scaled": (scaled_weights, TOTAL),
     "task_arithmetic": TA,
     "task_arithmetic_tuned": TA,
     "ties": TIES,
@@ -278,7 +290,7 @@ HOSTS = {
     "magmax": (lambda m, c: oracles_operators.max_magnitude(c * m.tau), {"mean": 0.5}),
     "consensus": (lambda m, c: oracles_operators.consensus(m.tau, c), {"mean": 0.3}),
     "fisher": (fisher, ONE),
-    "fisher_normalised": (fisher, ONE),
+    "fisher_normalised": (lambda m, c: fisher(m, c * shares(information(m))[:, None]), ONE),
     "emr": (lambda m, c: by_tensor(m, c, lambda _, taus, alpha: oracles_operators.emr(taus, alpha, 0)), ONE),
     "breadcrumbs": (breadcrumbs, {"mean": 0.2}),
     "della": (della, {"mean": 1.1}),
@@ -291,6 +303,7 @@ HOSTS = {
     "iso_c": (of_matrices(oracles_matrix.iso_c), ONE),
     "iso_cts": (of_matrices(oracles_matrix.iso_cts), ONE),
     "cart": (of_matrices(oracles_matrix.cart, skip="embed"), ONE),
+    "cart_released": (of_matrices(oracles_matrix.cart, skip="embed", rank=0.12), ONE),
     "star": (lambda m, c: added(starred(m), c), TOTAL),
     "task_arithmetic_svc": (lambda m, c: svc(m, added(m, c)), {"mean": 0.3}),
     "ties_svc": (lambda m, c: svc(replace(m, tau=trimmed(m.tau, 0.2)), ties(m, c)), {"mean": 0.3}),
@@ -316,7 +329,6 @@ HOSTS = {
 }
 OWN = {  # coefficients that are not all equal
     "metagpt": lambda m, **scale: nan(m, p=-2, **scale),
-    "fisher_normalised": lambda m, **scale: scaled(m, shares(information(m)), **scale),
 }
 LEARNED = [host for host in HOSTS if host.startswith("adamerging")]
 
@@ -341,8 +353,14 @@ def scanned():
         for elect in ("weighted", "unweighted"):
             law = partial(nan, of=of, scope=scope)
             found[f"ties_elections+nan_scan_scope-{of}-{scope}-{elect}"] = oracle(f"ties_elections-{elect}", law)
-    for of, total in product(("weights", "task_vector"), (1, 3)):
-        found[f"task_arithmetic+nan_scan_total-{of}-{total}"] = lambda m, of=of, total=total: added(m, nan(m, of, total=total))
+    for of in ("weights", "task_vector"):
+        scales = {"total-{}-1": {"total": 1}, "mean-{}-0.15": {"mean": 0.15}, "mean-{}-0.5": {"mean": 0.5}}
+        for name, scale in scales.items():
+            found[f"task_arithmetic+nan_scan_{name.format(of)}"] = lambda m, of=of, scale=scale: added(m, nan(m, of, **scale))
+        for host in ("ties_mean", "weight_averaging_scaled"):
+            found[f"{host}+nan_scan_norm-{of}"] = oracle(host, partial(nan, of=of))
+        for name, law in (("softmax", softmax), ("softmin", softmin)):
+            found[f"task_arithmetic+nan_scan_normaliser-{of}-{name}"] = oracle("task_arithmetic", partial(law, of=of))
     return found
 
 
@@ -357,7 +375,9 @@ ORACLES = {
         on(host, name): oracle(host, law)
         for host in HOSTS
         for name, law in VARIANTS.items()
-        if host not in LEARNED and not (("-" in host or host.endswith("_tuned")) and name.endswith("_tuned"))
+        if host not in LEARNED
+        and not ("-" in host and name.endswith("_tuned"))
+        and not (host.endswith("_tuned") and name.endswith(("_tuned", "_half")))  # which have a choice or a scale of their own
     },
     **{
         f"{host}+{name}": oracle(host, law)

@@ -69,7 +69,7 @@ def of_rules() -> dict[str, set[str]]:
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.split(r"\n\s*rule ", file.read_text(encoding="utf-8"))[1:]:
             script = re.search(r"python -m (scripts\.\w+)", text)
-            name = re.search(r'conda:\s+(?:"../../envs/(\w+)\.yaml"|environment\n)', text)
+            name = re.search(r'conda:\s+(?:environment_file\("(\w+)"\)|environment\n)', text)
             if not script or not name:
                 continue
             if name[1]:

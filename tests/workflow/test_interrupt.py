@@ -9,6 +9,8 @@ import pytest
 import tiny
 from project import LIMIT, make, make_command
 
+from nan_merge.core.atomic import CONTENT, place_of
+
 EXPERTS = [f"results/checkpoints/tiny/seed0/{task}" for task in ("fruit", "weather", "tools")]
 MERGES = [f"results/merged/tiny/{method}/seed0" for method in ("ties", "dare", "task_arithmetic", tiny.DRAWS[0])]
 PATTERNS = ("checkpoints/**/*", *(f"merged/tiny/{folder.split('/')[3]}/**/*" for folder in MERGES))
@@ -78,9 +80,10 @@ def test_a_run_that_is_killed_in_a_merge_goes_on_with_the_same_bytes(project, fi
 
 
 def test_what_a_killed_process_left_is_neither_taken_for_a_result_nor_kept(project, finished):
-    left = project / "results/merged/tiny/ties/.seed0.4242.part"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
+    left = place_of(project / "results/merged/tiny/ties/seed0")
+    (left / "new.seed0").mkdir(parents=True)
+    (left / "lock").write_bytes(CONTENT)
+    (left / "new.seed0/model.safetensors").write_bytes(b"half")
     project.remove("results/merged/tiny/ties/seed0", "results/merged/tiny/dare/seed0")
     assert after(project) == finished.digests(*PATTERNS)
 

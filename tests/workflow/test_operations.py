@@ -174,8 +174,12 @@ def test_partial_files_are_removed_unless_a_run_is_at_work(tmp_path, monkeypatch
     refused = script("remove_partial", tmp_path)
     assert refused.returncode == 1 and "a run is at work" in refused.stderr and all(file.exists() for file in parts)
     lock.unlink()
+    aside = tmp_path / "results/merged/a/.seed1.part/old/model"
+    aside.parent.mkdir(parents=True)
+    aside.write_bytes(b"old")
     done = script("remove_partial", tmp_path)
-    assert done.returncode == 0 and "2 partial files" in done.stdout
+    assert done.returncode == 0 and "3 partial files" in done.stdout
+    assert (tmp_path / "results/merged/a/seed1/model").read_bytes() == b"old" and not aside.exists()
     assert not any(file.exists() for file in parts) and all(file.exists() for file in kept)
 
 

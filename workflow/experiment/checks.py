@@ -8,6 +8,7 @@ from typing import Any
 from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import operator_in
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
@@ -44,7 +45,8 @@ def _check_calibration(experiment: Experiment, method: str, where: str) -> None:
     needs = {operator.__name__: getattr(operator, "requires", None) for operator in operators(record)}
     needs = {name: need for name, need in needs.items() if need not in (None, "thresholds")}
     if takes_norms_of_calibration(record):
-        needs["norm_of: calibration"] = kind or "fisher or gram"
+        key = "over" if operator_in(record, "coefficients")[1].get("over") == "calibration" else "norm_of"
+        needs[f"{key}: calibration"] = kind or "fisher or gram"
     name, need = next(iter(needs.items()), (None, None))
     if need == kind:
         return

@@ -31,9 +31,10 @@ rule collect_calibration:
     message:
         "collect_calibration: {wildcards.checkpoints}, {wildcards.calibration}, {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.collect_calibration --family {params.family} --kind {params.kind} --checkpoint {input.checkpoint}"
-        " --dataset {input.dataset} --head {input.head} --logit-scale {params.logit_scale} --device {params.device}"
-        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.collect_calibration --family {params.family:q} --kind {params.kind:q}"
+        " --checkpoint {input.checkpoint:q} --dataset {input.dataset:q} --head {input.head:q}"
+        " --logit-scale {params.logit_scale:q} --device {params.device:q}"
+        " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule collect_gram_plus:
@@ -67,9 +68,9 @@ rule collect_gram_plus:
     message:
         "collect_gram_plus: {wildcards.suite}, {wildcards.calibration}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.collect_gram_plus --family {params.family} --kind {params.kind} --base {input.base}"
-        " --experts {params.experts:q} --datasets {params.datasets:q} --device {params.device} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.collect_gram_plus --family {params.family:q} --kind {params.kind:q} --base {input.base:q}"
+        " --experts {params.experts:q} --datasets {params.datasets:q} --device {params.device:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule learn_coefficients:
@@ -106,10 +107,10 @@ rule learn_coefficients:
     message:
         "learn_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.learn_coefficients --family {params.family} --base {input.base} --experts {params.experts:q}"
-        " --datasets {input.datasets} --heads {input.heads} --logit-scale {params.logit_scale} {params.thresholds}"
-        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --device {params.device}"
-        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.learn_coefficients --family {params.family:q} --base {input.base:q} --experts {params.experts:q}"
+        " --datasets {input.datasets:q} --heads {input.heads:q} --logit-scale {params.logit_scale:q} {params.thresholds:q}"
+        " --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q} --device {params.device:q}"
+        " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule finetune_joint:
@@ -135,6 +136,6 @@ rule finetune_joint:
     message:
         "finetune_joint: {wildcards.suite}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.finetune_joint --family {params.family} --base {input.base} --datasets {input.datasets}"
-        " --heads {input.heads} --seed {wildcards.seed} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.finetune_joint --family {params.family:q} --base {input.base:q} --datasets {input.datasets:q}"
+        " --heads {input.heads:q} --seed {wildcards.seed:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

@@ -1,6 +1,7 @@
 # The checked config, and what all rules share: wildcard constraints, digests of code, the shell, checks before the first job.
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def code(*modules):
     return code_digest(ROOT, *modules)
 
 
+def literal(text):
+    """A text in which Snakemake finds no {names} to replace."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def environment_file(name):
+    """The conda environment of a rule."""
+    return literal(str(ROOT / f"envs/{name}.yaml"))
+
+
 parts = checked(ConfigParts.read, ROOT, workflow.overwrite_configfiles, workflow.config_settings.config)
 
 
@@ -45,9 +56,15 @@ configfile: f"{workflow.basedir}/config/config.yaml"  # after the check of its s
 
 experiment = checked(Experiment, config, ROOT, parts)
 
+if os.pathsep in str(ROOT):
+    raise WorkflowError(
+        f"{ROOT}: the folder's path holds '{os.pathsep}', which separates folders in PYTHONPATH; move it"
+    )
+LIBRARY = shlex.quote(os.pathsep.join(map(str, (ROOT / "workflow", ROOT))))
+
 # One thread a process: the bytes then do not depend on the number of cores, and jobs fill the machine.
-shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={str(ROOT / 'workflow')!r}:{str(ROOT)!r} PYTHONHASHSEED=0"
+shell.prefix(  # in which Snakemake replaces {names}
+    f"set -euo pipefail; export PYTHONPATH={literal(LIBRARY)} PYTHONHASHSEED=0"
     " OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 HF_HUB_OFFLINE=1;"
 )
 

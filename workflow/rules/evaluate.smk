@@ -27,10 +27,10 @@ rule evaluate_checkpoint:
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.evaluate_checkpoint --family {params.family} --checkpoints {input.checkpoints}"
-        " --datasets {input.datasets} --heads {input.heads} --split {params.split} {params.scoring}"
-        " --threads {threads} --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed}"
-        " --scores {output.scores} --predictions {output.predictions} 2>&1 | tee {log}"
+        "python -m scripts.evaluate_checkpoint --family {params.family:q} --checkpoints {input.checkpoints:q}"
+        " --datasets {input.datasets:q} --heads {input.heads:q} --split {params.split:q} {params.scoring:q}"
+        " --threads {threads} --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q}"
+        " --scores {output.scores:q} --predictions {output.predictions:q} 2>&1 | tee {log:q}"
 
 
 use rule evaluate_checkpoint as evaluate_candidate with:

@@ -9,7 +9,7 @@ rule fetch_asset:
     cache: "omit-software"
     localrule: True
     conda:
-        "../../envs/workflow.yaml"
+        environment_file("workflow")
     resources:
         downloads=1,
     params:
@@ -17,8 +17,8 @@ rule fetch_asset:
     message:
         "fetch_asset: {wildcards.asset}"
     shell:
-        "python -m scripts.fetch_asset --asset {wildcards.asset} --store results/downloads --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.fetch_asset --asset {wildcards.asset:q} --store results/downloads --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_model:
@@ -32,11 +32,12 @@ rule fetch_model:
         suite=any_of(experiment.models),
     localrule: True
     conda:
-        "../../envs/merge.yaml"
+        environment_file("merge")
     params:
-        model=lambda wildcards: experiment.own_models(wildcards.suite)[wildcards.model],
+        model=place_of_model,
+        files=files_of_model,
         code=code("scripts.fetch_model"),
     message:
         "fetch_model: {params.model}"
     shell:
-        "HF_HUB_OFFLINE=0 python -m scripts.fetch_model --model {params.model:q} --output {output} 2>&1 | tee {log}"
+        "HF_HUB_OFFLINE=0 python -m scripts.fetch_model --model {params.model:q} --output {output:q} 2>&1 | tee {log:q}"

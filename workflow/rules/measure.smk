@@ -12,7 +12,7 @@ rule measure_weights:
     benchmark:
         "results/benchmarks/measure_weights/{suite}/seed{seed}.tsv"
     conda:
-        "../../envs/merge.yaml"
+        environment_file("merge")
     threads: threads_for_models
     resources:
         mem_mb=memory(1000, per_input=1 / 20),
@@ -24,8 +24,8 @@ rule measure_weights:
     message:
         "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_weights --base {input.base} --experts {params.experts:q} --threads {threads}"
-        " --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.measure_weights --base {input.base:q} --experts {params.experts:q} --threads {threads}"
+        " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 use rule measure_weights as measure_threshold with:
@@ -59,7 +59,7 @@ rule estimate_coefficients:
     wildcard_constraints:
         method=any_of({*experiment.methods, *experiment.candidates}.difference(LEARNED)),
     conda:
-        "../../envs/merge.yaml"
+        environment_file("merge")
     resources:
         mem_mb=memory(1000),
         runtime=minutes(15),
@@ -72,9 +72,10 @@ rule estimate_coefficients:
     message:
         "estimate_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.estimate_coefficients --measures {input.measures} {params.selected} {params.calibration} {params.datasets}"
-        " --suite {wildcards.suite} --method {wildcards.method} --seed {wildcards.seed} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.estimate_coefficients --measures {input.measures:q} {params.selected:q}"
+        " {params.calibration:q} {params.datasets:q} --suite {wildcards.suite:q} --method {wildcards.method:q}"
+        " --seed {wildcards.seed:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule select_coefficients:
@@ -88,13 +89,13 @@ rule select_coefficients:
         "results/benchmarks/select_coefficients/{suite}/{method}/seed{seed}.tsv"
     localrule: True
     conda:
-        "../../envs/merge.yaml"
+        environment_file("merge")
     params:
         code=code("scripts.select_coefficients"),
     message:
         "select_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.select_coefficients --scores {input} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.select_coefficients --scores {input:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 use rule finetune_checkpoint as finetune_premise with:
@@ -137,9 +138,9 @@ rule measure_premise:
     message:
         "measure_premise: {wildcards.suite}, {wildcards.run}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_premise --family {params.family} --base {input.base} --checkpoint {input.checkpoint}"
-        " --dataset {input.dataset} --head {input.head} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.measure_premise --family {params.family:q} --base {input.base:q} --checkpoint {input.checkpoint:q}"
+        " --dataset {input.dataset:q} --head {input.head:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule gather_premise:
@@ -158,10 +159,10 @@ rule gather_premise:
         "results/benchmarks/gather_premise/{suite}.tsv"
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         code=code("scripts.gather_premise"),
     message:
         "gather_premise: {wildcards.suite}"
     shell:
-        "python -m scripts.gather_premise --runs {input} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.gather_premise --runs {input:q} --output {output:q} 2>&1 | tee {log:q}"

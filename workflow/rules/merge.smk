@@ -19,7 +19,7 @@ rule merge_checkpoints:
     wildcard_constraints:
         method=any_of(set(METHODS).difference(PER_TASK_METHODS)),
     conda:
-        "../../envs/merge.yaml"
+        environment_file("merge")
     threads: threads_for_models
     resources:
         gpu=GPU_OF_MERGES,
@@ -36,10 +36,10 @@ rule merge_checkpoints:
     message:
         "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.merge_checkpoints --base {input.base} --experts {params.experts:q}"
-        " --coefficients {input.coefficients} {params.thresholds} {params.calibration} {params.task}"
-        " --seed {wildcards.seed} --threads {threads} --device {params.device} --output {output.model}"
-        " --digest {output.digest} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.merge_checkpoints --base {input.base:q} --experts {params.experts:q}"
+        " --coefficients {input.coefficients:q} {params.thresholds:q} {params.calibration:q} {params.task:q}"
+        " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} --output {output.model:q}"
+        " --digest {output.digest:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 use rule merge_checkpoints as merge_candidate with:

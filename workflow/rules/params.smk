@@ -1,13 +1,16 @@
 # Parameters of jobs. All settings of a job are one parameter, `spec`: canonical JSON, which the command reads from standard input,
 # so its length has no limit. Snakemake compares parameters as a set without names; in one value a swap is noticed.
+# Options of a command are lists of words, so that the shell gets every word quoted (`:q`).
 
 ENVIRONMENTS = {"text_encoder": "text", "image_encoder": "clip", "open_clip": "clip"}  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
 GPU_OF_MODELS = int(DEVICE != "cpu")
-SCORING = " ".join(
-    f"--{key.replace('_', '-')} {value}" for key, value in sorted(experiment.config.get("scoring", {}).items())
-)
+SCORING = [
+    word
+    for key, value in sorted(experiment.config.get("scoring", {}).items())
+    for word in (f"--{key.replace('_', '-')}", str(value))
+]
 
 
 def spec(**keys):
@@ -16,8 +19,13 @@ def spec(**keys):
 
 
 def option(name):
-    """`--name FILE` for an input that may be absent."""
-    return lambda wildcards, input: f"--{name} {input[name]}" if input[name] else ""
+    """`--name FILE ...` for an input that may be absent."""
+    return lambda wildcards, input: words(name, [input[name]] if isinstance(input[name], str) else input[name])
+
+
+def words(name, values):
+    """The words of the option `--name`; none if it has no values."""
+    return [f"--{name}", *values] if values else []
 
 
 def named(folders):
@@ -33,16 +41,15 @@ def named_datasets(wildcards):
 
 
 def calibration_option(wildcards):
-    folders = named(calibration_by_expert(wildcards))
-    return f"--calibration {' '.join(folders)}" if folders else ""
+    return words("calibration", named(calibration_by_expert(wildcards)))
 
 
 def calibration_for_norms_option(wildcards):
-    return calibration_option(wildcards) if calibration_for_norms(wildcards) else ""
+    return calibration_option(wildcards) if calibration_for_norms(wildcards) else []
 
 
 def task_option(wildcards):
-    return f"--task {wildcards.task}" if wildcards.method in PER_TASK_METHODS else ""
+    return words("task", [wildcards.task] if wildcards.method in PER_TASK_METHODS else [])
 
 
 def family(wildcards):
@@ -51,7 +58,7 @@ def family(wildcards):
 
 def environment(wildcards):
     """The conda environment of what runs models, by their family."""
-    return f"../../envs/{ENVIRONMENTS.get(family(wildcards), family(wildcards))}.yaml"
+    return environment_file(ENVIRONMENTS.get(family(wildcards), family(wildcards)))
 
 
 def code_with_family(script):
@@ -80,6 +87,16 @@ def asset_lock(wildcards):
 def task_entry(wildcards):
     entry = experiment.tasks[wildcards.task]
     return {"id": wildcards.task, **{key: value for key, value in entry.items() if key != "prompt"}}
+
+
+def place_of_model(wildcards):
+    return experiment.own_models(wildcards.suite)[wildcards.model]
+
+
+def files_of_model(wildcards):
+    """Size and time of the files of a folder that is linked, so that a change of it is noticed; [] for a model of the hub."""
+    found = sorted(Path(place_of_model(wildcards)).expanduser().glob("**/*"))
+    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in found if file.is_file()]
 
 
 def section(name):

@@ -14,9 +14,12 @@ def head(suite, task):
 
 
 def own_model(suite, name):
-    """The folder of a model of the user: a local one as it is, one of the hub where fetch_model puts it."""
-    place = experiment.own_models(suite)[name]
-    return place if os.path.isdir(place) else f"results/models/{suite}/{name}"
+    """The folder of a model of the user: a local one as it is, another where fetch_model puts it.
+
+    In the path of an input Snakemake replaces {names} and <names>, so a folder with such a path is linked by fetch_model.
+    """
+    place = os.path.expanduser(experiment.own_models(suite)[name])
+    return place if os.path.isdir(place) and not set(place) & set("{<") else f"results/models/{suite}/{name}"
 
 
 def expert(suite, seed, task):

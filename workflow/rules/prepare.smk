@@ -21,8 +21,8 @@ rule prepare_dataset:
     message:
         "prepare_dataset: {wildcards.data}, {wildcards.task}"
     shell:
-        "python -m scripts.prepare_dataset --assets {input.assets} --processes {threads} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.prepare_dataset --assets {input.assets:q} --processes {threads} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule prepare_checkpoint:
@@ -49,8 +49,8 @@ rule prepare_checkpoint:
     message:
         "prepare_checkpoint: {wildcards.checkpoints}"
     shell:
-        "python -m scripts.prepare_checkpoint --family {params.family} --source {input.source} {params.base}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m scripts.prepare_checkpoint --family {params.family:q} --source {input.source:q} {params.base:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
 
 
 use rule prepare_checkpoint as prepare_expert with:
@@ -100,9 +100,9 @@ rule align_checkpoint:
     message:
         "align_checkpoint: {wildcards.suite}"
     shell:
-        "python -m scripts.align_checkpoint --family {params.family} --prepared {input.prepared}"
-        " --text-tower {input.text_tower} --datasets {input.datasets} {params.captions} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.align_checkpoint --family {params.family:q} --prepared {input.prepared:q}"
+        " --text-tower {input.text_tower:q} --datasets {input.datasets:q} {params.captions:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule build_head:
@@ -125,8 +125,8 @@ rule build_head:
     message:
         "build_head: {wildcards.tower}, {wildcards.task}"
     shell:
-        "python -m scripts.build_head --family {params.family} --text-tower {input.text_tower} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.build_head --family {params.family:q} --text-tower {input.text_tower:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule shared:
@@ -161,6 +161,6 @@ rule finetune_checkpoint:
     message:
         "finetune_checkpoint: {wildcards.suite}, {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.finetune_checkpoint --family {params.family} --base {input.base} --dataset {input.dataset}"
-        " --head {input.head} --seed {wildcards.seed} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.finetune_checkpoint --family {params.family:q} --base {input.base:q} --dataset {input.dataset:q}"
+        " --head {input.head:q} --seed {wildcards.seed:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

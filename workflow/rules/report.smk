@@ -12,13 +12,13 @@ rule gather_scores:
         "results/benchmarks/gather_scores.tsv"
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         code=code("scripts.gather_scores"),
     message:
         "gather_scores"
     shell:
-        "python -m scripts.gather_scores --scores {input} --output {output} 2>&1 | tee {log}"
+        "python -m scripts.gather_scores --scores {input:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule compare_methods:
@@ -33,7 +33,7 @@ rule compare_methods:
         "results/benchmarks/compare_methods.tsv"
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         spec=spec(pairs=experiment.pairs(), suites=suites_of_comparisons()),
         flags=flags(["datasets"], experiment.suites),
@@ -41,8 +41,8 @@ rule compare_methods:
     message:
         "compare_methods"
     shell:
-        "python -m scripts.compare_methods --scores {input.scores} {params.flags} --output {output}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.compare_methods --scores {input.scores:q} {params.flags:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule render_table:
@@ -64,7 +64,7 @@ rule render_table:
         "results/benchmarks/render_table/{table}_{suite}.tsv"
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         spec=spec(table=report_entry("tables", "table"), suite=suite_record_of, methods=method_records()),
         flags=flags_of("tables", "table"),
@@ -74,8 +74,8 @@ rule render_table:
     message:
         "render_table: {wildcards.table}, {wildcards.suite}"
     shell:
-        "python -m scripts.{params.script} --scores {input.scores} {params.flags} --output {params.prefix}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.{params.script:q} --scores {input.scores:q} {params.flags:q} --output {params.prefix:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule render_published:
@@ -99,17 +99,17 @@ rule render_published:
         table=any_of(experiment.reports.get("published", {})),
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         spec=spec(table=report_entry("published", "table"), suites=suite_records(), methods=method_records()),
-        scores="--scores results/scores.tsv" if experiment.suites else "",
+        scores=words("scores", ["results/scores.tsv"] if experiment.suites else []),
         prefix=subpath(output.md, strip_suffix=".md"),
         code=code("scripts.render_published"),
     message:
         "render_published: {wildcards.table}"
     shell:
-        "python -m scripts.render_published --published {input.numbers} {params.scores} --output {params.prefix}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.render_published --published {input.numbers:q} {params.scores:q} --output {params.prefix:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 use rule render_table as draw_figure with:
@@ -158,7 +158,7 @@ rule write_report:
         "results/benchmarks/write_report.tsv"
     localrule: True
     conda:
-        "../../envs/report.yaml"
+        environment_file("report")
     params:
         spec=spec(suites=suite_records(), methods=method_records(), provenance=provenance()),
         flags=flags(MATERIAL, experiment.suites),
@@ -166,8 +166,9 @@ rule write_report:
     message:
         "write_report"
     shell:
-        "python -m scripts.write_report --scores {input.scores} --tables {input.tables} --figures {input.figures}"
-        " --published {input.published} {params.flags} --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.write_report --scores {input.scores:q} --tables {input.tables:q} --figures {input.figures:q}"
+        " --published {input.published:q} {params.flags:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 rule write_run_config:
@@ -179,11 +180,11 @@ rule write_run_config:
         "results/benchmarks/write_run_config.tsv"
     localrule: True
     conda:
-        "../../envs/workflow.yaml"
+        environment_file("workflow")
     params:
-        spec=canonical(run_config()),
+        spec=lambda wildcards: canonical(run_config()),  # a function: in a text Snakemake replaces {names}
         code=code("scripts.write_run_config"),
     message:
         "write_run_config"
     shell:
-        "python -m scripts.write_run_config --output {output} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log}"
+        "python -m scripts.write_run_config --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

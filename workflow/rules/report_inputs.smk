@@ -62,11 +62,11 @@ def files(inputs, suites):
 
 def flags(inputs, suites):
     """The same files as options of the command line; a data set is named by its record."""
-    return " ".join(
-        f"--{name} {' '.join(f'{file}/dataset.json' if name == 'datasets' else file for file in found)}"
+    return [
+        word
         for name in inputs
-        if (found := files([name], suites))
-    )
+        for word in words(name, [f"{f}/dataset.json" if name == "datasets" else f for f in files([name], suites)])
+    ]
 
 
 def material(kind, wildcard):

@@ -8,8 +8,9 @@ import yaml
 from models import ROOT, every_method
 
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue
+from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import bind
 
 CATALOGUE = Catalogue(ROOT)
 
@@ -48,7 +49,7 @@ def test_a_changed_lambda_is_the_mean_and_the_label_of_every_row(edited):
 @pytest.mark.parametrize(
     ("host", "scale"),
     [("weight_averaging", {"total": 1.0}), ("slerp", {"total": 1.0}), ("ties", {"mean": 0.3}), ("della", {"mean": 1.1}),
-     ("metagpt", {"total": 1.0}), ("fisher_normalised", {"mean": 1.0})],
+     ("metagpt", {"total": 1.0}), ("fisher_normalised", {"mean": 1.0, "over": "calibration"})],
 )  # fmt: skip
 def test_the_scale_is_the_host_s(host, scale):
     assert one(f"{host}+nan_delta")["coefficients"] == {"nan": {"norm_of": "task_vector", **scale}}
@@ -86,18 +87,72 @@ def test_every_host_takes_every_variant_unless_its_coefficients_are_learned_or_t
     assert {name.partition("+")[0] for name in lacking - swept} == {
         *REFERENCES, "adamerging_task", "adamerging_layer", "adamerging_task_plus", "adamerging_layer_plus",
         "task_arithmetic_tuned", "ties_tuned"}  # fmt: skip
-    assert {name for name in lacking if "arithmetic_tuned" in name} == {"task_arithmetic_tuned+nan_delta_tuned"}
+    assert {name for name in lacking if "arithmetic_tuned" in name} == {
+        "task_arithmetic_tuned+nan_delta_tuned",
+        "task_arithmetic_tuned+nan_delta_half",
+    }
 
 
 def test_a_control_keeps_the_coefficients_and_belongs_to_its_row():
     row, controls = one("ties+nan_delta"), CATALOGUE.members("ties+nan_delta+permuted")
     assert list(controls) == [f"ties+nan_delta+permuted_{k}" for k in range(1, 6)]
     assert all(control["coefficients"] == row["coefficients"] for control in controls.values())
-    assert row["controls"] == ["ties+nan_delta+uniform", "ties+nan_delta+permuted", "ties+data_size"]
+    assert row["controls"] == ["ties+nan_delta+permuted", "ties+data_size"]
     assert "task_arithmetic_tuned" in one("task_arithmetic+nan_delta")["controls"]
-    assert one("ties+data_size")["controls"] == ["ties+data_size+uniform", "ties+data_size+permuted"]
+    assert one("ties+data_size")["controls"] == ["ties+data_size+permuted"]
     assert not [control for control in controls.values() if {"host", "controls"} & control.keys()]
     assert {control["group"] for control in controls.values()} == {"control"}
+
+
+@pytest.mark.parametrize("host", ["weight_averaging", "task_arithmetic", "ties_tuned", "magmax", "metagpt", "fisher_normalised"])
+def test_equal_coefficients_are_a_control_only_where_they_are_not_the_host(host):
+    """One comparison, not two: the control `uniform` of a row is listed unless its coefficients are those of the host."""
+    squares = {"weights": [9.0, 4.0, 5.0], "task_vector": [1.0, 2.0, 4.0], "calibration": [3.0, 1.0, 1.0]}
+    measures = {"experts": ["a", "b", "c"], "examples": [3, 5, 4], "tensors": {"w": squares}}
+
+    def coefficients(name):
+        record = one(name)
+        return bind({stage: record[stage] for stage in ("coefficients", "control") if stage in record}).estimate(measures).at("w")
+
+    seen, refused = set(), ("_tuned", "_half") if host.endswith("_tuned") else ()
+    for variant, entry in CATALOGUE.variants.items():
+        if "coefficients" in entry and "scan" not in entry and not variant.endswith(refused):
+            name = f"{host}+{variant}"
+            listed = f"{name}+uniform" in one(name)["controls"]
+            assert listed == (coefficients(f"{name}+uniform") != coefficients(host)), name
+            seen.add(listed)
+    assert True in seen and (False in seen) == (host != "metagpt")
+
+
+def test_nan_stands_on_normalised_fisher_merging_as_on_any_host():
+    """The norms of Fisher information belong to the method; NAN replaces the coefficients, not these norms."""
+    squares = {"weights": [9.0, 4.0], "task_vector": [1.0, 4.0], "calibration": [1.0, 9.0]}
+    measures = {"experts": ["a", "b"], "tensors": {"w": squares}}
+    host, row = (bind({"coefficients": one(n)["coefficients"]}).estimate(measures).rows["model"] for n in FISHER)
+    assert host == pytest.approx([1.5, 0.5]) and row == pytest.approx([1.5 * 4 / 3, 0.5 * 2 / 3])
+    assert takes_norms_of_calibration(one(FISHER[0])) and takes_norms_of_calibration(one(FISHER[1]))
+    assert not takes_norms_of_calibration(one("fisher+nan_delta"))
+
+
+FISHER = ("fisher_normalised", "fisher_normalised+nan_delta")
+
+
+def test_the_study_has_normalised_fisher_merging_as_host():
+    methods = read_yaml(ROOT / "config/study.yaml")["methods"]
+    assert {*FISHER} <= {*methods} and "fisher+nan_delta" not in methods
+    assert one("fisher_normalised")["label"] == "Fisher merging"
+
+
+def test_a_control_that_is_its_host_is_in_no_shipped_run():
+    for file in (
+        "config.yaml",
+        "study.yaml",
+        "scan.yaml",
+        *(f"papers/{path.name}" for path in ROOT.glob("config/papers/*.yaml")),
+    ):
+        for name in read_yaml(ROOT / "config" / file).get("methods", []):
+            row, _, control = name.rpartition("+")
+            assert control != "uniform" or name in one(row)["controls"], (file, name)
 
 
 REFUSED = {

@@ -124,7 +124,9 @@ def test_a_file_that_shrinks_after_opening_is_named(tmp_path):
     checkpoint = Checkpoint(save(tmp_path / "model", {"w": np.ones(4, np.float32)}))
     with open(tmp_path / "model" / SINGLE, "r+b") as file:
         file.truncate(file.seek(0, 2) - 2)
-    with pytest.raises(UserError, match=r"model.safetensors: ends inside tensor 'w'"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors: was changed while it was used \(its size was 112 bytes and is 110\)"
+    ):
         checkpoint.read("w")
 
 
@@ -137,7 +139,6 @@ INDICES = {
     "a missing shard": ('{"weight_map": {"w": "absent.safetensors"}}', "names the shard 'absent.safetensors'"),
     "a shard outside": ('{"weight_map": {"w": "../outside.safetensors"}}', r"names the shard '\.\./outside.safetensors'"),
     "an absolute shard": ('{"weight_map": {"w": "/outside.safetensors"}}', "names the shard '/outside.safetensors'"),
-    "a missing tensor": ('{"weight_map": {"v": "1.safetensors"}}', "names the tensor 'v' in 1.safetensors, which lacks it"),
     "a tensor twice": ('{"weight_map": {"w": "1.safetensors", "v": "2.safetensors"}}', "tensor 'w' is also in 1.safetensors"),
 }
 

@@ -630,4 +630,4 @@ def test_another_format_and_a_broken_card_are_refused(source, tmp_path):
         file.rename(file.with_suffix(".arrow"))
     refused(source, tmp_path / "a", r"split 'test' has files \['.arrow'\], expected parquet or tar")
     (source / "README.md").write_text("---\na: [\n---\n")
-    refused(source, tmp_path / "b", r"README.md: its header is not valid YAML")
+    refused(source, tmp_path / "b", r"README.md: not valid YAML")

@@ -1,5 +1,6 @@
 """Laws of whole merges, for every shipped method: what the bytes depend on, and what they must not depend on."""
 
+import re
 import shutil
 import threading
 import time
@@ -31,6 +32,7 @@ from nan_merge.core.files import sha256
 from nan_merge.core.parallel import MemoryBudget, parallel_map
 from nan_merge.engine import measure, merge
 from nan_merge.engine.devices import Device
+from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts import unify
 from nan_merge.methods.combine import COMBINE
 from nan_merge.methods.context import whole
@@ -65,7 +67,9 @@ def direction(vector):
 def test_experts_that_equal_the_base_give_the_base_bit_for_bit(method_spec, tmp_path):
     base = random_model(0)
     experts = {name: save(tmp_path / name, base) for name in "abc"}
-    assert same_bytes(merged(tmp_path / "out", method_spec, save(tmp_path / "base", base), experts), base)
+    factor = 1.5 if "scale_weights" in method_spec.get("postprocess", {}) else 1  # T / 2 times the whole weights, a control
+    expected = {name: np.asarray(factor * value, value.dtype) if name in SHAPES else value for name, value in base.items()}
+    assert same_bytes(merged(tmp_path / "out", method_spec, save(tmp_path / "base", base), experts), expected)
 
 
 @every_method
@@ -247,6 +251,23 @@ def test_what_leaves_the_range_of_its_type_is_an_error(dtype, size, tmp_path):
     doubled = type(table)(table.experts, "model", {"model": [2.0, 2.0]})
     with pytest.raises(UserError, match=rf"'logit_scale' leaves the range of {dtype} at flat index 0; .*lower the coeff"):
         merge_measured(unify.unify_layout(origin, experts), recipe, doubled, {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "encoder.layer.0.dense.weight"], ids=["one number", "a matrix"])
+def test_a_copy_that_leaves_the_range_of_the_new_type_is_an_error(name, tmp_path):
+    """An excluded tensor is converted as a merged one is: no infinity is written for a finite number."""
+    start = {key: array.copy() for key, array in random_model(0, FLOATS["float32"]).items()}
+    start[name].reshape(-1)[-1] = 7e4
+    base = save(tmp_path / "base", start)
+    models = unify.unify_layout(base, {"a": save(tmp_path / "a", random_model(1, FLOATS["float32"]))}, [f"^{re.escape(name)}$"])
+    table = bind(SUM).estimate(measure.norms(models))
+    index = start[name].size - 1
+    request = MergeRequest(models, bind(SUM), table, dtype=FLOATS["float16"])
+    with pytest.raises(
+        UserError, match=rf"the copy of tensor '{name}' leaves the range of float16 at flat index {index}; .*wider"
+    ):
+        merge.merge(request, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

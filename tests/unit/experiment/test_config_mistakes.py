@@ -227,6 +227,10 @@ MISTAKES = {
         ("methods.yaml", "dare_ties", "calibration", "gram"),
         "dare_ties: calibration: is of kind gram, but no operator of the method needs calibration statistics; remove it",
     ),
+    "coefficients over norms of calibration that is not named": (
+        ("methods.yaml", "dare_ties", "coefficients", {"constant": {"value": 0.3, "over": "calibration"}}),
+        "dare_ties: calibration: is missing, but `over: calibration` needs kind fisher or gram; name an entry",
+    ),
     "norms of calibration that is not named": (
         ("methods.yaml", "dare_ties", "coefficients", {"nan": {"norm_of": "calibration"}}),
         "dare_ties: calibration: is missing, but `norm_of: calibration` needs kind fisher or gram; name an entry",

@@ -1,5 +1,6 @@
 """Layouts of real checkpoints: which models `unify_layout` brings to the layout of the base, its notes, and its refusals."""
 
+import itertools
 import json
 
 import numpy as np
@@ -121,13 +122,19 @@ def test_missing_tensors_are_listed_with_the_ways_out(base, tmp_path):
 
 
 def test_a_missing_tensor_may_stay_at_the_base(base, tmp_path):
-    models = unify_layout(base, {"a": write(tmp_path / "a", without(draw(1), HEAD))}, missing="base")
-    assert models.notes == (f"expert 'a': it lacks 1 tensor, which it leaves at the base: {HEAD}",)
+    models = unify_layout(base, {"a": write(tmp_path / "a", without(draw(1), NORM))}, missing="base")
+    assert models.notes == (f"expert 'a': it lacks 1 tensor, which it leaves at the base: {NORM}",)
     found = measure.norms(models)["tensors"]
-    assert found[HEAD]["task_vector"] == [0.0]
-    assert found[NORM]["task_vector"][0] > 0
-    assert expert(models, "a", HEAD).tobytes() == draw(0)[HEAD].tobytes()
+    assert found[NORM]["task_vector"] == [0.0]
+    assert found[HEAD]["task_vector"][0] > 0
+    assert expert(models, "a", NORM).tobytes() == draw(0)[NORM].tobytes()
     refused("merge: missing: unknown 'skip'; expected error or base", base, {"a": base}, missing="skip")
+
+
+def test_a_network_that_is_missing_does_not_stay_at_the_base(base, tmp_path):
+    folder = write(tmp_path / "a", {NORM: draw(1)[NORM], **{f"net.{n}.w": a for n, a in draw(1, {"0": (3,)}).items()}})
+    message = refused(r"expert 'a' \(.*\) lacks \d\d% of the parameters of the base", base, {"a": folder}, missing="base")
+    assert "model.layers (" in message and "it has others: net.0.w" in message
 
 
 # ---- buffers --------------------------------------------------------------------------------------------------------
@@ -213,9 +220,39 @@ def test_a_tied_expert_may_store_either_name(tmp_path):
     assert same(models, tied(1))
 
 
-def test_a_head_that_is_no_longer_tied_is_left_out_and_said(tmp_path):
-    models = unify_layout(write(tmp_path / "base", tied(0), TIED), {"a": write(tmp_path / "a", draw(1), TIED)})
-    assert models.notes[1] == f"expert 'a': its own '{HEAD}' was left out, because the base ties it to '{EMBEDDING}'"
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+def test_a_head_that_an_expert_trained_apart_is_written_and_untied(stored, tmp_path):
+    """The base and expert `b` tie the head; `a` has one of its own: E0 + 0.3 ((Ha - E0) + (Eb - E0))."""
+    start = tied(0) if stored else without(draw(0), HEAD)
+    folders = {"a": write(tmp_path / "a", draw(1)), "b": write(tmp_path / "b", without(draw(2), HEAD), TIED)}
+    base = write(tmp_path / "base", start, TIED)
+    models = unify_layout(base, folders)
+    assert models.config == {"tie_word_embeddings": False}
+    assert any(f"its own '{HEAD}' differs from its '{EMBEDDING}'" in note for note in models.notes)
+    found = merged(tmp_path / "out", SUM, base, folders)
+    origin, head, a, b = (
+        x.astype(np.float64) for x in (draw(0)[EMBEDDING], draw(1)[HEAD], draw(1)[EMBEDDING], draw(2)[EMBEDDING])
+    )
+    assert found[HEAD] == pytest.approx(origin + 0.3 * ((head - origin) + (b - origin)), rel=1e-5, abs=1e-6)
+    assert found[EMBEDDING] == pytest.approx(origin + 0.3 * ((a - origin) + (b - origin)), rel=1e-5, abs=1e-6)
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_head_that_an_adapter_moves_is_untied(tmp_path):
+    base = write(tmp_path / "base", without(draw(0), HEAD), TIED)
+    moves = factors("lm_head", 12, 6)
+    models = unify_layout(base, {"a": write_adapter(tmp_path / "a", moves)})
+    a, b = (moves[f"lm_head.lora_{side}.weight"].astype(np.float64) for side in "AB")
+    assert expert(models, "a", HEAD) == pytest.approx(draw(0)[EMBEDDING] + 1.5 * b @ a, rel=1e-5)
+    assert expert(models, "a", EMBEDDING).tobytes() == draw(0)[EMBEDDING].tobytes()
+    assert models.config == {"tie_word_embeddings": False}
+
+
+def test_a_head_of_t5_is_not_untied(tmp_path):
+    t5 = {"model_type": "t5", "tie_word_embeddings": True}
+    tensors = {"shared.weight": (12, 6), "encoder.block.0.layer.0.SelfAttention.q.weight": (6, 6)}
+    folder = write(tmp_path / "a", draw(1, {**tensors, HEAD: (12, 6)}), {**t5, "tie_word_embeddings": False})
+    refused("type t5 scales what enters a tied head", write(tmp_path / "base", draw(0, tensors), t5), {"a": folder})
 
 
 def test_transformers_ties_again_what_is_written_once(tmp_path):
@@ -253,12 +290,17 @@ def test_rows_behind_those_of_the_base_are_dropped(base, tmp_path):
     assert models.notes == tuple(f"expert 'a': dropped 2 rows of '{n}' behind the base's 12" for n in (EMBEDDING, HEAD))
 
 
-def test_fewer_rows_than_the_base_name_the_way_out(base, tmp_path):
-    short = {**draw(1), EMBEDDING: draw(1)[EMBEDDING][:-1]}
-    message = refused(
-        "expert 'a': 'model.embed_tokens.weight' has 11 rows, the base 12", base, {"a": write(tmp_path / "a", short)}
-    )
-    assert "pad_mean" in message
+def test_rows_that_an_expert_lacks_stay_where_the_others_put_them(base, tmp_path):
+    short = {name: array[:10] if name in (EMBEDDING, HEAD) else array for name, array in draw(1).items()}
+    folders = {"a": write(tmp_path / "a", short), "b": write(tmp_path / "b", draw(2))}
+    models = unify_layout(base, folders)
+    assert [note for note in models.notes if EMBEDDING in note and "'a'" in note and "2" in note], models.notes
+    found = merged(tmp_path / "out", SUM, base, folders)
+    for name in (EMBEDDING, HEAD):
+        start, b = (draw(seed)[name].astype(np.float64) for seed in (0, 2))
+        expected = start + 0.3 * (b - start)
+        expected[:10] += 0.3 * (short[name].astype(np.float64) - start[:10])
+        assert found[name] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     refused("unknown 'pad'; expected truncate or pad_mean", base, {"a": base}, vocabulary="pad")
 
 
@@ -319,8 +361,19 @@ def test_another_architecture_is_named_before_any_tensor(base, tmp_path):
 
 
 QUANTISED = {
-    "by its config": ({}, {"quantization_config": {"bits": 4}}, "`quantization_config` of its config.json"),
+    "a label and packed integers": (
+        {"h.0.fc.weight": np.ones((4, 1), np.uint8)},
+        {"quantization_config": {"load_in_4bit": True}},
+        r"tensor 'h.0.fc.weight' \(U8\) and `quantization_config` of its config.json",
+    ),
+    "packed integers with scales, no label": (
+        {"h.0.fc.weight": np.ones((4, 1), np.int8), "h.0.fc.weight_scale": np.ones(4, np.float32)},
+        {},
+        r"tensor 'h.0.fc.weight' \(I8\)",
+    ),
     "GPTQ": ({"h.0.fc.qweight": np.ones(4, np.int32)}, {}, "tensor 'h.0.fc.qweight'"),
+    "compressed-tensors": ({"h.0.fc.weight_packed": np.ones((4, 1), np.int32)}, {}, "tensor 'h.0.fc.weight_packed'"),
+    "ModelOpt": ({"h.0.fc.weight_scale_2": np.ones(1, np.float32)}, {}, "tensor 'h.0.fc.weight_scale_2'"),
     "bitsandbytes": ({"h.0.fc.weight.absmax": np.ones(4, np.float32)}, {}, "tensor 'h.0.fc.weight.absmax'"),
     "float8 with scales": (
         {"fc.weight": np.ones((2, 2), all_floats()["float8_e4m3fn"]), "fc.weight_scale_inv": np.ones(1, np.float32)},
@@ -334,8 +387,54 @@ QUANTISED = {
 def test_quantised_models_are_refused(kind, base, tmp_path):
     tensors, config, reason = QUANTISED[kind]
     folder = write(tmp_path / "a", {**draw(1), **tensors}, {**CONFIG, **config})
-    refused(rf"expert 'a' \(.*\) is quantised according to {reason}; .* Dequantise it", base, {"a": folder})
+    refused(rf"expert 'a' \(.*\) is quantised according to {reason}.*; .* Dequantise it", base, {"a": folder})
     refused(rf"base \(.*\) is quantised according to {reason}", folder, {"a": base})
+
+
+@pytest.mark.parametrize("who", ["base", "a"])
+def test_a_label_of_quantisation_on_plain_weights_is_noted_and_not_written(who, tmp_path):
+    label = {"quantization_config": {"bits": 4}}
+    folders = {
+        name: write(tmp_path / name, draw(n), {**CONFIG, **(label if name == who else {})})
+        for n, name in enumerate(("base", "a"))
+    }
+    (folders[who] / "hf_quant_config.json").write_text("{}")
+    models, *measured = measures(SUM, folders["base"], {"a": folders["a"]})
+    note = next(note for note in models.notes if "not quantised" in note)
+    assert "`quantization_config` of its config.json and hf_quant_config.json" in note
+    merge_measured(models, *measured, tmp_path / "out")
+    assert "quantization_config" not in (tmp_path / "out/config.json").read_text()
+
+
+def test_a_gguf_file_is_refused_by_its_name(base, tmp_path):
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf/model-q4.gguf").write_bytes(b"GGUF")
+    refused("model-q4.gguf is a GGUF file of llama.cpp", base, {"a": tmp_path / "gguf"})
+
+
+# ---- configs --------------------------------------------------------------------------------------------------------
+
+
+HEADS, ROPE = {"num_attention_heads": 8, "head_dim": 4}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
+NETWORK = {"num_attention_heads": 4, "head_dim": 8, "rope_theta": 10000.0, "hidden_act": "silu", "rms_norm_eps": 1e-6}
+
+
+@pytest.mark.parametrize("change", [HEADS, {"num_key_value_heads": 1}, {"num_hidden_layers": 3}])
+def test_an_expert_whose_config_cuts_the_weights_otherwise_is_refused(change, tmp_path):
+    base = write(tmp_path / "base", draw(0), {**CONFIG, **NETWORK, "num_key_value_heads": 4, "num_hidden_layers": 1})
+    folder = write(tmp_path / "a", draw(1), {**CONFIG, **NETWORK, "num_key_value_heads": 4, "num_hidden_layers": 1, **change})
+    refused(rf"another network than the base .*`{next(iter(change))}` is ", base, {"a": folder})
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [(ROPE, "rope_theta"), ({"hidden_act": "gelu"}, "hidden_act"), ({"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+     ({"sliding_window": 4096}, "sliding_window"), ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling")],
+)  # fmt: skip
+def test_an_expert_whose_config_changes_the_numbers_is_noted(change, key, tmp_path):
+    base = write(tmp_path / "base", draw(0), {**CONFIG, **NETWORK})
+    models = unify_layout(base, {"a": write(tmp_path / "a", draw(1), {**CONFIG, **NETWORK, **change})})
+    (note,) = models.notes
+    assert f"`{key}` is " in note and "the base's" in note
 
 
 def test_no_experts_and_no_tensors_are_refused(base, tmp_path):
@@ -450,17 +549,21 @@ def test_the_scale_is_that_of_peft(case, base, tmp_path):
 
 
 def test_weights_stored_in_by_out_are_moved_by_the_transpose(tmp_path):
-    """GPT-2: Conv1D, and names without the prefix that the adapter has."""
+    """GPT-2: Conv1D, and names without the prefix that the adapter has.
+
+    PEFT writes the `fan_in_fan_out` of the module that it came to last, so that key does not tell how a square one is stored.
+    """
     shapes = {"wte.weight": (12, 6), "h.0.attn.c_attn.weight": (6, 18), "h.0.attn.c_proj.weight": (6, 6), "h.0.fc.weight": (6, 4)}
     start = draw(0, shapes)
     moves = {
         **factors("transformer.h.0.attn.c_attn", 18, 6),
-        **factors("transformer.h.0.attn.c_proj", 6, 6, seed=1),  # square: only the configuration can tell
+        **factors("transformer.h.0.attn.c_proj", 6, 6, seed=1),  # square: its shape does not tell
         **factors("transformer.h.0.fc", 6, 4, seed=2),  # a Linear beside Conv1D
     }
-    base = write(tmp_path / "base", start)
-    for fan, square in ((True, np.transpose), (False, np.asarray)):
-        models = unify_layout(base, {"a": write_adapter(tmp_path / str(fan), moves, fan_in_fan_out=fan)})
+    for kind, fan in itertools.product(("gpt2", "llama"), (True, False)):
+        square = np.transpose if kind == "gpt2" else np.asarray
+        base = write(tmp_path / f"{kind}-{fan}", start, {"model_type": kind})
+        models = unify_layout(base, {"a": write_adapter(tmp_path / f"a-{kind}-{fan}", moves, fan_in_fan_out=fan)})
         assert models.notes[0].endswith("; the prefix 'transformer.' was stripped from 3 names")
         for module, turn in {"attn.c_attn": np.transpose, "attn.c_proj": square, "fc": np.asarray}.items():
             name = f"h.0.{module}.weight"
@@ -522,8 +625,10 @@ STRANGE = {
 def test_every_part_of_an_adapter_finds_its_place_or_is_named(case, base, tmp_path):
     moves, reason = STRANGE[case]
     adapter = write_adapter(tmp_path / "a", {**factors(D, 6, 10), **moves}, base_model_name_or_path="some/model")
-    message = refused("1 tensors of the adapter do not match the base .*trained on some/model: use that", base, {"a": adapter})
-    assert reason in message
+    message = refused(
+        "1 tensors of the adapter do not match the base .*names some/model as the base: use that", base, {"a": adapter}
+    )
+    assert reason in message and "merge_and_unload" in message
 
 
 CONFIGURATIONS = {

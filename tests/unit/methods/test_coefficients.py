@@ -35,7 +35,7 @@ def close(found, expected):
     assert found == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("normaliser", ["sum", "softmax"])
+@pytest.mark.parametrize("normaliser", ["sum", "softmax", "softmin"])
 def test_nan_shares_are_positive_and_sum_to_one(normaliser):
     """Law 1."""
     shares = nan(NORMS, normaliser=normaliser)
@@ -97,7 +97,30 @@ def test_nan_softmax_is_the_softmax_of_the_inverse_norms():
     assert np.isfinite(nan(np.array([1e-6, 1.0]), normaliser="softmax")).all()
 
 
-@pytest.mark.parametrize("normaliser", ["sum", "softmax"])
+def test_nan_softmin_is_the_softmax_of_minus_the_norms():
+    shares = [math.exp(-norm) for norm in NORMS]
+    assert nan(NORMS, normaliser="softmin") == pytest.approx(np.array(shares) / sum(shares), rel=1e-12)
+    squared = [math.exp(-(norm**2)) for norm in NORMS]
+    assert nan(NORMS, exponent=2.0, normaliser="softmin") == pytest.approx(np.array(squared) / sum(squared), rel=1e-12)
+    assert np.isfinite(nan(np.array([1e6, 1.0]), normaliser="softmin")).all()
+
+
+def test_coefficients_are_divided_by_other_norms_after_the_control():
+    squares = {"task_vector": [1.0, 4.0, 16.0], "calibration": [1.0, 4.0, 4.0]}
+    measures = {"experts": ["a", "b", "c"], "tensors": {"w": squares}}
+    found = [estimate(measures, nan, control, over="calibration").rows["model"] for control in (kept, permuted)]
+    plain = [estimate(measures, nan, control).rows["model"] for control in (kept, permuted)]
+    for divided, row in zip(found, plain, strict=True):
+        close(divided, np.array(row) * [1.5, 0.75, 0.75])
+    of_norms = estimate(measures, nan, kept, norm_of="calibration", mean=1.0).rows
+    assert estimate(measures, functools.partial(constant, value=1.0), kept, over="calibration").rows == of_norms
+    assert scale_of("constant", {"value": 0.3, "over": "calibration"}) == {"mean": 0.3}
+    del squares["calibration"]
+    with pytest.raises(UserError, match="coefficients: over: calibration: was not measured, only"):
+        estimate(measures, nan, kept, over="calibration")
+
+
+@pytest.mark.parametrize("normaliser", ["sum", "softmax", "softmin"])
 def test_a_zero_norm_is_an_error_or_drops_out(normaliser):
     norms = np.array([2.0, 0.0, 1.0])
     with pytest.raises(UserError, match=r"expert number 2 of 3 has norm zero.*zero_norm: drop"):

@@ -6,8 +6,10 @@ u |merged|, and a little of float64 (1e-14) of the sizes of the |c_t tau_t| that
 
 import numpy as np
 import pytest
-from models import EXAMPLES, SHAPES, calibration, family, flat, merged, method_specs, tensors_of
-from oracles import ORACLES, Model
+from models import EXAMPLES, SHAPES, calibration, family, flat, merged, method_specs, random_model, save, tensors_of
+from oracles import ORACLES, Model, trimmed
+
+from nan_merge.engine.devices import Device
 
 UNIT = 2.0**-24
 
@@ -19,14 +21,18 @@ def experts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(experts):
-    base, folders = experts
+    return model_of(*experts)
+
+
+def model_of(base, folders):
+    """Return the whole-model vectors of a family, with its calibration."""
     theta = flat(tensors_of(base))
     ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
     spans = {name: slice(int(e - np.prod(shape)), int(e)) for (name, shape), e in zip(SHAPES.items(), ends, strict=True)}
     layers = {str(i): [name for name in SHAPES if f"layer.{i}." in name] for i in range(2)}
     layers["rest"] = [name for name in SHAPES if "layer." not in name]
     tau = np.stack([flat(tensors_of(folder)) - theta for folder in folders.values()])
-    statistics = {kind: seen(kind, *experts) for kind in ("fisher", "gram")}
+    statistics = {kind: seen(kind, base, folders) for kind in ("fisher", "gram")}
     return Model(theta, tau, spans, layers, list(folders), SHAPES, statistics, EXAMPLES)
 
 
@@ -51,6 +57,31 @@ def test_method_equals_its_oracle(method, experts, model, tmp_path):
     assert abs(update).max() > 1e-3, "a test of no update would prove nothing"
 
 
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """Experts whose task vectors have seven different values, so that many entries lie at the threshold, with both signs."""
+    folder, steps = tmp_path_factory.mktemp("tied"), np.random.default_rng(5)
+    drawn = random_model(0)
+    base = {**drawn, **{name: np.asarray(np.round(8 * drawn[name]) / 8, np.float32) for name in SHAPES}}
+    experts = {
+        name: {n: np.asarray(v + steps.integers(-3, 4, v.shape) / 64, v.dtype) if n in SHAPES else v for n, v in base.items()}
+        for name in "abcd"
+    }
+    return save(folder / "base", base), {name: save(folder / name, tensors) for name, tensors in experts.items()}
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["kernel", "NumPy"])
+@pytest.mark.parametrize("method", ["ties", "ties_mean", "ties+nan_delta", "ties_elections-unweighted"])
+def test_trim_equals_its_oracle_where_entries_tie_at_the_threshold(method, fused, tied, tmp_path):
+    found, model = merged(tmp_path / "out", method_specs()[method], *tied, device=Device(fused=fused)), model_of(*tied)
+    kept = (trimmed(model.tau, 0.2) != 0).sum(axis=1)
+    assert (kept > int(0.2 * model.tau.shape[1]) + 1).all(), "entries at the threshold beyond the share are kept"
+    expected = model.base + ORACLES[method](model)
+    assert (abs(flat(found) - expected) <= UNIT * abs(expected) + 1e-14).all()
+    strict = model.tau * (abs(model.tau) > np.min(np.where(trimmed(model.tau, 0.2), abs(model.tau), np.inf), axis=1)[:, None])
+    assert (strict != trimmed(model.tau, 0.2)).any(axis=1).all(), "`>` in place of `>=` would be seen"
+
+
 def test_oracles_tell_the_methods_apart(model):
     """Rows that are tuned or learned start at their hosts' values; RegMean++ has other calibration than RegMean.
 
@@ -64,6 +95,7 @@ def test_oracles_tell_the_methods_apart(model):
         {"ace", "ace_e4"},
         {"ties", "ties_tuned", "adamerging_task_plus", "adamerging_layer_plus"},
         {"regmean", "regmean_plus"},
+        {"cart", "cart_released"},  # one direction of matrices as small as these
     ]
     for left in updates:
         for right in updates:

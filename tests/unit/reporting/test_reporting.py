@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +15,7 @@ from nan_merge.reporting import claims, norm_data
 from nan_merge.reporting.figure_style import curve_styles
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
-from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED
+from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, SAME, UNDECIDABLE, UNDECIDED
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.study import Score, Study, gather_scores, studies, training_sizes
 from nan_merge.reporting.tables import render_table
@@ -35,7 +36,8 @@ def pair(method, against, kind, difference, p=0.001, discordant=40):
     """A comparison row as the table holds it; the interval has a half-width of two points."""
     numbers = {
         "difference": difference, "low": difference - 0.02, "high": difference + 0.02, "p": p, "p_holm": p, "n": 200,
-        "discordant": discordant, "changed": discordant,
+        "discordant": discordant, "changed": discordant, "least_p": 1e-5, "least_p_holm": 2e-5 if discordant else 1.0,
+        "detectable": 0.031 if discordant else "",
     }  # fmt: skip
     usual = {"suite": "toy", "method": method, "against": against, "kind": kind, "task": "average", "seeds": "0"}
     return {**usual, **{key: str(value) for key, value in numbers.items()}}
@@ -165,6 +167,8 @@ def test_the_main_table_has_averages_intervals_and_differences(study, tmp_path):
     assert float(nan["average_low"]) < 0.6 < float(nan["average_high"])
     assert (nan["host"], nan["host_difference"], nan["control_1"]) == ("weight_averaging", "0.0", "permuted")
     assert "Averaging: 0.0, same predictions<br>Permuted: −1.0 [−3.0, +1.0] p 0.400" in markdown
+    study.comparisons[1]["least_p_holm"] = "0.07"
+    assert "Permuted: −1.0 [−3.0, +1.0] p 0.400, cannot be decided" in rendered(study, tmp_path)[1]
     assert r"NAN (\|W\|)" in markdown and r"Tuned\_$\lambda$ \& 50 \%" in latex and r"\toprule" in latex
     assert len({len(line) for line in markdown.splitlines() if line.startswith("|")}) == 1  # aligned
 
@@ -200,7 +204,9 @@ def test_several_seeds_are_shown_with_their_spread(study, tmp_path):
 
 def test_the_comparison_table_gives_verdicts(study, tmp_path):
     rows, markdown, _ = rendered(study, tmp_path, "comparisons")
-    assert [row["verdict"] for row in rows[:3]] == [FAILS, UNDECIDED, HOLDS]
+    assert [row["verdict"] for row in rows[:3]] == [SAME, UNDECIDED, HOLDS]
+    assert [row["detectable"] for row in rows[:2]] == ["", "0.031"] and "| 3.10 |" in re.sub(" +", " ", markdown)
+    assert "significant with a chance of 80 %" in markdown
     assert "over the 2 host and control comparisons" in markdown
 
 
@@ -268,12 +274,38 @@ def test_claims_follow_from_the_numbers(study):
     found = verdicts(study)
     assert found["Methods are separated: pretrained < averaging < best merge < individual"] == HOLDS
     assert found["NAN from the norms of whole weights differs from uniform coefficients"] == FAILS
-    assert found["NAN is above its host"] == FAILS
+    assert found["NAN is above its host"] == SAME
     assert found['NAN is above the control "Permuted"'] == UNDECIDED
     assert found["1/‖τ‖ follows the amount of data at equal steps"] == HOLDS
     assert found["1/‖τ‖ follows the amount of data at equal epochs"] == claims.REVERSED
     assert found["1/‖W‖ follows the amount of data at equal steps"] == FAILS
     assert found["Tuned_λ & 50 %: λ selected on validation is above the fixed λ = 0.3 on the test split"] == HOLDS
+
+
+def test_a_claim_says_what_could_have_been_found(study):
+    together = " ".join(claim(study, "NAN is above its host and above all its controls").evidence)
+    assert "the minimal detectable difference is 3.10 points in the median, from 3.10 to 3.10" in together
+    assert "with a chance of 80 % at the first step of Holm's adjustment over 2 comparisons" in together
+    assert "Of 2 comparisons 0 cannot be decided" in together
+    assert "detectable 3.10 points, least attainable adjusted p < 0.001." in claim(study, "NAN is above the control").evidence[0]
+    (host,) = (one for one in claims.claims(study) if one.statement == "NAN is above its host")
+    assert "No difference was observed; one as large as 2.00 points, either way," in host.evidence[0]
+    study.comparisons = [{**row, "least_p_holm": "0.3"} for row in study.comparisons]
+    assert claim(study, "NAN is above the control").verdict == UNDECIDABLE
+    assert "Of 2 comparisons 1 cannot be decided" in " ".join(claim(study, "NAN is above its host and").evidence)
+
+
+def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
+    """Long task vectors that are orthogonal to the base leave norms nearly equal; short ones along it do not."""
+    base, across = np.array([100.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
+    for along, lengths in (([0.0, 0.0], [2.0, 5.0]), ([0.5, -0.3], [0.1, 0.2])):
+        taus = [a * base / 100 + length * across for a, length in zip(along, lengths, strict=True)]
+        sizes = [np.linalg.norm(tau) for tau in taus]
+        study.measures = {0: measure([np.linalg.norm(base + tau) for tau in taus], sizes)}
+        assert norm_data.along_the_base(study) == pytest.approx(np.ptp(along) / max(sizes), rel=0.01, abs=1e-9)
+    line = claim(study, "NAN from the norms").evidence[2]
+    assert "of the longest task vector" in line and "Its length alone would allow norms of weights that differ by" in line
+    assert norm_data.along_the_base(Study(study.suite, METHODS)) is None
 
 
 def claim(study, start):
@@ -461,6 +493,11 @@ def test_the_report_names_the_methods_that_use_test_inputs(study, tmp_path):
     learned = [{"id": "ada", "label": "AdaMerging", "data": "unlabelled test"}, {"id": "other", "data": "train"}]
     assert "test inputs without their labels are used by AdaMerging." in text_of_report(study, METHODS + learned, tmp_path)
     assert "trains and selects on other splits." in text_of_report(study, METHODS, tmp_path)
+
+
+def test_the_report_says_that_seeds_are_not_sampled(study, tmp_path):
+    study.suite["seeds"] = [0, 1, 2]
+    assert "tests and intervals take the seeds as given and do not extend to new ones" in text_of_report(study, METHODS, tmp_path)
 
 
 def test_the_report_tells_fetched_experts_from_its_own(study, tmp_path):

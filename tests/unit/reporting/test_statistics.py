@@ -9,8 +9,18 @@ import pytest
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
 from nan_merge.reporting import paired_tests as pairs
-from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, UNDECIDED, compare_methods, paired, verdict
-from nan_merge.reporting.statistics import holm, spearman, stratified, summarise, wilson
+from nan_merge.reporting.paired_tests import (
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    SAME,
+    UNDECIDABLE,
+    UNDECIDED,
+    compare_methods,
+    paired,
+    verdict,
+)
+from nan_merge.reporting.statistics import POWER, detectable, holm, spearman, stratified, summarise, wilson
 from nan_merge.reporting.study import Score, Study
 
 
@@ -101,8 +111,37 @@ def test_the_null_hypothesis_is_rejected_no_more_often_than_its_level(monkeypatc
     assert np.mean(rejected) < 0.075
 
 
+def test_the_least_attainable_p_is_that_of_discordant_examples_on_one_side():
+    """10 discordant answers: 2 of 2^10 patterns, which is above 0.05 / 38."""
+    mixed = [np.array([1, -1, 1, -1, 0, 1]), np.array([-1, 0, 1, -1, 1, 1])]
+    found = paired(mixed, 1, [2, 1], np.random.default_rng(0))
+    assert exact_p([abs(d) for d in mixed], [2, 1]) == 2**-9
+    assert 0.05 / 38 < found.least_p == pytest.approx(2**-9, abs=2e-5)
+    assert paired([np.zeros(9, int)], 1, [1], np.random.default_rng(0)).least_p == 1.0
+    many = paired([np.array([1, -1] * 50)], 1, [1], np.random.default_rng(0))
+    assert many.least_p == pytest.approx(1 / (1 + pairs.FLIPS)), "no p is below that of the draws"
+
+
+@pytest.mark.parametrize(("comparisons", "points"), [(1, 0.57), (38, 0.83), (55, 0.85)])
+def test_the_detectable_difference_is_more_than_half_an_interval(comparisons, points):
+    """Where half a 95 % interval is 0.4 points."""
+    assert 100 * detectable(0.004 / 1.959964, comparisons) == pytest.approx(points, abs=0.006)
+    assert detectable(0.0, comparisons) is None
+
+
+def test_the_detectable_difference_is_found_with_its_power(monkeypatch):
+    monkeypatch.setattr(pairs, "FLIPS", 1999)
+    monkeypatch.setattr(pairs, "RESAMPLES", 10)
+    random, share, n = np.random.default_rng(8), 0.1, 500
+    effect = detectable(np.sqrt(share / n / 3), 1)
+    odds = [(share - effect) / 2, 1 - share, (share + effect) / 2]
+    found = [paired([random.choice([-1, 0, 1], n, p=odds) for _ in range(3)], 1, np.ones(3), random) for _ in range(400)]
+    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(POWER, abs=0.07)
+    assert np.mean([one.error for one in found]) == pytest.approx(np.sqrt(share / n / 3), rel=0.02)
+
+
 def row(**given):
-    base = {"difference": 0.01, "low": 0.005, "high": 0.02, "p_holm": 0.01, "discordant": 30}
+    base = {"difference": 0.01, "low": 0.005, "high": 0.02, "p_holm": 0.01, "discordant": 30, "least_p_holm": 1e-5}
     return {key: str(value) for key, value in {**base, **given}.items()}
 
 
@@ -111,7 +150,8 @@ def test_a_verdict_needs_the_adjusted_test_and_the_interval():
     assert verdict(row(p_holm=0.2)) == UNDECIDED
     assert verdict(row(low=-0.001)) == UNDECIDED
     assert verdict(row(difference=-0.01, low=-0.02, high=-0.005)) == FAILS
-    assert verdict(row(difference=0, p_holm=1, discordant=0)) == FAILS
+    assert verdict(row(difference=0, low=-0.01, high=0.01, p_holm=1, discordant=0, least_p_holm=1)) == SAME
+    assert verdict(row(difference=0.01, p_holm=0.4, discordant=8, least_p_holm=0.06)) == UNDECIDABLE
     assert verdict(row(difference=-0.001, low=-0.02, high=0.01, p_holm=1)) == UNDECIDED
     assert verdict({"difference": "", "p_holm": ""}) == NOT_TESTED
 
@@ -154,6 +194,22 @@ def test_comparisons_are_written_with_holm_over_the_nan_family(tmp_path):
     assert (float(same["difference"]), same["p"], same["changed"]) == (0.0, "1.0", "0")
     assert found["host", "same", "average"]["p_holm"] == "1.0"
     assert gain["p"] == found["host_nan", "same", "average"]["p"]  # equal answers, equal p
+
+
+def test_a_pair_that_no_outcome_could_decide_says_so(tmp_path):
+    """Ten discordant answers can be significant alone, and not among forty comparisons that are not significant."""
+    random = np.random.default_rng(4)
+    host = random.integers(0, 2, 400)
+    given = {"few": np.where(np.arange(400) < 10, 1 - host, host), **{f"other{k}": random.permutation(host) for k in range(39)}}
+    files = [answers(tmp_path, name, {"a": values}) for name, values in {"host": host, **given}.items()]
+    wanted = [{"suite": "toy", "method": name, "against": "host", "kind": "host"} for name in given]
+    compare_methods(files, wanted[:1], tmp_path / "one.tsv")
+    compare_methods(files, wanted, tmp_path / "all.tsv")
+    alone, among = read_table(tmp_path / "one.tsv")[0], read_table(tmp_path / "all.tsv")[0]
+    assert alone["least_p"] == among["least_p"] and float(alone["least_p_holm"]) == float(alone["least_p"]) < 0.05
+    assert float(among["least_p_holm"]) == pytest.approx(40 * float(among["least_p"]))
+    assert [verdict(alone), verdict(among)] == [UNDECIDED, UNDECIDABLE]
+    assert float(among["detectable"]) > float(alone["detectable"]) > 0
 
 
 def test_seeds_of_one_example_are_flipped_together(tmp_path):

@@ -27,7 +27,10 @@ def setting(value, tensor):
     """Resolve one parameter of mergekit: plain, or the first filter that the tensor's name contains."""
     if not isinstance(value, list):
         return value
-    return next(rule["value"] for rule in value if rule.get("filter") is None or rule["filter"] in tensor)
+    if isinstance(value[0], dict):
+        return setting(next(rule["value"] for rule in value if rule.get("filter") is None or rule["filter"] in tensor), tensor)
+    layer = tensor.partition("layer.")[2][:1]  # of two layers: t is 0 or 1, and 0 outside
+    return np.interp(float(layer or 0), np.linspace(0, 1, len(value)), value)
 
 
 def kept(delta, density):
@@ -53,7 +56,7 @@ def one_tensor(method, shared, models, wide, base, name):
         return sum(w * wide[place][name] for place, w in weights.items()) / total
     deltas = {place: wide[place][name] - wide[base][name] for place in weights}
     if method == "ties":
-        deltas = {place: kept(delta, models[place].get("density", 1.0)) for place, delta in deltas.items()}
+        deltas = {place: kept(delta, setting(models[place].get("density", 1.0), name)) for place, delta in deltas.items()}
     weighted = np.array([weights[place] * delta for place, delta in deltas.items()])
     masks = np.ones_like(weighted)
     if method in ("ties", "dare_ties"):
@@ -62,7 +65,7 @@ def one_tensor(method, shared, models, wide, base, name):
     if shared.get("normalize"):
         divisor = np.tensordot(list(weights.values()), masks, axes=1)
         total = total / np.where(abs(divisor) < 1e-8, 1, divisor)
-    return wide[base][name] + shared.get("lambda", 1.0) * total
+    return wide[base][name] + setting(shared.get("lambda", 1.0), name) * total
 
 
 def config(folder, method, weights, base=True, **shared):
@@ -97,6 +100,17 @@ SHARED = {
     "ties": ("ties", WEIGHTS, {"density": 0.3}),
     "ties where a tensor keeps one entry": ("ties", WEIGHTS, {"density": 0.01}),
     "ties, equal weights and lambda": ("ties", EQUAL, {"density": 0.3, "lambda": 0.4}),
+    "ties, a scaled mean of unequal weights": ("ties", WEIGHTS, {"density": 0.3, "lambda": 0.7}),
+    "ties, a density for each layer": ("ties", WEIGHTS, {"density": [0.9, 0.3]}),
+    "a gradient": ("task_arithmetic", {"a": [0.1, 0.9], "b": 0.3}, {"lambda": 0.5}),
+    "a filter, normalised": (
+        "task_arithmetic",
+        {"a": [{"filter": "dense", "value": [0.2, 1]}, {"value": 0.1}], "b": 0.3},
+        {"normalize": True},
+    ),
+    "an average with a gradient": ("linear", {"base": 0.2, "a": [0.5, 1.0], "b": 0.3}, {}),
+    "ties with filters": ("ties", {"a": [{"filter": "bias", "value": 0.5}, {"value": 0}], "b": [0, 1.0]}, {"density": 0.4}),
+    "lambda with a gradient": ("dare_ties", WEIGHTS, {"lambda": [0.2, 0.8]}),
     "ties, a sum": ("ties", WEIGHTS, {"density": 0.3, "normalize": False, "lambda": 0.5}),
     "ties, a sum with a negative weight": ("ties", {"a": 0.5, "b": -0.3}, {"density": 0.5, "normalize": False}),
     "dare_linear that drops nothing": ("dare_linear", WEIGHTS, {"density": 1.0, "normalize": True}),
@@ -182,12 +196,12 @@ LORA = [{"model": "o/x+o/lora", "parameters": {"weight": 1}}]
 
 
 REFUSED = {
-    "slices": (changed(slices=[]), "`slices` is not supported; supported is `models`"),
+    "slices and models": (changed(slices=[]), "expected either `models` or `slices`"),
+    "passthrough": (changed(merge_method="passthrough"), "'passthrough' is not supported: it stacks layers"),
+    "a mixture of experts": (changed(gate_mode="hidden"), "`gate_mode`: it is for mergekit-moe"),
     "modules": (changed(modules={}), "`modules` is not supported"),
     "another method": (changed(merge_method="slerp"), "merge_method: 'slerp' is not supported; supported are linear, task_a"),
     "a key of its own": (changed(base_modle="x"), "`base_modle` is not supported; did you mean `base_model`?"),
-    "a chat template": (changed(chat_template="auto"), "`chat_template` is not supported"),
-    "a tokenizer": (changed(tokenizer_source="union"), "tokenizer_source: 'union' is not supported; supported is the"),
     "a type": (changed(dtype="int64"), "dtype: 'int64' is not supported; supported are float16, bfloat16, float32, float64"),
     "no base": (lambda content: content.pop("base_model"), "base_model: 'ties' needs one"),
     "an adapter as the base": (changed(base_model="a+b"), "the base 'a+b' is not supported"),
@@ -197,17 +211,13 @@ REFUSED = {
     "only the base": (lambda c: c.update(models=[{"model": c["base_model"]}]), "no model besides the base; expected"),
     "a model twice": (lambda c: c["models"].append(c["models"][0]), "is listed twice"),
     "no weight": (lambda c: c["models"][0].pop("parameters"), "has no `weight`, and `parameters` has none for all"),
-    "a gradient": (weight([0.1, 0.9]), "parameters.weight: [0.1, 0.9] is a gradient over layers or a filter"),
-    "a filter": (weight([{"filter": "mlp", "value": 1}]), "parameters.weight: [{'filter': 'mlp', 'value': 1}] is a gradient"),
     "a word as a weight": (weight("much"), "parameters.weight: expected a number, found 'much'"),
     "a word as a flag": (shared(normalize="no"), "parameters.normalize: expected true or false, found 'no'"),
     "a word as lambda": (shared(**{"lambda": "big"}), "parameters.lambda: expected a number, found 'big'"),
     "an unknown parameter": (shared(gamma=0.1), "parameters: `gamma` is not supported"),
-    "two densities": (lambda c: c["models"][0]["parameters"].update(density=0.1), "density: [0.1, 0.5] differ between models"),
     "no density": (shared(density=0), "density: expected a share above 0 and up to 1, found 0"),
     "a rescaled trim": (shared(rescale=True), "parameters.rescale: true is not supported for 'ties'"),
     "a mean with a negative weight": (weight(-1), "weight: a negative one is not supported with `normalize: true`"),
-    "a scaled mean": (lambda c: (shared(**{"lambda": 2})(c), weight(0.7)(c)), "`normalize: true` with a factor of 2"),
     "an average of a scaled model": (averaged(shared(normalize=False)), "weights that sum to 3"),
     "weights that cancel": (averaged(weight(-2)), "the weights sum to 0"),
 }  # fmt: skip

@@ -5,18 +5,23 @@ No content of an archive is installed or run, links are not followed, and no mem
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import functools
 import io
-import shutil
 import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from nan_merge.core.errors import UserError
+
+RATIO, SMALL = 1000, 1 << 30  # an archive unpacks to at most RATIO times its size, or SMALL bytes
+ODD_NAMES = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+REMEDY = "it is damaged, encrypted or of an unknown kind; fetch it again, or correct `members:` in config/assets.yaml"
 
 
 class Selection:
@@ -55,16 +60,43 @@ def extract(asset: str, spec: Mapping[str, Any], archive: Path, folder: Path) ->
     Raises UserError for a pattern without a match and for a member with a path outside the folder.
     """
     selection = Selection(spec, f"asset '{asset}': {archive.name}")
-    names = []
-    for member, read in _members(archive, spec.get("inner")) if spec.get("unpack", True) else _whole(archive):
-        name = selection.name(member)
-        if name is not None:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with read() as content, open(folder / name, "wb") as file:
-                shutil.copyfileobj(content, file, 1 << 20)
-            names.append(name)
+    names: list[str] = []
+    with _explained(selection.where):
+        room = max(SMALL, RATIO * archive.stat().st_size)
+        for member, read in _members(archive, spec.get("inner")) if spec.get("unpack", True) else _whole(archive):
+            name = selection.name(member)
+            if name is not None:
+                with _explained(f"{selection.where}: member {member!r}"):
+                    room -= _write(read, folder / name, room)
+                names.append(name)
     selection.check()
-    return sorted(names)
+    return sorted(set(names))
+
+
+def _write(read: Callable[[], IO[bytes]], file: Path, room: int) -> int:
+    """Write a member to a file and return its size; ValueError if that is more than `room` bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with read() as content, open(file, "wb") as target:
+        while block := content.read(1 << 20):
+            target.write(block)
+            if target.tell() > room:
+                raise ValueError(f"it unpacks to more than {RATIO} times the size of the archive")
+        return target.tell()
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn the errors of the readers of archives, and of names that cannot be files, into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno is not None and error.errno not in ODD_NAMES:
+            raise
+        raise UserError(f"{where}: cannot be unpacked ({error.strerror or error}); {REMEDY}") from None
+    except Exception as error:  # zipfile, tarfile, zlib, lzma and struct have one each
+        raise UserError(f"{where}: cannot be unpacked ({str(error) or type(error).__name__}); {REMEDY}") from None
 
 
 Members = Iterator[tuple[str, Callable[[], IO[bytes]]]]
@@ -76,8 +108,8 @@ def _members(archive: Path, inner: str | None) -> Members:
         for name, read in _members(archive, None):
             if name.removeprefix("./") == inner:
                 try:
-                    nested = tarfile.open(fileobj=io.BytesIO(read().read()))  # noqa: SIM115
-                except tarfile.TarError:
+                    nested = tarfile.open(fileobj=io.BytesIO(read().read(SMALL)))  # noqa: SIM115
+                except tarfile.ReadError:
                     raise UserError(f"{inner!r} in {archive.name} is no tar archive; correct `inner:`") from None
                 yield from _tar(nested)
                 return
@@ -105,3 +137,7 @@ def _tar(bundle: tarfile.TarFile) -> Members:
         for info in bundle:
             if info.isfile():
                 yield info.name, cast(Callable[[], IO[bytes]], functools.partial(bundle.extractfile, info))
+        if isinstance(bundle.fileobj, io.BufferedIOBase) and not isinstance(bundle.fileobj, io.BufferedReader):
+            for _ in range(SMALL >> 20):  # the end of a compressed file holds its checksum
+                if not bundle.fileobj.read(1 << 20):
+                    break

@@ -10,15 +10,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from nan_merge.assets import hub, registries
 from nan_merge.assets.archives import Selection, extract
-from nan_merge.assets.http import Remote, receive
-from nan_merge.assets.retry import PermanentError
+from nan_merge.assets.http import Remote, receive, shown_address
+from nan_merge.assets.retry import PermanentError, TransientError
 from nan_merge.assets.store import alone, ensure, missing, place
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.disk import check_space
@@ -177,6 +177,8 @@ def _explained(asset: str, spec: AssetSpec) -> Iterator[None]:
     """Add the name of the asset and the correction to the errors of a download."""
     try:
         yield
+    except TransientError as error:
+        raise UserError(f"asset '{asset}' ({_title(spec)}): {error}; run again later") from None
     except PermanentError as error:
         correction = "correct `url:` in config/assets.yaml"
         if spec["kind"] == "hub":
@@ -228,7 +230,9 @@ def unavailable(specs: Mapping[str, AssetSpec]) -> dict[str, str]:
 
 
 def _title(spec: AssetSpec) -> str:
-    name = next(spec[key] for key in ("package", "url", "path", "repo") if key in spec)
+    name = next(
+        shown_address(spec[key]) if key == "url" else spec[key] for key in ("package", "url", "path", "repo") if key in spec
+    )
     return f"{spec['kind']} {name} {spec.get('version', '')}".rstrip()
 
 
@@ -243,10 +247,14 @@ def _stored(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], folder: Path
 
 
 def _address(spec: AssetSpec, size: int | None = None, digest: str | None = None) -> Remote:
-    return Remote(spec["url"], PurePosixPath(urlsplit(spec["url"]).path).name, size, digest)
+    name = ""
+    with suppress(ValueError):  # of an address that is none, which the request will tell
+        name = PurePosixPath(urlsplit(spec["url"]).path).name
+    return Remote(spec["url"], name if name.strip(".") else "download", size, digest)
 
 
 def _url(spec: AssetSpec, folder: Path) -> Path:
+    """Download a file of unknown size: at most LARGEST bytes of it (`receive`)."""
     remote = _address(spec)
     receive(remote, folder / remote.name)
     return folder / remote.name

@@ -15,16 +15,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from nan_merge.assets import retry
-from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries
+from nan_merge.assets.retry import Pace, PermanentError, TransientError, status_error, with_retries, within
 from nan_merge.core.progress import bar
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
 READ_SIZE = 1 << 16  # bytes
+LARGEST = 1 << 36  # bytes of a file of unknown size
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,16 @@ def _attempt(session: Session, remote: Remote, target: Path, progress: Callable[
     if start and start == remote.size:
         return
     with _translated(remote.url):
-        response = session.get(
-            remote.url,
-            headers={"Accept-Encoding": "identity", **remote.headers, **({"Range": f"bytes={start}-"} if start else {})},
-            stream=True,
-            timeout=(retry.RETRY_POLICY.connect_timeout, retry.RETRY_POLICY.read_timeout),
-            hooks={"response": functools.partial(_check_announced, remote)},
+        response = within(
+            lambda: session.get(
+                remote.url,
+                headers={"Accept-Encoding": "identity", **remote.headers, **({"Range": f"bytes={start}-"} if start else {})},
+                stream=True,
+                timeout=(retry.RETRY_POLICY.connect_timeout, retry.RETRY_POLICY.read_timeout),
+                hooks={"response": functools.partial(_check_announced, remote)},
+            )
         )
+    pace = Pace()
     with response, _translated(response.url):
         if not _continues(response, remote, start):
             target.unlink(missing_ok=True)
@@ -85,8 +89,13 @@ def _attempt(session: Session, remote: Remote, target: Path, progress: Callable[
                 file.write(block)
                 count += len(block)
                 progress().update(len(block))
+                pace.received(len(block))
                 if remote.size is not None and count > remote.size:
                     raise TransientError(f"more than the expected {remote.size:,} bytes", weight=3)
+                if remote.size is None and count > LARGEST:
+                    raise PermanentError(
+                        f"{remote.name}: more than {LARGEST:,} bytes, the most that is fetched of a file of unknown size"
+                    )
             file.flush()
             os.fsync(file.fileno())
     if remote.size not in (None, count):
@@ -119,13 +128,20 @@ def _continues(response: Response, remote: Remote, start: int) -> bool:
         raise status_error(remote.name, status, headers)
     total = None if "content-encoding" in headers else headers.get("content-length")
     if status != 200:
-        span = re.match(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+        span = re.match(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", headers.get("content-range", ""))
         if status == 416 or span is None or int(span[1]) != start:
             return False
         total = span[2].replace("*", "") or None
-    if total is not None and remote.size not in (None, int(total)):
-        raise TransientError(f"{int(total):,} bytes announced, expected {remote.size:,}", weight=3)
+    announced = remote.size if total is None or remote.size is None else whole_number(total)
+    if announced != remote.size:
+        shown = "no number of bytes" if announced is None else f"{announced:,} bytes"
+        raise TransientError(f"{shown} announced, expected {remote.size:,}", weight=3)
     return True
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number that a header holds, None for any other text."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
 
 
 @contextmanager
@@ -136,8 +152,8 @@ def _translated(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema, exceptions.TooManyRedirects):
-        raise PermanentError(f"{url}: not the address of a file; expected https://...") from None
+    except (exceptions.InvalidSchema, exceptions.TooManyRedirects, ValueError):  # InvalidURL is a ValueError, as that of urlsplit
+        raise PermanentError(f"{shown_address(url)}: not the address of a file; expected https://...") from None
     except (exceptions.RequestException, HTTPError) as error:
         request = getattr(error, "request", None)  # the one after a redirect
         host = urlsplit(str(request.url) if request else url).hostname
@@ -150,6 +166,15 @@ def _translated(url: str) -> Iterator[None]:
         if any(isinstance(cause, (socket.gaierror, ConnectionRefusedError)) for cause in causes):
             raise TransientError(f"{host} cannot be reached ({reason})", weight=2) from None
         raise TransientError(f"connection to {host} lost ({reason})") from None
+
+
+def shown_address(url: str) -> str:
+    """Return an address for messages: without user, query and fragment, which may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return "the address"
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from nan_merge.assets import retry
 from nan_merge.assets.archives import Selection
 from nan_merge.assets.http import Remote
-from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries
+from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries, within
 from nan_merge.assets.store import ensure
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import sha256
@@ -57,6 +58,11 @@ class Repository:
         """
         info = with_retries(str(self), self._info, attempts=attempts)
         files = {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings or []}
+        for path, (size, digest) in files.items():
+            if type(size) is not int or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+                raise PermanentError(f"{self}: the listing has no size or no digest of {path!r}", "Listing")
+        if not re.fullmatch("[0-9a-f]{40}", str(info.sha)):
+            raise PermanentError(f"{self}: the listing has no commit", "Listing")
         return info.sha, {path: self.remote(path, info.sha, *file) for path, file in files.items()}
 
     def _info(self) -> Any:
@@ -65,7 +71,8 @@ class Repository:
         try:
             api = HfApi(token=self._token())
             timeout = retry.RETRY_POLICY.read_timeout
-            return api.repo_info(self.id, repo_type=self.type, revision=self.revision, files_metadata=True, timeout=timeout)
+            options: Any = {"repo_type": self.type, "revision": self.revision, "files_metadata": True, "timeout": timeout}
+            return within(lambda: api.repo_info(self.id, **options))
         except errors.HfHubHTTPError as error:
             code = "RepoNotFound" if isinstance(error, errors.RepositoryNotFoundError) else ""
             raise status_error(str(self), error.response.status_code, error.response.headers, code) from None
@@ -73,6 +80,10 @@ class Repository:
             raise PermanentError(f"not an id of a hub: {error}", "RepoNotFound") from None
         except errors.OfflineModeIsEnabled:
             raise UserError(f"{self}: no request to {constants.ENDPOINT}, since HF_HUB_OFFLINE is set (unset it)") from None
+        except TransientError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # of a listing that is none
+            raise PermanentError(f"{self}: the answer is no listing of a hub ({type(error).__name__})", "Listing") from None
         except Exception as error:
             if not type(error).__module__.startswith("httpx"):  # its name differs between versions of huggingface_hub
                 raise
@@ -106,6 +117,7 @@ class Repository:
             "RepoNotFound": f"no such {self.type} at {constants.ENDPOINT}: correct {repo}, or, if it is private, {log_in}",
             "RevisionNotFound": changed,
             "EntryNotFound": changed,
+            "Listing": f"check HF_ENDPOINT ({constants.ENDPOINT}) and proxies on the way to it",
             "Changed": f"if the change is meant, run: {lock}" if lock else "run again later",
         }.get(error.code, f"open {page} in a browser to see whether it still exists")
 

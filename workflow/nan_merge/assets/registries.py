@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nan_merge.assets.http import whole_number
+from nan_merge.assets.retry import Pace, within
 from nan_merge.core.errors import UserError
 from nan_merge.core.progress import bar
+
+READ_SIZE = 1 << 12  # bytes, which a slow server completes now and then
 
 
 def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
@@ -27,17 +31,18 @@ def pypi(spec: Mapping[str, Any], folder: Path) -> Path:
         finder = command._build_package_finder(options, session)
     except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"pip 23 to 26 is needed in this environment ({error}); run: python -m pip install 'pip<27'") from None
-    links = {c.link.filename: c.link for c in finder.find_all_candidates(spec["package"])}
+    links = {c.link.filename: c.link for c in within(lambda: finder.find_all_candidates(spec["package"]))}
     if spec["archive"] not in links:
         names = ", ".join(sorted(links)[-3:]) or "nothing (no network, or no answer of the package index)"
         raise UserError(f"the package index does not have {spec['archive']}; found {names}")
-    reply = session.get(links[spec["archive"]].url_without_fragment, stream=True)
+    reply = within(lambda: session.get(links[spec["archive"]].url_without_fragment, stream=True))
     reply.raise_for_status()
-    target, size = folder / spec["archive"], int(reply.headers.get("content-length") or 0)
+    target, size, pace = folder / spec["archive"], whole_number(reply.headers.get("content-length") or "") or 0, Pace()
     with open(target, "wb") as file, bar(target.name, size, "B") as shown:
-        for block in reply.iter_content(1 << 20):
+        for block in reply.iter_content(READ_SIZE):
             file.write(block)
             shown.update(len(block))
+            pace.received(len(block))
     return target
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import visible
 
 T = TypeVar("T")
 PROGRESS = 1 << 20  # bytes of one attempt that reset the count of attempts
@@ -28,7 +31,10 @@ class RetryPolicy:
     longest_wait: float = 60.0
     longest_retry_after: float = 900.0  # a server that asks for more ends the retries
     connect_timeout: float = 10.0
-    read_timeout: float = 30.0
+    read_timeout: float = 30.0  # between two pieces of an answer
+    answer_timeout: float = 300.0  # for an answer up to its content
+    pace_time: float = 60.0  # in which an attempt receives at least `pace_bytes`
+    pace_bytes: int = 60 << 10
 
 
 RETRY_POLICY = RetryPolicy()
@@ -48,6 +54,45 @@ class PermanentError(UserError):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+
+class Pace:
+    """Gives up an attempt that receives content too slowly: a server that sends a byte now and then never times out."""
+
+    def __init__(self) -> None:
+        self._start, self._count = time.monotonic(), 0
+
+    def received(self, count: int) -> None:
+        """Add a number of bytes; TransientError if the last `pace_time` seconds brought fewer than `pace_bytes`."""
+        self._count += count
+        seconds = time.monotonic() - self._start
+        if seconds >= RETRY_POLICY.pace_time:
+            if self._count < RETRY_POLICY.pace_bytes:
+                raise TransientError(f"only {self._count:,} bytes in {seconds:,.0f} s")
+            self._start, self._count = time.monotonic(), 0
+
+
+def within(call: Callable[[], T]) -> T:
+    """Return the result of a call; TransientError if it takes longer than `answer_timeout`.
+
+    The call then goes on in a thread that does not keep the process alive.
+    """
+    outcome: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcome.put((call(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=RETRY_POLICY.answer_timeout)
+    except Empty:
+        raise TransientError(f"no complete answer in {RETRY_POLICY.answer_timeout:,.0f} s") from None
+    if error is not None:
+        raise error
+    return cast(T, value)
 
 
 def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0, attempts: int | None = None) -> T:
@@ -89,11 +134,11 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
     try:
         return float(Retry().parse_retry_after(headers.get("retry-after", "")))
-    except InvalidHeader:
-        limit = re.search(r";\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    except (InvalidHeader, ValueError, OverflowError):
+        limit = re.search(r";\s*t\s*=\s*([0-9]{1,9})\b", headers.get("ratelimit", ""))
         return float(limit[1]) if limit else 0.0
 
 
 def log(text: str) -> None:
     """Print one line on stderr, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(visible(text), file=sys.stderr)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.names import nearest
+from nan_merge.core.text import read_yaml as read_yaml
 
 RENAMED_FILES = {"evidence.yaml": "calibration.yaml"}  # of config/
 KINDS = {
@@ -32,57 +32,6 @@ def check_renamed_files(config: Path) -> None:
             raise UserError(
                 f"config/{old}: this file was renamed to config/{new}; move your entries there and delete config/{old}"
             )
-
-
-def read_yaml(path: Path) -> Any:
-    """Read one YAML file, an empty one as {}; UserError for an unreadable one with the line, and for a key that stands twice."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        node = loader.get_single_node()
-        _check_keys(node, path)
-        return loader.construct_document(node) if node is not None else {}
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a text in UTF-8: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_syntax(error, text)}") from None
-
-
-def _check_keys(root: yaml.Node | None, path: Path) -> None:
-    """Raise a UserError for a key that stands twice in one mapping: YAML would silently take the last."""
-    waiting, seen = [root], set()
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        lines: dict[tuple[str, str], int] = {}
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
-            if name in lines:
-                both = f"in lines {lines[name]} and {line}"
-                raise UserError(f"{path}: the key '{key.value}' stands twice in one mapping, {both}; keep one")
-            lines[name] = line
-            waiting.append(value)
-        waiting += node.value if isinstance(node, yaml.SequenceNode) else []
-
-
-def _syntax(error: yaml.YAMLError, text: str) -> str:
-    """Explain a syntax error: the line, what stands there, and the usual cause."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return str(error)
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    problem = error.problem
-    cause = "every key needs a colon and a space after it, lists and quotes their end, and all entries of one mapping one indent"
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        cause = "the line is indented with a tab; indent with spaces"
-    elif "mapping values are not allowed" in problem:
-        cause = "a key above lacks its colon, the indent is too deep, or a text with ': ' needs quotes"
-    return f"line {mark.line + 1}, column {mark.column + 1}: {line.strip()!r}: {problem}; {cause}"
 
 
 def check_schema(

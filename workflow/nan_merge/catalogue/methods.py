@@ -15,7 +15,7 @@ from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.sweeps import members
 from nan_merge.core.errors import UserError
-from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, is_finished, scale_of, what_it_reads
+from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
 from nan_merge.methods.recipe import DEFAULTS, Operator, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
@@ -26,7 +26,7 @@ FILE, VARIANTS = "config/methods.yaml", "config/variants.yaml"
 SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/schemas/variants.schema.yaml"}
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
 ALL = "`nan-merge methods` lists all"
-EQUAL = ("constant", "uniform")  # rules that give every expert the same coefficient
+EQUAL, LEVEL = ("constant", "uniform"), "uniform_matched"  # rules and control that give every expert the same coefficient
 RENAMED = [  # ids of earlier versions, and what they are called now
     (r"(weight_averaging|task_arithmetic|ties)_(nan(_delta(_layer|_tensor)?)?)", r"\1+\2"),
     (r"task_arithmetic_nan_tuned", "task_arithmetic_tuned+nan_delta"),
@@ -164,19 +164,28 @@ class Catalogue:
         if "control" in entry:
             return {key: value for key, value in new.items() if key != "host"}
         rule, values = operator_in(entry, "coefficients")
-        scale = {}
-        if entry.get("scale") == "host":
-            scale = scale_of(*operator_in(record, "coefficients"))
+        replaced = operator_in(record, "coefficients")
+        scale = scale_of(*replaced) if entry.get("scale") == "host" else {}
         if tune:
             new["tune"]["hyper_parameter"] = next(iter(scale))
-        controls = [f"{name}+{variant}+{each}" for each, other in self.variants.items() if "control" in other]
+        own = [each for each, other in self.variants.items() if "control" in other and not _repeats(record, entry, other)]
+        controls = [f"{name}+{variant}+{each}" for each in own]
         others = [each for each, other in self.variants.items() if other["group"] == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
         host = record["extends"] if "scan" in record else name
         new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
-        new |= {"coefficients": {rule: {**values, **scale}}}
+        over = {key: value for key, value in replaced[1].items() if key == "over"}  # of the method, not of its coefficients
+        new |= {"coefficients": {rule: {**over, **values, **scale}}}
         data = [each["data"] for each in (record, entry) if each.get("data", "none") != "none"]
         return {**new, "data": ", ".join(dict.fromkeys(data)) or "none"}
+
+
+def _repeats(host: Mapping[str, Any], variant: Mapping[str, Any], control: Mapping[str, Any]) -> bool:
+    """Return whether a control of a variant is the host itself: equal coefficients, at the scale of a host that has such."""
+    new, old = (operator_in(record, "coefficients") for record in (variant, host))
+    if old[0] not in EQUAL or gives_factors(COEFFICIENTS[new[0]]) or operator_in(control, "control")[0] != LEVEL:
+        return False
+    return variant.get("scale") == "host" or scale_of(*new) == scale_of(*old)
 
 
 def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) -> None:
@@ -191,7 +200,8 @@ def operators(record: Mapping[str, Any]) -> list[Operator]:
 
 def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:
     """Return whether the coefficients of a method come from the norms of calibration statistics."""
-    return operator_in(record, "coefficients")[1].get("norm_of") == "calibration"
+    values = operator_in(record, "coefficients")[1]
+    return "calibration" in (values.get("norm_of"), values.get("over"))
 
 
 def reads_examples(record: Mapping[str, Any]) -> bool:

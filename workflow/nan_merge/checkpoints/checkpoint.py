@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nan_merge.checkpoints.companions import copy_companions
 from nan_merge.checkpoints.pickles import pickled_tensors
 from nan_merge.checkpoints.safetensors_file import NAMES, Tensor, header_bytes, stored_tensors
 from nan_merge.core.atomic import atomic_write
@@ -17,9 +17,6 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
-LICENCES = ("LICENSE", "NOTICE", "USE_POLICY")
-PROVENANCE = ("asset.json", "source.json", "provenance.json", "adapter_config.json", "trainer_state.json")
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
 WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # in order of preference
 
@@ -32,6 +29,7 @@ class Checkpoint:
     """
 
     config: Mapping[str, Any] | None = None  # what config.json of the folder would hold, for a model without a folder
+    lacking: Sequence[str] = ()  # names of tensors that the index has and no file: libraries load such a model
 
     def __init__(self, path: Path | str) -> None:
         """Open a folder or a single safetensors file (a head)."""
@@ -39,22 +37,23 @@ class Checkpoint:
         self.folder = path.parent if path.is_file() else path
         self.shards: dict[str, list[str]] = {}
         self.entries: dict[str, Tensor] = {}
-        index, indexed = (None, {path.name: set()}) if path.is_file() else self._files()
-        for file, names in indexed.items():
+        indexed: dict[str, set[str]] = {path.name: set()} if path.is_file() else self._files()
+        for file in indexed:
             tensors = read_file(self.folder / file)
-            for name in sorted(names - tensors.keys()):
-                raise UserError(f"{index} names the tensor '{name}' in {file}, which lacks it; fetch it again")
             for name in sorted(tensors.keys() & self.entries.keys()):
                 other = next(shard for shard, names in self.shards.items() if name in names)
                 raise UserError(f"{self.folder / file}: tensor '{name}' is also in {other}; fetch it again")
             self.shards[file] = list(tensors)
             self.entries.update(tensors)
+        self.lacking = sorted(set().union(*indexed.values()) - self.entries.keys())
 
-    def _files(self) -> tuple[Path | None, dict[str, set[str]]]:
-        """Return the path of the index, or None, and {weight file: names of its tensors by the index}."""
+    def _files(self) -> dict[str, set[str]]:
+        """Return {weight file: names of its tensors by the index, if there is one}."""
         weights = next((file for file in WEIGHTS if (self.folder / file).is_file()), None)
         if weights is None:
-            raise UserError(f"{self.folder}: no checkpoint in this folder; expected {SINGLE} or {INDEX} (or {PICKLE})")
+            raise UserError(
+                f"{self.folder}: no checkpoint in this folder; expected {SINGLE} or {INDEX} (or {PICKLE}){_cached(self.folder)}"
+            )
         if weights in (INDEX, PICKLE_INDEX):
             index = self.folder / weights
             record = read_json(index)
@@ -67,8 +66,8 @@ class Checkpoint:
             for file in indexed:
                 if Path(file).name != file or not (self.folder / file).is_file():
                     raise UserError(f"{index} names the shard {file!r}, which is not in that folder; fetch it again")
-            return index, indexed
-        return None, {weights: set()}
+            return indexed
+        return {weights: set()}
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +82,16 @@ class Checkpoint:
         """Read one whole tensor as stored into new memory: (*shape)."""
         entry = self.entries[name]
         return entry.block(0, entry.size).reshape(entry.shape)
+
+
+def _cached(folder: Path) -> str:
+    """Return the advice for a folder of the hub's cache, which holds its models further down; empty for any other folder."""
+    kind, *parts = folder.resolve().name.split("--")
+    if kind != "models" or not parts:
+        return ""
+    there = sorted(each.name for each in folder.glob("snapshots/*") if each.is_dir())
+    inside = f"snapshots/{there[0]} in it" if there else "a folder below its snapshots/, of which there is none yet"
+    return f". It is the cache of a hub's model: give {inside}, or the id {'/'.join(parts)}"
 
 
 def safetensors_name(file: str) -> str:
@@ -114,12 +123,3 @@ def write_checkpoint(
         if config is not None:
             (part / "config.json").write_text(json.dumps(config, sort_keys=True, indent=1) + "\n", encoding="utf-8")
         write_tensors(part / SINGLE, tensors)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy config, tokenizer, processor and licence files; no weights, no provenance."""
-    for file in sorted(source.iterdir()):
-        wanted = file.suffix in COMPANIONS or file.name.startswith(LICENCES)
-        excluded = file.name in PROVENANCE or file.name.startswith(".") or file.name.endswith(".index.json")
-        if file.is_file() and wanted and not excluded:
-            shutil.copyfile(file, target / file.name)

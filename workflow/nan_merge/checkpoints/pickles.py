@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from nan_merge.checkpoints.safe_unpickler import Placeholder, Unpickler, module_tensors
-from nan_merge.checkpoints.safetensors_file import Tensor
+from nan_merge.checkpoints.safetensors_file import SharedFile, Tensor, check_shape
 from nan_merge.checkpoints.torch_archive import StridedTensor, unpickle_file
 from nan_merge.core.errors import UserError
+from nan_merge.core.handles import Stamp
 
 WRAPPER = "state_dict"  # the key of the tensors in checkpoints of training programs
 
@@ -29,6 +30,29 @@ class ArrayTensor(Tensor):
             out[:] = self.values.reshape(-1)[start:stop]
         else:  # a transposed or otherwise strided tensor
             out[:] = self.values.flat[start:stop]
+        return out
+
+
+@dataclass
+class MappedTensor(ArrayTensor):
+    """A tensor of a pickle file, which is mapped only to find it and to gather strided numbers.
+
+    A mapped page that the file has lost ends the process, so numbers that lie together are read, and for others the file is
+    looked at first.
+    """
+
+    file: SharedFile
+    name: str
+    offset: int  # of the first byte
+
+    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Read the elements `start` to `stop`, flattened in C order, as stored: (stop - start,)."""
+        if not self.values.flags.c_contiguous:
+            with self.file.opened() as handle:
+                self.file.check(handle)
+                return super().block(start, stop, buffer)
+        out = self.space(stop - start, buffer)
+        self.file.read(out.view(np.uint8), self.offset + start * out.itemsize, self.name)
         return out
 
 
@@ -58,6 +82,7 @@ def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     entries: dict[str, Tensor] = {}
     kinds: dict[str, str] = {}
+    shared = SharedFile(file, stamp=Stamp.of(file.stat()))
     try:
         root = unpickle_file(file, Unpickler)
         if isinstance(root, Mapping) and isinstance(root.get(WRAPPER), (Mapping, Placeholder)):
@@ -69,8 +94,9 @@ def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     f"{file}: {name!r} is an object of type {type(value).__name__}{note}; expected only tensors by name, or a"
                     " module of them; save only the model's state_dict"
                 )
-            entries[name] = ArrayTensor(value.dtype, value.shape, value.array())
-    except UserError:
+            check_shape(f"{file}: tensor '{name}'", value.dtype, value.shape)
+            entries[name] = _tensor(shared, name, value)
+    except (UserError, MemoryError, OSError):
         raise
     except Exception as error:  # a damaged file can raise any error
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -80,3 +106,10 @@ def pickled_model(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not entries:
         raise UserError(f"{file}: holds an object of type {type(root).__name__} without tensors; expected a model")
     return entries, kinds
+
+
+def _tensor(file: SharedFile, name: str, value: StridedTensor) -> ArrayTensor:
+    values, start = value.array(), value.storage.start
+    if start is None:
+        return ArrayTensor(value.dtype, value.shape, values)
+    return MappedTensor(value.dtype, value.shape, values, file, name, start + value.offset * values.itemsize)

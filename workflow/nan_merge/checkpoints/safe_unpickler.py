@@ -6,6 +6,7 @@ module are then collected from the placeholders under their state dict names.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ INERT: dict[str, Any] = {  # other allowed names: containers, whose construction
     "collections.OrderedDict": OrderedDict, "torch.Size": tuple,
     **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset, list, dict, tuple)},
 }  # fmt: skip
+
+LONGEST = 1_000  # characters of the name of a class, and of a tensor
+MOST = 100_000  # submodules, each counted for every place where it is
 
 
 class Placeholder:
@@ -61,23 +65,36 @@ class Unpickler(pickle._Unpickler):
     The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims.
     """
 
-    def __init__(self, stream: Any, storages: dict[str, Storage]) -> None:
+    def __init__(self, stream: Any, storages: dict[str, Storage], nested: int | None = None) -> None:
+        """Read `stream`; pickles within it may have `nested` bytes together, by default as many as it has itself."""
+        start, size = stream.tell(), stream.seek(0, io.SEEK_END)
+        stream.seek(start)
         super().__init__(stream)
-        self.storages = storages
+        self.storages, self.nested = storages, size if nested is None else nested
         self.classes: dict[str, type[Placeholder]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the replacement of a name in the file; nothing is imported and no attribute is looked up."""
+        if len(module) + len(name) > LONGEST:  # it would be copied for each of its references
+            raise pickle.UnpicklingError(f"a class name of {len(module) + len(name):,} characters")
         full = f"{module}.{name}"
         if full in INERT:
             return INERT[full]
         if name in STORAGES and module in ("torch", "torch.cuda", "torch.storage"):
             return STORAGES[name]
+        if full == "torch.storage._load_from_bytes":  # tensors saved by plain `pickle`
+            return Rebuild(self._load_nested)
         if full in REBUILDS:
             return REBUILDS[full]
         if full not in self.classes:
             self.classes[full] = type(name.rpartition(".")[2], (Placeholder,), {"__slots__": ()})
         return KINDS.get(full, self.classes[full])
+
+    def _load_nested(self, data: bytes) -> Any:
+        self.nested -= len(data)
+        if self.nested < 0:
+            raise pickle.UnpicklingError("pickles within it are read again and again")
+        return torch_archive.unpickle_bytes(bytes(data), lambda inner, storages: Unpickler(inner, storages, nested=0))
 
     def persistent_load(self, pid: Any) -> Any:
         """Return the storage with a persistent id, or the class recorded by an old file."""
@@ -126,10 +143,6 @@ def _object(kind: Any, *_: Any) -> Any:
     return kind() if isinstance(kind, type) and issubclass(kind, Placeholder) else Placeholder()
 
 
-def _from_bytes(data: bytes) -> Any:
-    return torch_archive.unpickle_bytes(bytes(data), Unpickler)
-
-
 def _bytes(text: str, _: Any) -> bytes:
     return text.encode("latin1")
 
@@ -142,7 +155,6 @@ REBUILDS: dict[str, Rebuild] = {
     "torch._utils._rebuild_parameter_with_state": Rebuild(_first),
     "torch.nn.parameter.Parameter": Rebuild(_first),
     "torch._tensor._rebuild_from_type_v2": Rebuild(_made),
-    "torch.storage._load_from_bytes": Rebuild(_from_bytes),  # tensors saved by plain `pickle`
     "_codecs.encode": Rebuild(_bytes),  # bytes in pickles of Python 2
     "copyreg._reconstructor": Rebuild(_object),
     "copy_reg._reconstructor": Rebuild(_object),
@@ -157,7 +169,7 @@ def module_tensors(module: Any, name: str, kinds: dict[str, str]) -> Iterator[tu
     if not isinstance(module, Placeholder):
         raise ValueError(f"an object of type {type(module).__name__} where a module is expected")
     kinds[name] = type(module).__name__
-    if name.count(".") > 100:
+    if name.count(".") > 100 or len(name) > LONGEST or len(kinds) > MOST:
         raise ValueError("a module inside itself")
     stem, transient = f"{name}.".lstrip("."), module.state.get("_non_persistent_buffers_set") or ()
     for attribute, excluded in (("_parameters", ()), ("_buffers", transient)):

@@ -9,16 +9,16 @@ import json
 import math
 import os
 import struct
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, about
+from nan_merge.core.handles import PooledFile, Stamp
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -31,6 +31,9 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MOST_DIMENSIONS = 63  # one less than an array of NumPy can have: the models are stacked
+MOST_NESTED = 100  # levels of brackets in the entry of a tensor; the safetensors library takes a few more
+Place = tuple[str, tuple[int, ...], int, int]  # type, shape, start, stop
 FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
 
 
@@ -76,29 +79,18 @@ class RowSlice(Tensor):
         return self.whole.block(self.first + start, self.first + stop, buffer)
 
 
-class SharedFile:
-    """A file that several threads read tensors from; opened at the first read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._handle, self._lock = path, -1, threading.Lock()
+class SharedFile(PooledFile):
+    """A file that several threads read tensors from."""
 
     def read(self, into: np.ndarray, offset: int, tensor: str) -> None:
         """Fill `into` (uint8) with bytes of `tensor` from `offset` on; raise UserError if the file has shrunk."""
-        if self._handle < 0:
-            with self._lock:
-                if self._handle < 0:
-                    self._handle = os.open(self.path, os.O_RDONLY)
-        done = 0
-        while done < len(into):  # one call reads at most 2 GiB
-            count = os.preadv(self._handle, [into[done:].data], offset + done)
-            if count == 0:
-                raise UserError(f"{self.path}: ends inside tensor '{tensor}'; fetch or make it again")
-            done += count
-
-    def __del__(self) -> None:
-        """Close the file if it was opened."""
-        if self._handle >= 0:
-            os.close(self._handle)
+        with self.opened() as handle:
+            done = 0
+            while done < len(into):  # one call reads at most 2 GiB
+                count = os.preadv(handle, [into[done:].data], offset + done)
+                if count == 0:
+                    raise UserError(f"{self.path}: ends inside tensor '{tensor}'; fetch or make it again")
+                done += count
 
 
 @dataclass
@@ -118,49 +110,90 @@ class SafetensorsTensor(Tensor):
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one safetensors file by name, in file order."""
-    file = SharedFile(path)
-    return {
-        name: SafetensorsTensor(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in read_header(path).items()
-    }
+    with open(path, "rb") as stream:
+        file = SharedFile(path, stamp=Stamp.of(os.fstat(stream.fileno())))
+        places = _read_header(path, stream)
+    return {name: SafetensorsTensor(dtype, shape, name, file, start) for name, (dtype, shape, start, _) in places.items()}
 
 
-def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+def read_header(file: Path) -> dict[str, Place]:
     """Read and check a safetensors header: name -> (type, shape, start, stop) in bytes, ordered by offset.
 
     Raises UserError for a truncated header, invalid JSON, an unknown type, and offsets with gaps, with overlaps, outside
-    the file or not matching a shape.
+    the file or not matching a shape: for whatever the safetensors library refuses, and for a name that is there twice.
     """
-    size = file.stat().st_size
     with open(file, "rb") as stream:
+        return _read_header(file, stream)
+
+
+def _read_header(file: Path, stream: BinaryIO) -> dict[str, Place]:
+    size = os.fstat(stream.fileno()).st_size
+    with about(file):
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, 100_000_000):
             raise UserError(f"{file}: the header has {length} bytes, the file {size}; it is truncated or no safetensors file")
-        try:
-            header = json.loads(stream.read(length))
-            places = {name: _parse_entry(entry) for name, entry in header.items() if name != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{file}: its header is not a safetensors header ({error})") from None
+        text = stream.read(length)
+    try:
+        header = _parse_header(text)
+        places = {name: _parse_entry(entry) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: its header is not a safetensors header ({error})") from None
     return dict(_checked(file, places, 8 + length, size))
 
 
-def _parse_entry(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """Read JSON as the safetensors library does: UTF-8, no name twice, no number that JSON lacks, metadata of words only."""
+    header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_whole)
+    if b"\\u" in text:
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
+    metadata = header.get("__metadata__")
+    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
+        raise ValueError("`__metadata__` should be words by name")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"'{next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)}' is there twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _whole(text: str) -> int:
+    if text == "-0" or len(text) > 20:
+        raise ValueError(f"{text[:30]} should be a whole number from 0")
+    return int(text)
+
+
+def _parse_entry(entry: Mapping[str, Any]) -> Place:
     start, stop = entry["data_offsets"]
+    if len(entry) > 3 and _depth(entry) > MOST_NESTED:
+        raise ValueError(f"more than {MOST_NESTED} levels of brackets")
     place = (str(entry["dtype"]), tuple(entry["shape"]), start, stop)
-    if not all(type(number) is int and number >= 0 for number in (*place[1], start, stop)):
+    if not isinstance(entry["shape"], list) or not all(type(n) is int and n >= 0 for n in (*place[1], start, stop)):
         raise ValueError(f"shape {list(place[1])} and offsets {[start, stop]} should be whole numbers from 0")
     return place
 
 
-def _checked(
-    file: Path, places: Mapping[str, Any], origin: int, size: int
-) -> Iterator[tuple[str, tuple[str, tuple[int, ...], int, int]]]:
+def _depth(value: Any) -> int:
+    """Return the number of levels of brackets of a value of JSON."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+def _checked(file: Path, places: Mapping[str, Place], origin: int, size: int) -> Iterator[tuple[str, Place]]:
     end = 0
     for name, place in sorted(places.items(), key=lambda item: (item[1][2], item[1][3])):
         dtype, shape, start, stop = place
         if dtype not in DTYPES:
             raise UserError(f"{file}: tensor '{name}' has the type {dtype}; known are {', '.join(DTYPES)}")
-        expected = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+        check_shape(f"{file}: tensor '{name}'", dtype, shape)
+        expected = math.prod(shape) * DTYPES[dtype].itemsize
         if start != end or stop - start != expected or origin + stop > size:
             raise UserError(
                 f"{file}: tensor '{name}' claims bytes {start} to {stop} for {dtype} {list(shape)}; expected"
@@ -172,12 +205,20 @@ def _checked(
         raise UserError(f"{file}: {size - origin - end} bytes after the last tensor; the file is damaged, fetch it again")
 
 
+def check_shape(tensor: str, dtype: str, shape: Sequence[int]) -> None:
+    """Raise a UserError for a shape that no array can have, also one without elements: too many or too large dimensions."""
+    if len(shape) > MOST_DIMENSIONS:
+        raise UserError(f"{tensor} has {len(shape)} dimensions; expected at most {MOST_DIMENSIONS}")
+    if math.prod(filter(None, shape)) * DTYPES[dtype].itemsize >= 1 << 63:
+        raise UserError(f"{tensor} has the shape {list(shape)}, which is larger than any memory; the file is damaged")
+
+
 def header_bytes(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """Return the header for tensors stored consecutively in the given order, padded to 8 bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, (dtype, shape) in entries.items():
-        stop = start + int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+        stop = start + math.prod(shape) * DTYPES[dtype].itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()

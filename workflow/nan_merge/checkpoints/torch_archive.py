@@ -24,18 +24,22 @@ LOCAL = 30  # bytes of a zip local file header before name and extra field
 
 @dataclass
 class Storage:
-    """`count` numbers of one type; `data` are their bytes, memory-mapped by `fill`."""
+    """`count` numbers of one type; `data` are their bytes, memory-mapped by `fill` from `start` of the file on.
+
+    `start` is None for a storage that lies in memory.
+    """
 
     dtype: str
     count: int
     data: np.ndarray | None = None
+    start: int | None = None
 
     def fill(self, whole: np.ndarray, start: int) -> int:
         """Map the bytes from `start` on and return their end; raise ValueError if the file ends before it."""
         stop = start + self.count * DTYPES[self.dtype].itemsize
         if self.count < 0 or stop > len(whole):
             raise ValueError("the file ends inside a tensor")
-        self.data = whole[start:stop]
+        self.data, self.start = whole[start:stop], start if isinstance(whole, np.memmap) else None
         return stop
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from nan_merge.checkpoints.checkpoint import INDEX, SINGLE, safetensors_name
 from nan_merge.checkpoints.safetensors_file import DTYPES, header_bytes
+from nan_merge.core.errors import about
 from nan_merge.core.files import write_json
+from nan_merge.core.handles import PooledFile
 
 WINDOW = 1 << 22  # bytes of one write
 
@@ -28,19 +32,21 @@ class Writer:
         self.places: dict[str, tuple[_File, int]] = {}
         self.files: list[_File] = []
         free: list[mmap.mmap] = []  # unused windows, shared by all files
-        shards = {safetensors_name(file): names for file, names in shards.items()}
+        renamed: dict[str, list[str]] = {}  # a .bin and a .safetensors of one index can get one name
         for file, names in shards.items():
+            renamed.setdefault(safetensors_name(file), []).extend(names)
+        for file, names in renamed.items():
             header = header_bytes({name: entries[name] for name in names})
             end, starts = len(header), {}
             for name in names:
                 dtype, shape = entries[name]
                 starts[name] = end
-                end += int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+                end += math.prod(shape) * DTYPES[dtype].itemsize
             self.files.append(_File(folder / file, end, free))
             self.files[-1].write(0, np.frombuffer(header, np.uint8))
             self.places |= {name: (self.files[-1], start) for name, start in starts.items()}
-        if list(shards) != [SINGLE]:
-            weight_map = {name: file for file, names in shards.items() for name in names}
+        if list(renamed) != [SINGLE]:
+            weight_map = {name: file for file, names in renamed.items() for name in names}
             write_json(folder / INDEX, {"metadata": {"total_size": sum(f.size for f in self.files)}, "weight_map": weight_map})
 
     def write(self, name: str, first: int, stored: np.ndarray) -> None:
@@ -53,6 +59,20 @@ class Writer:
         for file in self.files:
             file.close()
 
+    def digests(self) -> dict[str, str]:
+        """Return the `digest` of every file, which all ranges of its tensors have been written to."""
+        return {file.path.name: _joined(file.digests[window] for window in sorted(file.digests)) for file in self.files}
+
+
+def digest(file: Path) -> str:
+    """Return the XXH3-128 of the XXH3-128 of every WINDOW of a file, as 32 hexadecimal digits."""
+    with open(file, "rb") as stream, about(file):
+        return _joined(xxh3_128_digest(window) for window in iter(lambda: stream.read(WINDOW), b""))
+
+
+def _joined(digests: Iterable[bytes]) -> str:
+    return xxh3_128_hexdigest(b"".join(digests))
+
 
 class _File:
     """A file of known size, written window by window; a window is written once all of its bytes have arrived.
@@ -62,16 +82,20 @@ class _File:
     """
 
     def __init__(self, path: Path, size: int, free: list[mmap.mmap]) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        try:
-            self.handle = os.open(path, flags | os.O_DIRECT, 0o666)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            path.unlink(missing_ok=True)
-            self.handle = os.open(path, flags, 0o666)
-        self.path, self.size, self.lock = path, size, threading.Lock()
-        os.posix_fallocate(self.handle, 0, size)  # fails at once on a full disk
+        flags, new = os.O_RDWR, os.O_CREAT | os.O_EXCL
+        with about(path):
+            try:
+                os.close(os.open(path, flags | os.O_DIRECT | new, 0o666))
+                flags |= os.O_DIRECT
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                path.unlink(missing_ok=True)
+                os.close(os.open(path, flags | new, 0o666))
+        self.path, self.size, self.lock, self.file = path, size, threading.Lock(), PooledFile(path, flags)
+        with self.file.opened() as handle:
+            os.posix_fallocate(handle, 0, size)  # fails at once on a full disk
+        self.digests: dict[int, bytes] = {}  # window -> XXH3-128
         self.open: dict[int, tuple[mmap.mmap, list[int]]] = {}  # window -> (bytes, number of bytes received)
         self.free = free
 
@@ -102,14 +126,18 @@ class _File:
         start = window * WINDOW
         count = min(WINDOW, self.size - start)
         padded = -(-count // mmap.PAGESIZE) * mmap.PAGESIZE  # O_DIRECT writes whole pages; `close` truncates the file
-        written = 0
-        while written < padded:
-            written += os.pwrite(self.handle, memoryview(memory)[written:padded], start + written)
+        content, written = memoryview(memory)[:padded], 0
+        with self.file.opened() as handle:
+            while written < padded:
+                written += os.pwrite(handle, content[written:], start + written)
+        digest = xxh3_128_digest(content[:count])
         with self.lock:
+            self.digests[window] = digest
             del self.open[window]
             self.free.append(memory)
 
     def close(self) -> None:
         """Truncate the file to its size and close it."""
-        os.ftruncate(self.handle, self.size)
-        os.close(self.handle)
+        with self.file.opened() as handle:
+            os.ftruncate(handle, self.size)
+        self.file.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nan_merge.standalone.mergekit_import import MergekitConfig
 
 ABOUT = """Translate a mergekit config: linear, task_arithmetic, ties, dare_linear, dare_ties over whole models.
-Without options, print the command that merges and the method; with --output, merge."""
+Without options, print the command that merges and the method; with --output, merge. Of several documents in a file, those
+with a `name` are merged first, into OUTPUT-name."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,31 +30,104 @@ def main(argv: Sequence[str]) -> None:
         "options of a merge", "--output, --set, --threads, --device, --json, ...: see nan-merge merge --help"
     )
     args, rest = parser.parse_known_args(argv)
-    import yaml
-
-    from nan_merge.catalogue.files import read_yaml
     from nan_merge.standalone.mergekit_import import translate
 
-    request = translate(read_yaml(args.file), str(args.file))
-    for note in request.notes:
-        print(f"note: {note}", file=sys.stderr)
-    command = merge_arguments(request)
-    if rest:
-        merge.main([*command, *rest], "import-mergekit")
-        return
-    print(f"nan-merge merge {shlex.join([*command, '--output', 'OUTPUT'])}\n")
+    required = ["--base=", "--expert=", "--method="]  # which the file has
+    options = merge.arguments("import-mergekit")
+    output = options.parse_known_args([*required, *rest])[0].output if rest else "OUTPUT"
+    merged: dict[str, str] = {}
+    for name, content in documents(args.file):
+        where = f"{args.file}: {name}" if name else str(args.file)
+        request = translate(content, where, merged)
+        place = f"{output}-{name}" if name else str(output)
+        merged |= {name: place} if name else {}
+        if rest:
+            _merge(request, where, [*rest, "--output", place])
+        else:
+            _print(request, where, place, name or args.file.stem)
+
+
+def documents(file: Path) -> list[tuple[str, Any]]:
+    """Return the documents of a file, each with its `name` ("" for none) and without that key, in an order that can be merged.
+
+    Raises UserError for two documents of one name, and for documents that need each other.
+    """
+    from nan_merge.core.errors import UserError
+    from nan_merge.core.text import read_yaml_documents
+
+    found = read_yaml_documents(file)
+    if len(found) < 2:
+        return [("", found[0] if found else {})]
+    if bad := [content for content in found if not isinstance(content, Mapping)]:
+        raise UserError(f"{file}: expected mergekit configs, found a document {bad[0]!r}")
+    names = [str(content.get("name") or "") for content in found]
+    if len({*names}) < len(names):
+        raise UserError(f"{file}: {len(names)} documents with the names {names}; expected a `name` of its own in all but one")
+    waiting = {name: {k: v for k, v in c.items() if k != "name"} for name, c in zip(names, found, strict=True)}
+    ordered: list[tuple[str, Any]] = []
+    while waiting:
+        needs = {name: {text.partition("+")[0] for text in _texts(content)} & waiting.keys() for name, content in waiting.items()}
+        ready = next((name for name in sorted(waiting, key=lambda name: not name) if not needs[name] - {""}), None)
+        if ready is None:
+            raise UserError(f"{file}: the documents {', '.join(waiting)} need each other; expected one that needs none of them")
+        ordered.append((ready, waiting.pop(ready)))
+    return ordered
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Yield all texts in a document."""
+    if isinstance(content, Mapping | list):
+        for each in content.values() if isinstance(content, Mapping) else content:
+            yield from _texts(each)
+    elif isinstance(content, str):
+        yield content
+
+
+def _merge(request: MergekitConfig, where: str, options: Sequence[str]) -> None:
+    """Find the models, compare them with what the config says of their files, and merge."""
+    from nan_merge.standalone.mergekit_files import check
+    from nan_merge.standalone.sources import find
+
+    folders = {name: find(model).folder for name, model in {"base": request.base, **request.experts}.items()}
+    files = check(request, folders, where)
+    _tell(request.notes + files.notes)
+    merge.main([*merge_arguments(request), *options], "import-mergekit", chat_template=files.chat_template)
+
+
+def _print(request: MergekitConfig, where: str, output: str, name: str) -> None:
+    """Print the command and the entry of the catalogue; what depends on files is checked where all models are folders."""
+    import yaml
+
+    from nan_merge.standalone.mergekit_files import check
+
+    folders = {name: Path(model).expanduser() for name, model in {"base": request.base, **request.experts}.items()}
+    unchecked = [key for key in ("layers", "tokenizer", "chat_template") if getattr(request, key)]
+    notes = list(request.notes)
+    if all(folder.is_dir() for folder in folders.values()):
+        files = check(request, folders, where)
+        notes += [*files.notes, *(["chat_template: only a merge with --output here writes it"] if files.chat_template else [])]
+    elif unchecked:
+        notes.append(f"{', '.join(unchecked)}: depend on files of the models; a merge with --output here compares them")
+    _tell(notes)
+    print(f"nan-merge merge {shlex.join([*merge_arguments(request), '--output', output])}\n")
     print("# the same as an entry of config/methods.yaml")
-    print(yaml.safe_dump(entry(request, args.file), sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(entry(request, name), sort_keys=False, allow_unicode=True), end="")
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def merge_arguments(request: MergekitConfig) -> list[str]:
     """Return the arguments of `nan-merge merge` for a mergekit config."""
     from nan_merge.standalone.method import record
 
-    options = [("--expert", f"{name}={model}") for name, model in request.experts.items()]
+    options = [("--base", request.base), *(("--expert", f"{name}={model}") for name, model in request.experts.items())]
     options += [("--method", request.host)]
     options += [("--set", each) for each in assignments(record(request.host), request.method_spec)]
-    return ["--base", request.base, *itertools.chain(*options), *(["--dtype", request.dtype] if request.dtype else [])]
+    options += [("--dtype", request.dtype)] if request.dtype else []
+    return [*itertools.chain(*((f"{key}={value}",) if value.startswith("-") else (key, value) for key, value in options))]
 
 
 def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list[str]:
@@ -73,7 +147,10 @@ def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list
     return values
 
 
-def entry(request: MergekitConfig, file: Path) -> dict[str, Any]:
+def entry(request: MergekitConfig, name: str) -> dict[str, Any]:
     """Return the mergekit config as an entry of config/methods.yaml."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in file.stem.lower()).strip("_")
-    return {f"mergekit_{name}": {"label": f"mergekit {file.stem}", "summary": f"{file.name}, translated", **request.method_spec}}
+    name = name.replace("{", "").replace("}", "")  # in a label they stand for hyper-parameters
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name.lower()).strip("_")
+    return {
+        f"mergekit_{plain}": {"label": f"mergekit {name}", "summary": f"mergekit's {name}, translated", **request.method_spec}
+    }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
@@ -65,11 +65,19 @@ def run() -> None:
     os._exit(_code())  # all is on disk, and the tear-down of numba takes a tenth of a second
 
 
+def _flushed() -> None:
+    """Run, and write out what was printed: a full disk behind stdout is an error like any other."""
+    main(sys.argv[1:])
+    sys.stdout.flush()
+
+
 def _code() -> int:
     """Run and return the exit code, with both streams flushed; any other error than a user's passes with its traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may be no text
     try:
         try:
-            command_line(partial(main, sys.argv[1:]))
+            command_line(_flushed)
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0

@@ -7,8 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nan_merge.cli.parser import command_parser, number_by_name, positive
+from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 
 VOCABULARY, MISSING = ("truncate", "pad_mean"), ("error", "base")  # as in the library, which a help does not wait for
@@ -16,8 +18,11 @@ TYPES = ("float16", "bfloat16", "float32", "float64")
 EXAMPLE = "nan-merge merge --base BASE --expert math=A --expert B --method ties+nan_delta --output M"
 
 
-def main(argv: Sequence[str], name: str = "merge") -> None:
-    """Parse the command line, merge, and print the coefficients and the folder of the output."""
+def main(argv: Sequence[str], name: str = "merge", **more: Any) -> None:
+    """Parse the command line, merge, and print the coefficients and the folder of the output.
+
+    `more` are further fields of `OwnModels`.
+    """
     args = vars(arguments(name).parse_args(argv))
     from nan_merge.standalone.merge_models import OwnModels, run
     from nan_merge.standalone.method import assignment
@@ -26,11 +31,12 @@ def main(argv: Sequence[str], name: str = "merge") -> None:
     if "examples" in args:
         args["examples"] = dict(args["examples"])
     as_json, experts, settings = args.pop("json"), named(args.pop("expert")), dict(map(assignment, args.pop("set")))
-    merged = run(OwnModels(experts=experts, set=settings, **args), show=not as_json)
+    merged = run(OwnModels(experts=experts, set=settings, **args, **more), show=not as_json)
     if as_json:
-        print(json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False))
+        text = json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode())  # of a name that is no UTF-8
     else:
-        print(f"{merged.output}: written in {merged.seconds:.1f} s")
+        print(visible(f"{merged.output}: written in {merged.seconds:.1f} s"))
 
 
 def arguments(name: str = "merge") -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Ground floor: the user error, atomic writes, JSON and TSV files, digests, progress, threads, compiled kernels.
+"""Ground floor: the user error, atomic writes, JSON, YAML and TSV files, escapes, digests, progress, threads, compiled kernels.
 
 Nothing about models, methods or data sets lives here; only `cuda` imports torch, on request.
 

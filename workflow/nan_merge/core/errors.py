@@ -1,5 +1,113 @@
-"""The exception for mistakes that a user can correct."""
+"""The exception for mistakes that a user can correct, the words for errors of the system, and advice in terms of options."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nan_merge.core.escape import visible
+
+OPTIONS = (  # how messages of the library name a key of the config, and what takes its place on the command line
+    (r"`merge: (\w+):`", r"`--\1`"),
+    (r"`merge: (\w+): (\w+)`", r"`--\1 \2`"),
+    (r"\bmerge: (exclude|missing|vocabulary):", r"--\1:"),
+    (r"^exclude: ", "--exclude: "),
+    (r"correct `exclude` \(", "correct `--exclude` ("),
+    (r"leave it out of the suite or set `zero_norm: drop`", "leave it out, or choose `--set coefficients.nan.zero_norm=drop`"),
+    (r"average it with `exclude: <regex>`, or set `largest: (\w+)`",
+     r"or set the hyper-parameters `exclude` or `largest` (\1) of the operator with `--set combine.<operator>.largest=\1`"),
+    (r"; name `calibration:` too", "; only a suite of the workflow has it"),
+    (r"state `examples`", "state `--examples NAME=N`"),
+)  # fmt: skip
+
+
+def tell(text: str) -> None:
+    """Print a message to stderr; a reader that has gone away is no reason to lose a merge."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class UserError(Exception):
-    """A mistake that the user can correct; the message names the problem, its place, expected and found values and a remedy."""
+    """A mistake that the user can correct; the message names the problem, its place, expected and found values and a remedy.
+
+    Names that others wrote stand in messages: their control characters are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
+
+
+@contextmanager
+def advice_for_options() -> Iterator[None]:
+    """Let UserErrors from inside name options of the command line in place of keys of the config."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for key, option in OPTIONS:
+            message = re.sub(key, option, message)
+        raise UserError(message).with_traceback(error.__traceback__) from error.__cause__
+
+
+_SPACE = "and run again; no partial result was kept"
+_NAMES = "expected {} there; correct the path"
+_REMEDIES = {
+    errno.ENOSPC: f"free some space {_SPACE}",
+    errno.EDQUOT: f"raise the quota or delete something {_SPACE}",
+    errno.EFBIG: "the file system or `ulimit -f` allows no file of that size; choose another folder or raise the limit",
+    errno.EACCES: "inputs must be readable and the output's folder writable for this user; change the permissions and run again",
+    errno.EPERM: "this user may not do that there; change owner or permissions, or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EIO: "the disk or its connection fails; look at the system's log, copy the file elsewhere if it can be read, run again",
+    errno.ESTALE: "the server of the file system has replaced or dropped the file; mount it again and run again",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: _NAMES.format("a folder, found a file"),
+    errno.EISDIR: _NAMES.format("a file, found a folder"),
+    errno.ELOOP: "its links lead in a circle; correct them",
+    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n) and run again",
+    errno.ENFILE: "the system may open no more files; close other programs and run again",
+    errno.ENOMEM: "give it more memory, or use fewer --threads",
+    errno.EAGAIN: "the system allows no more threads or processes (ulimit -u); use fewer --threads, or end other programs",
+    errno.EBUSY: "it is in use, or a mount point; choose another folder",
+    errno.ETIMEDOUT: "the server of the file system does not answer; run again when it does",
+}
+
+
+def explained(error: BaseException) -> str | None:
+    """Return one line for an error of the system or of its limits: what, where and the way out; None for any other error."""
+    if isinstance(error, MemoryError):
+        return (
+            f"out of memory ({error}): {_REMEDIES[errno.ENOMEM]}" if str(error) else f"out of memory: {_REMEDIES[errno.ENOMEM]}"
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return f"{error}: {_REMEDIES[errno.EAGAIN]}"
+    if not isinstance(error, OSError) or error.strerror is None or isinstance(error, BrokenPipeError):
+        return None
+    files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file)
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{error.strerror}{f' ({files})' if files else ''}{f': {remedy}' if remedy else ''}"
+
+
+@contextmanager
+def about(path: object) -> Iterator[None]:
+    """Add a path to an OSError of the block that names none, such as one of a read from an open file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Turn an error of the system or of its limits into a UserError."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (message := explained(error)) is None:
+            raise
+        raise UserError(message) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import read_json as read_json
 
 
 def sha256(path: Path) -> str:
@@ -24,21 +25,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
-def read_json(path: Path | str) -> Any:
-    """Read one JSON file; raise a UserError with its path if it is missing or invalid."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); correct it, or make or fetch it again") from None
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Write one JSON file, sorted and indented, whole or not at all."""
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_write(Path(path)) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # of a name that is no UTF-8: JSON reads \udcff
 
 
 def read_table(path: Path | str) -> list[dict[str, str]]:

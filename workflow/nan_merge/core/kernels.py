@@ -7,6 +7,9 @@ numbers are finite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from pickle import PickleError
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,32 @@ CACHE_TILE = 2048  # elements of each model that are merged within the cache
 LANES = 256  # partial sums of `squares`; a constant, so sums do not depend on the SIMD width of the processor
 GAMMA, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 INFINITE_16, INFINITE_32 = np.uint16(0x7F80), np.uint32(0x7F800000)
-kernel = njit(nogil=True, cache=True, error_model="numpy")
+MODELS = 17  # a base and experts that one kernel takes: the time to compile it grows with their number
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function at its first call, and keep the result on disk where there is a folder for it with room.
+
+    Without one (a read-only installation, no HOME), it is compiled in every process.
+    """
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        compiled = njit(cache=True, **settings)(function)
+    except RuntimeError:  # no folder for a cache
+        return njit(**settings)(function)
+    for step in ("load_overload", "save_overload"):
+        setattr(compiled._cache, step, _forgiving(getattr(compiled._cache, step)))
+    return compiled
+
+
+def _forgiving(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step of the cache that does nothing where the disk refuses or the file is damaged."""
+
+    def attempt(*arguments: Any) -> Any:
+        with suppress(OSError, EOFError, ValueError, PickleError):
+            return step(*arguments)
+
+    return attempt
 
 
 def number(stored: Any) -> Any:

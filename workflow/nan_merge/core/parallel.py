@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -41,8 +41,9 @@ def available_processors() -> int:
 def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Result]], threads: int = 1) -> list[Result]:
     """Return work(item) for every item, in order; each thread calls `worker` once to get its own `work`.
 
-    Threads take items in order. After an error no further item is taken, running items are finished, and the error of
-    the first failed item is raised, so the same error is raised for any number of threads.
+    Threads take items in order; where the system allows fewer threads, fewer run. After an error no further item is taken,
+    running items are finished, and the error of the first failed item is raised, so the same error is raised for any number
+    of threads.
     """
     results: dict[int, Result] = {}
     errors: dict[int, BaseException] = {}
@@ -63,17 +64,19 @@ def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Re
                 errors[number] = error
                 stop.set()
 
-    if threads == 1:
-        run()
-    else:
+    running: list[Future[None]] = []
+    if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            running = [pool.submit(run) for _ in range(threads)]
+            with suppress(RuntimeError):  # can't start new thread
+                running.extend(pool.submit(run) for _ in range(threads))
             try:
                 for each in running:
                     each.result()
             except BaseException:  # Ctrl-C: the threads end first
                 stop.set()
                 raise
+    if not running:
+        run()
     if errors:
         raise errors[min(errors)]
     return [results[number] for number in range(len(items))]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+from nan_merge.core.errors import tell
+from nan_merge.core.escape import one_line, visible
 
 Progress = Callable[[int], object]  # called with the number of bytes just read or written
 EVERY = 5.0  # seconds between two lines
@@ -17,15 +21,16 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
+            tell(text.strip())
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def bar(label: str, total: int, unit: str = "it", quiet: bool = False) -> tqdm:
     """Return a progress bar over `total` units with rate and remaining time; unit "B" is scaled to kB, MB, ..."""
-    shown = {"total": total, "desc": label, "unit": unit, "unit_scale": unit == "B", "disable": quiet}
+    shown = {"total": total, "desc": one_line(label), "unit": unit, "unit_scale": unit == "B", "disable": quiet}
     if sys.stderr.isatty():
         return tqdm(**shown, file=sys.stderr, dynamic_ncols=True)
     return tqdm(**shown, file=_Lines(), mininterval=EVERY, ncols=100, ascii=True)
@@ -63,8 +68,8 @@ class Passes:
 
     def print(self, text: str) -> None:
         """Print lines to stdout, above the bar if both share a terminal."""
-        with self._lock:
-            tqdm.write(text)
+        with self._lock, contextlib.suppress(OSError):
+            tqdm.write(visible(text))
             sys.stdout.flush()
 
     def __enter__(self) -> Passes:

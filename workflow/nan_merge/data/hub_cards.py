@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import front_matter
 
 SUFFIXES = (".parquet", ".tar")
 KEYWORDS = {
@@ -28,14 +27,7 @@ KEYWORDS = {
 
 def card(folder: Path) -> dict[str, Any]:
     """Return the YAML header of README.md, empty if missing."""
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    header = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    try:
-        record = yaml.safe_load(header[1]) if header else {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{readme}: its header is not valid YAML ({error}); fetch the data set again") from None
-    return record if isinstance(record, dict) else {}
+    return front_matter(folder / "README.md")
 
 
 def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
@@ -47,9 +39,7 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
     if patterns is None:
         splits = _conventional(base)
     else:
-        splits = {
-            name: sorted({f for p in globs for f in base.glob(p.lstrip("/")) if f.is_file()}) for name, globs in patterns.items()
-        }
+        splits = {name: sorted({f for p in globs for f in _found(base, p) if f.is_file()}) for name, globs in patterns.items()}
     if split not in splits:
         known = ", ".join(map(repr, splits)) or "no split at all"
         raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
@@ -65,9 +55,18 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
     return files
 
 
+def _found(base: Path, pattern: str) -> Iterable[Path]:
+    """Return what a pattern of a card matches in the folder, nothing for a pattern that leads out of it."""
+    inner = pattern.lstrip("/")
+    return base.glob(inner) if inner and ".." not in Path(inner).parts else []
+
+
 def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
     """Return the folder of the wanted configuration and its split -> patterns; None if file names decide."""
-    entries = {str(entry.get("config_name", "default")): entry for entry in card(folder).get("configs") or []}
+    configs = card(folder).get("configs") or []
+    if not isinstance(configs, list) or not all(isinstance(entry, dict) for entry in configs):
+        raise UserError(f"{folder / 'README.md'}: `configs` of its header is no list of mappings; fetch the data set again")
+    entries = {str(entry.get("config_name", "default")): entry for entry in configs}
     if not entries:
         base = folder / config if config else folder
         if not base.is_dir():

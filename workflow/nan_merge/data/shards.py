@@ -7,7 +7,6 @@ are read together) and `pictures(rows)`.
 from __future__ import annotations
 
 import itertools
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import parse_json
 
 AGAIN = "remove the folder of the asset and fetch it again"
 SLICE = 512  # samples of one block of a tar
@@ -55,7 +55,7 @@ class Parquet:
         schema = self._file.schema_arrow
         if pa.types.is_boolean(schema.field(self.label).type):
             return ["False", "True"]
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        metadata = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), self.path)
         feature = metadata.get("info", {}).get("features", {}).get(self.label)
         return feature.get("names") if isinstance(feature, dict) else None
 

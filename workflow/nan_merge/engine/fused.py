@@ -28,7 +28,7 @@ def trim(tau: np.ndarray, context: TensorContext, **measured: Any) -> np.ndarray
 
 def drop(tau: np.ndarray, context: TensorContext, *, rate: float = 0.9) -> np.ndarray:
     """See `preprocess.drop`."""
-    key = np.uint64(context.key & (1 << 64) - 1)
+    rate, key = context.number(rate), np.uint64(context.key & (1 << 64) - 1)
     kernels.drop(tau, np.uint64(context.start), key, np.uint64(math.ceil(rate * DRAWS)), tau.dtype.type(1 - rate))
     return tau
 
@@ -42,8 +42,10 @@ def weighted_sum(taus: np.ndarray, alpha: Sequence[float], context: TensorContex
 def linear(stored: Sequence[np.ndarray], alpha: Sequence[float], out: np.ndarray) -> bool:
     """Write theta_0 + sum_t c_t tau_t of one piece into `out`, from `stored` (base and experts) in one pass.
 
-    Return whether it did: only where all are of one type that has a kernel, and all numbers are finite.
+    Return whether it did: only where all are of one type that has a kernel, few enough for one, and all numbers are finite.
     """
+    if len(stored) > kernels.MODELS:
+        return False
     types = {block.dtype for block in (*stored, out)}
     if types == {BFLOAT16}:
         *models, target = (block.view(np.uint16) for block in (*stored, out))

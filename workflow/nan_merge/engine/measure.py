@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
+from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL
+from nan_merge.methods.varying import block_counts, value_at, varies
 
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
 
@@ -58,7 +60,7 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
     return {"experts": list(models.experts), "tensors": tensors}
 
 
-def thresholds(models: Models, density: float, *, scope: str = MODEL, **settings: Any) -> dict[str, dict[str, float]]:
+def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: Any) -> dict[str, dict[str, float]]:
     """Return the exact magnitudes at which `trim` cuts each expert's task vector: {expert: {row: threshold}}.
 
     Over the model a threshold is the (d - floor(density d))-th smallest |tau| (TIES, arXiv 2306.01708), so one entry more
@@ -66,36 +68,43 @@ def thresholds(models: Models, density: float, *, scope: str = MODEL, **settings
     the last one are kept too). No sorting is needed: the bits of non-negative floats order like integers, so the threshold
     follows from streaming counts of 16 bits at a time (2 passes where tau is computed in float32, 4 in float64).
 
-    `density` 1 keeps all entries, with threshold 0; `scope` is `model` for one row of that name, or `tensor` for a row a
-    tensor; `settings` are `threads`, `step` and `progress` as for `norms`.
+    `density` 1 keeps all entries, with threshold 0; it may vary (`varying.Varies`), by expert or over the tensors.
+    `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and
+    `progress` as for `norms`.
     """
+    if scope == MODEL and any(map(varies, density.values() if isinstance(density, Mapping) else [density])):
+        raise UserError("preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`")
+    blocks = block_counts(models.base.names)
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     by_expert: dict[str, dict[str, float]] = {}
     experts = list(models.experts.items())
     for start in range(0, len(experts), EXPERTS_PER_PASS):
         group = dict(experts[start : start + EXPERTS_PER_PASS])
-        part = dataclasses.replace(models, experts=group)
-        cuts = {row: _cuts(part, names, density, exactly=scope != MODEL, **settings) for row, names in rows.items()}
+        part, cuts = dataclasses.replace(models, experts=group), {}
+        for row, names in rows.items():
+            share = value_at(density, row, blocks)
+            shares = [share[expert] if isinstance(share, Mapping) else share for expert in group]
+            cuts[row] = _cuts(part, names, shares, exactly=scope != MODEL, **settings)
         by_expert |= {expert: {row: cuts[row][expert] for row in rows} for expert in group}
     return by_expert
 
 
-def _cuts(models: Models, names: Sequence[str], density: float, exactly: bool, **settings: Any) -> dict[str, float]:
-    """Return the threshold of each expert over the given tensors."""
+def _cuts(models: Models, names: Sequence[str], densities: Sequence[float], exactly: bool, **settings: Any) -> dict[str, float]:
+    """Return the threshold of each expert, which keeps the share `densities` (T,) of its entries, over the given tensors."""
     size = sum(models.base.entries[name].size for name in names)
-    kept = math.floor(density * size)
-    rank = size - max(1, kept) + 1 if exactly else size - kept
-    if kept == size:
+    kept = [math.floor(density * size) for density in densities]
+    if min(kept) == size:
         return dict.fromkeys(models.experts, 0.0)
     wide = np.result_type(*(compute_type(models.base.entries[name].dtype) for name in names))  # of all, if they differ
     bits = np.zeros(len(models.experts), np.uint32 if wide == np.float32 else np.uint64)
-    ranks = np.full(len(models.experts), rank)
+    ranks = np.array([size - max(1, k) + 1 if exactly else size - k for k in kept])
     for shift in range(8 * wide.itemsize - 16, -1, -16):
         for t, below in enumerate(np.cumsum(_counts(models, names, shift, bits, **settings), axis=1)):
             bucket = int(np.searchsorted(below, ranks[t]))
             ranks[t] -= int(below[bucket - 1]) if bucket else 0
             bits[t] = bits[t] << bits.dtype.type(16) | bits.dtype.type(bucket)
-    return {expert: float(cut) for expert, cut in zip(models.experts, bits.view(wide), strict=True)}
+    cuts = (0.0 if k == size else float(cut) for k, cut in zip(kept, bits.view(wide), strict=True))
+    return dict(zip(models.experts, cuts, strict=True))
 
 
 def _counts(

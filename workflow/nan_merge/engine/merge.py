@@ -12,14 +12,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from xxhash import xxh3_128
 
-from nan_merge.checkpoints.checkpoint import copy_companions
+from nan_merge.checkpoints.companions import copy_companions
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.checkpoints.writer import Writer
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
 from nan_merge.core.parallel import MemoryBudget, parallel_map
 from nan_merge.core.progress import Progress, no_progress
+from nan_merge.core.text import read_mapping
 from nan_merge.engine.devices import CPU, Device
 from nan_merge.engine.fused import fused, linear
 from nan_merge.engine.reader import Reader, add, convert, first_not_finite
@@ -38,7 +38,7 @@ def merge(
     threads: int = 1,
     device: Device = CPU,
     progress: Progress = no_progress,
-    finish: Callable[[Path, dict[str, str]], object] = lambda folder, inputs: None,
+    finish: Callable[[Path, dict[str, str], dict[str, str]], object] = lambda folder, inputs, written: None,
 ) -> None:
     """Write theta_0 + postprocess(combine(preprocess(tau_t), c_t)) into the folder `output`, whole or not at all.
 
@@ -48,21 +48,22 @@ def merge(
     of the experts; on another device they may differ by rounding.
 
     An existing `output` is replaced. `progress` is called with numbers of bytes read and written; `finish` with the folder
-    before it appears, to add documents, and with the XXH3-128 digest of the tensors that entered, by model.
+    before it appears, to add documents, with the XXH3-128 digest of the tensors that entered, by model, and with the digest of
+    every weight file (`writer.digest`).
 
     Raises UserError if a number of a model is NaN or infinite, or the merge leaves the range of its type.
     """
     models = request.models
     with atomic_write(output) as part:
         part.mkdir()
-        copy_companions(models.base.folder, part)
+        copy_companions(models.base.folder, part, models.base.shards)
         _write_config(part / "config.json", models, request.dtype)
         writer = Writer(part, models.base.shards, {n: (request.types[n], e.shape) for n, e in models.base.entries.items()})
         try:
             inputs = stream(request, writer.write, threads=threads, device=device, progress=progress)
         finally:
             writer.close()
-        finish(part, inputs)
+        finish(part, inputs, writer.digests())
 
 
 def stream(
@@ -193,7 +194,7 @@ def _write_config(file: Path, models: Models, dtype: np.dtype | None) -> None:
     """Write what the layout or another type changes into the config that was copied from the base; None is a removed key."""
     changes = {**models.config, **({"dtype": dtype.name, "torch_dtype": dtype.name} if dtype is not None else {})}
     if file.exists() and changes:
-        record = {key: value for key, value in {**read_json(file), **changes}.items() if changes.get(key, value) is not None}
+        record = {key: value for key, value in {**read_mapping(file), **changes}.items() if changes.get(key, value) is not None}
         file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -118,7 +118,9 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
     sums = np.empty((len(stored) - 1, -(-len(stored[0]) // SUM_TILE), 2))
     types = {block.dtype for block in stored}
     if types in ({BFLOAT16}, {FLOAT32}):
-        kernels.squares(tuple(block.view(np.uint16) if types == {BFLOAT16} else block for block in stored), SUM_TILE, sums)
+        bits = [block.view(np.uint16) if types == {BFLOAT16} else block for block in stored]
+        for first, last in spans(len(bits) - 1, kernels.MODELS - 1):
+            kernels.squares((bits[0], *bits[1 + first : 1 + last]), SUM_TILE, sums[first:last])
         return sums
     for number, (start, stop) in enumerate(spans(len(stored[0]), SUM_TILE)):
         theta, *experts = (block[start:stop].astype(np.float64) for block in stored)

@@ -17,6 +17,7 @@ from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL, CoefficientTable
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
+from nan_merge.methods.varying import block_counts
 
 Thresholds = Mapping[str, Mapping[str, float]]  # expert -> row (`model`, or a tensor) -> magnitude at which `trim` cuts
 
@@ -35,6 +36,10 @@ class Contexts:
         return depths(self.models.merged)
 
     @cached_property
+    def _blocks(self) -> dict[str, int]:
+        return block_counts(self.models.base.names)
+
+    @cached_property
     def _transposed(self) -> set[str]:
         return transposed(config(self.models.base), self.models.base.entries)
 
@@ -45,7 +50,7 @@ class Contexts:
     def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
         """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""
         return TensorContext(
-            name, start, seed=self.seed, base=base, calibration=calibration,
+            name, start, seed=self.seed, base=base, calibration=calibration, blocks=self._blocks,
             depth=self._depths.get(name), transposed=name in self._transposed, task=self._task,
         )  # fmt: skip
 

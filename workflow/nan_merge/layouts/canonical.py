@@ -17,7 +17,8 @@ from nan_merge.checkpoints.writer import Writer
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json, write_json
+from nan_merge.core.files import write_json
+from nan_merge.core.text import read_mapping
 from nan_merge.layouts.names import join_first
 
 MAX_RELATIVE_DISTANCE = 0.5  # |tau| / |W_0| of a whole model; fine-tuning moves a model by some percent
@@ -79,7 +80,7 @@ def copy_expert(source: Path, output: Path, base: Path, max_relative_distance: f
 
     Raises UserError for an expert of another backbone or base, and for NaN and infinities.
     """
-    expert, origin = (SourceModel(each, Checkpoint(each).entries, read_json(each / "config.json")) for each in (source, base))
+    expert, origin = (SourceModel(each, Checkpoint(each).entries, read_mapping(each / "config.json")) for each in (source, base))
 
     def add(folder: Path) -> None:
         for name in files:

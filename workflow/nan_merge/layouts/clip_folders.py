@@ -9,7 +9,7 @@ from typing import Any
 from nan_merge.checkpoints.checkpoint import Checkpoint, read_file
 from nan_merge.checkpoints.pickles import pickled_model
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
+from nan_merge.core.text import read_mapping
 from nan_merge.layouts.canonical import SourceModel
 from nan_merge.layouts.names import is_buffer
 
@@ -25,7 +25,7 @@ TOWERS = ("visual", "transformer", *LEFTOVERS)
 
 def of_transformers(folder: Path) -> SourceModel:
     """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a canonical checkpoint; else raise UserError."""
-    config = read_json(folder / "config.json")
+    config = read_mapping(folder / "config.json")
     if config.get("model_type") not in ("clip", "clip_vision_model"):
         raise UserError(
             f"{folder}/config.json: model_type is {config.get('model_type')!r}; expected 'clip' or 'clip_vision_model' (family"
@@ -66,7 +66,7 @@ def of_open_clip(folder: Path) -> SourceModel:
 def _config(folder: Path) -> Mapping[str, Any]:
     """Return the config that holds `model_cfg`, or an empty one."""
     for file in (folder / HUB_CONFIG, folder / "config.json"):
-        record = read_json(file) if file.is_file() else {}
+        record = read_mapping(file) if file.is_file() else {}
         if isinstance(record.get("model_cfg"), dict):
             return record
     return {}

@@ -28,7 +28,7 @@ PARTS = (
     "visual|vision_tower|vision_model|image_tower|video_tower|audio_tower|multi_modal_projector|image_newline"
     "|vision_embed_tokens|embed_vision"
 )
-VISION_LANGUAGE: Rules = (  # LLaVA and relatives, Qwen-VL: original names, the hub's before and after transformers 4.52, in memory
+VISION_LANGUAGE: Rules = (  # LLaVA, Qwen-VL and relatives: original names, the hub's before and after transformers 4.52
     (r"^thinker\.", ""),
     (r"^model\.vision_tower\.vision_tower\.", "model.vision_tower."),
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.companions import companion_notes
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
@@ -65,16 +66,19 @@ def unify_layout(
         raise UserError("there are no experts to merge; expected at least one fine-tuned model of the base")
     notes: list[str] = []
     origin = _base(base, notes)
+    in_memory = origin.config is not None or not origin.folder.is_dir()
+    companions = [] if in_memory else companion_notes(origin.folder, origin.shards)
     patterns = _patterns(origin, exclude)
     models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
     changes = without_labels(config(origin))
     origin, models, untied = tie(_changed(origin, changes), models, notes)
     origin = _changed(origin, untied)
+    _refuse_half(origin, models)
     names = _mergeable(origin, patterns)
     origin, models, resized = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
     _check(origin, models, names)
-    return Models(origin, models, tuple(names), {**changes, **untied, **resized}, tuple(notes))
+    return Models(origin, models, tuple(names), {**changes, **untied, **resized}, (*notes, *companions))
 
 
 def _changed(model: Checkpoint, changes: Mapping[str, Any]) -> Checkpoint:
@@ -118,11 +122,24 @@ def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[s
 
 
 def _whole(given: Path | str | Checkpoint, who: str, notes: list[str]) -> Checkpoint:
-    """Open a whole model; raise UserError if it is quantised."""
+    """Open a whole model; note what its index names in vain, and raise UserError for a quantised one."""
     if not isinstance(given, Checkpoint):
         refuse_gguf(Path(given), who)
         given = Checkpoint(given)
+    if given.lacking:
+        count = count_phrase(len(given.lacking), "tensor")
+        notes.append(f"{who}: its index names {count} that no weight file of it has: {join_first(given.lacking)}")
     return refuse_quantised(given, who, notes)
+
+
+def _refuse_half(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> None:
+    """Raise UserError for a base without tensors that its index names and an expert has."""
+    lost = [name for name in base.lacking if any(name in model.entries for model in experts.values())]
+    if lost:
+        raise UserError(
+            f"{base.folder}: its index names {count_phrase(len(lost), 'tensor')} that no weight file of it has, but the experts"
+            f" do: {join_first(lost)}. The base is incomplete; take the files that were published with its index"
+        )
 
 
 def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:

@@ -57,7 +57,8 @@ def ace(
     `refine` on where the spread of the experts, `gamma`, exceeds `threshold`. Centring removes every expert's mean row;
     `restore_mean: mean` adds the weighted mean of these rows.
 
-    ASSUME: the prior is made of the weighted covariances.
+    ASSUME: the prior is made of the weighted covariances. The default `epsilon`, 1e-5, is the paper's for most models by
+    reading notes (unconfirmed: only the beginning of the paper was read), the published code's default is 1e-2.
     DIFFERS: an expert whose centred task vector is zero, or with c_t = 0, is left out and T counts the others; in the
     authors' code its ridge eps / 1e-12 dominates the result.
     """

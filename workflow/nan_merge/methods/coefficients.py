@@ -3,7 +3,8 @@
     c_t = scale * normalise(||v_t||^-p)    v: the weights, the task vector or the calibration, over the model, a layer or a tensor
 
 Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2. A rule returns shares that sum to one;
-`estimate` scales them, in a variant to the scale of the host.
+`estimate` scales them, in a variant to the scale of the host. NAN's paper (arXiv 2505.16148) leaves v open: it writes of
+weights, and in its section 3.3 of "parameter updates" and "zero-mean updates", which are task vectors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from annotated_types import Ge, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
+from nan_merge.methods.varying import Varies, block_counts, value_at, varies
 
 MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
@@ -29,6 +31,7 @@ SCALE = ("mean", "total")  # two ways to state the scale of coefficients, which 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
 ZeroNorm = Annotated[Literal["error", "drop"], "what to do with an expert that equals the base"]
 NormOf = Annotated[Literal["weights", "task_vector", "calibration"], "whose Frobenius norm"]
+Over = Annotated[Literal["none", "calibration"], "by whose norm over the model every expert's coefficient is divided"]
 Scope = Annotated[Literal["model", "layer", "tensor"], "over what the norm is taken"]
 
 
@@ -68,6 +71,11 @@ def factors(rule: Rule) -> Rule:
     return rule
 
 
+def gives_factors(rule: Rule) -> bool:
+    """Return whether a rule, bound or not, returns factors."""
+    return hasattr(functools.partial(rule).func, "factors")
+
+
 def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") -> np.ndarray:
     """Return ||v_t||^-exponent for T experts, all the same if every norm is zero: (T,) -> (T,).
 
@@ -87,24 +95,44 @@ def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") 
 
 
 @reads("names")
-@finished(mean=lambda value: float(value))
+@finished(mean=lambda value, **_: float(value))
 def constant(names: Sequence[str], *, value: Annotated[float, "the coefficient lambda"]) -> np.ndarray:
     """Give every expert the coefficient `value` (lambda of task arithmetic, arXiv 2212.04089)."""
     return np.full(len(names), float(value))
 
 
-@reads("names")
-@finished(mean=lambda values: statistics.fmean(values.values()))
-def given(names: Sequence[str], *, values: Annotated[Mapping[str, float], "a coefficient by name of expert"]) -> np.ndarray:
-    """Give every expert its coefficient by name.
+def _mean_of_given(values: Mapping[str, Any], normalise: bool = False) -> float:
+    if normalise or varies(values):
+        raise UserError("coefficients: given: values that vary or are normalised have no one scale for others to take over")
+    return statistics.fmean(values.values())
 
-    Raises UserError if the names are not those of the experts.
+
+@reads("names")
+@finished(mean=_mean_of_given)
+def given(
+    names: Sequence[str],
+    *,
+    values: Annotated[Mapping[str, Annotated[float, Varies()]], "a coefficient by name of expert; with `base` the model's own"],
+    normalise: Annotated[bool, "whether they are divided by their sum"] = False,
+) -> np.ndarray:
+    """Give every expert its coefficient by name; one list for all layers or tensors is resolved at each tensor (`Varies`).
+
+    With a value for `base`, the values are the weights of whole models, as in sum_i w_i theta_i with the base as one of
+    them: they have to sum to one, or are normalised. Experts alone whose values sum to zero stay as they are.
+
+    Raises UserError if the names are not those of the experts, or if weights of whole models do not sum to one.
     """
-    if set(values) != set(names):
+    if {*values} - {"base"} != {*names}:
         raise UserError(
             f"coefficients: given: values: expected a coefficient for each of {', '.join(names)}; found {', '.join(values)}"
         )
-    return np.array([float(values[name]) for name in names])
+    total = math.fsum(values.values())
+    if "base" in values and (abs(total) < 1e-8 if normalise else abs(total - 1) > 1e-6):
+        raise UserError(
+            f"coefficients: given: values: the weights of whole models sum to {total:g}, which scales the base; expected a sum"
+            " of 1, or another than 0 with `normalise: true`"
+        )
+    return np.array([float(values[name]) for name in names]) / (total if normalise and abs(total) >= 1e-8 else 1)
 
 
 @reads("names")
@@ -117,18 +145,21 @@ def nan(
     norms: np.ndarray,
     *,
     exponent: Exponent = 1.0,
-    normaliser: Annotated[Literal["sum", "softmax"], "how inverse norms become shares"] = "sum",
+    normaliser: Annotated[Literal["sum", "softmax", "softmin"], "how norms become shares"] = "sum",
     zero_norm: ZeroNorm = "error",
 ) -> np.ndarray:
     """Weigh every expert by its inverse norm (NAN, arXiv 2505.16148, Eq. 10 as reconstructed).
 
-    `softmax` takes the softmax of the inverse norms (the paper's text).
+    `sum` divides the inverse norms by their sum. `softmax`, the paper's word, takes their softmax, and `softmin` the softmax
+    of minus the norms; only for these two the unit of the norms matters.
 
     ASSUME: the paper names a global scaling factor without its value; it is the scale of the host.
     """
     inverse = norm_law(norms, exponent, zero_norm)
-    if normaliser == "softmax":
-        inverse = np.where(inverse > 0, np.exp(inverse - inverse.max()), 0.0)
+    if normaliser != "sum":
+        some = inverse > 0
+        powers = inverse if normaliser == "softmax" else -np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=some)
+        inverse = np.where(some, np.exp(powers - powers.max()), 0.0)
     return inverse / inverse.sum()
 
 
@@ -244,43 +275,60 @@ def estimate(
     only: Annotated[str, "regex of the tensors whose norms count; empty: all"] = "",
     mean: Annotated[float | None, "mean coefficient, as lambda of task arithmetic; excludes total"] = None,
     total: Annotated[float | None, "sum of the coefficients, 1 if neither is stated; excludes mean"] = None,
+    over: Over = "none",
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
     `measures` is the result of `measure.norms`, with `calibration` where that was collected, and with `examples`, a number
-    for each expert, for a rule that reads them. Squares are summed over the tensors of a row in float64 (with fsum, so in
-    any order); a row without any tensor that `only` matches has zero norms, hence uniform coefficients. `mean` and `total`
-    scale the shares of a rule; for a rule that returns factors, they are the mean and the sum for equal factors.
+    for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
+    Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
+    matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
+    factors, they are the mean and the sum for equal factors. `over`
+    divides the coefficients, after the control, by the norms of these statistics over the model, at the mean of these inverse
+    norms: the norms of Fisher information belong to normalised Fisher merging, whatever the coefficients are.
 
-    Raises UserError if `only` matches no tensor, `norm_of` was not measured, or the numbers of examples are not known.
+    Raises UserError if `only` matches no tensor, `norm_of` or `over` was not measured, or the numbers of examples are not known.
     """
+    bound = functools.partial(operator)
+    scope = "tensor" if varies(bound.keywords) else scope
+    blocks = block_counts(measures.get("names", measures["tensors"]))
     if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
         raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
-    squares: dict[str, list[list[float]]] = {}
-    for tensor, sums in measures["tensors"].items():
-        if norm_of not in sums:
-            raise UserError(f"coefficients: norm_of: {norm_of}: was not measured, only {sorted(sums)}; name `calibration:` too")
-        counts = bool(re.search(only, tensor))
-        squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[norm_of]])
-    norms = {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}
+    norms = _norms(measures, "norm_of", norm_of, scope, only)
     experts = tuple(measures["experts"])
     of_experts = {"names": experts, "examples": measures.get("examples")}
     what = what_it_reads(operator)
     if what == "examples" and of_experts[what] is None:
         raise UserError(f"coefficients: the number of training examples is not known for {', '.join(experts)}; state `examples`")
     known = _mean(operator, len(experts), mean, total)
-    rows = {
-        row: control(_scaled(operator, operator(of_experts.get(what, lengths)), mean, total), known).tolist()
-        for row, lengths in norms.items()
-    }
-    return CoefficientTable(experts, scope, rows, {row: lengths.tolist() for row, lengths in norms.items()})
+    rows = {}
+    for row, lengths in norms.items():
+        settings = value_at(bound.keywords, row, blocks) if varies(bound.keywords) else bound.keywords
+        found = bound.func(*bound.args, of_experts.get(what, lengths), **settings)
+        rows[row] = control(_scaled(operator, found, mean, total), known)
+    if over != "none":
+        shares = nan(_norms(measures, "over", over)[MODEL])
+        rows = {row: values * (shares * len(experts)) for row, values in rows.items()}
+    lists = [{row: values.tolist() for row, values in table.items()} for table in (rows, norms)]
+    return CoefficientTable(experts, scope, *lists)
+
+
+def _norms(measures: Mapping[str, Any], key: str, of: str, scope: str = MODEL, only: str = "") -> dict[str, np.ndarray]:
+    """Return the norms (T,) of every row of a table; `key` is the hyper-parameter that names what they are taken of."""
+    squares: dict[str, list[list[float]]] = {}
+    for tensor, sums in measures["tensors"].items():
+        if of not in sums:
+            raise UserError(f"coefficients: {key}: {of}: was not measured, only {sorted(sums)}; name `calibration:` too")
+        counts = bool(re.search(only, tensor))
+        squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[of]])
+    return {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}
 
 
 def _scaled(rule: Rule, weights: np.ndarray, mean: float | None, total: float | None) -> np.ndarray:
     """Scale what a rule returns, (T,), to a mean coefficient or to a sum (default 1)."""
     if is_finished(rule):
         return weights
-    if hasattr(functools.partial(rule).func, "factors"):
+    if gives_factors(rule):
         return weights * (mean if mean is not None else (1.0 if total is None else total) / len(weights))
     return weights * (mean * len(weights) if mean is not None else 1.0 if total is None else total)
 
@@ -289,7 +337,7 @@ def _mean(rule: Rule, experts: int, mean: float | None, total: float | None) -> 
     """Return the mean coefficient that a rule gives by construction, None where it depends on the norms."""
     bound = functools.partial(rule)
     if finished := getattr(bound.func, "mean", None):
-        return float(finished(**bound.keywords))
-    if hasattr(bound.func, "factors"):
+        return None if varies(bound.keywords) or bound.keywords.get("normalise") else float(finished(**bound.keywords))
+    if gives_factors(rule):
         return None
     return mean if mean is not None else 1 / experts * (1.0 if total is None else total)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from array_api_compat import array_namespace
+
+from nan_merge.methods.varying import value_at
 
 DRAWS = 1 << 24  # number of different values of a random draw
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -26,6 +28,7 @@ class TensorContext:
     threshold: float = 0.0  # magnitude at which `trim` cuts the tensor of this expert
     base: Array = None  # values of the base, for operators on whole tensors
     calibration: Sequence[Array] = ()  # statistics of every expert for this tensor; () if there are none
+    blocks: Mapping[str, int] = field(default_factory=dict)  # `varying.block_counts` of the model
     depth: float | None = None  # from 0 in the first block of the network to 1 in the last; None outside the blocks
     transposed: bool = False  # whether a matrix is stored as (in, out), as in GPT-2, not as (out, in)
     task: int | None = None  # index of the target task; per-task methods only
@@ -34,6 +37,11 @@ class TensorContext:
     def key(self) -> int:
         """The random stream of (seed, expert, tensor), a signed 64-bit number."""
         return _key(self.seed, self.expert, self.tensor)
+
+    def number(self, value: Any) -> float:
+        """Return the number that a hyper-parameter marked `Varies` has at this tensor, for this expert."""
+        found = value_at(value, self.tensor, self.blocks)
+        return float(found[self.expert] if isinstance(found, Mapping) else found)
 
     def draws(self, like: Array) -> Array:
         """Draw one number from 0 to 2^24 - 1 for every element of `like`: int64 of its shape, on its device.

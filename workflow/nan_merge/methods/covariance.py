@@ -146,8 +146,9 @@ def wudi(
     The default number of steps stops long before the minimum, so the start (`init`) matters; c_t enters the loss only.
     Computed in float64; each step costs 2 out in^2 operations.
 
-    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. A
-    zero task vector has no loss instead of an undefined one.
+    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. All
+    other tensors, vectors too, get the mean; the authors' code for ViT leaves them at the base. A zero task vector has no loss
+    instead of an undefined one.
     """
     target = 0 * taus[0]
     curvature: Array = 0.0

@@ -35,8 +35,9 @@ def mean(taus: Sequence[Array], alpha: Sequence[float]) -> Array:
 def of_matrices(operator: Combine) -> Combine:
     """Extend a `combine` operator for matrices (T, out, in) to all tensors.
 
-    Matrices are passed as (out, in) however they are stored; a convolution over single pixels is a matrix too. Other
-    tensors, and those whose name `exclude` matches, get the mean. Adds the hyper-parameters `exclude` and `largest`.
+    Matrices are passed as (out, in) however they are stored. Other tensors, and those whose name `exclude` matches, get the
+    mean. Adds the hyper-parameters `exclude` and `largest`.
+    DIFFERS: a convolution over single pixels is a matrix too; the authors' codes (TSV-M, Iso, ACE, WUDI) take two axes only.
     """
 
     def combine(

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from nan_merge.methods.context import Array, TensorContext
+from annotated_types import Gt
+
+from nan_merge.methods.context import Array, TensorContext, whole
+from nan_merge.methods.varying import Varies
 
 
 def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> Array:
@@ -17,10 +20,31 @@ def unchanged(merged: Array, taus: Sequence[Array], context: TensorContext) -> A
 
 
 def scale(
-    merged: Array, taus: Sequence[Array], context: TensorContext, *, factor: Annotated[float, "of the merged task vector"]
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    factor: Annotated[float, "of the merged task vector", Varies()],
 ) -> Array:
     """Multiply the merged task vector by `factor` (the lambda of methods whose coefficients are shares)."""
-    return factor * merged
+    return context.number(factor) * merged
+
+
+@whole
+def scale_weights(
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    factor: Annotated[Annotated[float, Gt(0)] | None, "of the merged weights, base and all; null is T / 2"] = None,
+) -> Array:
+    """Multiply the merged weights, not their task vector, by `factor`: s sum_t c_t W_t for coefficients that sum to one.
+
+    The literal reading of NAN's global scaling factor (arXiv 2505.16148), a negative control: it scales the base too.
+    ASSUME: the paper does not state the factor; T / 2 is that of the public reimplementation MMCR.
+    """
+    s = len(taus) / 2 if factor is None else factor
+    return s * merged + (s - 1) * context.base
 
 
 def lines(
@@ -39,4 +63,4 @@ def lines(
     return (alpha + beta * (context.depth or 0.0)) * merged
 
 
-POSTPROCESS = {f.__name__: f for f in (unchanged, scale, lines)}
+POSTPROCESS = {f.__name__: f for f in (unchanged, scale, scale_weights, lines)}

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.methods.context import DRAWS, Array, TensorContext, requires
+from nan_merge.methods.varying import Varies
 
 
 def identity(tau: Array, context: TensorContext) -> Array:
@@ -23,7 +24,7 @@ def trim(
     tau: Array,
     context: TensorContext,
     *,
-    density: Annotated[float, Gt(0), Le(1), "share of entries kept"] = 0.2,
+    density: Annotated[float, Gt(0), Le(1), "share of entries kept", Varies(by_expert=True)] = 0.2,
     scope: Annotated[Literal["model", "tensor"], "range over which the share is kept"] = "model",
 ) -> Array:
     """Keep the entries of largest magnitude, `density` of the whole model (TIES, arXiv 2306.01708, step 1).
@@ -35,8 +36,14 @@ def trim(
     return tau * (abs(tau) >= context.threshold)
 
 
-def drop(tau: Array, context: TensorContext, *, rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped"] = 0.9) -> Array:
+def drop(
+    tau: Array,
+    context: TensorContext,
+    *,
+    rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped", Varies(by_expert=True)] = 0.9,
+) -> Array:
     """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
+    rate = context.number(rate)
     keep = context.draws(tau) >= math.ceil(rate * DRAWS)
     return tau * keep / (1 - rate)
 

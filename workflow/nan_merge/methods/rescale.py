@@ -1,6 +1,7 @@
 """Operators that rescale singular values: STAR (`preprocess`) and SVC (`postprocess`).
 
 They take whole tensors in float64; a tensor that is not a matrix is returned as it is.
+DIFFERS: a convolution over single pixels is a matrix too; the authors' codes take two axes only.
 """
 
 from __future__ import annotations

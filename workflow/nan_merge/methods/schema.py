@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import STAGES, Operator, all_hyper_parameters
+from nan_merge.methods.varying import Varies
 
 TYPES = {float: "number", int: "integer", str: "string", bool: "boolean", type(None): "null"}
 BOUNDS = {Ge: ("minimum", "ge"), Gt: ("exclusiveMinimum", "gt"), Le: ("maximum", "le"), Lt: ("exclusiveMaximum", "lt")}
@@ -55,12 +56,14 @@ def summary(operator: Operator) -> str:
 
 
 def of_type(annotation: Any) -> dict[str, Any]:
-    """Return the JSON schema of an annotation: number types, bool, str, Literal, Mapping, unions, bounds and a text."""
+    """Return the JSON schema of an annotation: number types, bool, str, Literal, Mapping, unions, bounds, a text, `Varies`."""
     if hasattr(annotation, "__metadata__"):
         schema = of_type(annotation.__origin__)
-        for extra in annotation.__metadata__:
+        for extra in sorted(annotation.__metadata__, key=lambda each: isinstance(each, Varies)):
             if isinstance(extra, str):
                 schema["description"] = extra
+            elif isinstance(extra, Varies):
+                schema = extra.schema(schema)
             else:
                 key, attribute = BOUNDS[type(extra)]
                 schema[key] = getattr(extra, attribute)

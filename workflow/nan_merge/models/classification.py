@@ -17,7 +17,7 @@ from xxhash import xxh3_128
 
 from nan_merge.core.cuda import check_cuda
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
+from nan_merge.core.text import read_mapping
 
 Encoder = Callable[[np.ndarray], torch.Tensor]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -134,7 +134,7 @@ def read_config(folder: Path, family: str, expected: Mapping[str, str], defaults
     Raises UserError for a key with another value than `expected`; with `defaults` a key may be missing.
     """
     torch.set_num_threads(1)
-    config = read_json(folder / "config.json")
+    config = read_mapping(folder / "config.json")
     for key, value in expected.items():
         if config.get(key, value if defaults else None) != value:
             raise UserError(

@@ -10,12 +10,24 @@ import numpy as np
 
 from nan_merge.reporting import norm_data
 from nan_merge.reporting.formats import count, interval, p_value, percent, spread
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, NOT_TESTED, UNDECIDED, number, verdict
+from nan_merge.reporting.paired_tests import (
+    CORRECTION_GROUPS,
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    SAME,
+    UNDECIDABLE,
+    UNDECIDED,
+    VERDICTS,
+    number,
+    verdict,
+)
 from nan_merge.reporting.statistics import (
     AVERAGING,
     BASE,
     INDIVIDUAL,
     LEVEL,
+    POWER,
     Summary,
     best_merge,
     candidates,
@@ -23,7 +35,7 @@ from nan_merge.reporting.statistics import (
     summarise,
 )
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import pairs_of
+from nan_merge.reporting.table_parts import correction_group_size, pairs_of
 
 REVERSED = "reversed"
 
@@ -42,7 +54,7 @@ def claims(study: Study) -> list[Claim]:
 
 
 def describe(study: Study, row: dict[str, str]) -> str:
-    """Describe one comparison in a line: methods, difference, interval, p."""
+    """Describe one comparison in a line: methods, difference, interval, p, and what it could have shown."""
     pair = f"{study.label(row['method'])} − {study.label(row['against'])}"
     if number(row, "difference") is None:
         return f"{pair}: not compared, scores are missing."
@@ -51,15 +63,27 @@ def describe(study: Study, row: dict[str, str]) -> str:
     if number(row, "discordant") == 0:
         same = "the same predictions" if number(row, "changed") == 0 else "right and wrong on the same examples"
         return (
-            f"{pair}: {same} ({size}). No gain was measured; one as large as "
-            f"{percent(number(row, 'high'), 2)} points cannot be excluded."
+            f"{pair}: {same} ({size}). No difference was observed; one as large as "
+            f"{percent(number(row, 'high'), 2)} points, either way, cannot be excluded."
         )
-    p = p_value(number(row, "p_holm"))
     rank = f", above {row['above']} of {row['draws']} draws" if row.get("draws") else ""
     return (
         f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-        f"adjusted p {p.replace('<', '< ') if p[0] == '<' else '= ' + p}, {count(row['discordant'])} of {size} discordant{rank}."
+        f"adjusted p {_p(row, 'p_holm')}, {count(row['discordant'])} of {size} discordant{rank}{_reach(row)}."
     )
+
+
+def _p(row: dict[str, str], column: str) -> str:
+    p = p_value(number(row, column))
+    return p.replace("<", "< ") if p.startswith("<") else f"= {p}"
+
+
+def _reach(row: dict[str, str]) -> str:
+    """Say what a comparison could have shown; empty where that was not computed."""
+    smallest = number(row, "detectable")
+    if smallest is None:
+        return ""
+    return f"; detectable {percent(smallest, 2)} points, least attainable adjusted p {_p(row, 'least_p_holm')}"
 
 
 def separation(study: Study) -> list[Claim]:
@@ -97,10 +121,8 @@ def _average(row: Summary) -> str:
 
 def _all(verdicts: list[str]) -> str:
     """Return the verdict on a conjunction: one failure fails it, one gap leaves it open."""
-    for state in (FAILS, NOT_TESTED, UNDECIDED):
-        if state in verdicts:
-            return state
-    return HOLDS if verdicts else NOT_TESTED
+    states = (FAILS, SAME, NOT_TESTED, UNDECIDABLE, UNDECIDED, HOLDS)
+    return next((state for state in states if state in verdicts), NOT_TESTED)
 
 
 def weight_norms(study: Study) -> list[Claim]:
@@ -119,8 +141,9 @@ def weight_norms(study: Study) -> list[Claim]:
         )
     ratio = max(float(row["ratio"].max()) for row in measured.values())
     evidence.append(
-        f"A task vector is at most {spread(ratio)} % as long as the weights of its expert; the norms of two experts' weights "
-        "differ by at most the norm of the difference of their task vectors."
+        f"A task vector is at most {spread(ratio)} % as long as the weights of its expert. Its length alone would allow norms of "
+        f"weights that differ by {spread(2 * ratio)} %; what counts are the parts of task vectors along the weights of the base, "
+        f"and these differ by at most {spread(norm_data.along_the_base(study) or 0.0)} % of the longest task vector."
     )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
@@ -168,14 +191,14 @@ def gains(study: Study) -> list[Claim]:
     together = {method: _all([verdict(row) for row in plain if row["method"] == method]) for method in methods}
     evidence = [
         f"{state.capitalize()}: {', '.join(study.label(m) for m in methods if together[m] == state)}."
-        for state in (HOLDS, FAILS, UNDECIDED, NOT_TESTED)
+        for state in VERDICTS
         if state in together.values()
     ]
     evidence.append(
         "A gain counts as NAN's only if the row is above its host and above every control of it: a gain that a control "
         "reaches as well does not come from the norms. Rows without controls are judged by their host."
     )
-    evidence.append(_resolution(plain))
+    evidence.append(_resolution(study, plain))
     return [Claim("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
 
 
@@ -183,19 +206,22 @@ def _tally(verdicts: list[str]) -> str:
     counts = Counter(verdicts)
     if len(counts) == 1:
         return verdicts[0]
-    return ", ".join(f"{name} {counts[name]}" for name in (HOLDS, FAILS, UNDECIDED, NOT_TESTED) if counts[name])
+    return ", ".join(f"{name} {counts[name]}" for name in VERDICTS if counts[name])
 
 
-def _resolution(rows: list[dict[str, str]]) -> str:
-    limits = [(number(row, "low"), number(row, "high")) for row in rows if number(row, "discordant")]
-    halves = [(high - low) / 2 for low, high in limits if low is not None and high is not None]
-    if not halves:
-        return "No pair has a discordant example, so the resolution of this test set is unknown."
-    half = percent(float(np.median(halves)))
+def _resolution(study: Study, rows: list[dict[str, str]]) -> str:
+    """Say which differences the comparisons could have shown."""
+    smallest = [size for row in rows if (size := number(row, "detectable")) is not None]
+    if not smallest:
+        return "The resolution of this test set is unknown: no pair has a discordant example, or none was tested."
+    low, middle, high = (percent(float(np.quantile(smallest, share)), 2) for share in (0, 0.5, 1))
+    lost = sum(verdict(row) == UNDECIDABLE for row in rows)
     return (
-        f"Resolution: half the width of the {100 * LEVEL:.0f} % interval of a difference is {half} points in the median, "
-        "before the adjustment for many comparisons. A true difference of this size would be significant in about half of all "
-        "such test sets without the adjustment, and in fewer with it."
+        f"Resolution: the minimal detectable difference is {middle} points in the median, from {low} to {high}. A true "
+        f"difference of that size would be found with a chance of {100 * POWER:.0f} % at the first step of Holm's adjustment "
+        f"over {count(correction_group_size(study))} comparisons, by the normal approximation. Of {count(len(rows))} comparisons "
+        f"{count(lost)} cannot be decided: even if all their discordant examples favoured one method, the adjusted p would not "
+        f"be below {1 - LEVEL:.2f}."
     )
 
 

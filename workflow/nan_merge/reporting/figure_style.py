@@ -38,6 +38,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.constrained_layout.use": True,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a label with $ is no formula
 }
 
 

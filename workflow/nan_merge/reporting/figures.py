@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import visible
 from nan_merge.reporting import norm_figures
 from nan_merge.reporting.figure_style import GREY, GROUPS, STYLE, colour_of, curve_styles, empty_figure
 from nan_merge.reporting.formats import percent
@@ -28,12 +30,22 @@ def draw_figure(study: Study, record: dict[str, Any], output: Path | str) -> Non
     if record["kind"] not in KINDS:
         raise UserError(f"config/tables.yaml: figure {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure, caption = KINDS[record["kind"]](study.only(record), record)
-        title = study.title(record)
+        figure, caption = KINDS[record["kind"]](_with_visible_labels(study.only(record)), record)
+        title, caption = visible(study.title(record)), visible(caption)
         described = {"Date": None, "Title": title, "Description": caption, "Creator": None}
         for suffix, metadata in ((".svg", described), (".png", {"Software": None, "Title": title})):
             with atomic_write(Path(f"{output}{suffix}")) as part:
                 figure.savefig(part, format=suffix[1:], dpi=160, metadata=metadata)
+
+
+def _with_visible_labels(study: Study) -> Study:
+    """Return a study whose labels hold no character that matplotlib or SVG cannot draw."""
+
+    def drawn(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**entry, "label": visible(entry["label"])} if entry.get("label") else entry for entry in entries]
+
+    suite = {**study.suite, "tasks": drawn(study.suite["tasks"])}
+    return replace(study, suite=suite, methods=drawn(study.methods), others=drawn(study.others))
 
 
 def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.core.atomic import atomic_write
+from nan_merge.core.escape import visible
 
 BREAK = "\n"  # within a cell
+MARKUP = re.compile(r"[\\|*_<>`$~]|\](?=[(\[:])|(?<=!)\[|&(?=#?\w+;)")  # what has a meaning in Markdown, escaped by a backslash
+ESCAPED = re.compile(r"\\([\\|*_<>`$~\[\]&])")  # by it
 
 
 def percent(fraction: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -100,7 +103,11 @@ def write_csv(table: Table, path: Path) -> None:
     with atomic_write(path) as part, open(part, "w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in table.records)
+        writer.writerows({key: _plain(value) for key, value in record.items()} for record in table.records)
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None else visible(value) if isinstance(value, str) else value
 
 
 def write_markdown(table: Table, path: Path) -> None:
@@ -125,7 +132,7 @@ def write_latex(table: Table, path: Path) -> None:
     lines = [
         r"\begin{table}",
         r"\centering\footnotesize",
-        rf"\caption{{{_latex(table.title)}}}",
+        rf"\caption{{{_latex(visible(table.title).replace(BREAK, ' '))}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('l' if i in table.text else 'r' for i in range(len(table.header)))}}}",
         r"\toprule",
@@ -146,11 +153,12 @@ def _publish(path: Path, text: str) -> None:
 
 
 def _markdown(text: str) -> str:
-    text = re.sub(r"([\\|*_<>`])", r"\\\1", text)
+    text = MARKUP.sub(r"\\\g<0>", visible(text))
     return re.sub(r"\^([a-z]+)\^", r"<sup>\1</sup>", text).replace(BREAK, "<br>")
 
 
 def _latex(text: str) -> str:
+    text = visible(text)
     if BREAK in text:
         return r"\begin{tabular}[t]{@{}l@{}}" + r"\\".join(map(_latex, text.split(BREAK))) + r"\end{tabular}"
     parts = re.split(r"\^([a-z]+)\^", text)

@@ -33,6 +33,20 @@ def experts(study: Study) -> dict[str, dict[str, NDArray]]:
     return {expert: {name: np.array(values) for name, values in row.items()} for expert, row in columns_of.items()}
 
 
+def along_the_base(study: Study) -> float | None:
+    """Return by how much the parts of two task vectors along the base differ, over the longest one; None without norms.
+
+    |W|^2 - |tau|^2 = |W_0|^2 + 2 <W_0, tau>, so norms of weights tell experts apart only as far as these parts differ. The
+    norm of the base is taken as that of the weights. The largest value over experts and seeds.
+    """
+    measured = list(experts(study).values())
+    if not measured:
+        return None
+    weights, task_vectors = (np.array([row[of] for row in measured]) for of in NORMS)
+    parts = (weights**2 - task_vectors**2) / (2 * weights.mean(axis=0))
+    return float(np.max(np.ptp(parts, axis=0) / task_vectors.max(axis=0)))
+
+
 class Shares(NamedTuple):
     """Coefficients of one method: mean share by expert (T,); ratio and entropy by row and seed, None if undefined."""
 

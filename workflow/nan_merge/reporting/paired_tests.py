@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_table
-from nan_merge.reporting.statistics import LEVEL, holm
+from nan_merge.reporting.statistics import LEVEL, detectable, holm
 
 FLIPS = 100_000
 RESAMPLES = 10_000
@@ -28,6 +28,9 @@ COLUMNS = [
     "high",
     "p",
     "p_holm",
+    "least_p",
+    "least_p_holm",
+    "detectable",
     "n",
     "discordant",
     "changed",
@@ -38,12 +41,18 @@ COLUMNS = [
 
 
 class Paired(NamedTuple):
-    """Difference of the averages over tasks, one method minus the other, as a fraction, with 95 % limits and p."""
+    """Difference of the averages over tasks, one method minus the other, as a fraction, with 95 % limits and p.
+
+    `least_p` is the p that the same discordant examples would give if all of them favoured one method, and `error` the
+    standard error of the difference under the null hypothesis.
+    """
 
     difference: float
     low: float
     high: float
     p: float
+    least_p: float
+    error: float
 
 
 def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
@@ -66,7 +75,7 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
     observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
     if not any(d.any() for d in differences):
         bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
-        return Paired(0.0, -float(bound), float(bound), 1.0)
+        return Paired(0.0, -float(bound), float(bound), 1.0, 1.0, 0.0)
     flips, means = np.zeros(FLIPS), np.zeros(RESAMPLES)
     for factor, d in zip(scale, differences, strict=True):
         for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
@@ -75,7 +84,10 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
         means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
     extreme = int(np.sum(np.abs(flips) >= abs(observed) - 1e-12))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Paired(observed, float(low), float(high), (1 + extreme) / (1 + FLIPS))
+    least = 2.0 ** (1 - sum(int(np.count_nonzero(d)) for d in differences))  # two of all the patterns of signs
+    error = np.sqrt(sum(factor**2 * np.sum(d**2) for factor, d in zip(scale, differences, strict=True)))
+    p, least_p = ((1 + times) / (1 + FLIPS) for times in (extreme, FLIPS * least))
+    return Paired(observed, float(low), float(high), p, least_p, float(error))
 
 
 class _Answers(NamedTuple):
@@ -112,9 +124,21 @@ def compare_methods(
         if row["p"] != "":
             groups.setdefault((row["suite"], row["task"], CORRECTION_GROUPS.get(row["kind"], row["kind"])), []).append(row)
     for group in groups.values():
-        for row, p in zip(group, holm([row["p"] for row in group]), strict=True):
-            row["p_holm"] = p
-    write_table(output, rows, COLUMNS)
+        _adjust(group)
+    write_table(output, [{column: row[column] for column in COLUMNS} for row in rows], COLUMNS)
+
+
+def _adjust(group: list[dict[str, Any]]) -> None:
+    """Add to the rows of one correction group what depends on their number.
+
+    `p_holm` is the adjusted p, `least_p_holm` what it would be with `least_p` in place of the p of this row alone, and
+    `detectable` the minimal detectable difference, empty without a discordant example.
+    """
+    measured = [row["p"] for row in group]
+    for index, (row, p) in enumerate(zip(group, holm(measured), strict=True)):
+        least = holm([*measured[:index], row["least_p"], *measured[index + 1 :]])[index]
+        smallest = detectable(row["error"], len(group))
+        row |= {"p_holm": p, "least_p_holm": least, "detectable": "" if smallest is None else smallest}
 
 
 def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
@@ -188,16 +212,19 @@ def number(row: dict[str, Any], column: str) -> float | None:
 def verdict(row: dict[str, Any]) -> str:
     """Return the verdict on "the method is above the other" from the adjusted p and the interval.
 
-    A difference that is not significant leaves it undecided; without a discordant example it does not hold.
+    A difference that is not significant leaves it undecided. Without a discordant example no difference was observed; with
+    so few that no outcome of them would be significant, it cannot be decided.
     """
     p, difference, low, high = (number(row, name) for name in ("p_holm", "difference", "low", "high"))
     if p is None or difference is None or low is None or high is None:
         return NOT_TESTED
-    if number(row, "discordant") == 0 or (p < 1 - LEVEL and difference < 0 and high < 0):
-        return FAILS
-    if p < 1 - LEVEL and difference > 0 and low > 0:
-        return HOLDS
-    return UNDECIDED
+    if number(row, "discordant") == 0:
+        return SAME
+    if p < 1 - LEVEL and (low > 0 or high < 0):
+        return HOLDS if difference > 0 else FAILS
+    return UNDECIDED if (number(row, "least_p_holm") or 0.0) < 1 - LEVEL else UNDECIDABLE
 
 
-HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "not decided", "not tested"
+HOLDS, FAILS, SAME, NOT_TESTED = "holds", "does not hold", "no difference observed", "not tested"
+UNDECIDED, UNDECIDABLE = "not decided", "cannot be decided"
+VERDICTS = (HOLDS, FAILS, SAME, UNDECIDED, UNDECIDABLE, NOT_TESTED)  # in the order in which they are counted

@@ -14,10 +14,11 @@ from markupsafe import Markup
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import visible
 from nan_merge.reporting.claims import claims
-from nan_merge.reporting.formats import count, interval, percent
+from nan_merge.reporting.formats import ESCAPED, count, interval, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
-from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, best_merge, summarise
+from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, POWER, best_merge, summarise
 from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -52,7 +53,7 @@ def write_report(
         }
         for study in studies
     ]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         sections=sections,
         published=[_table(Path(file)) for file in published],
@@ -62,10 +63,16 @@ def write_report(
         count=count,
         flips=FLIPS,
         resamples=RESAMPLES,
+        power=POWER,
         leaves=_leaves,
     )
     with atomic_write(Path(output)) as part:
         part.write_text(page, encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """Return what a page can hold of a text; markup is made from such texts already."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _averages(study: Study) -> list[dict[str, str]]:
@@ -98,15 +105,16 @@ def _figure(file: Path) -> dict[str, Any]:
     root = ElementTree.fromstring(text)
     metadata = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(metadata["title"])}" ', text, count=1)
-    text = re.sub(r'\bid="', f'id="{file.stem}-', text)  # ids of one page are unique
-    text = re.sub(r'(xlink:href="#|href="#|url\(#)', rf"\1{file.stem}-", text.replace('xlink:href="#', 'href="#'))
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(metadata["title"])}" ', 1)
+    stem = html.escape(file.stem)
+    text = re.sub(r'\bid="', lambda found: f"{found[0]}{stem}-", text)  # ids of one page are unique
+    text = re.sub(r'href="#|url\(#', lambda found: f"{found[0]}{stem}-", text.replace('xlink:href="#', 'href="#'))
     return {"svg": Markup(text), **metadata}
 
 
 def _table(file: Path) -> dict[str, Any]:
     """Return a Markdown table as title, header, rows and notes, with footnote marks and line breaks as HTML."""
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").split("\n")
     rows = [[_inline(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
     if len(rows) < 2:
         raise UserError(f"{file}: expected a Markdown table, found none; render the table again")
@@ -125,7 +133,7 @@ def _table(file: Path) -> dict[str, Any]:
 def _inline(text: str) -> Markup:
     """Turn the Markdown that `formats` writes (escapes, <sup>, <br>) into HTML."""
     parts = re.split(r"(<br>|<sup>[a-z]+</sup>)", text.strip())
-    plain = (part if index % 2 else html.escape(re.sub(r"\\([\\|*_<>`])", r"\1", part)) for index, part in enumerate(parts))
+    plain = (part if index % 2 else html.escape(ESCAPED.sub(r"\1", part)) for index, part in enumerate(parts))
     return Markup("".join(plain))
 
 

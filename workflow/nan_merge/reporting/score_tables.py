@@ -6,8 +6,8 @@ from typing import Any
 
 from nan_merge.reporting import table_parts as parts
 from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, UNDECIDED, number, verdict
-from nan_merge.reporting.statistics import summarise
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, SAME, UNDECIDABLE, UNDECIDED, number, verdict
+from nan_merge.reporting.statistics import POWER, summarise
 from nan_merge.reporting.study import Study
 
 OTHER_KINDS = " Other kinds of pairs are adjusted among themselves."
@@ -70,8 +70,8 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
     """One row a compared pair, host and control comparisons first; the verdict combines test and interval."""
     rows = [row for row in study.comparisons if row["task"] == "weighted_average"]
     weighted = {(row["method"], row["against"], row["kind"]): row for row in rows}
-    header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "p", "p (Holm)", "Discordant", "Changed"]
-    header += ["Predictions", *(["Δ weighted"] if weighted else [])]
+    header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "p", "p (Holm)", "Least p"]
+    header += ["Least p (Holm)", "Detectable", "Discordant", "Changed", "Predictions", *(["Δ weighted"] if weighted else [])]
     table = Table(study.title(record), header, text=(0, 1, 2, 3))
     shown = {method["id"] for method in study.methods}
     plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
@@ -79,7 +79,8 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         other = weighted.get((row["method"], row["against"], row["kind"]), {})
         cells = [study.label(row["method"]), study.label(row["against"]), row["kind"], verdict(row)]
         cells += [percent(number(row, "difference"), signed=True), parts.difference_limits(row)]
-        cells += [p_value(number(row, name)) for name in ("p", "p_holm")]
+        cells += [p_value(number(row, name)) for name in ("p", "p_holm", "least_p", "least_p_holm")]
+        cells += [percent(number(row, "detectable"), 2)]
         cells += [count(row[name]) for name in ("discordant", "changed", "n")]
         if weighted:
             cells.append(f"{percent(number(other, 'difference'), signed=True)} {parts.difference_limits(other)}".strip())
@@ -91,9 +92,11 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
+        parts.POWER_NOTE.format(power=100 * POWER),
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '
-        f'side of 0, or, for "{FAILS}", without a single discordant example. Otherwise "{UNDECIDED}", which is no statement '
-        "of equality.",
+        f'side of 0. "{SAME.capitalize()}": without a discordant example. "{UNDECIDABLE.capitalize()}": least p (Holm) is at '
+        f'least 0.05, so no outcome on these discordant examples would be significant. Otherwise "{UNDECIDED}", which is no '
+        "statement of equality.",
         *study.choices(),
     ]
     if weighted:

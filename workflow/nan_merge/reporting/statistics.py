@@ -16,6 +16,7 @@ from scipy.stats import norm, spearmanr
 from nan_merge.reporting.study import Score, Study
 
 LEVEL = 0.95
+POWER = 0.8
 BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 
 
@@ -80,6 +81,15 @@ def holm(p: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = worst
     return adjusted
+
+
+def detectable(error: float, comparisons: int) -> float | None:
+    """Return the minimal detectable difference: the true one that a two-sided test finds with a chance of `POWER`.
+
+    The level is that of the first step of Holm's method over so many comparisons; `error` is the standard error of the
+    difference without an effect. By the normal approximation. None where the error is zero, since then it is not known.
+    """
+    return float(error * (norm.ppf(1 - (1 - LEVEL) / (2 * comparisons)) + norm.ppf(POWER))) if error else None
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float | None:

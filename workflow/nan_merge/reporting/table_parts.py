@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.reporting.formats import Table, interval, p_value, percent
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, number
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, SAME, UNDECIDABLE, number, verdict
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
 
-TESTED = ("difference", "low", "high", "p", "p_holm", "discordant", "changed")  # columns of a comparison
+TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 INTERVAL_NOTE = (
     "Intervals: 95 %, examples independent within a task; Wilson's limits of each task joined by "
@@ -20,6 +20,11 @@ PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
     "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
     "{size} host and control comparisons of the suite."
+)
+POWER_NOTE = (
+    "Detectable: the true difference that would be significant with a chance of {power:.0f} %, in points, at the first step of "
+    "Holm's adjustment, by the normal approximation with as many discordant examples. Least p: what p would be if all discordant "
+    "examples favoured one method, alone and adjusted."
 )
 DRAWS_NOTE = (
     'A control of several draws is shown and compared by their mean; "above" counts the draws whose average the method exceeds.'
@@ -76,7 +81,7 @@ def correction_group_size(study: Study) -> int:
 
 
 def difference(study: Study, pair: dict[str, str]) -> str:
-    """Format a comparison: other method, difference, interval, p, and the number of draws exceeded."""
+    """Format a comparison: other method, difference, interval, p, number of draws exceeded, and if it could tell nothing."""
     name = f"{study.label(pair['against'])}: "
     rank = f", above {pair['above']} of {pair['draws']}" if pair.get("draws") else ""
     if number(pair, "difference") is None:
@@ -84,7 +89,8 @@ def difference(study: Study, pair: dict[str, str]) -> str:
     if number(pair, "changed") == 0:
         return f"{name}0.0, same predictions"
     p = p_value(number(pair, "p_holm")).replace("<", "< ")
-    return f"{name}{percent(number(pair, 'difference'), signed=True)} {difference_limits(pair)} p {p}{rank}"
+    told = f", {state}" if (state := verdict(pair)) in (SAME, UNDECIDABLE) else ""
+    return f"{name}{percent(number(pair, 'difference'), signed=True)} {difference_limits(pair)} p {p}{rank}{told}"
 
 
 def difference_limits(row: dict[str, str]) -> str:

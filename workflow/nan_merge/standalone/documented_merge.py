@@ -1,17 +1,25 @@
-"""Merge and document in one step: weights, provenance.json and the model card appear together."""
+"""Merge and document in one step: weights, provenance.json and the model card appear together.
+
+The documents are composed before the merge, with all that they need from the inputs, so that what can fail fails early. A
+document that cannot be written at the end is missing, with a message; the merge is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nan_merge.core.errors import UserError, tell
+from nan_merge.core.files import canonical
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import merge
 from nan_merge.engine.request import MergeRequest
-from nan_merge.standalone.model_card import command, document, origin
+from nan_merge.standalone.model_card import card, command, document, loading, origin
+from nan_merge.standalone.outputs import Inputs, seal
 from nan_merge.standalone.sources import Source
 
 
@@ -21,15 +29,20 @@ def merge_and_document(
     about: Mapping[str, Any],
     output: Path,
     *,
+    inputs: Inputs | None = None,
     threads: int = 1,
     device_name: str = "cpu",
     progress: Progress = no_progress,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a merged model with its provenance and its model card, whole or not at all.
 
-    `sources` are `base` and every expert by name, `about` further entries of provenance.json (`name`, `method`,
-    `method_spec` and others); for the rest see `merge` and `devices.device`.
+    `sources` are `base` and every expert by name, `inputs` their files as they were when they were opened (now, if None),
+    `about` further entries of provenance.json (`name`, `method`, `method_spec` and others), `files` texts by name that the
+    output has besides or in place of the base's; for the rest see `merge` and `devices.device`. Raises UserError for an input
+    that was changed meanwhile.
     """
+    inputs = inputs or Inputs.of({name: source.folder for name, source in sources.items()})
     record = {
         "coefficients": request.table.record(),
         "thresholds": request.thresholds,
@@ -40,8 +53,33 @@ def merge_and_document(
         **about,
     }
     record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
+    record["inputs"] = {name: _readable(source.folder, partial(origin, source, "")) for name, source in sources.items()}
+    _readable(sources["base"].folder, lambda: _rehearse({**record, "loading": loading(sources["base"].folder)}))
 
-    def finish(folder: Path, digests: Mapping[str, str]) -> None:
-        document(folder, {**record, "inputs": {name: origin(source, digests[name]) for name, source in sources.items()}})
+    def finish(folder: Path, digests: Mapping[str, str], written: Mapping[str, str]) -> None:
+        inputs.check()
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        try:
+            entered = {name: {**known, "xxh3_128": digests[name]} for name, known in record["inputs"].items()}
+            document(folder, {**record, "inputs": entered})
+            seal(folder, written)
+        except Exception as error:
+            tell(f"warning: {output}: the model is whole, its documents are not ({error})")
 
-    merge(request, output, threads=threads, device=device(device_name), progress=progress, finish=finish)
+    merge(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
+
+
+def _rehearse(record: Mapping[str, Any]) -> None:
+    """Compose the documents of a merge and drop them."""
+    (card(record) + canonical(record)).encode("utf-8", "backslashreplace")  # as they are written
+
+
+def _readable(folder: Path, read: Callable[[], Any]) -> Any:
+    """Return what is read for the documents; what cannot be read or written in them is a UserError."""
+    try:
+        return read()
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise UserError(
+            f"{folder}: its README.md, its configs or its name do not fit a model card ({error}); correct it"
+        ) from None

@@ -5,10 +5,10 @@ torch is imported only for a device that needs it: for a small model start-up do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,11 @@ from nan_merge.catalogue.methods import reads_examples
 from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
+from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, advice_for_options, as_user_errors, tell
+from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -37,6 +39,7 @@ from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.mergekit_export import check_names, export
 from nan_merge.standalone.method import choose, flow
 from nan_merge.standalone.model_card import PROVENANCE
+from nan_merge.standalone.outputs import Inputs, Output, check_export, check_inputs
 from nan_merge.standalone.sources import Source, find, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
@@ -118,7 +121,8 @@ class Settings:
         zeros = [0.0] * len(models.experts)
         unmeasured = {name: {"weights": zeros, "task_vector": zeros} for name in models.merged}
         sizes = {"examples": [self.examples[name] for name in models.experts]} if self.examples else {}
-        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **sizes})
+        names = {"names": models.base.names}
+        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **names, **sizes})
         return dataclasses.replace(table, norms={})
 
     def request(self, models: Models, table: CoefficientTable, progress: Passes) -> MergeRequest:
@@ -140,6 +144,7 @@ class OwnModels(Settings):
     output: Path  # folder of the merged model
     overwrite: bool = False  # whether an older merge at `output` is replaced
     export_mergekit: Path | None = None  # file for a mergekit config with the coefficients
+    chat_template: str | None = None  # of the output, in place of the base's
 
 
 @dataclass(frozen=True)
@@ -165,15 +170,28 @@ def merge(
     return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
 
 
+@advice_for_options()
 def run(own: OwnModels, show: bool = False) -> Merged:
     """Merge, and leave a documented model in `own.output`; with `show` print the coefficients as soon as they are known.
 
     Raises UserError for all that the user can correct, before long work begins where that is possible.
     """
-    started = time.monotonic()
-    check_output(own.output, own.overwrite)
-    sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
-    check_inputs(own.output, sources)
+    started, output = time.monotonic(), Output(own.output)
+    with as_user_errors(), contextlib.ExitStack() as held:
+        held.enter_context(exclusive(output.target, removable=output.is_unchanged))
+        output.check(own.overwrite)
+        if own.export_mergekit:
+            check_export(own.export_mergekit, own.output, own.overwrite)
+            held.enter_context(exclusive(own.export_mergekit))
+        sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
+        inputs = Inputs.of({name: source.folder for name, source in sources.items()})
+        check_inputs(own.output, sources, inputs)
+        models, table = _merge(own, sources, inputs, show)
+    return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
+
+
+def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: bool) -> tuple[Models, CoefficientTable]:
+    """Merge models that were found; `inputs` are compared at the end of every pass."""
     models = own.unified(sources["base"].folder, {name: s.folder for name, s in sources.items() if name != "base"})
     check_distinct(models)
     written = output_bytes(models, own.dtype)
@@ -183,45 +201,27 @@ def run(own: OwnModels, show: bool = False) -> Merged:
     total = passes_bytes(models, own.recipe, own.measured) + copied_bytes(models) + written
     with Passes(total, own.quiet) as progress:
         table = own.table(models, progress)
+        inputs.check()
         if show:
             progress.print(f"coefficients of {own.method}:\n{printed(table)}")
         if own.export_mergekit:
-            own.export_mergekit.write_text(_mergekit(own, sources, models, table), encoding="utf-8")
+            text = _mergekit(own, sources, models, table)
+            with atomic_write(own.export_mergekit) as part:
+                part.write_text(text, encoding="utf-8")
         request = own.request(models, table, progress)
+        inputs.check()
         progress.begin("merge")
         merge_and_document(
-            request, sources, _about(own), own.output, threads=own.threads, device_name=own.device, progress=progress
-        )
-    return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
+            request, sources, _about(own), own.output, inputs=inputs,
+            threads=own.threads, device_name=own.device, progress=progress,
+            files={"chat_template.jinja": own.chat_template} if own.chat_template else {},
+        )  # fmt: skip
+    return models, table
 
 
 def by_expert(table: CoefficientTable) -> dict[str, dict[str, float]]:
     """Return the coefficients of every expert by row."""
     return {expert: {row: values[t] for row, values in table.rows.items()} for t, expert in enumerate(table.experts)}
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise a UserError if the output exists, unless it is an older merge that may be overwritten."""
-    if not output.exists() and not output.is_symlink():
-        return
-    if not overwrite:
-        raise UserError(f"{output}: exists already; choose another --output, or add --overwrite to replace it")
-    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / PROVENANCE).is_file()):
-        raise UserError(
-            f"{output}: is no merged model (it has no {PROVENANCE}); only merged models are overwritten. Remove it by hand"
-        )
-
-
-def check_inputs(output: Path, sources: Mapping[str, Source]) -> None:
-    """Raise a UserError if the output would replace an input, or if two inputs are one model."""
-    seen: dict[Path, str] = {}
-    for name, source in sources.items():
-        folder = source.folder.resolve()
-        if output.resolve() in (folder, *folder.parents) or folder in output.resolve().parents:
-            raise UserError(f"{output}: would replace or lie in the input '{name}' ({source.given}); choose another --output")
-        if folder in seen:
-            raise UserError(f"'{name}' and '{seen[folder]}' are the same model, {source.given}; leave one out")
-        seen[folder] = name
 
 
 def output_bytes(models: Models, dtype: str | None) -> int:
@@ -240,7 +240,7 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
     """Return an upper bound of the bytes read by all passes: norms if they are measured, thresholds, the merge."""
     base, *experts = read_bytes(models)
     total = (measured + 1) * (base + sum(experts))
-    if recipe.requirements.get("thresholds", {"density": 1.0})["density"] >= 1:
+    if recipe.requirements.get("thresholds", {"density": 1.0})["density"] == 1:
         return total
     counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # 16 bits a pass
     return total + counts * (sum(experts) + math.ceil(len(experts) / EXPERTS_PER_PASS) * base)
@@ -257,7 +257,7 @@ def _introduce(sources: Mapping[str, Source], models: Models) -> None:
     lines = [f"{name}: {source.pinned}" for name, source in sources.items()] + [f"note: {note}" for note in models.notes]
     if len(models.experts) == 1:
         lines.insert(0, "warning: one expert only; the merge is a step from the base towards it")
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    tell("\n".join(map(visible, lines)))
 
 
 def printed(table: CoefficientTable) -> str:

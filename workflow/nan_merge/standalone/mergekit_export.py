@@ -16,6 +16,7 @@ from nan_merge.layouts.unify import Models
 from nan_merge.methods.coefficients import MODEL, CoefficientTable, row_of
 from nan_merge.methods.recipe import DEFAULTS, operator_in
 
+HEAD = "# Coefficients of NAN-Merge for mergekit 0.1.5."  # the first line of a config, by which it is known again
 METHODS = {  # (preprocess, elects signs): merge_method
     ("identity", False): "task_arithmetic",
     ("identity", True): "ties",
@@ -49,8 +50,8 @@ def export(
         "out_dtype": dtype or _common_type(models),
     }
     comments += [f"not known to mergekit: {note}" for note in models.notes]
-    head = "".join(f"# {line}\n" for line in ["Coefficients of NAN-Merge for mergekit 0.1.5.", *comments])
-    return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
+    head = "".join(f"# {line}\n" for line in comments)
+    return f"{HEAD}\n{head}" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _parameters(method_spec: Mapping[str, Any], table: CoefficientTable, comments: list[str]) -> tuple[dict[str, Any], float]:

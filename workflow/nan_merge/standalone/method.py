@@ -13,6 +13,7 @@ from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_method_spec
 from nan_merge.catalogue.places import catalogue_root
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import bind, operator_in
 
@@ -91,8 +92,8 @@ def assignment(text: str) -> tuple[str, Any]:
     """Read `path=value`, the value in YAML: (path, value)."""
     path, equals, written = text.partition("=")
     try:
-        value = yaml.safe_load(written)
-    except yaml.YAMLError:
+        value = parse_yaml(written, "--set")
+    except UserError:
         raise _malformed(text) from None
     if not equals:
         raise _malformed(text)

@@ -7,19 +7,28 @@ same bytes. The card is for everyone: it names models by hub id and commit, or b
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nan_merge.checkpoints.companions import MODULES
+from nan_merge.core.errors import UserError
+from nan_merge.core.escape import code, code_block, markdown, visible
 from nan_merge.core.files import canonical, read_json, sha256, write_json
+from nan_merge.core.text import front_matter as read_front_matter
+from nan_merge.core.text import read_mapping
 from nan_merge.methods.recipe import STAGES
 from nan_merge.standalone.sources import Source, files
 
 PROVENANCE, CARD = "provenance.json", "README.md"
+ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 LICENCE = ("license", "license_name", "license_link")
+LONGEST = 500  # characters of a value that another card states
 TAGS = ["merge", "nan-merge"]
 DEFAULTS = {"vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "seed": 0}  # of the command's options
 HEADS = (  # ends of an architecture in config.json for which transformers has an AutoModel
@@ -39,43 +48,66 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
     """
     record = {**record, "loading": loading(folder)}
     write_json(folder / PROVENANCE, record)
-    (folder / CARD).write_text(card(record), encoding="utf-8")
+    (folder / CARD).write_text(card(record), encoding="utf-8", errors="backslashreplace")
 
 
 def digest(folder: Path) -> dict[str, Any]:
     """Return what identifies a merged model without its weights: SHA-256 of every file, provenance and model card."""
     return {
-        "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir()) if not file.name.startswith(".")},
+        "sha256": {file.relative_to(folder).as_posix(): sha256(file) for file in _files(folder)},
         "provenance": read_json(folder / PROVENANCE),
         "card": (folder / CARD).read_text(encoding="utf-8"),
     }
 
 
+def _files(folder: Path) -> list[Path]:
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
 def origin(source: Source, digest: str) -> dict[str, Any]:
     """Describe one input: its place, files and licence, and the XXH3-128 digest of the tensors that entered."""
     place = {"hub": source.repo, "commit": source.commit} if source.repo else {"path": source.given}
-    return {"title": source.title, **place, "xxh3_128": digest, "files": files(source.folder), **_about(source.folder)}
+    return {
+        "title": source.title,
+        **place,
+        "xxh3_128": digest,
+        "files": files(source.folder, source.repo is not None),
+        **_about(source.folder),
+    }
 
 
 def _about(folder: Path) -> dict[str, str]:
     """Return licence and pipeline of a model: from the front matter of its README.md, else from its config.json."""
     known = front_matter(folder / CARD)
-    if "license" not in known and (folder / "config.json").is_file():
-        known = {**known, "license": read_json(folder / "config.json").get("license")}
-    return {key: known[key] for key in (*LICENCE, "pipeline_tag") if isinstance(known.get(key), str)}
+    if "license" not in known:
+        known = {**known, "license": _config(folder).get("license")}
+    return {key: known[key][:LONGEST] for key in (*LICENCE, "pipeline_tag") if isinstance(known.get(key), str)}
 
 
 def loading(folder: Path) -> dict[str, str]:
     """Return the `library` that loads a model, and for transformers the classes of `model` and `tokenizer`, by its configs."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = _config(folder)
+    if (folder / MODULES).is_file():
+        return {"library": "sentence-transformers"}
     if "model_type" not in config and (folder / "open_clip_config.json").is_file():
         return {"library": "open_clip"}
     if config.get("model_type") in (None, *CANONICAL):
         return {"library": "safetensors"}
-    kind = next(iter(config.get("architectures") or ()), "AutoModel").replace("LMHeadModel", "ForCausalLM")
+    kinds = config.get("architectures")
+    kind = str(kinds[0]).replace("LMHeadModel", "ForCausalLM") if isinstance(kinds, list) and kinds else "AutoModel"
+    kind = kind if kind.isidentifier() else "AutoModel"
     found = {"library": "transformers", "model": next((f"AutoModel{end}" for end in HEADS if kind.endswith(end)), kind)}
     tokenizers = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt")
     return found | ({"tokenizer": "AutoTokenizer"} if any((folder / name).is_file() for name in tokenizers) else {})
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model; {} if there is none, or none that can be read: a document must not end a merge."""
+    try:
+        return read_mapping(folder / "config.json")
+    except (UserError, OSError):
+        return {}
 
 
 def command(record: Mapping[str, Any], places: Mapping[str, str], output: str) -> str:
@@ -120,16 +152,10 @@ def needs(record: Mapping[str, Any]) -> str:
 
 def front_matter(file: Path) -> dict[str, Any]:
     """Return the YAML front matter of a model card; {} if there is none, or none that can be read."""
-    text = file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else ""
-    head, _, rest = text.partition("\n")
-    block, end, _ = rest.partition("\n---")
-    if head.strip() != "---" or not end:
-        return {}
     try:
-        entries = yaml.safe_load(block)
-    except yaml.YAMLError:
+        return read_front_matter(file)
+    except (UserError, OSError):
         return {}
-    return entries if isinstance(entries, dict) else {}
 
 
 def merged_licence(inputs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -152,7 +178,7 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     entries: dict[str, Any] = {"base_model": list(dict.fromkeys(model["title"] for model in inputs.values()))}
     entries |= {"base_model_relation": "merge", "tags": TAGS}
     library = record.get("loading", {}).get("library")
-    entries |= {"library_name": library} if library in ("transformers", "open_clip") else {}
+    entries |= {"library_name": library} if library in ("transformers", "open_clip", "sentence-transformers") else {}
     entries |= merged_licence(inputs.values())
     return entries | ({"pipeline_tag": base["pipeline_tag"]} if "pipeline_tag" in base else {})
 
@@ -160,10 +186,10 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
 def card(record: Mapping[str, Any]) -> str:
     """Return the model card of a record: Markdown with YAML front matter."""
     front = _yaml(metadata(record))
-    sections = [f"# {record['name']}", _paragraph(record), "## Models", _models(record), *_licences(record)]
+    sections = [f"# {markdown(record['name'])}", _paragraph(record), "## Models", _models(record), *_licences(record)]
     sections += ["## Use", _use(record), "## Recipe", _recipe(record)]
     if record.get("notes"):
-        sections += ["## How the models were brought together", "\n".join(f"- {note}" for note in record["notes"])]
+        sections += ["## How the models were brought together", "\n".join(f"- {markdown(note)}" for note in record["notes"])]
     sections += ["## How to reproduce", _reproduce(record), "## Hashes", _hashes(record["inputs"])]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -172,12 +198,14 @@ def _paragraph(record: Mapping[str, Any]) -> str:
     count = len(record["inputs"]) - 1
     models = "one fine-tuned model" if count == 1 else f"{count} fine-tuned models"
     papers = ", ".join(
-        f"[arXiv:{each}](https://arxiv.org/abs/{each})" for each in record.get("reference", "").split(", ") if each
+        f"[arXiv:{each}](https://arxiv.org/abs/{each})"
+        for each in record.get("reference", "").split(", ")
+        if ARXIV.fullmatch(each)
     )
+    base, method = code(record["inputs"]["base"]["title"]), markdown(record.get("label", record["method"]))
     return (
-        f"This model is a merge of {models} of `{record['inputs']['base']['title']}` by the method"
-        f" *{record.get('label', record['method'])}*{f' ({papers})' if papers else ''}. It was made with NAN-Merge. This page"
-        " does not say how well it does its tasks."
+        f"This model is a merge of {models} of {base} by the method *{method}*{f' ({papers})' if papers else ''}. It was made"
+        " with NAN-Merge. This page does not say how well it does its tasks."
     )
 
 
@@ -191,7 +219,7 @@ def _models(record: Mapping[str, Any]) -> str:
         values = columns.get(name, [])
         numbers = [sum(values) / len(values), min(values), max(values)] if values else []
         numbers = [f"{number:.6g}" for number in numbers[: len(heads)]] or [""] * len(heads)
-        lines.append([name, f"`{model['title']}`", *numbers, model.get("license", "not stated")])
+        lines.append([markdown(name), code(model["title"]), *numbers, markdown(model.get("license", "not stated"))])
     return _table(["name", "model", *heads, "licence"], lines, numeric=range(2, 2 + len(heads)))
 
 
@@ -202,40 +230,39 @@ def _licences(record: Mapping[str, Any]) -> list[str]:
     if not licence:
         return ["No input states a licence; find out under which terms they may be used before you pass this model on."]
     stated = [f"{name}: {' '.join(m[k] for k in LICENCE if k in m) or 'not stated'}" for name, m in record["inputs"].items()]
-    return [f"The licences of the inputs differ, and each one binds this model: {'; '.join(stated)}."]
+    return [f"The licences of the inputs differ, and each one binds this model: {markdown('; '.join(stated))}."]
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
     settings = {key: record[key] for key in ("exclude", "seed", "dtype", "device") if record.get(key) not in (None, [])}
     stages = {stage: record["method_spec"][stage] for stage in STAGES if stage in record["method_spec"]}
     in_one_order = json.loads(canonical(list(stages.values())))
-    return f"```yaml\n{_yaml({record['method']: dict(zip(stages, in_one_order, strict=True)), **settings})}```"
+    return code_block(_yaml({record["method"]: dict(zip(stages, in_one_order, strict=True)), **settings}), "yaml")
 
 
 def _use(record: Mapping[str, Any]) -> str:
     """Return the lines of Python that load the model."""
-    found, folder = record.get("loading", {}), f'"{record["name"]}"'
+    found, folder = record.get("loading", {}), json.dumps(record["name"])
     if found.get("library") == "transformers":
         classes = [found[key] for key in ("model", "tokenizer") if key in found]
         lines = [f"from transformers import {', '.join(sorted(classes))}", ""]
         lines += [f"{key} = {found[key]}.from_pretrained({folder})" for key in ("model", "tokenizer") if key in found]
     elif found.get("library") == "open_clip":
-        lines = [
-            "import open_clip",
-            "",
-            f'model, preprocess = open_clip.create_model_from_pretrained("local-dir:{record["name"]}")',
-        ]
+        place = json.dumps(f"local-dir:{record['name']}")
+        lines = ["import open_clip", "", f"model, preprocess = open_clip.create_model_from_pretrained({place})"]
+    elif found.get("library") == "sentence-transformers":
+        lines = ["from sentence_transformers import SentenceTransformer", "", f"model = SentenceTransformer({folder})"]
     else:
-        lines = ["from safetensors.numpy import load_file", "", f'tensors = load_file("{record["name"]}/model.safetensors")']
-    code = "\n".join(lines)
-    return f"`{record['name']}` stands for the folder of this model.\n\n```python\n{code}\n```"
+        file = json.dumps(f"{record['name']}/model.safetensors")
+        lines = ["from safetensors.numpy import load_file", "", f"tensors = load_file({file})"]
+    return f"{code(record['name'])} stands for the folder of this model.\n\n{code_block(chr(10).join(lines), 'python')}"
 
 
 def _reproduce(record: Mapping[str, Any]) -> str:
     inputs = record["inputs"].items()
     places = {name: f"{model['hub']}@{model['commit']}" if "hub" in model else model["title"] for name, model in inputs}
-    local = [f"`{model['title']}`" for _, model in inputs if "hub" not in model]
-    text = f"```console\n{command(record, places, record['name'])}\n```\n\n"
+    local = [code(model["title"]) for _, model in inputs if "hub" not in model]
+    text = f"{code_block(command(record, places, record['name']), 'console')}\n\n"
     if needs(record):
         text = f"The merge needs {needs(record)}, so only the workflow of NAN-Merge repeats it, with the config that made it.\n\n"
     elif local:
@@ -247,9 +274,9 @@ def _reproduce(record: Mapping[str, Any]) -> str:
 
 
 def _hashes(inputs: Mapping[str, Mapping[str, Any]]) -> str:
-    models = [[name, model.get("commit") or "", f"`{model['xxh3_128']}`"] for name, model in inputs.items()]
+    models = [[markdown(name), model.get("commit") or "", f"`{model['xxh3_128']}`"] for name, model in inputs.items()]
     known = [
-        [name, file, f"{about['size']:,}", f"`{about['sha256']}`" if "sha256" in about else ""]
+        [markdown(name), markdown(file), f"{about['size']:,}", f"`{about['sha256']}`" if "sha256" in about else ""]
         for name, model in inputs.items()
         for file, about in model["files"].items()
     ]
@@ -264,4 +291,6 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterabl
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    dump = partial(yaml.safe_dump, value, sort_keys=False, default_flow_style=False, width=120)
+    text = dump(allow_unicode=True)
+    return text if visible(text) == text else dump()  # characters that turn or hide text become escapes of YAML

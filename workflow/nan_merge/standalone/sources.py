@@ -1,11 +1,12 @@
 """Find the folder of a model: a local folder, or `owner/name[@revision]` of a hub in the cache of Hugging Face.
 
-The files that are fetched: weights (safetensors before pickles), configs, tokenizer files, the model card; no code.
+The files that are fetched: weights (safetensors before pickles), what is copied beside them (`companions`), the model card.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from nan_merge.assets.hub import Repository
 from nan_merge.assets.retry import PermanentError, log
 from nan_merge.assets.store import ensure, missing, place
 from nan_merge.checkpoints import checkpoint
+from nan_merge.checkpoints.companions import Companions, is_inside
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
@@ -22,7 +24,7 @@ from nan_merge.core.files import read_json
 from nan_merge.layouts import adapters
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an expert
+NAME = re.compile(r"[^\W_][\w.-]*")  # of an expert
 WEIGHTS = (*checkpoint.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 CONFIGS = ("config.json", "adapter_config.json")
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
@@ -39,10 +41,8 @@ class Source:
 
     @classmethod
     def of(cls, folder: Path) -> Source:
-        """Return the source of a folder; source.json in it names the model of the hub that it was fetched from."""
-        if (folder / "source.json").is_file():
-            return cls(**read_json(folder / "source.json"), folder=folder)
-        return cls(str(folder), folder)
+        """Return the source of a folder; of the hub if source.json in it says so and its files are those of the cache."""
+        return _fetched(folder) or cls(str(folder), folder)
 
     @property
     def pinned(self) -> str:
@@ -51,8 +51,27 @@ class Source:
 
     @property
     def title(self) -> str:
-        """The hub id, or the name of the folder."""
-        return self.repo or self.folder.resolve().name
+        """The hub id, or the name of the folder as given."""
+        return self.repo or Path(self.given).expanduser().resolve().name
+
+
+def _fetched(folder: Path) -> Source | None:
+    """Return the source that source.json of a folder names, if weights and configs are the files of that commit in the cache."""
+    if not (folder / "source.json").is_file():
+        return None
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    record = read_json(folder / "source.json")
+    if not isinstance(record, dict):
+        return None
+    given, repo, commit = (str(record.get(key)) for key in ("given", "repo", "commit"))
+    if not (re.fullmatch("[0-9a-f]{40}", commit) and HUB_ID.fullmatch(repo)):
+        return None
+    snapshot = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "snapshots", commit)
+    names = _weights_and_configs(folder)
+    same = all((snapshot / name).resolve() == (folder / name).resolve() for name in names)
+    return Source(given, folder, repo, commit) if names and same else None
 
 
 def find(given: str) -> Source:
@@ -80,10 +99,14 @@ def find(given: str) -> Source:
 
 
 def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken; never `base`."""
+    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken; never `base`.
+
+    Letters that no name has become `-`, so that `named` reads back what is written here: `my model` is `my-model`.
+    """
     taken, names = {"base", *taken}, []
     for model in models:
         stem = Path(model.partition("@")[0] if HUB_ID.fullmatch(model) else Path(model).expanduser().resolve()).name
+        stem = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).lstrip("-_.").rstrip("-") or "model"
         tries = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
         names.append(next(name for name in tries if name not in taken))
         taken.add(names[-1])
@@ -117,22 +140,32 @@ def weight_files(names: Iterable[str], index: Callable[[str], Any]) -> list[str]
     names = set(names)
     for name in WEIGHTS:
         if name in names:
-            shards = set(index(name).get("weight_map", {}).values()) if name.endswith(".json") else set()
-            return [name, *sorted(shards)]
+            return [name, *(_shards(name, index(name)) if name.endswith(".json") else [])]
     return []
 
 
-def files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size, and SHA-256 in the cache of Hugging Face, of the files of a folder with weights or config."""
+def _shards(name: str, record: Any) -> list[str]:
+    places = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise UserError(f"{name}: no index of shards; expected `weight_map`, a file for each tensor; fetch it again")
+    return sorted({*places.values()})
+
+
+def _weights_and_configs(folder: Path) -> list[str]:
     names = {file.name for file in folder.iterdir() if file.is_file()}
     wanted = weight_files(names, lambda name: read_json(folder / name))
-    return {name: _file(folder / name) for name in (*wanted, *CONFIGS) if name in names}
+    return [name for name in (*wanted, *CONFIGS) if name in names]
 
 
-def _file(path: Path) -> dict[str, Any]:
+def files(folder: Path, cached: bool = True) -> dict[str, dict[str, Any]]:
+    """Return the size of the files with weights or config; with `cached`, SHA-256 of those in the cache of Hugging Face."""
+    return {name: _file(folder / name, cached) for name in _weights_and_configs(folder)}
+
+
+def _file(path: Path, cached: bool) -> dict[str, Any]:
     blob = path.resolve()  # the cache of Hugging Face names large files by their SHA-256
-    digest = {"sha256": blob.name} if re.fullmatch("[0-9a-f]{64}", blob.name) else {}
-    return {"size": path.stat().st_size, **digest}
+    named = cached and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
+    return {"size": path.stat().st_size, **({"sha256": blob.name} if named else {})}
 
 
 def download(repository: Repository) -> Path:
@@ -179,16 +212,24 @@ def download(repository: Repository) -> Path:
 
 
 def _wanted(where: str, names: Iterable[str], index: Callable[[str], Any]) -> list[str]:
-    """Return the files at the root of a repository that make its model, its weights first."""
-    names = [name for name in names if "/" not in name]
-    weights = weight_files(names, index)
+    """Return the files of a repository that make its model, its weights first."""
+
+    def read(name: str) -> Any:
+        try:
+            return index(name)
+        except UserError:  # it is fetched as it is
+            return {}
+
+    names = [name for name in names if is_inside(name)]
+    root = [name for name in names if "/" not in name]
+    weights = weight_files(root, index)
     if not weights:
         raise UserError(f"{where}: has no weights; expected one of {', '.join(WEIGHTS)}")
-    lacking = sorted(set(weights) - set(names))
+    lacking = sorted(set(weights) - set(root))
     if lacking:
         raise UserError(f"{where}: {weights[0]} names the shard {lacking[0]!r}, which does not exist; tell its owner")
-    others = [n for n in names if n in DOCUMENTS or (n.endswith(checkpoint.COMPANIONS) and not n.endswith(".index.json"))]
-    return [*weights, *others]
+    copied = {*DOCUMENTS, *CONFIGS, *Companions(frozenset(names), read, frozenset(weights)).copied}
+    return [*weights, *(name for name in names if name in copied and name not in weights)]
 
 
 def _cached(repository: Repository) -> Path | None:

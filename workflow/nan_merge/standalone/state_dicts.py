@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, is_torch_array
 from nan_merge.checkpoints.checkpoint import SINGLE, Checkpoint
 from nan_merge.checkpoints.pickles import ArrayTensor
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import stream
@@ -63,11 +63,12 @@ def merge_state_dicts(
     chosen = Settings(method=method, **settings)
     origin = StateDict("the base", base, config or {})
     opened = {name: StateDict(f"the expert '{name}'", tensors, config or {}) for name, tensors in experts.items()}
-    models = chosen.unified(origin, opened)
-    check_distinct(models)
+    with advice_for_options():
+        models = chosen.unified(origin, opened)
+        check_distinct(models)
     for note in () if chosen.quiet else models.notes:
         warnings.warn(note, stacklevel=2)
-    with Passes(0, quiet=True) as progress:
+    with Passes(0, quiet=True) as progress, advice_for_options():
         request = chosen.request(models, chosen.table(models, progress), progress)
     entries = models.base.entries
     merged = {name: np.empty(entry.shape, DTYPES[request.types[name]]) for name, entry in entries.items()}

@@ -6,11 +6,6 @@ ENVIRONMENTS = {"text_encoder": "text", "image_encoder": "clip", "open_clip": "c
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
 GPU_OF_MODELS = int(DEVICE != "cpu")
-SCORING = [
-    word
-    for key, value in sorted(experiment.config.get("scoring", {}).items())
-    for word in (f"--{key.replace('_', '-')}", str(value))
-]
 
 
 def spec(**keys):
@@ -26,6 +21,13 @@ def option(name):
 def words(name, values):
     """The words of the option `--name`; none if it has no values."""
     return [f"--{name}", *values] if values else []
+
+
+SCORING = [
+    word
+    for key, value in sorted(experiment.config.get("scoring", {}).items())
+    for word in words(key.replace("_", "-"), [str(value)])
+]
 
 
 def named(folders):

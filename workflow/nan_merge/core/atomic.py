@@ -120,9 +120,13 @@ def place_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
+def _target_of(place: Path) -> Path:
+    return place.with_name(place.name[1:].removesuffix(".part"))
+
+
 def restore(place: Path) -> None:
     """Put an old target back where a killed process has moved it aside and put nothing in its place."""
-    target = place.with_name(place.name[1:].removesuffix(".part"))
+    target = _target_of(place)
     if os.path.lexists(place / OLD) and not os.path.lexists(target):
         (place / OLD).rename(target)
 
@@ -231,7 +235,7 @@ def _keep(place: Path, hold: _Hold) -> None:
 
 def _beside(place: Path, kind: str) -> Path:
     """Return an unused name beside a target: `out.old`, `out.old-2`, ..."""
-    stem = f"{place.name[1:].removesuffix('.part')}.{kind}"
+    stem = f"{_target_of(place).name}.{kind}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for path in map(place.with_name, names) if not os.path.lexists(path))
 

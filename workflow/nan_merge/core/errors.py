@@ -79,9 +79,7 @@ _REMEDIES = {
 def explained(error: BaseException) -> str | None:
     """Return one line for an error of the system or of its limits: what, where and the way out; None for any other error."""
     if isinstance(error, MemoryError):
-        return (
-            f"out of memory ({error}): {_REMEDIES[errno.ENOMEM]}" if str(error) else f"out of memory: {_REMEDIES[errno.ENOMEM]}"
-        )
+        return f"out of memory{f' ({error})' if str(error) else ''}: {_REMEDIES[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"{error}: {_REMEDIES[errno.EAGAIN]}"
     if not isinstance(error, OSError) or error.strerror is None or isinstance(error, BrokenPipeError):

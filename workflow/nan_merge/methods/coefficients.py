@@ -283,9 +283,9 @@ def estimate(
     for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
     Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
     matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
-    factors, they are the mean and the sum for equal factors. `over`
-    divides the coefficients, after the control, by the norms of these statistics over the model, at the mean of these inverse
-    norms: the norms of Fisher information belong to normalised Fisher merging, whatever the coefficients are.
+    factors, they are the mean and the sum for equal factors. `over` divides the coefficients, after the control, by the norms
+    of these statistics over the model, at the mean of these inverse norms: the norms of Fisher information belong to normalised
+    Fisher merging, whatever the coefficients are.
 
     Raises UserError if `only` matches no tensor, `norm_of` or `over` was not measured, or the numbers of examples are not known.
     """
@@ -303,8 +303,7 @@ def estimate(
     known = _mean(operator, len(experts), mean, total)
     rows = {}
     for row, lengths in norms.items():
-        settings = value_at(bound.keywords, row, blocks) if varies(bound.keywords) else bound.keywords
-        found = bound.func(*bound.args, of_experts.get(what, lengths), **settings)
+        found = bound.func(*bound.args, of_experts.get(what, lengths), **value_at(bound.keywords, row, blocks))
         rows[row] = control(_scaled(operator, found, mean, total), known)
     if over != "none":
         shares = nan(_norms(measures, "over", over)[MODEL])

@@ -156,13 +156,14 @@ def test_a_verdict_needs_the_adjusted_test_and_the_interval():
     assert verdict({"difference": "", "p_holm": ""}) == NOT_TESTED
 
 
-def answers(folder, method, predictions, seed=0, suite="toy"):
-    """Write a score file and its predictions; every label is 1."""
+def answers(folder, method, predictions, seed=0, suite="toy", model=None):
+    """Write a score file and its predictions; every label is 1. `model` is the digest of the model that was scored."""
     file = folder / method / f"seed{seed}" / "all.json"
     file.parent.mkdir(parents=True)
     usual = {"suite": suite, "method": method, "metric": "accuracy", "stderr": None, "seed": seed}
     scores = [{**usual, "task": task, "value": float(np.mean(v)), "n": len(v)} for task, v in predictions.items()]
-    file.write_text(json.dumps({"scores": scores}))
+    origin = {"provenance": {"checkpoints": [method], "xxh3_128": {method: model}}} if model else {}
+    file.write_text(json.dumps({"scores": scores, **origin}))
     np.savez(
         file.with_suffix(".npz"),
         **{f"{task}.prediction": np.array(v) for task, v in predictions.items()},
@@ -210,6 +211,37 @@ def test_a_pair_that_no_outcome_could_decide_says_so(tmp_path):
     assert float(among["least_p_holm"]) == pytest.approx(40 * float(among["least_p"]))
     assert [verdict(alone), verdict(among)] == [UNDECIDED, UNDECIDABLE]
     assert float(among["detectable"]) > float(alone["detectable"]) > 0
+
+
+@pytest.mark.parametrize("chosen", ["the fixed value", "another"])
+def test_two_methods_that_are_one_model_are_one_comparison(tmp_path, chosen):
+    """Where validation chooses the fixed value, the tuned host and its NAN row are the plain ones again."""
+    random = np.random.default_rng(11)
+    host, nan, other = ({"a": random.integers(0, 2, 300)} for _ in range(3))
+    tuned = (host, nan, "H", "N") if chosen == "the fixed value" else (other, other, "T", "TN")
+    given = {"host": (host, "H"), "host+nan": (nan, "N"), "tuned": (tuned[0], tuned[2]), "tuned+nan": (tuned[1], tuned[3])}
+    files = [answers(tmp_path, name, values, model=model) for name, (values, model) in given.items()]
+    wanted = [("host+nan", "host", "host"), ("host+nan", "tuned", "control"), ("tuned+nan", "tuned", "host")]
+    wanted += [("tuned", "host", "selection")]
+    pairs_of = [dict(zip(("suite", "method", "against", "kind"), ("toy", *names), strict=True)) for names in wanted]
+    compare_methods(files, pairs_of, tmp_path / "out.tsv")
+    plain, control, row, selection = read_table(tmp_path / "out.tsv")
+    once = chosen == "the fixed value"
+    assert [each["same_as"] for each in (plain, control, row)] == ["", *2 * ["host+nan against host" if once else ""]]
+    assert float(plain["p_holm"]) == pytest.approx(min(1, (1 if once else 3) * float(plain["p"])))
+    assert (plain["detectable"] == control["detectable"] == row["detectable"]) == once
+    assert (selection["same_as"] == "itself") == once
+    if once:
+        assert (selection["high"], selection["p_holm"], verdict(selection)) == ("0.0", "1.0", SAME)
+
+
+def test_equal_answers_of_different_models_are_two_comparisons(tmp_path):
+    host, better = {"a": [0] * 40}, {"a": [1] * 9 + [0] * 31}
+    files = [answers(tmp_path, name, given, model=name) for name, given in (("host", host), ("one", better), ("two", better))]
+    wanted = [{"suite": "toy", "method": name, "against": "host", "kind": "host"} for name in ("one", "two")]
+    compare_methods(files, wanted, tmp_path / "out.tsv")
+    one, two = read_table(tmp_path / "out.tsv")
+    assert one["same_as"] == two["same_as"] == "" and float(one["p_holm"]) == 2 * float(one["p"])
 
 
 def test_seeds_of_one_example_are_flipped_together(tmp_path):

@@ -14,6 +14,7 @@ from nan_merge.reporting.paired_tests import (
     CORRECTION_GROUPS,
     FAILS,
     HOLDS,
+    ITSELF,
     NOT_TESTED,
     SAME,
     UNDECIDABLE,
@@ -35,7 +36,7 @@ from nan_merge.reporting.statistics import (
     summarise,
 )
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import correction_group_size, pairs_of
+from nan_merge.reporting.table_parts import correction_group_size, pairs_of, twin_of
 
 REVERSED = "reversed"
 
@@ -58,6 +59,8 @@ def describe(study: Study, row: dict[str, str]) -> str:
     pair = f"{study.label(row['method'])} − {study.label(row['against'])}"
     if number(row, "difference") is None:
         return f"{pair}: not compared, scores are missing."
+    if row.get("same_as") == ITSELF:
+        return f"{pair}: one and the same model, so there is no difference to test."
     size = f"{count(row['n'])} predictions"
     limits = interval(number(row, "low"), number(row, "high"), signed=True)
     if number(row, "discordant") == 0:
@@ -67,9 +70,10 @@ def describe(study: Study, row: dict[str, str]) -> str:
             f"{percent(number(row, 'high'), 2)} points, either way, cannot be excluded."
         )
     rank = f", above {row['above']} of {row['draws']} draws" if row.get("draws") else ""
+    once = f"; the same models as in {twin}, counted once" if (twin := twin_of(study, row)) else ""
     return (
         f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-        f"adjusted p {_p(row, 'p_holm')}, {count(row['discordant'])} of {size} discordant{rank}{_reach(row)}."
+        f"adjusted p {_p(row, 'p_holm')}, {count(row['discordant'])} of {size} discordant{rank}{_reach(row)}{once}."
     )
 
 

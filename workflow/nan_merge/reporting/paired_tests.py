@@ -37,7 +37,9 @@ COLUMNS = [
     "seeds",
     "draws",
     "above",
+    "same_as",
 ]
+ITSELF = "itself"  # in `same_as`: the two methods are one model
 
 
 class Paired(NamedTuple):
@@ -93,6 +95,7 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
 class _Answers(NamedTuple):
     prediction: NDArray
     label: NDArray
+    model: str  # the digest of the model that gave them, or the id of the method where the score file has none
 
 
 def compare_methods(
@@ -106,6 +109,10 @@ def compare_methods(
     `pairs` are records with `suite`, `method`, `against` and `kind`. With `draws`, the method is compared with the mean of
     these methods and the row counts those it exceeds. A pair without a common task has empty numbers. Where `sizes`, the
     training-set sizes by suite and task, are all known, a second row `weighted_average` is written.
+
+    Models are told apart by the digests in the provenance of the score files, so that two methods that are one model (a value
+    chosen on validation that is the fixed one) count once: `same_as` names the earlier pair of the same models, `METHOD
+    against AGAINST`, or is `itself` where a pair is one model.
     """
     answers, tasks = _answers(files)
     rows = []
@@ -118,7 +125,7 @@ def compare_methods(
         for name, weights in weightings.items():
             numbers = _compare(answers, pair, tasks.get(suite, []), weights)
             named = {key: value for key, value in pair.items() if key != "draws"}
-            rows.append({**dict.fromkeys(COLUMNS, ""), **named, "task": name, **numbers})
+            rows.append({**dict.fromkeys([*COLUMNS, "models"], ""), **named, "task": name, **numbers})
     groups: dict[tuple[str, ...], list[dict]] = {}
     for row in rows:
         if row["p"] != "":
@@ -129,38 +136,56 @@ def compare_methods(
 
 
 def _adjust(group: list[dict[str, Any]]) -> None:
-    """Add to the rows of one correction group what depends on their number.
+    """Add to the rows of one correction group what depends on their number; rows of the same two models count once.
 
     `p_holm` is the adjusted p, `least_p_holm` what it would be with `least_p` in place of the p of this row alone, and
     `detectable` the minimal detectable difference, empty without a discordant example.
     """
-    measured = [row["p"] for row in group]
-    for index, (row, p) in enumerate(zip(group, holm(measured), strict=True)):
+    first: dict[frozenset[Any], dict[str, Any]] = {}
+    for row in group:
+        if len(row["models"]) == 1:  # no chance in it
+            row |= {"low": 0.0, "high": 0.0, "p_holm": 1.0, "least_p_holm": 1.0, "same_as": ITSELF}
+        elif (known := first.setdefault(row["models"], row)) is not row:
+            row["same_as"] = f"{known['method']} against {known['against']}"
+    counted = list(first.values())
+    measured = [row["p"] for row in counted]
+    for index, (row, p) in enumerate(zip(counted, holm(measured), strict=True)):
         least = holm([*measured[:index], row["least_p"], *measured[index + 1 :]])[index]
-        smallest = detectable(row["error"], len(group))
+        smallest = detectable(row["error"], len(counted))
         row |= {"p_holm": p, "least_p_holm": least, "detectable": "" if smallest is None else smallest}
+    for row in group:
+        if row["models"] in first:
+            row |= {key: first[row["models"]][key] for key in ("p_holm", "least_p_holm", "detectable")}
 
 
 def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
     answers: dict[tuple, _Answers] = {}
     tasks: dict[str, list[str]] = {}
     for file in files:
-        scores = [row for row in read_json(file)["scores"] if row["metric"] == "accuracy"]
+        record = read_json(file)
+        scores = [row for row in record["scores"] if row["metric"] == "accuracy"]
         if not scores:
             continue  # a candidate's validation scores are not compared
         predictions = Path(file).with_suffix(".npz")
         if not predictions.exists():
             raise UserError(f"{predictions}: no predictions beside {file}; delete the score file and evaluate again")
         with np.load(predictions) as arrays:
-            for row in scores:
+            for row, model in zip(scores, _models(record), strict=True):
                 names = [f"{row['task']}.{part}" for part in ("prediction", "label")]
                 if any(name not in arrays for name in names):
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
-                answers[key] = _Answers(*(arrays[name] for name in names))
+                answers[key] = _Answers(*(arrays[name] for name in names), model)
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}
+
+
+def _models(record: dict[str, Any]) -> list[str]:
+    """Return what identifies the model of each score of a file; one model for all tasks, or one for each."""
+    scores, origin = record["scores"], record.get("provenance", {})
+    found = [origin["xxh3_128"][folder] for folder in origin.get("checkpoints", [])] or [row["method"] for row in scores]
+    return found * len(scores) if len(found) == 1 else found
 
 
 def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
@@ -175,6 +200,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
     if not shared:
         return {}
     terms = [(seed, other) for seed in shared for other in others]
+    sides: tuple[list[str], ...] = ([], [])  # the models of both methods
     right, changed = [], 0  # right[t]: (terms, n_t), correct answers of the method less those of the other
     for task in tasks:
         one = [answers[pair["suite"], pair["method"], task, seed] for seed, _ in terms]
@@ -185,6 +211,8 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
                 "different examples; evaluate both again"
             )
         both = list(zip(one, two, strict=True))
+        for side, given in zip(sides, (one, two), strict=True):
+            side.extend(each.model for each in given)
         right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
@@ -194,6 +222,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
         "changed": changed,
         "n": sum(each.size for each in right),
         "seeds": " ".join(map(str, shared)),
+        "models": frozenset(map(tuple, sides)),
         **(_rank(right, len(others), weights) if "draws" in pair else {}),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nan_merge.reporting import table_parts as parts
 from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, SAME, UNDECIDABLE, UNDECIDED, number, verdict
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, ITSELF, SAME, UNDECIDABLE, UNDECIDED, number, verdict
 from nan_merge.reporting.statistics import POWER, summarise
 from nan_merge.reporting.study import Study
 
@@ -86,6 +86,10 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
             cells.append(f"{percent(number(other, 'difference'), signed=True)} {parts.difference_limits(other)}".strip())
         if number(row, "difference") is None:
             cells[4] = table.mark(cells[4], "Not compared: the two methods have no seed with scores of every task in common.")
+        if row.get("same_as") == ITSELF:
+            cells[4] = table.mark(cells[4], "The two methods are one and the same model here: no comparison, and not counted.")
+        elif twin := parts.twin_of(study, row):
+            cells[4] = table.mark(cells[4], f"The same models as in {twin}: one comparison, counted once.")
         more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [

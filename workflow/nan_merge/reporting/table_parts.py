@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.reporting.formats import Table, interval, p_value, percent
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, SAME, UNDECIDABLE, number, verdict
+from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, ITSELF, SAME, UNDECIDABLE, number, verdict
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
 
@@ -76,8 +76,15 @@ def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, s
 
 
 def correction_group_size(study: Study) -> int:
-    """Return how many host and control comparisons share one Holm adjustment."""
-    return sum(number(row, "p") is not None for kind in CORRECTION_GROUPS for row in pairs_of(study, kind))
+    """Return how many host and control comparisons, of different models, share one Holm adjustment."""
+    rows = [row for kind in CORRECTION_GROUPS for row in pairs_of(study, kind)]
+    return sum(number(row, "p") is not None and not row.get("same_as") for row in rows)
+
+
+def twin_of(study: Study, pair: Mapping[str, str]) -> str:
+    """Return the earlier comparison of the same two models as `METHOD − AGAINST` by their labels, empty if there is none."""
+    method, against, other = (pair.get("same_as") or "").partition(" against ")
+    return f"{study.label(method)} − {study.label(other)}" if against else ""
 
 
 def difference(study: Study, pair: dict[str, str]) -> str:
@@ -86,6 +93,8 @@ def difference(study: Study, pair: dict[str, str]) -> str:
     rank = f", above {pair['above']} of {pair['draws']}" if pair.get("draws") else ""
     if number(pair, "difference") is None:
         return f"{name}not compared"
+    if pair.get("same_as") == ITSELF:
+        return f"{name}the same model"
     if number(pair, "changed") == 0:
         return f"{name}0.0, same predictions"
     p = p_value(number(pair, "p_holm")).replace("<", "< ")

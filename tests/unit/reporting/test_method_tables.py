@@ -103,14 +103,14 @@ def test_a_table_shows_the_methods_that_it_names(study, tmp_path):
     assert "scan-2-layer" not in rows, "a family is named by its id"
     rows, markdown = rendered(study, tmp_path, "comparisons", methods=["nan"])
     assert list(rows) == ["nan"]
-    assert "over the 1 host and control comparisons" in markdown and "Permuted, 3 draws" in markdown
+    assert "over the 1 host and control comparison of" in markdown and "Permuted, 3 draws" in markdown
 
 
 def test_the_scan_table_has_a_column_for_each_hyper_parameter(study, tmp_path):
     rows, markdown = rendered(study, tmp_path, "scan")
     assert list(rows) == ["scan-2-layer"]
     assert (rows["scan-2-layer"]["exponent"], rows["scan-2-layer"]["against"]) == ("2.0", "nan")
-    assert "| Scan   | 2.0      | layer |" in markdown and "over the 1 comparisons of scans" in markdown
+    assert "| Scan   | 2.0      | layer |" in markdown and "over the 1 comparison of scans" in markdown
 
 
 def test_the_sweep_table_says_what_was_chosen(study, tmp_path):

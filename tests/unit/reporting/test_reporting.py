@@ -286,13 +286,14 @@ def test_a_claim_says_what_could_have_been_found(study):
     together = " ".join(claim(study, "NAN is above its host and above all its controls").evidence)
     assert "the minimal detectable difference is 3.10 points in the median, from 3.10 to 3.10" in together
     assert "with a chance of 80 % at the first step of Holm's adjustment over 2 comparisons" in together
-    assert "Of 2 comparisons 0 cannot be decided" in together
+    assert "over 2 comparisons, by the normal approximation." in together and "left out" not in together
     assert "detectable 3.10 points, least attainable adjusted p < 0.001." in claim(study, "NAN is above the control").evidence[0]
     (host,) = (one for one in claims.claims(study) if one.statement == "NAN is above its host")
     assert "No difference was observed; one as large as 2.00 points, either way," in host.evidence[0]
     study.comparisons = [{**row, "least_p_holm": "0.3"} for row in study.comparisons]
     assert claim(study, "NAN is above the control").verdict == UNDECIDABLE
-    assert "Of 2 comparisons 1 cannot be decided" in " ".join(claim(study, "NAN is above its host and").evidence)
+    together = " ".join(claim(study, "NAN is above its host and").evidence)
+    assert "Of 2 comparisons of NAN rows 1 cannot be decided and is left out here" in together
 
 
 def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
@@ -304,7 +305,8 @@ def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
         study.measures = {0: measure([np.linalg.norm(base + tau) for tau in taus], sizes)}
         assert norm_data.along_the_base(study) == pytest.approx(np.ptp(along) / max(sizes), rel=0.01, abs=1e-9)
     line = claim(study, "NAN from the norms").evidence[2]
-    assert "of the longest task vector" in line and "Its length alone would allow norms of weights that differ by" in line
+    assert "of the longest task vector" in line and "Lengths alone would allow norms of weights that differ by 0.87 %" in line
+    assert norm_data.allowed_by_lengths(study) == pytest.approx(sum(sizes) / 100, rel=0.01), "not twice the longest"
     assert norm_data.along_the_base(Study(study.suite, METHODS)) is None
 
 
@@ -491,8 +493,11 @@ def text_of_report(study, methods, tmp_path):
 
 def test_the_report_names_the_methods_that_use_test_inputs(study, tmp_path):
     learned = [{"id": "ada", "label": "AdaMerging", "data": "unlabelled test"}, {"id": "other", "data": "train"}]
-    assert "test inputs without their labels are used by AdaMerging." in text_of_report(study, METHODS + learned, tmp_path)
     assert "trains and selects on other splits." in text_of_report(study, METHODS, tmp_path)
+    study.methods = [*METHODS, {**learned[0], "skipped": "it needs data"}, learned[1]]
+    assert "trains and selects on other splits." in text_of_report(study, METHODS + learned, tmp_path), "it did not run"
+    study.methods = METHODS + learned
+    assert "test inputs without their labels are used by AdaMerging." in text_of_report(study, METHODS + learned, tmp_path)
 
 
 def test_the_report_says_that_seeds_are_not_sampled(study, tmp_path):

@@ -36,7 +36,7 @@ from nan_merge.reporting.statistics import (
     summarise,
 )
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import correction_group_size, pairs_of, twin_of
+from nan_merge.reporting.table_parts import counted, pairs_of, tested, twin_of
 
 REVERSED = "reversed"
 
@@ -104,7 +104,7 @@ def separation(study: Study) -> list[Claim]:
         name = f"{study.label(against or 'best merge')} < {study.label(method or 'best merge')}"
         evidence.append(f"{name}: {verdicts[-1]}. {describe(study, row) if row else 'This pair was not compared.'}")
     known = [averages[method] for method in (BASE, AVERAGING, best, INDIVIDUAL) if method in averages]
-    evidence.insert(0, "Averages in %: " + "; ".join(map(_average, known)) + ".")
+    evidence.insert(0, f"Averages in %: {'; '.join(map(_average, known)) or 'none of these methods was run'}.")
     if merges > 1:
         evidence.append(
             f"The best merge was selected on the same test split: its average is the largest of {merges} merges (without "
@@ -112,7 +112,7 @@ def separation(study: Study) -> list[Claim]:
         )
     if merges > 1 and sum(against == AVERAGING for _, against in rows) >= merges:
         evidence.append(
-            f"Every merge is compared with averaging, and Holm's adjustment covers all {len(rows)} comparisons of this kind, so "
+            f"Every merge is compared with averaging, and Holm's adjustment covers all {counted(rows.values())} of this kind, so "
             "the selection does not favour the step above averaging."
         )
     return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
@@ -133,21 +133,23 @@ def weight_norms(study: Study) -> list[Claim]:
     """Judge whether norms of whole weights give other coefficients than uniform ones."""
     statement = "NAN from the norms of whole weights differs from uniform coefficients"
     measured = norm_data.experts(study)
-    if not measured:
-        return [Claim(statement, NOT_TESTED, ["No norms were measured."])]
+    if len(measured) < 2:
+        reason = "One expert has the whole share, whatever its norm." if measured else "No norms were measured."
+        return [Claim(statement, NOT_TESTED, [reason])]
     evidence, spreads = [], {}
     for of, name in (("weights", "‖W‖"), ("task_vector", "‖τ‖")):
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
         spreads[of] = max(norm_data.relative_spread(column) for column in alpha.T)
         evidence.append(
             f"Shares from {name}: the largest exceeds the smallest by {spread(spreads[of])} %"
-            + (" (largest value over the fine-tuning seeds)." if alpha.shape[1] > 1 else ".")
+            + (" (largest value over the seeds)." if alpha.shape[1] > 1 else ".")
         )
     ratio = max(float(row["ratio"].max()) for row in measured.values())
     evidence.append(
-        f"A task vector is at most {spread(ratio)} % as long as the weights of its expert. Its length alone would allow norms of "
-        f"weights that differ by {spread(2 * ratio)} %; what counts are the parts of task vectors along the weights of the base, "
-        f"and these differ by at most {spread(norm_data.along_the_base(study) or 0.0)} % of the longest task vector."
+        f"A task vector is at most {spread(ratio)} % as long as the weights of its expert. Lengths alone would allow norms of "
+        f"weights that differ by {spread(norm_data.allowed_by_lengths(study))} %; to first order what counts are the parts of "
+        "task vectors along the weights of the base, and these differ by at most "
+        f"{spread(norm_data.along_the_base(study) or 0.0)} % of the longest task vector."
     )
     nearly = [method["id"] for method in study.methods if method.get("host") and _uniform(study, method["id"])]
     for row in study.comparisons:
@@ -191,6 +193,9 @@ def gains(study: Study) -> list[Claim]:
     for against, rows in groups.items():
         evidence = [f"{verdict(row).capitalize()}. {describe(study, row)}" for row in rows]
         found.append(Claim(f"NAN is above {against}", _tally([verdict(row) for row in rows]), evidence))
+    if [*groups] == ["its host"]:
+        found[0].evidence.extend(["No control of a NAN row was compared.", _resolution(study, plain)])
+        return found
     methods = list(dict.fromkeys(row["method"] for row in plain))
     together = {method: _all([verdict(row) for row in plain if row["method"] == method]) for method in methods}
     evidence = [
@@ -214,19 +219,22 @@ def _tally(verdicts: list[str]) -> str:
 
 
 def _resolution(study: Study, rows: list[dict[str, str]]) -> str:
-    """Say which differences the comparisons could have shown."""
+    """Say which differences the comparisons of NAN rows could have shown."""
     smallest = [size for row in rows if (size := number(row, "detectable")) is not None]
     if not smallest:
-        return "The resolution of this test set is unknown: no pair has a discordant example, or none was tested."
+        return "The resolution of this test set is unknown: no NAN row has enough discordant examples to decide anything."
     low, middle, high = (percent(float(np.quantile(smallest, share)), 2) for share in (0, 0.5, 1))
-    lost = sum(verdict(row) == UNDECIDABLE for row in rows)
-    return (
+    lost = sum(verdict(row) == UNDECIDABLE and not row.get("same_as") for row in rows)
+    text = (
         f"Resolution: the minimal detectable difference is {middle} points in the median, from {low} to {high}. A true "
         f"difference of that size would be found with a chance of {100 * POWER:.0f} % at the first step of Holm's adjustment "
-        f"over {count(correction_group_size(study))} comparisons, by the normal approximation. Of {count(len(rows))} comparisons "
-        f"{count(lost)} cannot be decided: even if all their discordant examples favoured one method, the adjusted p would not "
-        f"be below {1 - LEVEL:.2f}."
+        f"over {counted(tested(study))}, by the normal approximation."
     )
+    left_out = (
+        f" Of {counted(rows)} of NAN rows {lost} cannot be decided and {'is' if lost == 1 else 'are'} left out here: even if "
+        f"all discordant examples favoured one method, the adjusted p would not be below {1 - LEVEL:.2f}."
+    )
+    return text + (left_out if lost else "")
 
 
 def premise(study: Study) -> list[Claim]:

@@ -34,7 +34,7 @@ def signed_number(value: float, digits: int, signed: bool = True) -> str:
 def spread(fraction: float) -> str:
     """Format a relative difference in per cent with two significant digits and without an exponent."""
     value = 100 * fraction
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 else f"{value:.6f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 or value == 0 else f"{value:.6f}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -50,6 +50,12 @@ def p_value(p: float | None) -> str:
 def count(value: Any) -> str:
     """Format a whole number with thousands separated by commas."""
     return "" if value in (None, "") else f"{int(value):,}"
+
+
+def number_of(size: int, what: str) -> str:
+    """Format a number of things, by their name for one, whose first noun takes the plural: `1 task`, `3 seeds of draws`."""
+    noun, of, rest = what.partition(" of ")
+    return f"{size:,} {noun}{'' if size == 1 else 's'}{of}{rest}"
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 from nan_merge.reporting.formats import BREAK, Table
 from nan_merge.reporting.statistics import candidates, summarise
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import INTERVAL_NOTE, TESTED, columns, difference, estimated, limits, pairs_of
+from nan_merge.reporting.table_parts import INTERVAL_NOTE, TESTED, columns, counted, difference, estimated, limits, pairs_of
 
 
 def methods(study: Study, record: dict[str, Any]) -> Table:
@@ -50,12 +50,12 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
         numbers = {"method": row.method["id"], **values, **columns("average", row.average), "remark": row.average.reason}
         numbers |= {name: pair[name] for pair in pairs for name in ("against", *TESTED)}
         table.add(cells, numbers, sweep["id"])
-    tested = [pair for pair in pairs_of(study, "scan") if pair["p"] != ""]
+    scanned = counted(pairs_of(study, "scan"))
     table.notes = [
         "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
         "accuracy in % on the test split, over tasks.",
-        f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {len(tested)} comparisons "
-        "of scans in the suite. The best of many rows is biased upwards; no other row takes over a value from them.",
+        f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {scanned} of scans in the "
+        "suite. The best of many rows is biased upwards; no other row takes over a value from them.",
         INTERVAL_NOTE,
     ]
     return table

@@ -36,8 +36,8 @@ def experts(study: Study) -> dict[str, dict[str, NDArray]]:
 def along_the_base(study: Study) -> float | None:
     """Return by how much the parts of two task vectors along the base differ, over the longest one; None without norms.
 
-    |W|^2 - |tau|^2 = |W_0|^2 + 2 <W_0, tau>, so norms of weights tell experts apart only as far as these parts differ. The
-    norm of the base is taken as that of the weights. The largest value over experts and seeds.
+    |W|^2 - |tau|^2 = |W_0|^2 + 2 <W_0, tau>, so to first order in |tau| / |W| norms of weights tell experts apart only as far
+    as these parts differ. The norm of the base is taken as that of the weights. The largest value over experts and seeds.
     """
     measured = list(experts(study).values())
     if not measured:
@@ -45,6 +45,15 @@ def along_the_base(study: Study) -> float | None:
     weights, task_vectors = (np.array([row[of] for row in measured]) for of in NORMS)
     parts = (weights**2 - task_vectors**2) / (2 * weights.mean(axis=0))
     return float(np.max(np.ptp(parts, axis=0) / task_vectors.max(axis=0)))
+
+
+def allowed_by_lengths(study: Study) -> float:
+    """Return by how much, relative to them, norms of weights could differ for task vectors of these lengths.
+
+    ||W_i| - |W_j|| <= |tau_i| + |tau_j|: the two longest, over the mean norm. The largest value over the seeds.
+    """
+    weights, task_vectors = (np.array([row[of] for row in experts(study).values()]) for of in NORMS)
+    return float(np.max(np.sort(task_vectors, axis=0)[-2:].sum(axis=0) / weights.mean(axis=0)))
 
 
 class Shares(NamedTuple):

@@ -36,7 +36,7 @@ def experts(study: Study, record: dict[str, Any]) -> Table:
     table.notes = [
         "Norms: Frobenius, over all merged tensors, in double precision; W are the expert's weights, τ its task "
         "vector (expert minus base). α: (1/norm) / Σ (1/norm), sums to 1."
-        + (" Mean ± standard deviation over fine-tuning seeds." if len(study.measures) > 1 else "")
+        + (" Mean ± standard deviation over seeds." if len(study.measures) > 1 else "")
     ]
     return table
 
@@ -63,7 +63,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
         numbers |= norm_data.extent("max_over_min", shares.ratio) | norm_data.extent("entropy", shares.entropy)
         table.add(cells, numbers, study.block(method))
     table.notes = [
-        "c: coefficient of a task vector; α = c / Σ c over the experts, mean over rows (layers or tensors) and seeds. "
+        "c: coefficient of a task vector; α = c / Σ c over the experts, mean over rows (layers or tensors), seeds and draws. "
         "max / min: largest over smallest coefficient. Entropy: −Σ α log α / log T, 1 for uniform coefficients. "
         "With several rows: mean, in brackets the range over rows.",
         *study.choices(),

@@ -88,7 +88,8 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     least = 2.0 ** (1 - sum(int(np.count_nonzero(d)) for d in differences))  # two of all the patterns of signs
     error = np.sqrt(sum(factor**2 * np.sum(d**2) for factor, d in zip(scale, differences, strict=True)))
-    p, least_p = ((1 + times) / (1 + FLIPS) for times in (extreme, FLIPS * least))
+    p = (1 + extreme) / (1 + FLIPS)
+    least_p = min(p, (1 + FLIPS * least) / (1 + FLIPS))  # p is an estimate, and can fall below
     return Paired(observed, float(low), float(high), p, least_p, float(error))
 
 
@@ -139,7 +140,7 @@ def _adjust(group: list[dict[str, Any]]) -> None:
     """Add to the rows of one correction group what depends on their number; rows of the same two models count once.
 
     `p_holm` is the adjusted p, `least_p_holm` what it would be with `least_p` in place of the p of this row alone, and
-    `detectable` the minimal detectable difference, empty without a discordant example.
+    `detectable` the minimal detectable difference, empty where the discordant examples are too few to decide anything.
     """
     first: dict[frozenset[Any], dict[str, Any]] = {}
     for row in group:
@@ -151,7 +152,7 @@ def _adjust(group: list[dict[str, Any]]) -> None:
     measured = [row["p"] for row in counted]
     for index, (row, p) in enumerate(zip(counted, holm(measured), strict=True)):
         least = holm([*measured[:index], row["least_p"], *measured[index + 1 :]])[index]
-        smallest = detectable(row["error"], len(counted))
+        smallest = detectable(row["error"], len(counted)) if least < 1 - LEVEL else None
         row |= {"p_holm": p, "least_p_holm": least, "detectable": "" if smallest is None else smallest}
     for row in group:
         if row["models"] in first:

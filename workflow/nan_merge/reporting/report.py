@@ -16,7 +16,7 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
 from nan_merge.reporting.claims import claims
-from nan_merge.reporting.formats import ESCAPED, count, interval, percent
+from nan_merge.reporting.formats import ESCAPED, count, interval, number_of, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
 from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, POWER, best_merge, summarise
 from nan_merge.reporting.study import Study
@@ -58,9 +58,12 @@ def write_report(
         sections=sections,
         published=[_table(Path(file)) for file in published],
         methods=methods,
+        ids={method["id"] for method in methods},
+        learned=_learned(studies),
         provenance=provenance,
         arxiv=ARXIV.fullmatch,
         count=count,
+        number_of=number_of,
         flips=FLIPS,
         resamples=RESAMPLES,
         power=POWER,
@@ -73,6 +76,12 @@ def write_report(
 def _shown(value: Any) -> Any:
     """Return what a page can hold of a text; markup is made from such texts already."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _learned(studies: Sequence[Study]) -> list[str]:
+    """Return the labels of the methods that used test inputs without their labels, in any suite."""
+    used = [method for study in studies for method in study.methods if "skipped" not in method]
+    return list(dict.fromkeys(m.get("label", m["id"]) for m in used if "unlabelled test" in m.get("data", "")))
 
 
 def _averages(study: Study) -> list[dict[str, str]]:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from nan_merge.reporting import table_parts as parts
-from nan_merge.reporting.formats import BREAK, Table, count, p_value, percent
-from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, FAILS, HOLDS, ITSELF, SAME, UNDECIDABLE, UNDECIDED, number, verdict
+from nan_merge.reporting.formats import BREAK, Table, count, number_of, p_value, percent
+from nan_merge.reporting.paired_tests import (
+    CORRECTION_GROUPS,
+    FAILS,
+    HOLDS,
+    ITSELF,
+    SAME,
+    UNDECIDABLE,
+    UNDECIDED,
+    number,
+    verdict,
+)
 from nan_merge.reporting.statistics import POWER, summarise
 from nan_merge.reporting.study import Study
 
@@ -28,13 +38,13 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         cells = [method.get("label", method["id"]), *formatted, *averages, differences]
         table.add(cells, _accuracy_record(study, row, against), study.block(method))
     several, made = len(study.seeds) > 1, [study.suite["collection"]] if study.suite.get("collection") else []
-    seeds = f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds." if several else "; one fine-tuning seed."
+    seeds = f", mean ± standard deviation over {number_of(len(study.seeds), study.seed)}." if several else f"; one {study.seed}."
     table.notes = [
         f"Accuracy in % on the test split{seeds}",
         "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
         "accuracy of the individual model, in %.",
         parts.INTERVAL_NOTE,
-        parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
+        parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *study.choices(),
         *(f"Checkpoints: collection {c['id']}, {c['label']}; numbers of another collection are not comparable." for c in made),
@@ -93,7 +103,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
-        parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
+        parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         parts.POWER_NOTE.format(power=100 * POWER),

@@ -93,6 +93,11 @@ class Study:
         return [int(seed) for seed in self.suite.get("seeds", [0])]
 
     @property
+    def seed(self) -> str:
+        """What a seed of the suite is: fetched experts are the same for all of them."""
+        return "seed of random draws" if "experts" in self.suite else "fine-tuning seed"
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Training-set sizes by task; a task of unknown size is absent."""
         return _sizes(self.tasks, self.datasets)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nan_merge.reporting.formats import Table, interval, p_value, percent
+from nan_merge.reporting.formats import Table, interval, number_of, p_value, percent
 from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, ITSELF, SAME, UNDECIDABLE, number, verdict
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
@@ -19,7 +19,7 @@ INTERVAL_NOTE = (
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
     "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
-    "{size} host and control comparisons of the suite."
+    "{size} of the suite."
 )
 POWER_NOTE = (
     "Detectable: the true difference that would be significant with a chance of {power:.0f} %, in points, at the first step of "
@@ -75,10 +75,15 @@ def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, s
     return [row for row in study.comparisons if row["kind"] == kind and row["task"] == task]
 
 
-def correction_group_size(study: Study) -> int:
-    """Return how many host and control comparisons, of different models, share one Holm adjustment."""
-    rows = [row for kind in CORRECTION_GROUPS for row in pairs_of(study, kind)]
-    return sum(number(row, "p") is not None and not row.get("same_as") for row in rows)
+def tested(study: Study) -> list[dict[str, str]]:
+    """Return the host and control comparisons, which share one Holm adjustment."""
+    return [row for kind in CORRECTION_GROUPS for row in pairs_of(study, kind)]
+
+
+def counted(rows: Iterable[Mapping[str, str]], what: str = "") -> str:
+    """Say how many comparisons were tested, those of the same two models once: `1 comparison`, `13 host comparisons`."""
+    size = sum(number(row, "p") is not None and not row.get("same_as") for row in rows)
+    return number_of(size, f"{what}comparison")
 
 
 def twin_of(study: Study, pair: Mapping[str, str]) -> str:

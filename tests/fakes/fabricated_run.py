@@ -1,0 +1,147 @@
+"""A finished run of any config, without a model: answers are drawn, everything after them is computed by the real functions."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from experiment.experiment import Experiment
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.methods.recipe import bind, operator_in
+from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.report import write_report
+from nan_merge.reporting.study import gather_scores, studies
+from nan_merge.reporting.tables import render_table
+
+ROOT = Path(__file__).parents[2]
+KEYS = ["id", "label", "host", "controls", "reference", "group", "summary", "data", "static", "sweep", "draws"]
+EXAMPLES, CLASSES = 40, 4  # of a task
+
+
+class FabricatedRun:
+    """The files of a run of config.yaml with an overlay; `flips` is the share of answers in which methods differ."""
+
+    def __init__(self, folder: Path, overlay: dict, tasks: int = 3, flips: float = 0.1, spread: float = 1.0) -> None:
+        """Fabricate: each suite is cut to its first `tasks`; `spread` is the range of the norms of task vectors."""
+        self.experiment = Experiment({**read_yaml(ROOT / "config/config.yaml"), **overlay}, ROOT)
+        self.folder, self.flips, self.spread = folder, flips, spread
+        self.random = np.random.default_rng(0)
+        self.tasks = {suite: self.experiment.task_ids(suite)[:tasks] for suite in self.experiment.suites}
+        self.scores: list[Path] = []
+        self.coefficients: list[Path] = []
+        self.measures = [self._measures(suite, seed) for suite in self.tasks for seed in self.seeds]
+        for suite, names in self.tasks.items():
+            truth = {task: self.random.integers(0, CLASSES, EXAMPLES) for task in names}
+            for seed in self.seeds:
+                self._suite(suite, seed, truth)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The fine-tuning seeds."""
+        return self.experiment.config["seeds"]
+
+    def _measures(self, suite: str, seed: int) -> Path:
+        experts, names = self.tasks[suite], [f"layers.{i}.weight" for i in range(2)]
+        lengths = 1 + self.spread * np.linspace(0, 1, len(experts))
+        kinds = {"weights": 100 + 1e-4 * lengths, "task_vector": lengths, "calibration": lengths}
+        squares = {kind: (values**2 / len(names)).tolist() for kind, values in kinds.items()}
+        sizes = [100 * (1 + index) for index in range(len(experts))]
+        record = {"experts": experts, "examples": sizes, "tensors": {name: {"numel": 4, **squares} for name in names}}
+        return self._json(f"measures/{suite}/seed{seed}.json", record)
+
+    def _suite(self, suite: str, seed: int, truth: dict[str, np.ndarray]) -> None:
+        found: dict[str, dict] = {}
+        for method in self.experiment.run(suite):
+            record = self.experiment.methods[method]
+            tuner, value = self.experiment.tuner(method), None
+            if tuner == method:
+                value = self._choose(suite, seed, method)
+            start = found.get(record.get("host") or record.get("extends", ""), truth)
+            share = self.flips if start is not truth else {"individual": 0.1, "pretrained": 0.5}.get(method, 0.3)
+            found[method] = {task: self._changed(answers, share) for task, answers in start.items()}
+            self._score(f"scores/{suite}/{method}/seed{seed}/all", suite, method, seed, "accuracy", found[method], truth)
+            if method in self.experiment.merges(suite) and "learn" not in record:
+                self._coefficients(suite, seed, method, value)
+
+    def _changed(self, answers: np.ndarray, share: float) -> np.ndarray:
+        wrong = self.random.random(len(answers)) < share
+        return np.where(wrong, (answers + 1) % CLASSES, answers)
+
+    def _choose(self, suite: str, seed: int, method: str) -> float:
+        """Score every candidate on validation; the first is chosen."""
+        candidates = self.experiment.candidates_of(method)
+        for candidate in candidates:
+            drawn = {task: self.random.integers(0, CLASSES, EXAMPLES) for task in self.tasks[suite]}
+            place = f"validation/{suite}/{candidate}/seed{seed}/all"
+            self._score(place, suite, candidate, seed, "validation_accuracy", drawn, drawn)
+        return self.experiment.candidates[candidates[0]][1]
+
+    def _score(self, place, suite, method, seed, metric, answers, truth) -> None:
+        usual = {"suite": suite, "method": method, "metric": metric, "stderr": None, "n": EXAMPLES, "seed": seed}
+        rows = [{**usual, "task": t, "value": float((answers[t] == truth[t]).mean())} for t in answers]
+        origin = {"checkpoints": [method], "xxh3_128": {method: f"{method} of {suite}, seed {seed}"}}
+        self.scores.append(self._json(f"{place}.json", {"scores": rows, "provenance": origin}))
+        parts = {f"{t}.{name}": values[t] for t in answers for name, values in (("prediction", answers), ("label", truth))}
+        np.savez(self.scores[-1].with_suffix(".npz"), **parts)
+
+    def _coefficients(self, suite: str, seed: int, method: str, value: float | None) -> None:
+        spec = self.experiment.method_spec(method, "coefficients", "control")
+        if value is not None:
+            rule, values = operator_in(spec, "coefficients")
+            spec["coefficients"] = {rule: {**values, self.experiment.methods[method]["tune"]["hyper_parameter"]: value}}
+        measures = json.loads((self.folder / f"measures/{suite}/seed{seed}.json").read_text())
+        record = {"suite": suite, "method": method, "seed": seed, **({} if value is None else {"chosen": value})}
+        place = f"coefficients/{suite}/{method}/seed{seed}.json"
+        self.coefficients.append(self._json(place, {**record, **bind(spec, method).estimate(measures).record()}))
+
+    def _json(self, place: str, record: dict) -> Path:
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+        return path
+
+    @cached_property
+    def suites(self) -> list[dict]:
+        """The records of the suites, as the rules pass them on."""
+        found = []
+        for suite, tasks in self.tasks.items():
+            record, experiment = self.experiment.suites[suite], self.experiment
+            found.append({
+                "id": suite, "label": record["label"], "notes": record.get("notes", []), "seeds": self.seeds, "skipped": [],
+                "finetune": {key: record["finetune"][key] for key in ("steps", "batch_size") if "finetune" in record},
+                "tasks": [{"id": t, "label": experiment.tasks[t]["label"], "train": 100 + i} for i, t in enumerate(tasks)],
+                "skipped_methods": experiment.skipped_methods(suite),
+                **{key: record[key] for key in ("collection", "published", "experts") if key in record},
+            })  # fmt: skip
+        return found
+
+    @cached_property
+    def methods(self) -> list[dict]:
+        """The records of the methods, as the rules pass them on."""
+        rows = []
+        for row in self.experiment.rows():
+            tune = {key: row.get("tune", {})[key] for key in ("hyper_parameter", "as") if key in row.get("tune", {})}
+            fixed = next(iter(row["coefficients"].values())).get(tune["hyper_parameter"]) if tune else None
+            rows.append({key: row[key] for key in KEYS if key in row} | ({"tune": {**tune, "fixed": fixed}} if tune else {}))
+        return rows
+
+    @cached_property
+    def studies(self) -> list:
+        """All suites: scores are gathered and compared, and everything is read back."""
+        gather_scores(self.scores, self.folder / "scores.tsv")
+        sizes = {suite["id"]: {task["id"]: task["train"] for task in suite["tasks"]} for suite in self.suites}
+        compare_methods(self.scores, self.experiment.pairs(), self.folder / "comparisons.tsv", sizes)
+        tables = (self.folder / "scores.tsv", self.folder / "comparisons.tsv")
+        return studies(self.suites, self.methods, *tables, self.coefficients, self.measures)
+
+    def report(self) -> Path:
+        """Render the tables of the config and the report, and return the report."""
+        found, tables = self.studies, []
+        for study in found:
+            for name in self.experiment.config["tables"]:
+                tables.append(self.folder / "tables" / f"{name}_{study.suite['id']}.md")
+                tables[-1].parent.mkdir(exist_ok=True)
+                render_table(study, {"id": name, **self.experiment.reports["tables"][name]}, tables[-1].with_suffix(""))
+        write_report(found, self.methods, tables, [], {}, self.folder / "report.html")
+        return self.folder / "report.html"

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from nan_merge.engine import fused
 from nan_merge.methods.combine import disjoint_mean, disjoint_sum
-from nan_merge.methods.context import TensorContext
+from nan_merge.methods.context import DRAWS, TensorContext
 from nan_merge.methods.preprocess import drop, identity, trim
 
 CONTEXT = TensorContext("layer.0.weight", start=2, expert="a", seed=1, threshold=0.5)
@@ -44,6 +45,17 @@ def test_draws_are_those_of_splitmix64():
 def test_drop_of_nothing_is_the_identity():
     (tau,) = vectors(count=1)
     assert np.array_equal(drop(tau, CONTEXT, rate=0.0), tau)
+
+
+@pytest.mark.parametrize("operator", [drop, fused.drop], ids=["NumPy", "kernel"])
+def test_a_draw_at_the_rate_keeps_its_entry(operator):
+    """Of 2^24 draws those below rate 2^24 drop an entry, so one that equals it does not; and the rest is rescaled."""
+    (tau,) = vectors(count=1, size=50)
+    draws = CONTEXT.draws(tau)
+    rate = int(sorted(draws)[20]) / DRAWS
+    expected = np.where(draws >= sorted(draws)[20], tau / np.float32(1 - rate), np.float32(0))
+    assert (expected != 0).sum() == 30
+    assert operator(tau.copy(), CONTEXT, rate=rate) == pytest.approx(expected, rel=1e-6)
 
 
 def test_trim_keeps_what_reaches_the_threshold():

@@ -60,6 +60,26 @@ def test_the_shipped_scans_are_few_and_stand_beside_their_hosts():
     }
 
 
+@pytest.mark.parametrize(
+    ("host", "reading"),
+    [
+        ("task_arithmetic", {"normaliser": "softmax", "norm_of": "weights"}),
+        ("task_arithmetic", {"normaliser": "softmin", "norm_of": "weights"}),
+        ("task_arithmetic", {"norm_of": "weights", "total": 1.0}),
+        ("task_arithmetic", {"norm_of": "weights", "mean": 0.5}),  # a sum of half the experts, for any number of them
+        ("task_arithmetic", {"norm_of": "task_vector", "scope": "tensor", "exponent": 2.0}),
+        ("weight_averaging_scaled", {"norm_of": "weights"}),  # the factor of the merged weights, base and all
+        ("ties_mean", {"norm_of": "task_vector"}),
+        ("ties", {"norm_of": "task_vector", "scope": "layer", "elect": "unweighted"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_the_scan_has_every_reading_of_the_paper(host, reading):
+    found = Experiment({**shipped().config, **read_yaml(ROOT / "config/scan.yaml")}, ROOT)
+    scanned = [found.methods[method] for method in found.config["methods"] if "-" in method]
+    assert [each for each in scanned if each["host"] == host and reading.items() <= each["sweep"]["values"].items()]
+
+
 def test_a_negative_candidate_keeps_its_sign():
     tuned = f"{NAN}_tuned"
     found = asked(tuned)

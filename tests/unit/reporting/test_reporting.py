@@ -15,7 +15,7 @@ from nan_merge.reporting import claims, norm_data
 from nan_merge.reporting.figure_style import curve_styles
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
-from nan_merge.reporting.paired_tests import FAILS, HOLDS, NOT_TESTED, SAME, UNDECIDABLE, UNDECIDED
+from nan_merge.reporting.paired_tests import FAILS, HOLDS, ITSELF, NOT_TESTED, SAME, UNDECIDABLE, UNDECIDED
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.study import Score, Study, gather_scores, studies, training_sizes
 from nan_merge.reporting.tables import render_table
@@ -294,6 +294,18 @@ def test_a_claim_says_what_could_have_been_found(study):
     assert claim(study, "NAN is above the control").verdict == UNDECIDABLE
     together = " ".join(claim(study, "NAN is above its host and").evidence)
     assert "Of 2 comparisons of NAN rows 1 cannot be decided and is left out here" in together
+
+
+def test_a_comparison_of_the_same_models_is_told_once(study, tmp_path):
+    study.comparisons[1] |= {"same_as": "nan against weight_averaging"}
+    study.comparisons[5] |= {"same_as": ITSELF, "difference": "0.0", "discordant": "0", "changed": "0"}
+    found = claim(study, "NAN is above the control").evidence[0]
+    assert found.endswith("; the same models as in NAN (|W|) − Averaging, counted once.")
+    assert claim(study, "Tuned_λ & 50 %").evidence[-1].endswith("one and the same model, so there is no difference to test.")
+    _, page, _ = rendered(study, tmp_path, "comparisons")
+    assert "over the 1 host and control comparison of the suite" in page
+    assert "The same models as in NAN (\\|W\\|) − Averaging: one comparison, counted once." in page
+    assert "one and the same model here: no comparison, and not counted." in page
 
 
 def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):

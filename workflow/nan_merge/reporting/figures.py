@@ -83,7 +83,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     measure = "accuracy relative to the individual model of the task" if best else "accuracy"
     return figure, (
         f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
-        + (" (small dots: single fine-tuning seeds)" if len(study.seeds) > 1 else "")
+        + (" (small dots: single seeds)" if len(study.seeds) > 1 else "")
         + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
         + (". Bold, with diamonds: methods with a host" if any(row.method.get("host") for row in rows) else "")
         + ". The intervals of two methods on the same examples are not independent: see the paired comparisons. "
@@ -151,7 +151,7 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     return figure, (
         "Average over tasks of the accuracy on the validation split, which shares no example with the test split; "
         "band: 95 % interval over validation examples. Ringed: the value with the best of these averages, which is used on the "
-        "test split" + ("; each fine-tuning seed has its own." if len(study.seeds) > 1 else ".")
+        "test split" + ("; each seed has its own." if len(study.seeds) > 1 else ".")
     )
 
 

@@ -60,7 +60,7 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
             if len(sizes) == len(study.tasks)
             else ""
         )
-        + (" Mean over fine-tuning seeds." if len(study.measures) > 1 else "")
+        + (" Mean over seeds." if len(study.measures) > 1 else "")
     )
 
 

@@ -192,7 +192,7 @@ def _single(study: Study, cell: _Cell | None) -> Estimate:
     values = tuple(cell.by_seed[seed] for seed in sorted(cell.by_seed))
     mean = float(np.mean(values))
     lacking = [str(seed) for seed in study.seeds if seed not in cell.by_seed]
-    reason = f"without fine-tuning seed {', '.join(lacking)}" if lacking else ""
+    reason = f"without seed {', '.join(lacking)}" if lacking else ""
     return Estimate(mean, *wilson(mean, cell.n), values, reason)
 
 
@@ -204,7 +204,7 @@ def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[
     found = [cells[task["id"]] for task in study.tasks]
     seeds = sorted(set.intersection(*(set(cell.by_seed) for cell in found)))
     if any(set(cell.by_seed) != set(seeds) for cell in found):
-        return [], [], "no average: the tasks have scores of different fine-tuning seeds"
+        return [], [], "no average: the tasks have scores of different seeds"
     return found, seeds, ""
 
 
@@ -217,7 +217,7 @@ def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Es
     value, low, high = stratified(means, [cell.n for cell in found], weights)
     by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)
     lacking = [str(seed) for seed in study.seeds if seed not in seeds]
-    return Estimate(value, low, high, by_seed, f"without fine-tuning seed {', '.join(lacking)}" if lacking else "")
+    return Estimate(value, low, high, by_seed, f"without seed {', '.join(lacking)}" if lacking else "")
 
 
 def _normalised(study: Study, cells: dict[str, _Cell], best: dict[str, _Cell]) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,17 +176,18 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
                 if any(name not in arrays for name in names):
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
-                answers[key] = _Answers(*(arrays[name] for name in names), model)
+                answers[key] = _Answers(arrays[names[0]], arrays[names[1]], model)
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}
 
 
 def _models(record: dict[str, Any]) -> list[str]:
-    """Return what identifies the model of each score of a file; one model for all tasks, or one for each."""
+    """Return what identifies the model of each score of a file: its digest, or the method where the file does not have it."""
     scores, origin = record["scores"], record.get("provenance", {})
-    found = [origin["xxh3_128"][folder] for folder in origin.get("checkpoints", [])] or [row["method"] for row in scores]
-    return found * len(scores) if len(found) == 1 else found
+    digests = [origin.get("xxh3_128", {}).get(folder, "") for folder in origin.get("checkpoints", [])]
+    digests *= len(scores) if len(digests) == 1 else 1  # one model for all tasks, or one for each
+    return digests if len(digests) == len(scores) and all(digests) else [row["method"] for row in scores]
 
 
 def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dic
     return {"draws": draws, "above": int(np.count_nonzero(np.sum(gaps, axis=0) > 1e-12))}
 
 
-def number(row: dict[str, Any], column: str) -> float | None:
+def number(row: Mapping[str, Any], column: str) -> float | None:
     """Read a number of a comparison row, None for an empty cell."""
     return None if row.get(column) in ("", None) else float(row[column])
 

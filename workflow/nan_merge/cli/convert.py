@@ -20,11 +20,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the converted model")
     parser.add_argument("--base", type=Path, metavar="MODEL", default=None, help="the whole CLIP, for what MODEL lacks")
     args = parser.parse_args(argv)
+    from nan_merge.core.atomic import recover
     from nan_merge.core.errors import UserError
     from nan_merge.layouts import clip_conversion
 
     if os.path.lexists(args.output):
         raise UserError(f"{args.output}: exists already; choose another --output")
+    for model in filter(None, (args.model, args.base)):
+        recover(model)
     if args.to == "open_clip":
         clip_conversion.to_open_clip(args.model, args.output, args.base)
     else:

@@ -190,7 +190,7 @@ def _acquire(place: Path, path: Path, wait: float) -> int:
             if not stat.S_ISDIR(os.lstat(place).st_mode):
                 raise UserError(f"{place}: is in the way of {path}, which is written in a folder of that name; move it elsewhere")
             found = set(os.listdir(place))
-            if found and LOCK not in found:
+            if found and (LOCK not in found or not stat.S_ISREG(os.lstat(place / LOCK).st_mode)):
                 raise _foreign(place, path)
             handle = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:

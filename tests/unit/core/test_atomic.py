@@ -64,7 +64,7 @@ def test_a_folder_that_holds_anything_is_replaced_only_for_who_knows_it(tmp_path
     write_folder(tmp_path / "empty", "new", removable=None)
     (tmp_path / "mine/sub").mkdir(parents=True)
     for path in (tmp_path / "mine", tmp_path / "mine/sub/.."):
-        with pytest.raises(UserError, match="mine.*: is a folder that holds files, which are not replaced"), atomic_write(path):
+        with pytest.raises(UserError, match=r"mine.*: is a folder that holds files, which are not replaced"), atomic_write(path):
             pytest.fail("work has begun")
     assert names(tmp_path) == ["empty", "mine"] and names(tmp_path / "mine") == ["sub"]
 
@@ -187,8 +187,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 def test_many_writers_at_once_leave_one_whole_result(tmp_path):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom nan_merge.core.atomic import atomic_write, exclusive\nout = Path(sys.argv[1])\n"
-        "for _ in range(20):\n    with exclusive(out, 60, lambda _: True), atomic_write(out) as part:\n        part.mkdir()\n"
+        "import sys\nfrom pathlib import Path\nfrom nan_merge.core.atomic import atomic_write, exclusive\n"
+        "out = Path(sys.argv[1])\nfor _ in range(20):\n    with exclusive(out, 60, lambda _: True), atomic_write(out) as part:\n        part.mkdir()\n"
         "        for name in 'abc': (part / name).write_text(sys.argv[2])"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), str(n)], env=ENVIRONMENT) for n in range(4)]
@@ -345,7 +345,8 @@ def test_a_reader_that_may_not_write_is_told_where_the_old_result_is(tmp_path, i
     (tmp_path / "left").rename(place_of(tmp_path / "out"))
     shell = f'mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path} && exec "$@"'
     code = (
-        "from pathlib import Path\nfrom nan_merge.core.atomic import recover\nfrom nan_merge.core.command_line import command_line\n"
+        "from pathlib import Path\nfrom nan_merge.core.atomic import recover\n"
+        "from nan_merge.core.command_line import command_line\n"
         f"command_line(lambda: recover(Path({str(tmp_path / 'out')!r})))"
     )
     run = [*isolated("--mount"), "sh", "-c", shell, "sh", sys.executable, "-c", code]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,8 @@ class Case:
         self.lock = {"toy": lock or fetch.pin("toy", spec)}
 
     def fetch(self):
+        """Fetch as a job does: Snakemake has removed the output."""
+        shutil.rmtree(self.output, ignore_errors=True)
         fetch.fetch("toy", self.spec, self.lock, self.output, self.store)
 
     def refused(self, *parts):
@@ -389,15 +392,16 @@ def test_tokens_of_other_places_are_not_used(case, hub, tmp_path, monkeypatch):
 
 def test_several_processes_fetch_a_file_once(case, hub):
     hub.fail("stall", STORED, at=600_000, seconds=1.5)
-    processes = [case.process(), case.process(), case.process("same_files")]
+    processes = [case.process(name) for name in ("toy", "same", "same_files")]
     said = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     assert case.complete()
     assert hub.ranges(STORED) == [None, "bytes=600000-"], "the others waited for the first"
     assert hub.ranges("/resolve/.*config.json") == [None]
     assert sum("waiting for another process that fetches it" in text for text in said) == 2, said
-    case.output = case.output.with_name("same_files")
-    assert case.complete()
+    for name in ("same", "same_files"):
+        case.output = case.output.with_name(name)
+        assert case.complete()
 
 
 def test_a_killed_process_is_gone_on_from_by_the_next_one(case, hub):
@@ -424,7 +428,7 @@ def test_a_killed_process_is_gone_on_from_by_the_next_one(case, hub):
 
 def test_a_disk_without_room_is_found_before_the_first_request(case, hub, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=17_000_000))
-    case.refused("the download of asset 'toy' takes 17.78 MB, the disk has 17.00 MB free; free some, or run elsewhere")
+    case.refused("the download of asset 'toy' needs 17.78 MB, the disk has 17.00 MB free; free some, or run elsewhere")
     assert hub.requests == []
     case.part.write_bytes(WEIGHTS[:900_000])
     case.fetch()

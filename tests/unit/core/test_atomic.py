@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from models import ROOT
 from project import LIMIT
 
 from nan_merge.core import atomic
-from nan_merge.core.atomic import CONTENT, atomic_write, exclusive, is_mount_point, place_of
+from nan_merge.core.atomic import CONTENT, atomic_write, exclusive, is_mount_point, place_of, recover
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
 
@@ -26,8 +27,8 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def write_folder(path, name):
-    with atomic_write(path) as part:
+def write_folder(path, name, removable=lambda folder: True):
+    with exclusive(path, atomic.WAIT, removable), atomic_write(path) as part:
         part.mkdir()
         (part / name).write_text(name)
 
@@ -53,11 +54,28 @@ def exchange(request, monkeypatch):
 
 def test_a_published_folder_replaces_the_old_one_whole(tmp_path, exchange):
     for name in ("old", "new"):
-        with atomic_write(tmp_path / "folder") as part:
-            (part / "sub").mkdir(parents=True)
-            (part / "sub" / name).write_text(name)
-    assert names(tmp_path / "folder/sub") == ["new"]
+        write_folder(tmp_path / "folder", name)
+    assert names(tmp_path / "folder") == ["new"]
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_that_holds_anything_is_replaced_only_for_who_knows_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "empty", "new", removable=None)
+    (tmp_path / "mine/sub").mkdir(parents=True)
+    for path in (tmp_path / "mine", tmp_path / "mine/sub/.."):
+        with pytest.raises(UserError, match=r"mine.*: is a folder that holds files, which are not replaced"), atomic_write(path):
+            pytest.fail("work has begun")
+    assert names(tmp_path) == ["empty", "mine"] and names(tmp_path / "mine") == ["sub"]
+
+
+def test_a_folder_that_is_filled_while_another_is_written_is_kept(tmp_path, exchange, capsys):
+    with atomic_write(tmp_path / "out") as part:
+        part.mkdir()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/thesis.tex").write_text("mine")
+    assert names(tmp_path) == ["out", "out.old"] and names(tmp_path / "out.old") == ["thesis.tex"]
+    assert f"kept as {tmp_path / 'out.old'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -79,8 +97,12 @@ def test_what_breaks_off_leaves_the_old_result_and_no_litter(folder, tmp_path):
 def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/thesis.tex").write_text("mine")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserError, match="folder: is a folder that holds files"):
         write_json(tmp_path / "folder", {})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_json(tmp_path / "empty", {})
+    (tmp_path / "empty").rmdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError):
         write_folder(tmp_path / "file", "x")
@@ -93,7 +115,7 @@ def test_a_relative_path_is_that_of_where_one_stands(path, tmp_path, monkeypatch
     inside = tmp_path / "out" / ("sub" if path == ".." else "")
     (tmp_path / "out/sub").mkdir(parents=True)
     monkeypatch.chdir(inside)
-    with atomic_write(path) as part:
+    with exclusive(path, removable=lambda folder: True), atomic_write(path) as part:
         assert part.parent == tmp_path / ".out.part"
         part.mkdir()
         (part / "new").touch()
@@ -165,8 +187,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 def test_many_writers_at_once_leave_one_whole_result(tmp_path):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom nan_merge.core import atomic\natomic.WAIT = 60\nfor _ in range(20):\n"
-        "    with atomic.atomic_write(Path(sys.argv[1])) as part:\n        part.mkdir()\n"
+        "import sys\nfrom pathlib import Path\nfrom nan_merge.core.atomic import atomic_write, exclusive\n"
+        "out = Path(sys.argv[1])\nfor _ in range(20):\n    with exclusive(out, 60, lambda _: True), atomic_write(out) as part:\n        part.mkdir()\n"
         "        for name in 'abc': (part / name).write_text(sys.argv[2])"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), str(n)], env=ENVIRONMENT) for n in range(4)]
@@ -217,8 +239,7 @@ def test_without_locks_only_a_fresh_place_is_taken(tmp_path, monkeypatch):
 def test_what_may_not_be_removed_is_kept(tmp_path, exchange, capsys):
     write_folder(tmp_path / "out", "old")
     for _ in range(2):
-        with exclusive(tmp_path / "out", removable=lambda folder: False):
-            write_folder(tmp_path / "out", "new")
+        write_folder(tmp_path / "out", "new", removable=lambda folder: folder.name == "out")
     assert names(tmp_path) == ["out", "out.old", "out.old-2"] and names(tmp_path / "out.old") == ["old"]
     assert f"kept as {tmp_path / 'out.old'}" in capsys.readouterr().err
 
@@ -262,7 +283,7 @@ if how == "no exchange":
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "shutil.rmtree"}
 
 def write(name):
-    with atomic.atomic_write(target) as part:
+    with atomic.exclusive(target, removable=lambda folder: True), atomic.atomic_write(target) as part:
         part.mkdir()
         for number in range(3):
             (part / f"{name}{number}").write_text(name)
@@ -288,9 +309,11 @@ for number in itertools.count(1):
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     before = state()
+    atomic.recover(target)
+    reader = state()
     with atomic.exclusive(target):
         pass
-    seen.append([status, before, state(), sorted(os.listdir(target.parent))])
+    seen.append([status, before, reader, state(), sorted(os.listdir(target.parent))])
     if status == 0:
         break
 print(json.dumps(seen))
@@ -299,18 +322,39 @@ print(json.dumps(seen))
 
 @pytest.mark.parametrize("how", ["exchange", "no exchange"])
 def test_a_kill_at_every_step_leaves_the_old_result_or_the_new_one(how, tmp_path):
-    """SIGKILL before every operation on the file system; then the next writer comes."""
+    """SIGKILL before every operation on the file system; then a reader comes, and then the next writer."""
     run = [sys.executable, "-c", KILLS, str(tmp_path / "out"), how]
     done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     old, new = ["old"] * 3, ["new"] * 3
     assert len(seen) > 12 and [status for status, *_ in seen] == [signal.SIGKILL] * (len(seen) - 1) + [0]
-    gone = [number for number, (_, before, _, _) in enumerate(seen) if before == []]
+    gone = [number for number, (_, before, *_) in enumerate(seen) if before == []]
     assert len(gone) == (how == "no exchange"), "between two renames the old one lies aside, and comes back"
-    for _, before, after, left in seen:
-        assert before in (old, new, []) and after in (old, new) and left == ["out"]
+    for _, before, reader, after, left in seen:
+        assert before in (old, new, []) and reader == after and after in (old, new) and left == ["out"]
         assert not before or before == after
-    assert [after for _, _, after, _ in seen] == sorted((after for _, _, after, _ in seen), reverse=True), "first old, then new"
+    found = [after for *_, after, _ in seen]
+    assert found == sorted(found, reverse=True), "first old, then new"
+
+
+def test_a_reader_that_may_not_write_is_told_where_the_old_result_is(tmp_path, isolated):
+    with exclusive(tmp_path / "out"):
+        (place_of(tmp_path / "out") / "old").mkdir()
+        shutil.copytree(place_of(tmp_path / "out"), tmp_path / "left")  # as a killed process leaves it
+        (place_of(tmp_path / "out") / "old").rmdir()
+    (tmp_path / "left").rename(place_of(tmp_path / "out"))
+    shell = f'mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path} && exec "$@"'
+    code = (
+        "from pathlib import Path\nfrom nan_merge.core.atomic import recover\n"
+        "from nan_merge.core.command_line import command_line\n"
+        f"command_line(lambda: recover(Path({str(tmp_path / 'out')!r})))"
+    )
+    run = [*isolated("--mount"), "sh", "-c", shell, "sh", sys.executable, "-c", code]
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"out: a killed process has moved it to {tmp_path}/.out.part/old (Read-only file system); move it" in done.stderr
+    recover(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_lock_is_known_again_by_its_content(tmp_path):

@@ -60,7 +60,7 @@ def test_a_users_mistake_ends_in_one_line(capsys, tmp_path):
     for main, line in (
         (mistaken, "error: say this\n"),
         (denied, "error: Permission denied (results): inputs must be readable"),
-        (absent.read_text, f"error: No such file or directory ({absent})\n"),
+        (absent.read_text, f"error: No such file or directory ({absent}): correct the path"),
     ):
         with pytest.raises(SystemExit) as stop:
             command_line(main)

@@ -27,6 +27,7 @@ from models import (
 )
 
 from nan_merge.checkpoints import safetensors_file
+from nan_merge.core.atomic import exclusive
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import sha256
 from nan_merge.core.parallel import MemoryBudget, parallel_map
@@ -90,8 +91,8 @@ def test_threads_and_block_sizes_change_no_byte(method_spec, dtype, tmp_path, mo
     merge(tmp_path / "whole")
     monkeypatch.setattr(unify, "WORK_UNIT", 21)
     for threads, step in ((1, 7), (5, 21)):
-        merge(tmp_path / "out", threads=threads, device=Device(step=step))
-        assert same_bytes(tensors_of(tmp_path / "out"), tensors_of(tmp_path / "whole"))
+        merge(tmp_path / f"{threads}", threads=threads, device=Device(step=step))
+        assert same_bytes(tensors_of(tmp_path / f"{threads}"), tensors_of(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_merge_that_breaks_off_leaves_nothing_or_the_old_result(tmp_path, monk
             merge_measured(models, recipe, table, {}, tmp_path / "out", threads=threads)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
     shutil.copytree(base, tmp_path / "out")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError), exclusive(tmp_path / "out", removable=lambda _: True):
         merge_measured(models, recipe, table, {}, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(base)
 

@@ -17,6 +17,7 @@ MERGES = """
 import os, sys
 from pathlib import Path
 from nan_merge.engine import merge, measure, request; from nan_merge.layouts import unify
+from nan_merge.core.atomic import exclusive
 from nan_merge.methods.recipe import bind
 folder = Path(sys.argv[1])
 models = unify.unify_layout(folder / "base", {"a": folder / "a"})
@@ -27,7 +28,8 @@ for line in sys.stdin:
     if child == 0:
         recipe = bind({"coefficients": {"constant": {"value": value}}})
         for _ in range(times):
-            merge.merge(request.MergeRequest(models, recipe, recipe.estimate(norms)), folder / "out", threads=2)
+            with exclusive(folder / "out", removable=lambda _: True):
+                merge.merge(request.MergeRequest(models, recipe, recipe.estimate(norms)), folder / "out", threads=2)
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)

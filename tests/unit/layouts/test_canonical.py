@@ -136,7 +136,7 @@ def test_the_bound_of_the_distance_is_of_the_whole_model(bert):
 
     folder = expert(bert, move)
     for bound in (0.3001, 0.5):
-        text_encoder.prepare(folder, bert.parent / "out", bert, max_relative_distance=bound)
+        text_encoder.prepare(folder, bert.parent / f"out{bound}", bert, max_relative_distance=bound)
     with pytest.raises(UserError, match=r"is 0.30 of \|W_0\|"):
         text_encoder.prepare(folder, bert.parent / "more", bert, max_relative_distance=0.2999)
     assert canonical.MAX_RELATIVE_DISTANCE == 0.5

@@ -491,7 +491,11 @@ def test_the_command_lines_prepare_and_convert(world, tmp_path, monkeypatch, cap
     run(prepare_checkpoint, monkeypatch, *words)
     assert same_bytes(tensors_of(tmp_path / "expert"), tensors_of(world / "clip/one"))
     with pytest.raises(UserError, match="expected at most 1e-05"):
-        run(prepare_checkpoint, monkeypatch, *words, "--max-relative-distance", "1e-5")
+        run(prepare_checkpoint, monkeypatch, *words[:-1], tmp_path / "far", "--max-relative-distance", "1e-5")
+    before = tensors_of(tmp_path / "hf")
+    with pytest.raises(UserError, match="hf: is a folder that holds files, which are not replaced"):
+        run(prepare_checkpoint, monkeypatch, *words[:-1], tmp_path / "hf")
+    assert same_bytes(tensors_of(tmp_path / "hf"), before), "a script called by hand replaces nothing either"
 
 
 def test_what_cannot_be_converted_is_named(world, copied, tmp_path):

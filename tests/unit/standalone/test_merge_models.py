@@ -400,7 +400,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_merge(tmp_path, isolated):
     command = [sys.executable, "-m", "nan_merge.cli", "merge", *words(tmp_path, output="disk/far/out")]
     done = subprocess.run([*before, *command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "disk/far/out: the merged model takes 16.78 MB, the disk has 1.04 MB free; free some, choose another" in done.stderr
+    assert "disk/far/out: the merged model needs 16.78 MB, the disk has 1.04 MB free; free some, choose another" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ KINDS = {
     "null": "nothing",
 }
 Place = tuple[Any, ...]  # the keys from the top of a file to a value
+VALIDATOR = jsonschema.validators.extend(  # NaN and infinity, which YAML has, are no numbers
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "number", lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ),
+)
 
 
 def check_renamed_files(config: Path) -> None:
@@ -42,7 +49,7 @@ def check_schema(
     `where` is the name of the file, or returns it for the place of a fault.
     """
     schema = read_yaml(schema_file)
-    validator = jsonschema.Draft202012Validator({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
+    validator = VALIDATOR({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
     errors = sorted(validator.iter_errors(value), key=_order)
     if errors:
         error = _deepest(errors[0])
@@ -153,6 +160,8 @@ def _correction(schema: Mapping[str, Any], found: Any) -> str:
         try:
             number = float(found.rstrip("% ")) / (100 if found.endswith("%") else 1)
         except ValueError:
+            return ""
+        if not math.isfinite(number):
             return ""
         text = f"{number:.12g}"
         return f"; write {text.replace('e', '.0e') if 'e' in text and '.' not in text else text}, without quotes"

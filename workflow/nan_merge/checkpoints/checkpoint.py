@@ -15,6 +15,7 @@ from nan_merge.checkpoints.safetensors_file import NAMES, Tensor, header_bytes, 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
+from nan_merge.core.text import is_given
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
@@ -49,7 +50,7 @@ class Checkpoint:
 
     def _files(self) -> dict[str, set[str]]:
         """Return {weight file: names of its tensors by the index, if there is one}."""
-        weights = next((file for file in WEIGHTS if (self.folder / file).is_file()), None)
+        weights = next((file for file in WEIGHTS if is_given(self.folder / file)), None)
         if weights is None:
             raise UserError(
                 f"{self.folder}: no checkpoint in this folder; expected {SINGLE} or {INDEX} (or {PICKLE}){_cached(self.folder)}"
@@ -64,7 +65,7 @@ class Checkpoint:
             for name, file in places.items():
                 indexed[file].add(name)
             for file in indexed:
-                if Path(file).name != file or not (self.folder / file).is_file():
+                if Path(file).name != file or not is_given(self.folder / file):
                     raise UserError(f"{index} names the shard {file!r}, which is not in that folder; fetch it again")
             return indexed
         return {weights: set()}

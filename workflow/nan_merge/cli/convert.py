@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nan_merge.cli.parser import command_parser
+from nan_merge.core.errors import UserError, advice_for_options
 
 ABOUT = "Turn a CLIP of open_clip into one of transformers, or back: the same numbers under other names."
 
 
+@advice_for_options()
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and convert."""
     parser = command_parser("convert", ABOUT, "nan-merge convert MODEL --to transformers --output FOLDER")
@@ -20,11 +22,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the converted model")
     parser.add_argument("--base", type=Path, metavar="MODEL", default=None, help="the whole CLIP, for what MODEL lacks")
     args = parser.parse_args(argv)
-    from nan_merge.core.errors import UserError
+    from nan_merge.core.atomic import recover
     from nan_merge.layouts import clip_conversion
 
     if os.path.lexists(args.output):
         raise UserError(f"{args.output}: exists already; choose another --output")
+    for model in filter(None, (args.model, args.base)):
+        recover(model)
+        if not model.exists():
+            raise UserError(f"{model}: no such folder or file; correct the path")
     if args.to == "open_clip":
         clip_conversion.to_open_clip(args.model, args.output, args.base)
     else:

@@ -61,6 +61,8 @@ def documents(file: Path) -> list[tuple[str, Any]]:
     if bad := [content for content in found if not isinstance(content, Mapping)]:
         raise UserError(f"{file}: expected mergekit configs, found a document {bad[0]!r}")
     names = [str(content.get("name") or "") for content in found]
+    if bad := [name for name in names if name and Path(name).name != name]:
+        raise UserError(f"{file}: name: {bad[0]!r}; expected a name without `/`, which ends the name of a folder")
     if len({*names}) < len(names):
         raise UserError(f"{file}: {len(names)} documents with the names {names}; expected a `name` of its own in all but one")
     waiting = {name: {k: v for k, v in c.items() if k != "name"} for name, c in zip(names, found, strict=True)}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import about
 
 ANYWHERE = {
     "merge": "merge models, in folders or on the hub, into one",
@@ -68,7 +69,8 @@ def run() -> None:
 def _flushed() -> None:
     """Run, and write out what was printed: a full disk behind stdout is an error like any other."""
     main(sys.argv[1:])
-    sys.stdout.flush()
+    with about("standard output"):
+        sys.stdout.flush()
 
 
 def _code() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.cli.parser import command_parser, number_by_name, positive
+from nan_merge.core.errors import about
 from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 
@@ -32,11 +33,11 @@ def main(argv: Sequence[str], name: str = "merge", **more: Any) -> None:
         args["examples"] = dict(args["examples"])
     as_json, experts, settings = args.pop("json"), named(args.pop("expert")), dict(map(assignment, args.pop("set")))
     merged = run(OwnModels(experts=experts, set=settings, **args, **more), show=not as_json)
+    text = visible(f"{merged.output}: written in {merged.seconds:.1f} s")
     if as_json:
         text = json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False)
-        print(text.encode("utf-8", "backslashreplace").decode())  # of a name that is no UTF-8
-    else:
-        print(visible(f"{merged.output}: written in {merged.seconds:.1f} s"))
+    with about(f"standard output; {merged.output} is written"):
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # of a name that is no UTF-8
 
 
 def arguments(name: str = "merge") -> argparse.ArgumentParser:

@@ -6,8 +6,9 @@ the process lives, `new.out`, which is being written, and at the end `old`, whic
     new.out and out are exchanged in one step, and old is removed;
     on a file system without that step: out -> old, new.out -> out, and old is removed.
 
-A killed process leaves the old target or the new one. Where it left only `old`, the next writer puts it back first.
-Nothing outside `.out.part` is deleted, and `.out.part` only if its lock is one of this module.
+A killed process leaves the old target or the new one. Where it left only `old`, the next writer or reader puts it back first.
+Nothing outside `.out.part` is deleted, and `.out.part` only if its lock is one of this module. A folder that holds anything is
+replaced only for a caller that knows what it is.
 """
 
 from __future__ import annotations
@@ -54,13 +55,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Everything is flushed to disk before: after a crash the old result, the new one or none exists, never a part of one.
     After an error nothing of the new one is kept. Inside a folder that is written this way itself, `path` is yielded.
 
-    Raises UserError for a mount point, which cannot be replaced, and where another process goes on writing the same path.
+    Raises UserError for a mount point, which cannot be replaced, for a folder that holds anything, unless `exclusive` was told
+    that it is removable, and where another process goes on writing the same path.
     """
     target = resolved(path)
     if any(hold.place in target.parents for hold in tuple(_HELD.values())):
         yield target
         return
     with exclusive(target, WAIT):
+        if target.is_dir() and not _HELD[target].removable(target):
+            raise UserError(
+                f"{path}: is a folder that holds files, which are not replaced; move it elsewhere, or choose another place"
+            )
         new = place_of(target) / f"new.{target.name}"
         yield new
         for file in [new, *new.rglob("*")] if new.is_dir() else [new]:
@@ -70,10 +76,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive(path: Path, wait: float = 0.0, removable: Callable[[Path], bool] = lambda folder: True) -> Iterator[None]:
+def exclusive(path: Path, wait: float = 0.0, removable: Callable[[Path], bool] | None = None) -> Iterator[None]:
     """Hold a target for this thread: no other process writes it meanwhile; missing parents of it are made.
 
-    After it has been replaced, the old folder is removed only if `removable` says so, and else kept beside it.
+    A folder is replaced only if `removable` says so (None: if it is empty). If it says so no longer when the folder has been
+    replaced, the old one is kept beside it.
     Raises UserError for a mount point, and if another process, or another thread of this one, still holds the target after
     `wait` seconds.
     """
@@ -94,7 +101,7 @@ def exclusive(path: Path, wait: float = 0.0, removable: Callable[[Path], bool] =
         try:
             restore(place)
             _clear(place)
-            _HELD[target] = _Hold(threading.get_ident(), place, removable)
+            _HELD[target] = _Hold(threading.get_ident(), place, removable or is_empty)
             try:
                 yield
             finally:
@@ -107,6 +114,27 @@ def exclusive(path: Path, wait: float = 0.0, removable: Callable[[Path], bool] =
             with suppress(OSError):  # not empty
                 folder.rmdir()
         raise
+
+
+def recover(path: Path) -> None:
+    """Put a target back for a reader where a killed process has moved it aside; wait for a process that is replacing it.
+
+    Raises UserError, with the place of the target, where this user may not put it back.
+    """
+    target = resolved(path)
+    aside = place_of(target) / OLD
+    if os.path.lexists(target) or not os.path.lexists(aside):
+        return
+    try:
+        with exclusive(target, WAIT):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: a killed process has moved it to {aside} ({error.strerror}); move it back by hand") from None
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing."""
+    return not any(folder.iterdir())
 
 
 def resolved(path: Path) -> Path:
@@ -162,7 +190,7 @@ def _acquire(place: Path, path: Path, wait: float) -> int:
             if not stat.S_ISDIR(os.lstat(place).st_mode):
                 raise UserError(f"{place}: is in the way of {path}, which is written in a folder of that name; move it elsewhere")
             found = set(os.listdir(place))
-            if found and LOCK not in found:
+            if found and (LOCK not in found or not stat.S_ISREG(os.lstat(place / LOCK).st_mode)):
                 raise _foreign(place, path)
             handle = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +18,19 @@ def parse_named_folders(arguments: Iterable[str]) -> dict[str, Path]:
 
 def command_line(main: Any) -> None:
     """Run a script's `main`; end a user error, or one of the system, with one message and exit code 1 instead of a traceback."""
+    open_streams()
     try:
         with as_user_errors():
             main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def open_streams() -> None:
+    """Open /dev/null for closed standard streams: a file of a model that got their number would hold what is printed."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(handle)
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")

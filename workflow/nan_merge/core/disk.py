@@ -18,7 +18,7 @@ def check_space(folder: Path, needed: int, content: str, remedy: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed + MARGIN > free:
-        raise UserError(f"{folder}: {content} takes {human(needed + MARGIN)}, the disk has {human(free)} free; {remedy}")
+        raise UserError(f"{folder}: {content} needs {human(needed + MARGIN)}, the disk has {human(free)} free; {remedy}")
 
 
 def human(count: int) -> str:

@@ -16,11 +16,18 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
     (r"\bmerge: (exclude|missing|vocabulary):", r"--\1:"),
     (r"^exclude: ", "--exclude: "),
     (r"correct `exclude` \(", "correct `--exclude` ("),
-    (r"leave it out of the suite or set `zero_norm: drop`", "leave it out, or choose `--set coefficients.nan.zero_norm=drop`"),
+    (r"leave it out of the suite or set `zero_norm: drop`",
+     "leave it out, or `--set coefficients.<rule>.zero_norm=drop` with the rule that `nan-merge methods METHOD` shows"),
     (r"average it with `exclude: <regex>`, or set `largest: (\w+)`",
      r"or set the hyper-parameters `exclude` or `largest` (\1) of the operator with `--set combine.<operator>.largest=\1`"),
     (r"; name `calibration:` too", "; only a suite of the workflow has it"),
     (r"state `examples`", "state `--examples NAME=N`"),
+    (r"with `missing: base`", "with `--missing base`"),
+    (r"should not move \(`exclude`\)", "should not move (`--exclude`)"),
+    (r"choose a `dtype` with", "choose a `--dtype` with"),
+    (r"correct `device:` of the config or --device", "correct `--device`"),
+    (r"set `device:` of the config \(`scoring: device:` for scores\) to cpu", "choose `--device cpu`"),
+    (r"see config/assets.yaml, or choose another `family:` in the suite", "give the folder of such a model"),
 )  # fmt: skip
 
 
@@ -52,11 +59,10 @@ def advice_for_options() -> Iterator[None]:
         raise UserError(message).with_traceback(error.__traceback__) from error.__cause__
 
 
-_SPACE = "and run again; no partial result was kept"
 _NAMES = "expected {} there; correct the path"
 _REMEDIES = {
-    errno.ENOSPC: f"free some space {_SPACE}",
-    errno.EDQUOT: f"raise the quota or delete something {_SPACE}",
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "raise the quota or delete something, and run again",
     errno.EFBIG: "the file system or `ulimit -f` allows no file of that size; choose another folder or raise the limit",
     errno.EACCES: "inputs must be readable and the output's folder writable for this user; change the permissions and run again",
     errno.EPERM: "this user may not do that there; change owner or permissions, or choose another folder",
@@ -72,7 +78,13 @@ _REMEDIES = {
     errno.ENOMEM: "give it more memory, or use fewer --threads",
     errno.EAGAIN: "the system allows no more threads or processes (ulimit -u); use fewer --threads, or end other programs",
     errno.EBUSY: "it is in use, or a mount point; choose another folder",
+    errno.ENOENT: "correct the path, or choose another folder",
     errno.ETIMEDOUT: "the server of the file system does not answer; run again when it does",
+}
+_OTHERS = {  # texts of errors of the system that are no OSError
+    "can't start new thread": _REMEDIES[errno.EAGAIN],
+    "Symlink loop": _REMEDIES[errno.ELOOP],
+    "embedded null byte": "a name of a file or of a model holds the character NUL; correct it",
 }
 
 
@@ -80,8 +92,8 @@ def explained(error: BaseException) -> str | None:
     """Return one line for an error of the system or of its limits: what, where and the way out; None for any other error."""
     if isinstance(error, MemoryError):
         return f"out of memory{f' ({error})' if str(error) else ''}: {_REMEDIES[errno.ENOMEM]}"
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return f"{error}: {_REMEDIES[errno.EAGAIN]}"
+    if isinstance(error, RuntimeError | ValueError):
+        return next((f"{error}: {remedy}" for text, remedy in _OTHERS.items() if text in str(error)), None)
     if not isinstance(error, OSError) or error.strerror is None or isinstance(error, BrokenPipeError):
         return None
     files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file)
@@ -105,7 +117,7 @@ def as_user_errors() -> Iterator[None]:
     """Turn an error of the system or of its limits into a UserError."""
     try:
         yield
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
         if (message := explained(error)) is None:
             raise
         raise UserError(message) from error

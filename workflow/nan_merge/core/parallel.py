@@ -65,6 +65,7 @@ def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Re
                 stop.set()
 
     running: list[Future[None]] = []
+    threads = min(threads, len(items))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             with suppress(RuntimeError):  # can't start new thread

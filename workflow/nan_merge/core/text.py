@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,18 @@ def read_json(path: Path | str) -> Any:
     return parse_json(_content(path, JSON_BYTES, "JSON"), path)
 
 
+def is_given(path: Path) -> bool:
+    """Return whether a file of a model is there; raise UserError for what has its name and is no file, such as a broken link."""
+    if path.is_file() or not os.path.lexists(path):
+        return path.is_file()
+    kind = "a folder" if path.is_dir() else "a link that leads nowhere" if not os.path.exists(path) else "a pipe or a device"
+    raise UserError(f"{path}: is {kind}; expected a file; put the file there, or fetch the model again")
+
+
 def read_mapping(path: Path | str) -> dict[str, Any]:
     """Read one JSON file that holds an object; raise a UserError with its path for any other content."""
+    if not is_given(Path(path)):
+        raise UserError(f"{path}: there is no such file")
     record = read_json(path)
     if not isinstance(record, dict):
         raise UserError(f"{path}: holds {_kind(record)}; expected a JSON object, `{{...}}`; correct it, or fetch it again")

@@ -47,11 +47,11 @@ def merge(
     float64. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the order
     of the experts; on another device they may differ by rounding.
 
-    An existing `output` is replaced. `progress` is called with numbers of bytes read and written; `finish` with the folder
-    before it appears, to add documents, with the XXH3-128 digest of the tensors that entered, by model, and with the digest of
-    every weight file (`writer.digest`).
+    `progress` is called with numbers of bytes read and written; `finish` with the folder before it appears, to add documents,
+    with the XXH3-128 digest of the tensors that entered, by model, and with the digest of every weight file (`writer.digest`).
 
-    Raises UserError if a number of a model is NaN or infinite, or the merge leaves the range of its type.
+    Raises UserError for an `output` that may not be replaced (`exclusive`), if a number of a model is NaN or infinite, and if
+    the merge leaves the range of its type.
     """
     models = request.models
     with atomic_write(output) as part:

@@ -12,6 +12,7 @@ from nan_merge.checkpoints.checkpoint import INDEX, PICKLE, PICKLE_INDEX, SINGLE
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
+from nan_merge.core.text import is_given
 from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
 from nan_merge.layouts.renames import match_names, unwrapped
 from nan_merge.layouts.views import LowRank, view
@@ -39,7 +40,7 @@ REFUSED = {  # keys of adapter_config.json for which the folded weight is not W 
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds a PEFT adapter; raise UserError if it holds a whole model too."""
-    if not (folder / CONFIG).is_file():
+    if not is_given(folder / CONFIG):
         return False
     for file in (SINGLE, INDEX, PICKLE, PICKLE_INDEX):
         if (folder / file).is_file():
@@ -54,7 +55,7 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     Raises UserError for an adapter other than plain LoRA and for tensors that match none of the base.
     """
     record = _configuration(folder)
-    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHTS if is_given(folder / name)), None)
     if file is None:
         raise UserError(f"{folder}: an adapter ({CONFIG}) without weights; expected {' or '.join(WEIGHTS)}")
     whole, factors = _sorted(Checkpoint(file).entries)

@@ -9,7 +9,7 @@ from typing import Any
 from nan_merge.checkpoints.checkpoint import Checkpoint, read_file
 from nan_merge.checkpoints.pickles import pickled_model
 from nan_merge.core.errors import UserError
-from nan_merge.core.text import read_mapping
+from nan_merge.core.text import is_given, read_mapping
 from nan_merge.layouts.canonical import SourceModel
 from nan_merge.layouts.names import is_buffer
 
@@ -66,7 +66,7 @@ def of_open_clip(folder: Path) -> SourceModel:
 def _config(folder: Path) -> Mapping[str, Any]:
     """Return the config that holds `model_cfg`, or an empty one."""
     for file in (folder / HUB_CONFIG, folder / "config.json"):
-        record = read_mapping(file) if file.is_file() else {}
+        record = read_mapping(file) if is_given(file) else {}
         if isinstance(record.get("model_cfg"), dict):
             return record
     return {}
@@ -74,8 +74,11 @@ def _config(folder: Path) -> Mapping[str, Any]:
 
 def _weights(folder: Path) -> Path:
     """Return the weight file of a folder: one of WEIGHTS, or the only weight file at any depth."""
-    named = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    files = named[:1] or sorted(file for file in folder.rglob("*") if file.suffix in (".pt", ".pth", ".bin", ".safetensors"))
+    if folder.is_file():
+        return folder
+    named = [folder / name for name in WEIGHTS if is_given(folder / name)]
+    kinds = (".pt", ".pth", ".bin", ".safetensors")
+    files = named[:1] or sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file())
     if len(files) != 1:
         names = ", ".join(str(file.relative_to(folder)) for file in files[:8]) or "none"
         raise UserError(f"{folder}: {len(files)} weight files ({names}); expected one, {WEIGHTS[0]} or a *.pt")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.blocks import LAYER_RE
-from nan_merge.core.text import read_mapping
+from nan_merge.core.text import is_given, read_mapping
 
 TIED, VOCABULARY = "tie_word_embeddings", "vocab_size"  # keys of config.json
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings?|embed_in|shared|tok_embeddings)\.weight$")
@@ -105,7 +105,7 @@ def config(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.config is not None:
         return dict(checkpoint.config)
     file = checkpoint.folder / "config.json"
-    return read_mapping(file) if file.is_file() else {}
+    return read_mapping(file) if is_given(file) else {}
 
 
 def setting(record: Mapping[str, Any], key: str) -> Any:

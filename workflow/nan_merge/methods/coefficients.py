@@ -86,7 +86,7 @@ def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") 
         return np.ones(len(norms))
     if exponent > 0 and (norms == 0).any() and zero_norm == "error":
         raise UserError(
-            f"expert number {int(np.argmin(norms)) + 1} of {len(norms)} has norm zero (it equals the base), which has no"
+            f"expert number {int(np.argmin(norms)) + 1} of {len(norms)} has norm zero (it equals the base there), which has no"
             " inverse; leave it out of the suite or set `zero_norm: drop`"
         )
     inverse = np.zeros_like(norms)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nan_merge.core.errors import UserError, tell
+from nan_merge.core.errors import UserError, explained, tell
 from nan_merge.core.files import canonical
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
@@ -65,7 +65,7 @@ def merge_and_document(
             document(folder, {**record, "inputs": entered})
             seal(folder, written)
         except Exception as error:
-            tell(f"warning: {output}: the model is whole, its documents are not ({error})")
+            tell(f"warning: {output}: the model is whole, its documents are not ({explained(error) or error!r})")
 
     merge(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
 

@@ -65,6 +65,7 @@ class Settings:
     examples: Mapping[str, int] | None = None  # that each expert was trained on, by name, for the variant `data_size`
     quiet: bool = False  # show neither notes nor progress, which go to stderr
 
+    @advice_for_options()
     def __post_init__(self) -> None:
         """Check what can be checked without the models."""
         if isinstance(self.exclude, str):

@@ -56,9 +56,11 @@ def why_not_ours(folder: Path) -> str:
 
 
 def _is_as_listed(name: str, file: Path, about: Any, record: Mapping[str, Any]) -> bool:
+    if file.is_symlink() or not file.is_file():
+        return False
     if name == PROVENANCE:
         return about == _of_record(record)
-    if file.is_symlink() or not file.is_file() or not isinstance(about, dict) or file.stat().st_size != about.get("size"):
+    if not isinstance(about, dict) or file.stat().st_size != about.get("size"):
         return False
     return digest(file) == about.get("xxh3_128")
 
@@ -155,12 +157,16 @@ def check_inputs(output: Path, sources: Mapping[str, Source], inputs: Inputs) ->
 
 def check_export(file: Path, output: Path, overwrite: bool) -> None:
     """Raise a UserError if the mergekit config would lie in the output, or replace anything but an older export."""
-    if output.resolve() in file.resolve().parents:
-        raise UserError(f"--export-mergekit {file}: lies in the output, which is replaced whole; choose a file elsewhere")
+    if output.resolve() in (file.resolve(), *file.resolve().parents):
+        raise UserError(f"--export-mergekit {file}: is or lies in the output, which is replaced whole; choose a file elsewhere")
     if not os.path.lexists(file):
         return
     if not overwrite:
         raise UserError(f"--export-mergekit {file}: exists already; choose another file, or add --overwrite to replace it")
+    if not file.is_file() or not _begins(file, HEAD.encode()):
+        raise UserError(f"--export-mergekit {file}: is no config that was exported here; only those are overwritten")
+
+
+def _begins(file: Path, text: bytes) -> bool:
     with open(file, "rb") as stream:
-        if stream.read(len(HEAD)) != HEAD.encode():
-            raise UserError(f"--export-mergekit {file}: is no config that was exported here; only those are overwritten")
+        return stream.read(len(text)) == text

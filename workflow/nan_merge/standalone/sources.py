@@ -17,7 +17,7 @@ from nan_merge.assets.retry import PermanentError, log
 from nan_merge.assets.store import ensure, missing, place
 from nan_merge.checkpoints import checkpoint
 from nan_merge.checkpoints.companions import Companions, is_inside
-from nan_merge.core.atomic import atomic_write
+from nan_merge.core.atomic import atomic_write, recover
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
@@ -80,6 +80,7 @@ def find(given: str) -> Source:
     Raises UserError for anything else, and for a download that fails.
     """
     folder = Path(given).expanduser()
+    recover(folder)
     if folder.is_dir():
         return Source(given, folder)
     if folder.exists():

@@ -33,6 +33,8 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a whole parquet file ({_first(error)}); {AGAIN}") from None
         self.rows: int = self._file.metadata.num_rows
+        if self.rows > path.stat().st_size:
+            raise UserError(f"{path}: claims {self.rows:,} rows in {path.stat().st_size:,} bytes; {AGAIN}")
         self._check()
 
     def _check(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import random
 import socket
 import tarfile
@@ -107,6 +108,43 @@ def test_a_file_of_unknown_size_has_a_limit(serve, tmp_path, monkeypatch):
         receive(Remote(serve(pieces), "toy"), tmp_path / "f")
     with pytest.raises(UserError, match="more than 1,000,000 bytes"):
         fetch.download("toy", {"kind": "url", "url": serve(pieces)}, tmp_path)
+
+
+PROGRAMS = {
+    "drips": ("while :; do printf x >> toy.deb; sleep 0.05; done", r"only \d+ bytes in 0 s; given up"),
+    "brings nothing": ("sleep 600", "no content in 1 s; given up"),
+    "leaves it to another": ("(while :; do printf x >> toy.tgz; sleep 0.05; done) & wait", r"only \d+ bytes in 0 s; given up"),
+    "fails": ("echo no; printf '\\033[2Jgone' >&2; exit 3", r"failed: \\x1b\[2Jgone"),
+}
+
+
+@pytest.mark.parametrize("kind", ["deb", "npm"])
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_a_program_that_downloads_too_slowly_is_ended_with_its_children(case, kind, tmp_path, monkeypatch):
+    """In place of apt-get and npm, which talk to servers of their own."""
+    text, message = PROGRAMS[case]
+    monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
+    program, folder = tmp_path / {"deb": "apt-get", "npm": "npm"}[kind], tmp_path / "folder"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"asset 'toy' .*{message}"):
+        fetch.download("toy", {"kind": kind, "package": "toy", "version": "1"}, folder)
+    assert time.monotonic() - started < 10
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*")) for _ in range(2) if not time.sleep(0.3)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_program_that_goes_on_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do head -c 20000 /dev/zero >> toy.deb; sleep 0.1; done\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    file = fetch.download("toy", {"kind": "deb", "package": "toy", "version": "1"}, tmp_path / "folder")
+    assert file.stat().st_size == 180_000
 
 
 HEADERS = {

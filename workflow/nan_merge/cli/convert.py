@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the converted model")
     parser.add_argument("--base", type=Path, metavar="MODEL", default=None, help="the whole CLIP, for what MODEL lacks")
     args = parser.parse_args(argv)
-    from nan_merge.core.errors import UserError
+    from nan_merge.core.errors import UserError, tell
     from nan_merge.layouts import clip_conversion
 
     if os.path.lexists(args.output):
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         left = clip_conversion.to_transformers(args.model, args.output, args.base, _write_tokenizer)
         if left:
-            print(f"note: left out, since no image needs it: {', '.join(left)}", file=sys.stderr)
+            tell(f"note: left out, since no image needs it: {', '.join(left)}")
     print(f"{args.output}: written")
 
 

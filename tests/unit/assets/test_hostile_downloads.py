@@ -139,7 +139,9 @@ def test_a_program_that_downloads_too_slowly_is_ended_with_its_children(case, ki
 
 def test_a_program_that_goes_on_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
-    (tmp_path / "apt-get").write_text("#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do head -c 20000 /dev/zero >> toy.deb; sleep 0.1; done\n")
+    (tmp_path / "apt-get").write_text(
+        "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do head -c 20000 /dev/zero >> toy.deb; sleep 0.1; done\n"
+    )
     (tmp_path / "apt-get").chmod(0o755)
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -285,14 +287,16 @@ def test_a_damaged_or_odd_archive_is_one_message(case, tmp_path, monkeypatch):
 
 
 OUTSIDE = {
-    "a path that climbs": ("../../escaped", "has a path outside its folder"), "another one": ("a//../../escaped", "outside its folder"),
+    "a path that climbs": ("../../escaped", "has a path outside"), "another one": ("a//../../escaped", "has a path outside"),
     "a line break": ("a\nb", "has control characters"), "an escape": ("\x1b[2J", "has control characters"),
     "a direction": ("a\u202eb", "has control characters"),
 }  # fmt: skip
 INSIDE = ["~/escaped", "C:\\escaped", "..\\..\\escaped", "*[a]?", "{wildcard}$(touch escaped)", "-rf", "CON", "asset.json/x"]
 
 
-@pytest.mark.parametrize("pack", [lambda name: ("x.zip", zipped((name, b"1"))), lambda name: ("x.tar", tarred((name, b"1"), mode="w"))])
+@pytest.mark.parametrize(
+    "pack", [lambda name: ("x.zip", zipped((name, b"1"))), lambda name: ("x.tar", tarred((name, b"1"), mode="w"))]
+)
 @pytest.mark.parametrize("case", OUTSIDE)
 def test_no_member_leaves_its_folder_or_writes_to_a_terminal(case, pack, tmp_path):
     name, message = OUTSIDE[case]
@@ -359,7 +363,11 @@ def test_links_within_a_folder_and_into_the_cache_of_hugging_face_are_copied(tmp
     (folder / "b.txt").symlink_to("a.txt")
     (folder / "c.txt").symlink_to(blob)
     fetch.fetch("toy", spec, {"toy": fetch.pin("toy", spec)}, tmp_path / "out", tmp_path / "store")
-    assert {file.name: file.read_text() for file in (tmp_path / "out").glob("*.txt")} == {"a.txt": "a", "b.txt": "a", "c.txt": "blob"}
+    assert {file.name: file.read_text() for file in (tmp_path / "out").glob("*.txt")} == {
+        "a.txt": "a",
+        "b.txt": "a",
+        "c.txt": "blob",
+    }
 
 
 def test_a_file_is_fetched_up_to_twice_its_stated_size(serve, tmp_path):
@@ -371,7 +379,7 @@ def test_a_file_is_fetched_up_to_twice_its_stated_size(serve, tmp_path):
     spec = {"kind": "url", "url": serve(pieces), "bytes": 60_000}
     assert fetch.download("toy", spec, tmp_path).stat().st_size == 100_000
     (tmp_path / "file.bin").unlink()
-    with pytest.raises(UserError, match="more than 80,000 bytes, .* state `bytes:` if it is larger"):
+    with pytest.raises(UserError, match=r"more than 80,000 bytes, .* state `bytes:` if it is larger"):
         fetch.download("toy", {**spec, "bytes": 40_000}, tmp_path)
 
 

@@ -325,5 +325,7 @@ def test_a_name_longer_than_any_is_refused_before_it_is_searched(kind, tmp_path)
         write_tensors(folder / kind, {name: np.ones(1, np.float32)})
     else:
         torch.save({name: torch.ones(1)}, folder / kind)
-    with pytest.raises(UserError, match=rf"{kind}: the name of a tensor has 2,800,007 characters, 'layers\.a.*'; expected at most"):
+    with pytest.raises(
+        UserError, match=rf"{kind}: the name of a tensor has 2,800,007 characters, 'layers\.a.*'; expected at most"
+    ):
         Checkpoint(folder)

@@ -99,8 +99,8 @@ def told(folder, header):
     return answers
 
 
-VALUES = ([], {}, "x", None, -1, True, 1.5, [1], [[1]], {"a": 1}, [{"split": "train"}], [{"split": "train", "path": 3}], {"train": 3},
-          {"train": None}, {"train": ["**/[", "***", "a\x00b"]}, [{"features": [1]}])  # fmt: skip
+VALUES = ([], {}, "x", None, -1, True, 1.5, [1], [[1]], {"a": 1}, [{"split": "train"}], [{"split": "train", "path": 3}],
+          {"train": 3}, {"train": None}, {"train": ["**/[", "***", "a\x00b"]}, [{"features": [1]}])  # fmt: skip
 PLACES = {
     "configs": lambda value: {"configs": value},
     "a config": lambda value: {"configs": [value]},
@@ -122,7 +122,9 @@ def test_a_card_of_another_form_is_a_message(place, data_set):
             assert not isinstance(answer, str) or answer.startswith(str(data_set))
 
 
-@pytest.mark.parametrize(("key", "path"), product(["data_files", "data_dir"], ["..", "../*", "/", "/etc", "data/../../", "/../*"]))
+@pytest.mark.parametrize(
+    ("key", "path"), product(["data_files", "data_dir"], ["..", "../*", "/", "/etc", "data/../../", "/../*"])
+)
 def test_a_card_leads_to_no_file_outside(key, path, data_set):
     value = {"train": path} if key == "data_files" else path
     answer, _ = told(data_set, {"configs": [{"config_name": "default", key: value}]})

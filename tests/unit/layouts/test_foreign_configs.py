@@ -36,7 +36,11 @@ def test_a_value_of_another_kind_is_read_over_or_told(key, who, tmp_path):
 HUGE = {
     "layers": {"num_hidden_layers": 10**9, "hidden_size": 10**9, "layer_types": ["x"] * 3},
     "layers of a part": {"text_config": {"model_type": "llama", "num_hidden_layers": 10**9}},
-    "code of a hub": {"attn_implementation": "evil/kernel", "auto_map": {"AutoModel": "evil/code--x.Y"}, "name_or_path": "evil/x"},
+    "code of a hub": {
+        "attn_implementation": "evil/kernel",
+        "auto_map": {"AutoModel": "evil/code--x.Y"},
+        "name_or_path": "evil/x",
+    },
 }
 
 

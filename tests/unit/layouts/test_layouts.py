@@ -650,7 +650,10 @@ CONFIGURATIONS = {
     "an alpha without an end": ({"lora_alpha": float("inf")}, "`lora_alpha` is inf; expected a number above 0"),
     "an alpha of many digits": ({"lora_alpha": 10**400}, "`lora_alpha` is 10+; expected a number above 0"),
     "a saved module that is none": ({"modules_to_save": [3]}, r"`modules_to_save` is \[3\]; expected a list of names"),
-    "saved modules that are no list": ({"modules_to_save": "lm_head"}, "`modules_to_save` is 'lm_head'; expected a list of names"),
+    "saved modules that are no list": (
+        {"modules_to_save": "lm_head"},
+        "`modules_to_save` is 'lm_head'; expected a list of names",
+    ),
 }
 
 

@@ -145,7 +145,7 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
         """Read the 512 bytes of a header."""
-        info = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        info = super().frombuf(buf, encoding, errors)
         if info.type in HEADERS and info.size > LONGEST_HEADER:
             raise ValueError(f"a header of {info.size:,} bytes")  # no TarError, by which another kind of file is told
         return info

@@ -32,7 +32,8 @@ LARGEST = 1 << 36  # bytes of a file of unknown size
 class Remote:
     """A file at an address; size in bytes, digest and commit (that a hub announces) where they are known.
 
-    `name` is that of messages; `most` limits the bytes of a file of unknown size (default: LARGEST). `digest` is a SHA-256 (64 hexadecimal digits) or a git blob id (40).
+    `name` is that of messages; `most` limits the bytes of a file of unknown size (default: LARGEST). `digest` is a SHA-256 (64
+    hexadecimal digits) or a git blob id (40).
     """
 
     url: str

@@ -69,13 +69,15 @@ def npm(spec: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Run a program that downloads into `folder`; it is ended where it brings nothing in `answer_timeout`, or too little after.
+    """Run a program that downloads into `folder`; it is ended where it brings nothing, or too little.
 
     All of its processes are ended with it.
     """
     policy, pace, before = retry.RETRY_POLICY, Pace(), 0
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         limit = time.monotonic() + policy.answer_timeout
         try:
             while process.poll() is None:

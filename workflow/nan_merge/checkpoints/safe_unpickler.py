@@ -10,7 +10,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from nan_merge.checkpoints import torch_archive
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
@@ -75,10 +75,11 @@ class _Whole:
 class Unpickler(pickle._Unpickler):
     """Build tensors, containers and placeholders only; the file's reader fills `storages` afterwards.
 
-    The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims.
+    The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims, and both do
+    for an array of bytes, which no tensor is.
     """
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}  # as much too
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
     def __init__(self, stream: Any, storages: dict[str, Storage], nested: int | None = None) -> None:
         """Read `stream`; pickles within it may have `nested` bytes together, by default as many as it has itself."""

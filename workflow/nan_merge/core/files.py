@@ -14,7 +14,6 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_json as read_json
 
-
 CACHED = re.compile(r".*/(models|datasets)--[^/]+/(blobs/([0-9a-f]{40}|[0-9a-f]{64})|snapshots/[0-9a-f]{40}(/.*)?)")
 
 

@@ -32,10 +32,9 @@ def end_matches(patterns: Sequence[str], names: Sequence[str], where: str) -> di
     Those that may take long are matched by a process of their own. Raises UserError, which begins with `where`, for
     one that is no regular expression, and for those that have not ended after SECONDS.
     """
-    slow = [pattern for pattern in patterns if not LINEAR.fullmatch(pattern)]
-    found = {
-        pattern: {name for name in names if re.match(rf"(.*\.)?({pattern})$", name)} for pattern in patterns if pattern not in slow
-    }
+    quick = [pattern for pattern in patterns if LINEAR.fullmatch(pattern)]
+    slow = [pattern for pattern in patterns if pattern not in quick]
+    found = {pattern: {name for name in names if re.match(rf"(.*\.)?({pattern})$", name)} for pattern in quick}
     if slow:
         for pattern, answer in zip(slow, _ask_child(slow, names, where), strict=True):
             if isinstance(answer, str):

@@ -71,6 +71,22 @@ def test_a_parquet_file_of_more_rows_than_bytes_is_refused(tmp_path):
         open_shard(tmp_path / "x.parquet", "image", "label")
 
 
+METADATA = ([], "x", None, 3, {"info": []}, {"info": {"features": "x"}}, {"info": {"features": {"label": [1]}}},
+            {"info": {"features": {"label": {"names": 3}}}})  # fmt: skip
+
+
+@pytest.mark.parametrize("content", METADATA)
+def test_names_of_another_form_in_a_parquet_file_are_none(content, tmp_path):
+    table = pa.table({"image": pa.array([b"x" * 99], pa.binary()), "label": pa.array([0])})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(content)}), tmp_path / "x.parquet")
+    assert open_shard(tmp_path / "x.parquet", "image", "label").names is None
+
+
+def test_names_of_labels_that_are_no_utf_8_are_read(tmp_path):
+    (tmp_path / "classnames.txt").write_bytes("dog\nK\xe4fer\n".encode("latin-1"))
+    assert label_names(tmp_path, "label") == {"classnames.txt": ["dog", "K\ufffdfer"]}
+
+
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"model": 3}', "[" * 100_000, json.dumps({"model": {"type": "\x1b"}})])
 def test_a_tokenizer_that_is_none_is_one_message(content, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)

@@ -159,7 +159,8 @@ def label_names(folder: Path, label: str, config: str | None = None) -> dict[str
     with _form(folder):
         stated = _names_of_card(folder, label, config)
     if (file := folder / "classnames.txt").is_file():
-        stated["classnames.txt"] = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        stated["classnames.txt"] = [name.strip() for name in lines if name.strip()]
     return stated
 
 

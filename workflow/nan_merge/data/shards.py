@@ -57,9 +57,10 @@ class Parquet:
         schema = self._file.schema_arrow
         if pa.types.is_boolean(schema.field(self.label).type):
             return ["False", "True"]
-        metadata = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), self.path)
-        feature = metadata.get("info", {}).get("features", {}).get(self.label)
-        return feature.get("names") if isinstance(feature, dict) else None
+        value = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), self.path)
+        for key in ("info", "features", self.label, "names"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return [*map(str, value)] if isinstance(value, list) else None
 
     def labels(self) -> np.ndarray:
         """Return the label of every row, (rows,) int64."""

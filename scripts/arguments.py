@@ -1,12 +1,11 @@
 """Parse the command line of a script whose settings are one JSON object: files and flags as options, the rest as `--spec`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
+from nan_merge.core.text import parse_json, read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
 METHODS = "records in the order of the rows"
@@ -57,9 +56,4 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
 
 def json_or_file(text: str) -> Any:
     """Read the file that holds a JSON value; a short value may be written out in place of the file."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return read_json(text)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"command line: {text[:60]!r} is not valid JSON ({error})") from None
+    return parse_json(text, "command line") if text.lstrip()[:1] in ("[", "{") else read_json(text)

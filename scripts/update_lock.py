@@ -1,6 +1,5 @@
 """Look up commits, sizes and SHA-256 of assets and write them into config/assets.lock.json. Run by hand only."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import REFERENCES
 from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import command_line
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, tell
 from nan_merge.core.files import read_json, write_json
 from nan_merge.layouts.names import join_first
 
@@ -46,7 +45,7 @@ def main() -> None:
         try:
             lock[asset] = renewed(asset, specs[asset], lock.get(asset, {}), args.accept)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
             failed.append(asset)
             continue
         write_json(LOCK, {asset: lock[asset] for asset in sorted(lock) if asset in specs})
@@ -72,7 +71,7 @@ def renewed(asset: str, spec: Mapping[str, Any], old: Mapping[str, Any], accept:
     entry = pin(asset, spec)
     changes = differences(entry, old)
     for change in changes:
-        print(f"{asset}: CHANGED: {change}", file=sys.stderr)
+        tell(f"{asset}: CHANGED: {change}")
     if changes and "unverified" in old and not accept:
         raise UserError(
             f"asset '{asset}': the values found are not those noted ({old['unverified']}); find out why, and if they"

@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import io
+import lzma
+import os
 import random
 import socket
 import tarfile
@@ -108,6 +110,45 @@ def test_a_file_of_unknown_size_has_a_limit(serve, tmp_path, monkeypatch):
         fetch.download("toy", {"kind": "url", "url": serve(pieces)}, tmp_path)
 
 
+PROGRAMS = {
+    "drips": ("while :; do printf x >> toy.deb; sleep 0.05; done", r"only \d+ bytes in 0 s; given up"),
+    "brings nothing": ("sleep 600", "no content in 1 s; given up"),
+    "leaves it to another": ("(while :; do printf x >> toy.tgz; sleep 0.05; done) & wait", r"only \d+ bytes in 0 s; given up"),
+    "fails": ("echo no; printf '\\033[2Jgone' >&2; exit 3", r"failed: \\x1b\[2Jgone"),
+}
+
+
+@pytest.mark.parametrize("kind", ["deb", "npm"])
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_a_program_that_downloads_too_slowly_is_ended_with_its_children(case, kind, tmp_path, monkeypatch):
+    """In place of apt-get and npm, which talk to servers of their own."""
+    text, message = PROGRAMS[case]
+    monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
+    program, folder = tmp_path / {"deb": "apt-get", "npm": "npm"}[kind], tmp_path / "folder"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"asset 'toy' .*{message}"):
+        fetch.download("toy", {"kind": kind, "package": "toy", "version": "1"}, folder)
+    assert time.monotonic() - started < 10
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*")) for _ in range(2) if not time.sleep(0.3)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_program_that_goes_on_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "RETRY_POLICY", QUICK)
+    (tmp_path / "apt-get").write_text(
+        "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do head -c 20000 /dev/zero >> toy.deb; sleep 0.1; done\n"
+    )
+    (tmp_path / "apt-get").chmod(0o755)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    file = fetch.download("toy", {"kind": "deb", "package": "toy", "version": "1"}, tmp_path / "folder")
+    assert file.stat().st_size == 180_000
+
+
 HEADERS = {
     "no number": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\nConnection: close\r\n\r\nabc",
     "a negative number": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\nConnection: close\r\n\r\nabc",
@@ -189,6 +230,24 @@ def unknown_compression():
     return bytes(content)
 
 
+def header_bomb(kind, compression="xz"):
+    """A header that claims 6 GB before the first member, of which 30 MB are there."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 6 << 30
+    content = info.tobuf(format=tarfile.GNU_FORMAT) + bytes(30_000_000)
+    return {"xz": lzma.compress, "gz": gzip.compress, "": bytes}[compression](content)
+
+
+def sparse():
+    """The old form of GNU: a member of one piece, whose size is stated apart."""
+    info = tarfile.TarInfo("big")
+    header = bytearray(info.tobuf(format=tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = b"%011o " % (1 << 30)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    return bytes(header) + bytes(10_240)
+
+
 ARCHIVES = {
     "a bad CRC of a zip": ("x.zip", changed(PLAIN, 1_000)),
     "a bad CRC of a tar.gz": ("x.tar.gz", gzip.compress(tarred(("a", NOISE), mode="w"))[:-8] + b"\0" * 8),
@@ -203,6 +262,12 @@ ARCHIVES = {
     "a name that is a point": ("x.tar.gz", tarred((".", b"1"))),
     "a zip bomb": ("x.zip", zipped(("a", bytes(30_000_000)))),
     "a tar bomb": ("x.tar.xz", tarred(("a", bytes(30_000_000)), mode="w:xz")),
+    "a header of attributes that is a bomb": ("x.tar.xz", header_bomb(tarfile.XHDTYPE)),
+    "a long name that is a bomb": ("x.tar.gz", header_bomb(tarfile.GNUTYPE_LONGNAME, "gz")),
+    "a link that is a bomb": ("x.tar", header_bomb(tarfile.GNUTYPE_LONGLINK, "")),
+    "a sparse member of a terabyte": ("x.tar", sparse()),
+    "too many members": ("x.tar.gz", tarred(*((f"{n}", b"") for n in range(1_001)))),
+    "a link of a zip that is a folder": ("x.zip", zipped(("l", b"/etc"), ("l/passwd", b"x"))),
     "many small bombs": ("x.zip", zipped(*((str(n), bytes(5_000_000)) for n in range(6)))),
 }
 
@@ -213,11 +278,109 @@ def test_a_damaged_or_odd_archive_is_one_message(case, tmp_path, monkeypatch):
 
     monkeypatch.setattr(archives, "SMALL", 20_000_000)
     monkeypatch.setattr(archives, "RATIO", 100)
+    monkeypatch.setattr(archives, "MOST", 1_000)
     name, content = ARCHIVES[case]
     (tmp_path / name).write_bytes(content)
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=rf"asset 'toy': {name}.*cannot be unpacked"):
         extract("toy", {}, tmp_path / name, tmp_path / "out")
+
+
+OUTSIDE = {
+    "a path that climbs": ("../../escaped", "has a path outside"), "another one": ("a//../../escaped", "has a path outside"),
+    "a line break": ("a\nb", "has control characters"), "an escape": ("\x1b[2J", "has control characters"),
+    "a direction": ("a\u202eb", "has control characters"),
+}  # fmt: skip
+INSIDE = ["~/escaped", "C:\\escaped", "..\\..\\escaped", "*[a]?", "{wildcard}$(touch escaped)", "-rf", "CON", "asset.json/x"]
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda name: ("x.zip", zipped((name, b"1"))), lambda name: ("x.tar", tarred((name, b"1"), mode="w"))]
+)
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_no_member_leaves_its_folder_or_writes_to_a_terminal(case, pack, tmp_path):
+    name, message = OUTSIDE[case]
+    file, content = pack(name)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        extract("toy", {}, tmp_path / file, tmp_path / "a/b/out")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / file]
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_name_that_other_systems_read_otherwise_is_a_name(name, tmp_path):
+    for file, content in (("x.zip", zipped((name, b"1"))), ("x.tar", tarred((name, b"1"), mode="w"))):
+        (tmp_path / file).write_bytes(content)
+        assert extract("toy", {}, tmp_path / file, tmp_path / "out") == [name]
+        assert (tmp_path / "out" / name).read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_of_a_tar_are_left_and_not_written_through(kind, tmp_path):
+    buffer, target = io.BytesIO(), tmp_path / "mine"
+    target.write_text("mine")
+    with tarfile.open(fileobj=buffer, mode="w") as bundle:
+        for name, type_, content in (("l", kind, b""), ("l", tarfile.REGTYPE, b"theirs"), ("k", kind, b"")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = type_, str(target), len(content)
+            bundle.addfile(info, io.BytesIO(content))
+    (tmp_path / "x.tar").write_bytes(buffer.getvalue())
+    assert extract("toy", {}, tmp_path / "x.tar", tmp_path / "out") == ["l"]
+    assert target.read_text() == "mine" and [file.name for file in (tmp_path / "out").iterdir()] == ["l"]
+    assert (tmp_path / "out/l").is_file() and not (tmp_path / "out/l").is_symlink()
+
+
+def of_folder(folder):
+    return {"kind": "path", "path": str(folder), "licence": "none", "source": "a test"}
+
+
+LINKS = ["/proc/self/environ", "secret", "../secret", "/etc/passwd"]
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_a_link_out_of_a_folder_is_neither_locked_nor_copied(target, tmp_path):
+    folder, spec = tmp_path / "model", of_folder(tmp_path / "model")
+    folder.mkdir()
+    (tmp_path / "secret").write_text("hf_secret")
+    (folder / "vocab.txt").write_text("a")
+    lock = {"toy": fetch.pin("toy", spec)}
+    (folder / "vocab.txt").unlink()
+    (folder / "vocab.txt").symlink_to(tmp_path / target if target == "secret" else target)
+    with pytest.raises(UserError, match=r"asset 'toy': .*vocab\.txt is a link to .*, out of the folder of `path:`"):
+        fetch.pin("toy", spec)
+    with pytest.raises(UserError, match=r"vocab\.txt is a link to "):
+        fetch.fetch("toy", spec, lock, tmp_path / "out", tmp_path / "store")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_within_a_folder_and_into_the_cache_of_hugging_face_are_copied(tmp_path):
+    folder, spec = tmp_path / "model", of_folder(tmp_path / "model")
+    blob = tmp_path / "hub/models--o--n/blobs" / ("a" * 64)
+    blob.parent.mkdir(parents=True)
+    blob.write_text("blob")
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt").symlink_to("a.txt")
+    (folder / "c.txt").symlink_to(blob)
+    fetch.fetch("toy", spec, {"toy": fetch.pin("toy", spec)}, tmp_path / "out", tmp_path / "store")
+    assert {file.name: file.read_text() for file in (tmp_path / "out").glob("*.txt")} == {
+        "a.txt": "a",
+        "b.txt": "a",
+        "c.txt": "blob",
+    }
+
+
+def test_a_file_is_fetched_up_to_twice_its_stated_size(serve, tmp_path):
+    def pieces():
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+        for _ in range(100):
+            yield b"x" * 1_000
+
+    spec = {"kind": "url", "url": serve(pieces), "bytes": 60_000}
+    assert fetch.download("toy", spec, tmp_path).stat().st_size == 100_000
+    (tmp_path / "file.bin").unlink()
+    with pytest.raises(UserError, match=r"more than 80,000 bytes, .* state `bytes:` if it is larger"):
+        fetch.download("toy", {**spec, "bytes": 40_000}, tmp_path)
 
 
 def test_every_byte_of_an_archive_may_be_wrong(tmp_path):

@@ -3,9 +3,11 @@
 import json
 import random
 import struct
+import time
 
 import numpy as np
 import pytest
+import torch
 from models import family, moved, random_model, same_bytes, save, tensors_of
 
 import nan_merge
@@ -304,3 +306,26 @@ def test_strided_and_shared_tensors_of_a_pickle_are_read_as_torch_reads_them(tmp
     found = tensors_of(tmp_path)
     for name, tensor in tensors.items():
         assert np.array_equal(found[name], tensor.numpy()) and found[name].shape == tuple(tensor.shape)
+
+
+def test_a_name_that_is_there_twice_among_many_is_found_at_once(tmp_path):
+    names = [f'"w{number}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for number in [*range(50_000), 49_999]]
+    started = time.monotonic()
+    with pytest.raises(UserError, match="'w49999' is there twice"):
+        read_header(written(tmp_path / "x.safetensors", f"{{{','.join(names)}}}"))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", [SINGLE, "pytorch_model.bin"])
+def test_a_name_longer_than_any_is_refused_before_it_is_searched(kind, tmp_path):
+    name = "layers." + "a.lora_A.lora_" * 200_000
+    folder = tmp_path / "m"
+    folder.mkdir()
+    if kind == SINGLE:
+        write_tensors(folder / kind, {name: np.ones(1, np.float32)})
+    else:
+        torch.save({name: torch.ones(1)}, folder / kind)
+    with pytest.raises(
+        UserError, match=rf"{kind}: the name of a tensor has 2,800,007 characters, 'layers\.a.*'; expected at most"
+    ):
+        Checkpoint(folder)

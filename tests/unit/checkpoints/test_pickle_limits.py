@@ -3,6 +3,7 @@
 import pickle
 import struct
 import time
+import zipfile
 
 import pytest
 import torch
@@ -51,6 +52,59 @@ def shared_modules():
 
 FILES = {"a class again and again": repeated_class, "a pickle again and again": repeated_load,
          "pickles in pickles": nested_load, "a module again and again": shared_modules}  # fmt: skip
+
+
+def tensor(shape=b"K\1", state=b""):
+    """A state dict of one tensor, with a state set on it."""
+    storage = b"((" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + b"K\1tQ"
+    made = b"ctorch._utils\n_rebuild_tensor_v2\n" + storage + b"K\0(" + shape + b"t(K\1tNNtR"
+    return b"\x80\2}" + text(b"a") + made + state + b"s."
+
+
+def number(digits):
+    return b"\x8b" + struct.pack("<i", digits) + b"\1" * digits
+
+
+def claimed(opcode, form="<Q", size=1 << 62):
+    return b"\x80\4" + opcode + struct.pack(form, size) + b"abc."
+
+
+CLAIMS = {
+    "a frame of exabytes": claimed(b"\x95"), "bytes of exabytes": claimed(b"\x8e"), "a text of exabytes": claimed(b"\x8d"),
+    "an array of exabytes": claimed(b"\x96"), "bytes of gigabytes": claimed(b"B", "<I", 0xFFFF_FFFF),
+    "a number of gigabytes": claimed(b"\x8b", "<i", 0x7FFF_FFFF), "a shape of millions of digits": tensor(number(8_000_000) * 4),
+    "an array in place of the tensor's": tensor(state=b"}" + text(b"array") + b"cbuiltins\nlist\nsb"),
+    "an offset from a file": tensor(state=b"N}" + text(b"offset") + b"K\5s\x86b"),
+    "a function with a state": b"\x80\2ctorch._utils\n_rebuild_tensor\n}b.",
+    "lists in lists": b"\x80\2" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "tuples in tuples": b"\x80\2N" + b"\x85" * 200_000 + b".",
+    "a call of the shell": b"cposix\nsystem\n(S'exit 3'\ntR.", "an instance of the shell": b"(S'exit 3'\nios\nsystem\n.",
+    "an extension": b"\x80\2\x82\1.", "a persistent text": b"\x80\2Pabc\n.", "no persistent id": b"\x80\2NQ.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+def test_a_pickle_that_claims_what_it_has_not_is_one_message(case, tmp_path):
+    """Neither memory nor time for what a file only says; the message blames the file, not the machine."""
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(CLAIMS[case])
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: (cannot be read|holds an object)"):
+        pickles.pickled_model(file)
+    assert time.monotonic() - started < 5
+
+
+def test_members_of_an_archive_are_found_by_their_names_alone(tmp_path):
+    """A record of an absolute name, of one that climbs, and two of one name: nothing is written, the message is one."""
+    for number, names in enumerate((("/etc/data.pkl",), ("../../data.pkl", "../../data/0"), ("a/data.pkl", "b/data.pkl"))):
+        file = tmp_path / f"{number}/pytorch_model.bin"
+        file.parent.mkdir()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names:
+                archive.writestr(name, pickle.dumps({}))
+        with pytest.raises(UserError, match=r"pytorch_model\.bin: (cannot be read|holds an object)"):
+            pickles.pickled_model(file)
+        assert [path.name for path in file.parent.iterdir()] == ["pytorch_model.bin"]
 
 
 @pytest.mark.parametrize("case", FILES)

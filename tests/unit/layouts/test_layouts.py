@@ -26,6 +26,7 @@ from layout_models import (
 from models import measures, merge_measured, merged
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core import patterns
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure
 from nan_merge.layouts.unify import check_distinct, unify_layout
@@ -639,10 +640,40 @@ CONFIGURATIONS = {
     "a changed base": ({"init_lora_weights": "pissa_niter_4"}, "`init_lora_weights` is pissa_niter_4, which changes the base"),
     "no number": ({"lora_alpha": "16"}, "`lora_alpha` is '16'; expected a number above 0"),
     "no rank": ({"r": 0}, "`r` is 0; expected a number above 0"),
-    "no number in a pattern": ({"alpha_pattern": {"q": None, "k": "x"}}, "`alpha_pattern: k` is 'x'; expected a number"),
+    "no number in a pattern": ({"alpha_pattern": {"q": None, "k": "x"}}, "`alpha_pattern: q` is None; expected a number"),
     "no patterns": ({"rank_pattern": [1]}, r"`rank_pattern` is \[1\]; expected a number for each pattern"),
-    "no regular expression": ({"alpha_pattern": {"(": 2}}, r"'\(' is no regular expression"),
+    "no regular expression": ({"alpha_pattern": {"(": 2}}, r"`alpha_pattern`: '\(' is no regular expression"),
+    "one in one of PEFT's only": ({"rank_pattern": {")(": 2}}, r"`rank_pattern`: '\)\(' is no regular expression"),
+    "one that repeats too often": ({"rank_pattern": {"a{99999999999}": 2}}, "`rank_pattern`: .* is no regular expression"),
+    "one of many brackets": ({"rank_pattern": {"(" * 20_000: 2}}, "`rank_pattern`: .* is no regular expression"),
+    "an alpha that is none": ({"lora_alpha": float("nan")}, "`lora_alpha` is nan; expected a number above 0"),
+    "an alpha without an end": ({"lora_alpha": float("inf")}, "`lora_alpha` is inf; expected a number above 0"),
+    "an alpha of many digits": ({"lora_alpha": 10**400}, "`lora_alpha` is 10+; expected a number above 0"),
+    "a saved module that is none": ({"modules_to_save": [3]}, r"`modules_to_save` is \[3\]; expected a list of names"),
+    "saved modules that are no list": (
+        {"modules_to_save": "lm_head"},
+        "`modules_to_save` is 'lm_head'; expected a list of names",
+    ),
 }
+
+
+SLOW = ["(([a-z0-9_.]+)+)+X", "(a|a|e|.)*(.*)*(.*)*X", "(.*.*.*.*.*.*.*.*)X", r"(\w+\.?)+\d{2}"]
+
+
+@pytest.mark.parametrize("pattern", SLOW)
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_a_regular_expression_of_an_adapter_takes_no_longer_than_allowed(key, pattern, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    long = "model.layers." + "up_proj." * 12
+    adapter = write_adapter(tmp_path / "a", factors(f"{long}q_proj", 6, 6), **{key: {pattern: 2}})
+    refused(f"adapter_config.json: `{key}`: its regular expressions .* take more than 1 s", base, {"a": adapter})
+
+
+def test_modules_to_save_are_names_not_regular_expressions(base, tmp_path):
+    """As PEFT reads them: a name is found at the end of a module's, and a dot is a dot."""
+    moves = {**factors(Q, 6, 6), "xlmxhead.weight": np.ones((3, 6), np.float32)}
+    saved = {"modules_to_save": ["(([a-z0-9_.]+)+)+X", "x.*"]}
+    refused("'xlmxhead.weight' .the base has no such tensor", base, {"a": write_adapter(tmp_path / "a", moves, **saved)})
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)

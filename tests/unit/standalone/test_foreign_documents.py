@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, constants
 from models import moved, random_model, save
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import visible
 from nan_merge.core.files import read_json
 from nan_merge.standalone.merge_models import merge
 from nan_merge.standalone.model_card import card, digest, front_matter, origin
@@ -232,3 +233,50 @@ def test_the_digest_of_a_merge_has_the_files_of_its_sub_folders(models, tmp_path
     (models["base"] / "modules.json").write_text('[{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]')
     run(models, tmp_path)
     assert {"1_Pooling/config.json", "model.safetensors"} <= digest(tmp_path / "out")["sha256"].keys()
+
+
+@pytest.mark.parametrize("name", ["/m/\x1b[2Ja", "/m/a\u202eb", "/m/a\rb", "/m/a\x9bb", "/m/$(touch PWNED)"])
+def test_a_config_of_mergekit_writes_no_control_characters_to_a_terminal(name, tmp_path, capsys):
+    from nan_merge.cli.import_mergekit import main
+
+    models = [{"model": model, "parameters": {"weight": 1.0}} for model in ("o/a", name)]
+    config = {"merge_method": "task_arithmetic", "base_model": "o/b", "dtype": "float32", "models": models}
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(config))
+    main([str(tmp_path / "x.yml")])
+    said = capsys.readouterr()
+    assert f"={visible(name)}' --" in said.out
+    assert not set("\x1b\u202e\r\x9b") & {*said.out, *said.err}
+
+
+def test_notes_and_errors_write_no_control_characters_to_a_terminal(models, tmp_path, capsys):
+    from nan_merge.core.command_line import command_line
+    from nan_merge.core.errors import tell
+
+    tell("note: a\x1b[2J\u202e\rb")
+
+    def fails():
+        raise UserError("a\x1b[2J\u202e\rb")
+
+    with pytest.raises(SystemExit):
+        command_line(fails)
+    assert capsys.readouterr().err == "note: a\\x1b[2J\\u202e\nb\nerror: a\\x1b[2J\\u202e\nb\n"
+    (models["base"] / "x\x1b[2J.pdf").write_text("x")
+    experts = {name: models[name] for name in ("a", "b")}
+    merge(base=models["base"], experts=experts, method="task_arithmetic", output=tmp_path / "out")
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("revision", ["../../../x", "/etc/x", "a/../../b"])
+def test_a_revision_stays_in_the_cache(revision, hub, tmp_path):
+    hub.put("o/n", save(tmp_path / "n", random_model(0)))
+    with pytest.raises(UserError, match="no such folder here, and no hub id either"):
+        find(f"o/n@{revision}")
+
+
+@pytest.mark.parametrize("token", ["hf_a\r\nX-Evil: 1", "hf_a b", "hf_ä", "hf_a\u2028b"])
+def test_a_token_that_is_none_is_told_and_not_sent_or_shown(token, hub, tmp_path, monkeypatch):
+    hub.put("o/n", save(tmp_path / "n", random_model(0)))
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match="HF_TOKEN holds a space, a line break or another character") as error:
+        find("o/n")
+    assert token not in str(error.value) and "X-Evil" not in str(error.value)

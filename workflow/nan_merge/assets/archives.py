@@ -18,8 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.escape import one_line
 
 RATIO, SMALL = 1000, 1 << 30  # an archive unpacks to at most RATIO times its size, or SMALL bytes
+MOST = 3_000_000  # members
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+LONGEST_HEADER = 1 << 20  # bytes of names and attributes before a member, which are read at once
 ODD_NAMES = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 REMEDY = "it is damaged, encrypted or of an unknown kind; fetch it again, or correct `members:` in config/assets.yaml"
 
@@ -44,6 +48,8 @@ class Selection:
             return None
         if ".." in path.parts or path.is_absolute():
             raise UserError(f"{self.where}: member {member!r} has a path outside its folder; not extracted")
+        if one_line(member) != member:
+            raise UserError(f"{self.where}: member {member!r} has control characters in its name; leave it out by `members:`")
         self._unmatched -= matching
         return name
 
@@ -63,7 +69,10 @@ def extract(asset: str, spec: Mapping[str, Any], archive: Path, folder: Path) ->
     names: list[str] = []
     with _explained(selection.where):
         room = max(SMALL, RATIO * archive.stat().st_size)
-        for member, read in _members(archive, spec.get("inner")) if spec.get("unpack", True) else _whole(archive):
+        members = _members(archive, spec.get("inner")) if spec.get("unpack", True) else _whole(archive)
+        for number, (member, read) in enumerate(members):
+            if number == MOST:
+                raise ValueError(f"it has more than {MOST:,} members")
             name = selection.name(member)
             if name is not None:
                 with _explained(f"{selection.where}: member {member!r}"):
@@ -108,7 +117,7 @@ def _members(archive: Path, inner: str | None) -> Members:
         for name, read in _members(archive, None):
             if name.removeprefix("./") == inner:
                 try:
-                    nested = tarfile.open(fileobj=io.BytesIO(read().read(SMALL)))  # noqa: SIM115
+                    nested = tarfile.open(fileobj=io.BytesIO(read().read(SMALL)), tarinfo=_Member)  # noqa: SIM115
                 except tarfile.ReadError:
                     raise UserError(f"{inner!r} in {archive.name} is no tar archive; correct `inner:`") from None
                 yield from _tar(nested)
@@ -116,16 +125,30 @@ def _members(archive: Path, inner: str | None) -> Members:
         raise UserError(f"{archive.name} has no inner archive {inner!r}; correct `inner:` in config/assets.yaml")
     if archive.suffix == ".deb":
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpacker:
-            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|"))  # noqa: SIM115
+            yield from _tar(tarfile.open(fileobj=unpacker.stdout, mode="r|", tarinfo=_Member))  # noqa: SIM115
     elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
                 if not info.is_dir():
                     yield info.filename, functools.partial(bundle.open, info)
-    elif tarfile.is_tarfile(archive):
-        yield from _tar(tarfile.open(archive))  # noqa: SIM115
     else:
-        yield from _whole(archive)
+        try:
+            members = _tar(tarfile.open(archive, tarinfo=_Member))  # noqa: SIM115
+        except tarfile.TarError:
+            members = _whole(archive)
+        yield from members
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar archive whose header claims no more than it can need: the library would read all of it at once."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        """Read the 512 bytes of a header."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in HEADERS and info.size > LONGEST_HEADER:
+            raise ValueError(f"a header of {info.size:,} bytes")  # no TarError, by which another kind of file is told
+        return info
 
 
 def _whole(archive: Path) -> Members:

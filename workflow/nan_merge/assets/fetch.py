@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from nan_merge.assets.store import alone, ensure, missing, place
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import sha256, write_json
+from nan_merge.core.files import is_cached, sha256, write_json
 
 AssetSpec = Mapping[str, Any]
 KEPT = ("kind", "package", "version", "repo", "type", "licence", "source")  # keys of a spec that asset.json repeats
@@ -77,6 +78,7 @@ def pin(asset: str, spec: AssetSpec) -> dict[str, Any]:
             paths = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
             paths = [path for path in paths if not f"/{path}".count("/.") and selection.name(path) is not None]
             selection.check()
+            _check_links(asset, folder, paths)
             return {"files": {path: _measured(folder / path) for path in paths}}
         archive = download(asset, spec, Path(scratch))
         return {"name": archive.name, **_measured(archive)}
@@ -127,6 +129,7 @@ def _copy_folder(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output:
     """Copy the files of a folder, named from `root` on: what is changed in the folder later changes no result."""
     folder, names = _place(spec), _selected(asset, spec, pinned)
     files = {name: pinned["files"][path] for name, path in names.items()}
+    _check_links(asset, folder, names.values())
     _check_space(asset, store, sum(file["size"] for file in files.values()))
     with atomic_write(output) as part:
         part.mkdir()
@@ -140,6 +143,18 @@ def _copy_folder(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output:
             shutil.copyfile(folder / path, part / name)
             verify(asset, part / name, files[name], str(folder / path), "it was changed after it was locked")
         _write_record(asset, spec, part, {"files": files})
+
+
+def _check_links(asset: str, folder: Path, paths: Iterable[str]) -> None:
+    """Raise a UserError for a link that leads out of the folder, other than into the cache of Hugging Face."""
+    root = folder.resolve()
+    for path in paths:
+        real = (folder / path).resolve()
+        if not (real.is_relative_to(root) or is_cached(real)):
+            raise UserError(
+                f"asset '{asset}': {folder / path} is a link to {real}, out of the folder of `path:`; a folder of others could"
+                " take a file of yours along. Copy the file there, or name its own folder in `path:` of config/assets.yaml"
+            )
 
 
 def _fetch_archive(asset: str, spec: AssetSpec, pinned: Mapping[str, Any], output: Path, store: Path) -> None:
@@ -254,8 +269,8 @@ def _address(spec: AssetSpec, size: int | None = None, digest: str | None = None
 
 
 def _url(spec: AssetSpec, folder: Path) -> Path:
-    """Download a file of unknown size: at most LARGEST bytes of it (`receive`)."""
-    remote = _address(spec)
+    """Download a file of unknown size: at most LARGEST bytes of it, or twice the `bytes` that the spec states."""
+    remote = replace(_address(spec), most=2 * spec["bytes"] if "bytes" in spec else None)
     receive(remote, folder / remote.name)
     return folder / remote.name
 

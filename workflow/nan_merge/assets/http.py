@@ -32,7 +32,8 @@ LARGEST = 1 << 36  # bytes of a file of unknown size
 class Remote:
     """A file at an address; size in bytes, digest and commit (that a hub announces) where they are known.
 
-    `name` is that of messages. `digest` is a SHA-256 (64 hexadecimal digits) or a git blob id (40).
+    `name` is that of messages; `most` limits the bytes of a file of unknown size (default: LARGEST). `digest` is a SHA-256 (64
+    hexadecimal digits) or a git blob id (40).
     """
 
     url: str
@@ -40,6 +41,7 @@ class Remote:
     size: int | None = None
     digest: str | None = None
     commit: str | None = None
+    most: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -92,10 +94,9 @@ def _attempt(session: Session, remote: Remote, target: Path, progress: Callable[
                 pace.received(len(block))
                 if remote.size is not None and count > remote.size:
                     raise TransientError(f"more than the expected {remote.size:,} bytes", weight=3)
-                if remote.size is None and count > LARGEST:
-                    raise PermanentError(
-                        f"{remote.name}: more than {LARGEST:,} bytes, the most that is fetched of a file of unknown size"
-                    )
+                if remote.size is None and count > (most := remote.most or LARGEST):
+                    reason = f"more than {most:,} bytes, the most that is fetched of a file of unknown size"
+                    raise PermanentError(f"{remote.name}: {reason}; state `bytes:` if it is larger")
             file.flush()
             os.fsync(file.fileno())
     if remote.size not in (None, count):

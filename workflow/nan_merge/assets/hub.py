@@ -49,7 +49,7 @@ class Repository:
         from huggingface_hub import hf_hub_url
 
         url = hf_hub_url(self.id, path, repo_type=self.type, revision=commit)
-        return Remote(url, f"{self.id}: {path}", size, digest, commit, self._headers())
+        return Remote(url, f"{self.id}: {path}", size, digest, commit, headers=self._headers())
 
     def files(self, attempts: int | None = None) -> tuple[str, dict[str, Remote]]:
         """Return the commit of the revision and its files by path; large ones have a SHA-256, small ones a git blob id.
@@ -91,7 +91,10 @@ class Repository:
             raise TransientError(reason, weight=2) from None
 
     def _token(self) -> str | bool | None:
-        return None if self.login else os.environ.get("HF_TOKEN", "").strip() or False
+        token = os.environ.get("HF_TOKEN", "").strip()
+        if not re.fullmatch(r"[\x21-\x7e]*", token):  # it would be no line of a request, or two
+            raise UserError("HF_TOKEN holds a space, a line break or another character that no token has; set it again")
+        return None if self.login else token or False
 
     def _headers(self) -> dict[str, str]:
         from huggingface_hub.utils import build_hf_headers

@@ -19,6 +19,7 @@ from nan_merge.core.text import is_given
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read, never written
+LONGEST = 1_000  # characters of the name of a tensor
 WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # in order of preference
 
 
@@ -101,8 +102,17 @@ def safetensors_name(file: str) -> str:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one weight file (safetensors or a pickle `.bin`) by name, in file order."""
-    return pickled_tensors(path) if path.suffix == ".bin" else stored_tensors(path)
+    """Return the tensors of one weight file (safetensors or a pickle `.bin`) by name, in file order.
+
+    Raises UserError for a damaged file, and for a name of more than LONGEST characters, of which no model has one.
+    """
+    tensors = pickled_tensors(path) if path.suffix == ".bin" else stored_tensors(path)
+    if longest := max((name for name in tensors if len(name) > LONGEST), key=len, default=""):
+        raise UserError(
+            f"{path}: the name of a tensor has {len(longest):,} characters, '{longest[:80]}...'; expected at most {LONGEST:,};"
+            " the file is damaged, fetch it again"
+        )
+    return tensors
 
 
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.text import read_json
+from nan_merge.core.files import is_cached, read_json
 
 SUFFIXES = (
     ".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".codes", ".vocab", ".merges", ".yaml", ".yml", ".npz",
@@ -41,7 +41,6 @@ SECRET_TEXT = re.compile(
     rb"|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-\w{10,}|\bAIza[\w-]{35}|\bsk-(proj|ant|svcacct)-[\w-]{20,}"
 )
 SEARCHED_BYTES = 1 << 20  # larger files are vocabularies
-CACHED = re.compile(r".*/models--[^/]+/(blobs/([0-9a-f]{40}|[0-9a-f]{64})|snapshots/[0-9a-f]{40}(/.*)?)")  # of Hugging Face
 LEVELS, MOST = 8, 10_000  # folders below each other, and files, that are searched
 SHOWN = 8  # names in a note
 BOM = b"\xef\xbb\xbf"
@@ -212,7 +211,7 @@ def _files(folder: Path) -> tuple[dict[str, Path], list[str], list[str]]:
 def _may_follow(real: Path, root: Path) -> bool:
     """Return whether a link may lead there: to what is neither hidden nor a secret in the folder, or into a cache."""
     if not real.is_relative_to(root):
-        return CACHED.fullmatch(real.as_posix()) is not None
+        return is_cached(real)
     inner = real.relative_to(root)
     return not is_secret(inner.as_posix()) and not any(part.startswith(".") for part in inner.parts)
 

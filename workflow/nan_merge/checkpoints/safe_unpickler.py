@@ -10,11 +10,11 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from nan_merge.checkpoints import torch_archive
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
-from nan_merge.checkpoints.torch_archive import Storage, StridedTensor
+from nan_merge.checkpoints.torch_archive import Sealed, Storage, StridedTensor
 
 STORAGES = {  # storage class of torch -> safetensors type
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
@@ -59,17 +59,33 @@ class Placeholder:
     extend = add = __setitem__ = append
 
 
+class _Whole:
+    """A stream of `size` bytes that is not asked for more: a read allocates as much memory as it is asked for."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        self._stream, self._size, self.readline = stream, size, stream.readline
+
+    def read(self, count: int) -> bytes:
+        """Read some bytes."""
+        if count > self._size:
+            raise pickle.UnpicklingError(f"it claims {count:,} bytes of a file of {self._size:,}")
+        return self._stream.read(count)
+
+
 class Unpickler(pickle._Unpickler):
     """Build tensors, containers and placeholders only; the file's reader fills `storages` afterwards.
 
-    The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims.
+    The pure-Python unpickler is used: the C version allocates as much memory as a damaged file claims, and both do
+    for an array of bytes, which no tensor is.
     """
+
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
     def __init__(self, stream: Any, storages: dict[str, Storage], nested: int | None = None) -> None:
         """Read `stream`; pickles within it may have `nested` bytes together, by default as many as it has itself."""
         start, size = stream.tell(), stream.seek(0, io.SEEK_END)
         stream.seek(start)
-        super().__init__(stream)
+        super().__init__(_Whole(stream, size))
         self.storages, self.nested = storages, size if nested is None else nested
         self.classes: dict[str, type[Placeholder]] = {}
 
@@ -103,11 +119,11 @@ class Unpickler(pickle._Unpickler):
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or dtype not in DTYPES or any(view):
             raise pickle.UnpicklingError("a storage of an unknown kind")
-        return self.storages.setdefault(str(key), Storage(dtype, int(count)))
+        return self.storages.setdefault(str(key), Storage(dtype, _number(count)))
 
 
-class Rebuild:
-    """Replaces a function of torch that rebuilds tensors; a file cannot set its state."""
+class Rebuild(Sealed):
+    """Replaces a function of torch that rebuilds tensors."""
 
     __slots__ = ("_make",)
 
@@ -118,17 +134,21 @@ class Rebuild:
         """Call the wrapped function."""
         return self._make(*args)
 
-    def __setstate__(self, state: Any) -> None:
-        """Refuse any state from a file."""
-        raise pickle.UnpicklingError("a function with a state")
-
 
 def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> StridedTensor:
-    return StridedTensor(storage.dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    return _typed(storage, offset, shape, strides, None, None, storage.dtype)
 
 
 def _typed(storage: Storage, offset: int, shape: Any, strides: Any, _: Any, __: Any, dtype: str, *___: Any) -> StridedTensor:
-    return StridedTensor(dtype, storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    return StridedTensor(dtype, storage, _number(offset), tuple(map(_number, shape)), tuple(map(_number, strides)))
+
+
+def _number(value: Any) -> int:
+    """Return a whole number; one of millions of digits would take minutes to multiply or to print."""
+    number = int(value)
+    if number.bit_length() > 64:
+        raise pickle.UnpicklingError("a shape that is larger than any memory")
+    return number
 
 
 def _first(value: Any, *_: Any) -> Any:

@@ -154,9 +154,11 @@ def _parse_header(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"'{next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)}' is there twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"'{name[:80]}' is there twice")
+        found[name] = value
     return found
 
 

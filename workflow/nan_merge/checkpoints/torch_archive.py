@@ -6,6 +6,7 @@ Supported are zip archives, the format before PyTorch 1.6 and plain pickles.
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -22,8 +23,16 @@ MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
 LOCAL = 30  # bytes of a zip local file header before name and extra field
 
 
+class Sealed:
+    """An object whose attributes a pickle cannot set."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuse any state from a file."""
+        raise pickle.UnpicklingError(f"a {type(self).__name__} with a state")
+
+
 @dataclass
-class Storage:
+class Storage(Sealed):
     """`count` numbers of one type; `data` are their bytes, memory-mapped by `fill` from `start` of the file on.
 
     `start` is None for a storage that lies in memory.
@@ -44,7 +53,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class StridedTensor:
+class StridedTensor(Sealed):
     """A tensor in a storage; offset and strides are counted in elements."""
 
     dtype: str

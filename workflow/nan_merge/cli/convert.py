@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nan_merge.cli.parser import command_parser
-from nan_merge.core.errors import UserError, advice_for_options
+from nan_merge.core.errors import UserError, advice_for_options, tell
 
 ABOUT = "Turn a CLIP of open_clip into one of transformers, or back: the same numbers under other names."
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         left = clip_conversion.to_transformers(args.model, args.output, args.base, _write_tokenizer)
         if left:
-            print(f"note: left out, since no image needs it: {', '.join(left)}", file=sys.stderr)
+            tell(f"note: left out, since no image needs it: {', '.join(left)}")
     print(f"{args.output}: written")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nan_merge.cli import merge
 from nan_merge.cli.parser import command_parser
+from nan_merge.core.errors import UserError, tell
+from nan_merge.core.escape import visible, yaml_text
 
 if TYPE_CHECKING:
     from nan_merge.standalone.mergekit_import import MergekitConfig
@@ -52,7 +53,6 @@ def documents(file: Path) -> list[tuple[str, Any]]:
 
     Raises UserError for two documents of one name, and for documents that need each other.
     """
-    from nan_merge.core.errors import UserError
     from nan_merge.core.text import read_yaml_documents
 
     found = read_yaml_documents(file)
@@ -98,8 +98,6 @@ def _merge(request: MergekitConfig, where: str, options: Sequence[str]) -> None:
 
 def _print(request: MergekitConfig, where: str, output: str, name: str) -> None:
     """Print the command and the entry of the catalogue; what depends on files is checked where all models are folders."""
-    import yaml
-
     from nan_merge.standalone.mergekit_files import check
 
     folders = {name: Path(model).expanduser() for name, model in {"base": request.base, **request.experts}.items()}
@@ -111,14 +109,14 @@ def _print(request: MergekitConfig, where: str, output: str, name: str) -> None:
     elif unchecked:
         notes.append(f"{', '.join(unchecked)}: depend on files of the models; a merge with --output here compares them")
     _tell(notes)
-    print(f"nan-merge merge {shlex.join([*merge_arguments(request), '--output', output])}\n")
+    print(visible(f"nan-merge merge {shlex.join([*merge_arguments(request), '--output', output])}\n"))
     print("# the same as an entry of config/methods.yaml")
-    print(yaml.safe_dump(entry(request, name), sort_keys=False, allow_unicode=True), end="")
+    print(yaml_text(entry(request, name)), end="")
 
 
 def _tell(notes: Sequence[str]) -> None:
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
 
 
 def merge_arguments(request: MergekitConfig) -> list[str]:

@@ -32,9 +32,9 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
 
 
 def tell(text: str) -> None:
-    """Print a message to stderr; a reader that has gone away is no reason to lose a merge."""
+    """Print a message to stderr, with escapes (`visible`); a reader that has gone away is no reason to lose a merge."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 class UserError(Exception):

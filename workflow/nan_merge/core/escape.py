@@ -1,9 +1,11 @@
-"""Escape text that others wrote, once, at the place where it is put out: terminal, figure, Markdown."""
+"""Escape text that others wrote, once, at the place where it is put out: terminal, figure, Markdown, YAML."""
 
 from __future__ import annotations
 
+import functools
 import html
 import re
+from typing import Any
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # all but \n
 BREAKS = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # line breaks besides \n
@@ -40,6 +42,15 @@ def code_block(text: str, language: str = "") -> str:
     """Return lines as a fenced block of Markdown that none of them ends."""
     fence = _fence(text, 3)
     return f"{fence}{language}\n{visible(text).rstrip()}\n{fence}"
+
+
+def yaml_text(value: Any) -> str:
+    """Return a value as YAML, in which characters that turn or hide text are escapes."""
+    import yaml
+
+    dump = functools.partial(yaml.safe_dump, value, sort_keys=False, default_flow_style=False, width=120)
+    text = dump(allow_unicode=True)
+    return text if visible(text) == text else dump()
 
 
 def _fence(text: str, least: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_json as read_json
 
+CACHED = re.compile(r".*/(models|datasets)--[^/]+/(blobs/([0-9a-f]{40}|[0-9a-f]{64})|snapshots/[0-9a-f]{40}(/.*)?)")
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of one file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_cached(real: Path) -> bool:
+    """Return whether a path without links is that of a file in the cache of Hugging Face, to which folders of models link."""
+    return CACHED.fullmatch(real.as_posix()) is not None
 
 
 def canonical(value: Any) -> str:

@@ -26,6 +26,7 @@ from nan_merge.core.files import canonical, read_json, sha256, write_json
 from nan_merge.core.progress import bar
 from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # others may run a program: EPS, Ghostscript
 UNIT = 512  # largest number of rows of one unit
 KILLED = (
     "a decoding process was killed, most likely for memory; run again with fewer --processes (threads of the rule"
@@ -46,9 +47,10 @@ class Unit:
 def decode(data: bytes) -> Image.Image:
     """Return an image upright and in RGB, as read by the `datasets` library and FusionBench.
 
+    Only the FORMATS of data sets are read, up to twice Pillow's MAX_IMAGE_PIXELS.
     DIFFERS: transformers 5 composes transparent images on white; `convert("RGB")`, used here and by the peers, drops alpha.
     """
-    picture: Image.Image = Image.open(io.BytesIO(data))
+    picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     picture.load()
     if picture.getexif().get(ExifTags.Base.Orientation) is not None:
         picture = ImageOps.exif_transpose(picture)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,28 @@ def card(folder: Path) -> dict[str, Any]:
     return front_matter(folder / "README.md")
 
 
+@contextmanager
+def _form(folder: Path) -> Iterator[None]:
+    """Turn the error of a header whose values are of another kind than those of data sets into a UserError."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+        file = folder / "README.md"
+        raise UserError(
+            f"{file}: `configs` or `dataset_info` of its header has another form than in the data sets of a hub"
+            f" ({str(error)[:200] or type(error).__name__}); fetch the data set again, or correct its README.md"
+        ) from None
+
+
 def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
     """Return the shards of one split of a fetched data set, sorted by path.
 
     Raises UserError for an unknown configuration, an unknown split, a split without files and missing shards.
     """
-    base, patterns = _configuration(folder, config)
-    if patterns is None:
-        splits = _conventional(base)
-    else:
-        splits = {name: sorted({f for p in globs for f in _found(base, p) if f.is_file()}) for name, globs in patterns.items()}
+    with _form(folder):
+        base, patterns = _configuration(folder, config)
+        found = {name: {f for p in globs for f in _found(base, p) if f.is_file()} for name, globs in (patterns or {}).items()}
+    splits = _conventional(base) if patterns is None else {name: sorted(each) for name, each in found.items()}
     if split not in splits:
         known = ", ".join(map(repr, splits)) or "no split at all"
         raise UserError(f"{folder}: the data set has no split {split!r}, only {known}; correct `arguments: origin:`")
@@ -58,7 +71,11 @@ def split_files(folder: Path, split: str, config: str | None = None) -> list[Pat
 def _found(base: Path, pattern: str) -> Iterable[Path]:
     """Return what a pattern of a card matches in the folder, nothing for a pattern that leads out of it."""
     inner = pattern.lstrip("/")
-    return base.glob(inner) if inner and ".." not in Path(inner).parts else []
+    return base.glob(inner) if _is_inner(inner) else []
+
+
+def _is_inner(path: str) -> bool:
+    return path != "" and not path.startswith("/") and ".." not in Path(path).parts
 
 
 def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, list[str]] | None]:
@@ -79,7 +96,10 @@ def _configuration(folder: Path, config: str | None) -> tuple[Path, dict[str, li
         raise UserError(f"{folder / 'README.md'}: {problem}, expected one of {', '.join(entries)}; set `arguments: config:`")
     files = entries[name].get("data_files")
     if files is None:
-        return folder / str(entries[name].get("data_dir", "")), None
+        place = str(entries[name].get("data_dir") or ".")
+        if not _is_inner(place):
+            raise UserError(f"{folder / 'README.md'}: `data_dir: {place}` of its header leads out of the data set")
+        return folder / place, None
     return folder, _patterns(files)
 
 
@@ -136,6 +156,16 @@ def _complete(folder: Path, files: list[Path]) -> None:
 
 def label_names(folder: Path, label: str, config: str | None = None) -> dict[str, list[str]]:
     """Return the label names by the file that states them: README.md, and classnames.txt of CLIP Benchmark."""
+    with _form(folder):
+        stated = _names_of_card(folder, label, config)
+    if (file := folder / "classnames.txt").is_file():
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        stated["classnames.txt"] = [name.strip() for name in lines if name.strip()]
+    return stated
+
+
+def _names_of_card(folder: Path, label: str, config: str | None) -> dict[str, list[str]]:
+    """Return {README.md: names of the labels}, {} for a header without them."""
     stated = {}
     infos = card(folder).get("dataset_info") or []
     for info in infos if isinstance(infos, list) else [infos]:
@@ -147,8 +177,6 @@ def label_names(folder: Path, label: str, config: str | None = None) -> dict[str
             if names:
                 keys = sorted(names, key=int) if isinstance(names, dict) else range(len(names))
                 stated["README.md"] = [str(names[key]) for key in keys]
-    if (file := folder / "classnames.txt").is_file():
-        stated["classnames.txt"] = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
     return stated
 
 

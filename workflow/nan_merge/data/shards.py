@@ -33,6 +33,8 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a whole parquet file ({_first(error)}); {AGAIN}") from None
         self.rows: int = self._file.metadata.num_rows
+        if self.rows > path.stat().st_size:
+            raise UserError(f"{path}: claims {self.rows:,} rows in {path.stat().st_size:,} bytes; {AGAIN}")
         self._check()
 
     def _check(self) -> None:
@@ -55,9 +57,10 @@ class Parquet:
         schema = self._file.schema_arrow
         if pa.types.is_boolean(schema.field(self.label).type):
             return ["False", "True"]
-        metadata = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), self.path)
-        feature = metadata.get("info", {}).get("features", {}).get(self.label)
-        return feature.get("names") if isinstance(feature, dict) else None
+        value = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), self.path)
+        for key in ("info", "features", self.label, "names"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return [*map(str, value)] if isinstance(value, list) else None
 
     def labels(self) -> np.ndarray:
         """Return the label of every row, (rows,) int64."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import read_mapping
 from nan_merge.data.dataset import SEED, Splits, common_record
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
@@ -90,7 +91,11 @@ def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(vocabulary))
+    read_mapping(vocabulary)  # its limits on size and depth, and its errors
+    try:
+        tokenizer = Tokenizer.from_file(str(vocabulary))
+    except Exception as error:  # the library raises no other kind
+        raise UserError(f"{vocabulary}: no tokenizer ({str(error)[:200]}); fetch it again") from None
     if tokenizer.get_vocab_size() > 1 << 16:
         raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; expected at most 65536 (ids of 16 bits)")
     tokenizer.enable_truncation(length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nan_merge.checkpoints.checkpoint import INDEX, PICKLE, PICKLE_INDEX, SINGLE
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
+from nan_merge.core.patterns import end_matches
 from nan_merge.core.text import is_given
 from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
 from nan_merge.layouts.renames import match_names, unwrapped
@@ -22,6 +23,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
+PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}  # keys of other values for some modules
+LARGEST = 1e30  # of a rank or an alpha
 PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")  # other initialisations also change the base
 REFUSED = {  # keys of adapter_config.json for which the folded weight is not W + s B A
     "use_dora": "DoRA rescales the folded weights",
@@ -59,6 +62,8 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
     if file is None:
         raise UserError(f"{folder}: an adapter ({CONFIG}) without weights; expected {' or '.join(WEIGHTS)}")
     whole, factors = _sorted(Checkpoint(file).entries)
+    modules = [module for module, _ in factors]
+    ranks, alphas = (_values(folder / CONFIG, record, key, modules) for key in ("r", "lora_alpha"))
     names = [*whole, *(f"{module}.weight" for module, _ in factors)]
     note, new = match_names(names, base.names, config(base), lambda name: _is_saved(name, record) or bool(HEAD.search(name)))
     entries, lost = dict(base.entries), []
@@ -73,7 +78,9 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
         place = new.get(f"{module}.weight", f"{module}.weight")
         tied = None if place in entries else _tied_to(base, place, _product(pair))
         origin = base.entries[tied] if tied else entries.get(place)
-        folded, reason = _fold(origin, pair, embedding or place in stored_in_by_out, module, record)
+        rank = ranks[module]
+        scale = alphas[module] / (math.sqrt(rank) if record.get("use_rslora") else rank)
+        folded, reason = _fold(origin, pair, embedding or place in stored_in_by_out, rank, scale)
         if folded is None:
             lost.append(f"'{module}' ({reason})")
         else:
@@ -113,26 +120,27 @@ def _configuration(folder: Path) -> dict[str, Any]:
             f"{file}: `init_lora_weights` is {start}, which changes the base's weights too; save the adapter with PEFT's"
             " `path_initial_model_for_weight_conversion`, or fold it into its base first"
         )
-    for key, number in {"r": record.get("r"), "lora_alpha": record.get("lora_alpha"), **_patterns(file, record)}.items():
-        if number is not None and (not isinstance(number, int | float) or number <= 0):
-            raise UserError(f"{file}: `{key}` is {number!r}; expected a number above 0")
+    saved = record.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(module, str) for module in saved):
+        raise UserError(f"{file}: `modules_to_save` is {saved!r}; expected a list of names")
     return record
 
 
-def _patterns(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all patterns with their values; raise UserError for an invalid regular expression."""
-    values = {}
-    for key in ("rank_pattern", "alpha_pattern"):
-        patterns = record.get(key) or {}
-        if not isinstance(patterns, dict):
-            raise UserError(f"{file}: `{key}` is {patterns!r}; expected a number for each pattern")
-        values.update({f"{key}: {pattern}": number for pattern, number in patterns.items()})
-    for pattern in [key.partition(": ")[2] for key in values] + list(record.get("modules_to_save") or ()):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"{file}: {pattern!r} is no regular expression ({error})") from None
-    return values
+def _values(file: Path, record: Mapping[str, Any], key: str, modules: Sequence[str]) -> dict[str, float]:
+    """Return the rank or alpha of each module: that of the first pattern that matches its end, as in PEFT, or of `key`.
+
+    Raises UserError for a value that is no number above 0, and for a regular expression that is none or takes too long.
+    """
+    kind = PATTERNS[key]
+    patterns = record.get(kind) or {}
+    if not isinstance(patterns, dict):
+        raise UserError(f"{file}: `{kind}` is {patterns!r}; expected a number for each pattern")
+    default = 8 if record.get(key) is None else record[key]
+    for name, number in {key: default, **{f"{kind}: {pattern}": number for pattern, number in patterns.items()}}.items():
+        if not isinstance(number, int | float) or not 0 < number < LARGEST:
+            raise UserError(f"{file}: `{name}` is {number!r}; expected a number above 0")
+    matched = end_matches([*patterns], modules, f"{file}: `{kind}`")
+    return {module: next((n for pattern, n in patterns.items() if module in matched[pattern]), default) for module in modules}
 
 
 def _sorted(entries: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[tuple[str, bool], dict[str, Tensor]]]:
@@ -155,7 +163,7 @@ def _product(pair: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 def _fold(
-    base: Tensor | None, pair: Mapping[str, Tensor], transposed: bool, module: str, record: Mapping[str, Any]
+    base: Tensor | None, pair: Mapping[str, Tensor], transposed: bool, rank: float, scale: float
 ) -> tuple[LowRank | None, str]:
     """Fold a pair of factors onto its tensor: (tensor, ""), or (None, reason).
 
@@ -169,11 +177,8 @@ def _fold(
     a, b, product = pair["A"], pair["B"], _product(pair)
     if not product or b.shape[1] != a.shape[0] or math.prod(b.shape[2:]) != 1:
         return None, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} cannot be multiplied"
-    rank = _pattern(record.get("rank_pattern"), module, record.get("r", 8))
     if rank != a.shape[0]:
         return None, f"its rank is {a.shape[0]}, {CONFIG} has {rank}"
-    alpha = _pattern(record.get("alpha_pattern"), module, record.get("lora_alpha", 8))
-    scale = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
     if product != product[::-1]:
         transposed = len(product) == 2 and base.shape == product[::-1]
     if base.shape != (product[::-1] if transposed else product) or not base.is_float:
@@ -181,16 +186,7 @@ def _fold(
     return LowRank("F64" if base.dtype == "F64" else "F32", base.shape, base, a, b, scale, transposed), ""
 
 
-def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """Return the value of the first regular expression that matches the end of a module name, as in PEFT."""
-    return next((value for key, value in (patterns or {}).items() if _ends_with(module, key)), default)
-
-
 def _is_saved(name: str, record: Mapping[str, Any]) -> bool:
     """Return whether a whole tensor belongs to a module of `modules_to_save`, such as a new head."""
     modules = [name[:i] for i, letter in enumerate(name) if letter == "."]
-    return any(_ends_with(module, key) for module in modules for key in record.get("modules_to_save") or ())
-
-
-def _ends_with(module: str, pattern: str) -> bool:
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    return any(f".{module}".endswith(f".{saved}") for module in modules for saved in record.get("modules_to_save") or ())

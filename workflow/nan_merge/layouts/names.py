@@ -79,7 +79,8 @@ def token_tensors(entries: Mapping[str, Tensor], record: Mapping[str, Any]) -> T
     known name, are found inside blocks too. A head has the width of an embedding.
     """
     named = [name for name, tensor in entries.items() if EMBEDDING.search(name) and len(tensor.shape) == 2]
-    rows = {entries[name].shape[0] for name in named} | {setting(record, VOCABULARY)}
+    stated = setting(record, VOCABULARY)
+    rows = {entries[name].shape[0] for name in named} | ({stated} if isinstance(stated, int) else set())
     sized = {name: tensor for name, tensor in entries.items() if tensor.shape and tensor.shape[0] in rows}
     tables = [name for name, tensor in sized.items() if len(tensor.shape) == 2 and name.endswith(".weight") and _is_outside(name)]
     embeddings = named + [name for name in tables if LOOKUP.search(name) and name not in named]
@@ -118,7 +119,7 @@ def setting(record: Mapping[str, Any], key: str) -> Any:
 def architectures(record: Mapping[str, Any]) -> set[str]:
     """Return the model types in a config.json: its own and that of a nested language model; may be empty."""
     nested = record.get("text_config")
-    kinds = {record.get("model_type"), nested.get("model_type") if isinstance(nested, Mapping) else None}
+    kinds = [record.get("model_type"), nested.get("model_type") if isinstance(nested, Mapping) else None]
     return {ALIASES.get(kind, kind) for kind in kinds if isinstance(kind, str)}
 
 

@@ -68,7 +68,7 @@ def _renames(record: Mapping[str, Any] | None) -> Iterator[Rename]:
     """Yield the functions that give all spellings of a tensor one name, the cheapest first."""
     for rules in LAYOUTS:
         yield functools.partial(_renamed, rules)
-    library = _of_transformers(json.dumps(record, sort_keys=True)) if record and record.get("architectures") else None
+    library = _of_transformers(json.dumps(_kinds(record), sort_keys=True)) if record and record.get("architectures") else None
     if library is not None:
         yield lambda name: library(_renamed(GENERAL, name))
 
@@ -104,12 +104,19 @@ def _by_renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:
     return {other if counts[other] == 1 else name: name for name, other in new.items()}
 
 
+def _kinds(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what says of which kinds a model and its parts are, without the sizes, names and options of a config.json."""
+    kinds = {key: record[key] for key in ("architectures", "model_type") if key in record}
+    return kinds | {key: _kinds(part) for key, part in record.items() if key.endswith("_config") and isinstance(part, Mapping)}
+
+
 @functools.cache
 def _of_transformers(record: str) -> Rename | None:
     """Return the function that gives a stored name its name in memory, from transformers; None if the library has none.
 
-    `record` is the text of a config.json. The library is imported here, on request, because it takes seconds. The model is
-    built without memory for its weights.
+    `record` is the text of the `_kinds` of a config.json: a model of these kinds and of the library's own sizes is built,
+    without memory for its weights, since sizes and names that others wrote could take long or fetch and run something. The
+    library is imported here, on request, because it takes seconds.
     """
     try:
         torch, transformers, mapping = (
@@ -117,6 +124,8 @@ def _of_transformers(record: str) -> Rename | None:
         )
         content = json.loads(record)
         kind = getattr(transformers, content["architectures"][0])
+        if not issubclass(kind, transformers.PreTrainedModel) or "timm" in record:  # timm fetches a network that it is told
+            return None
         with torch.device("meta"):
             model = kind(kind.config_class.from_dict(content))
         changes = [each for each in mapping.get_model_conversion_mapping(model) if isinstance(each, mapping.WeightRenaming)]

@@ -25,7 +25,6 @@ from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError, advice_for_options, as_user_errors, tell
-from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -258,7 +257,7 @@ def _introduce(sources: Mapping[str, Source], models: Models) -> None:
     lines = [f"{name}: {source.pinned}" for name, source in sources.items()] + [f"note: {note}" for note in models.notes]
     if len(models.experts) == 1:
         lines.insert(0, "warning: one expert only; the merge is a step from the base towards it")
-    tell("\n".join(map(visible, lines)))
+    tell("\n".join(lines))
 
 
 def printed(table: CoefficientTable) -> str:

@@ -10,15 +10,12 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nan_merge.checkpoints.companions import MODULES
 from nan_merge.core.errors import UserError
-from nan_merge.core.escape import code, code_block, markdown, visible
+from nan_merge.core.escape import code, code_block, markdown, yaml_text
 from nan_merge.core.files import canonical, read_json, sha256, write_json
 from nan_merge.core.text import front_matter as read_front_matter
 from nan_merge.core.text import read_mapping
@@ -185,7 +182,7 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def card(record: Mapping[str, Any]) -> str:
     """Return the model card of a record: Markdown with YAML front matter."""
-    front = _yaml(metadata(record))
+    front = yaml_text(metadata(record))
     sections = [f"# {markdown(record['name'])}", _paragraph(record), "## Models", _models(record), *_licences(record)]
     sections += ["## Use", _use(record), "## Recipe", _recipe(record)]
     if record.get("notes"):
@@ -237,7 +234,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
     settings = {key: record[key] for key in ("exclude", "seed", "dtype", "device") if record.get(key) not in (None, [])}
     stages = {stage: record["method_spec"][stage] for stage in STAGES if stage in record["method_spec"]}
     in_one_order = json.loads(canonical(list(stages.values())))
-    return code_block(_yaml({record["method"]: dict(zip(stages, in_one_order, strict=True)), **settings}), "yaml")
+    return code_block(yaml_text({record["method"]: dict(zip(stages, in_one_order, strict=True)), **settings}), "yaml")
 
 
 def _use(record: Mapping[str, Any]) -> str:
@@ -288,9 +285,3 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterabl
     rule = ["---:" if column in set(numeric) else "---" for column in range(len(heads))]
     lines = [heads, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _yaml(value: Any) -> str:
-    dump = partial(yaml.safe_dump, value, sort_keys=False, default_flow_style=False, width=120)
-    text = dump(allow_unicode=True)
-    return text if visible(text) == text else dump()  # characters that turn or hide text become escapes of YAML

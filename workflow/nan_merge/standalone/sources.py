@@ -86,7 +86,7 @@ def find(given: str) -> Source:
     if folder.exists():
         raise UserError(f"{given}: is a file; expected the folder of a model")
     match = HUB_ID.fullmatch(given)
-    if match is None:
+    if match is None or not is_inside(match["revision"] or "main"):
         raise UserError(
             f"{given}: no such folder here, and no hub id either (`owner/name`, with a branch, tag or commit"
             " `owner/name@revision`); correct the path or the id"

@@ -14,8 +14,8 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
 from nan_merge.layouts.renames import match_names, unwrapped
+from nan_merge.layouts.ties import tied_embedding
 from nan_merge.layouts.views import LowRank, view
-from nan_merge.layouts.vocabulary import tied_embedding
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

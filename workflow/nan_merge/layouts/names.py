@@ -115,6 +115,13 @@ def setting(record: Mapping[str, Any], key: str) -> Any:
     return nested.get(key) if value is None and isinstance(nested, Mapping) else value
 
 
+def with_setting(record: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return the changes that set a key of a config.json where it stands: in the nested language model, if any, and above."""
+    nested = record.get("text_config")
+    changes = {"text_config": {**nested, key: value}} if isinstance(nested, Mapping) else {}
+    return changes if changes and key not in record else {**changes, key: value}
+
+
 def architectures(record: Mapping[str, Any]) -> set[str]:
     """Return the model types in a config.json: its own and that of a nested language model; may be empty."""
     nested = record.get("text_config")

@@ -18,8 +18,9 @@ from nan_merge.layouts.names import architectures, config, count_phrase, is_buff
 from nan_merge.layouts.network import check_network
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised, without_labels
 from nan_merge.layouts.renames import match_names
+from nan_merge.layouts.ties import tie
 from nan_merge.layouts.views import equal, view
-from nan_merge.layouts.vocabulary import tie, unify_rows
+from nan_merge.layouts.vocabulary import unify_rows
 
 MISSING = ("error", "base")  # policies for a tensor that an expert lacks
 MOST_MISSING = 0.05  # of the parameters, which `base` may leave at the base

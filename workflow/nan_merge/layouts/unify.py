@@ -78,7 +78,7 @@ def unify_layout(
     names = _mergeable(origin, patterns)
     origin, models, resized = unify_rows(origin, models, names, vocabulary, notes)
     models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
-    _check(origin, models, names)
+    _check(origin, models, names, patterns)
     return Models(origin, models, tuple(names), {**changes, **untied, **resized}, (*notes, *companions))
 
 
@@ -212,10 +212,19 @@ def _refuse_missing(expert: str, model: Checkpoint, base: Checkpoint, names: Seq
     )
 
 
-def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str]) -> None:
+def _check(
+    base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str], patterns: Sequence[re.Pattern[str]]
+) -> None:
     """Raise a UserError that lists and counts all tensors whose name, shape or type differs from the base."""
-    lacking, others = [], []
+    lacking, others, surplus = [], [], []
+    whole = [n for n, t in base.entries.items() if not (t.is_float or is_buffer(n, t) or any(p.search(n) for p in patterns))]
     for expert, model in experts.items():
+        floats = [name for name in whole if name in model.entries and model.entries[name].is_float]
+        others += [f"expert '{expert}': tensor '{name}' has floats, the base's is {base.entries[name].dtype}" for name in floats]
+        if any(name not in model.entries for name in names):
+            surplus += [
+                name for name, tensor in model.entries.items() if name not in base.entries and not is_buffer(name, tensor)
+            ]
         for name in names:
             if name not in model.entries:
                 lacking.append(f"expert '{expert}' has no tensor '{name}'")
@@ -231,4 +240,5 @@ def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[
         if lacking:
             count += f" ({len(lacking)} are missing)"
             remedy += "; with `merge: missing: base` missing tensors keep the values of the base"
-        raise UserError(f"{count}: {join_first([*lacking, *others])}. {remedy}")
+        instead = f". The experts have others instead: {join_first(surplus, 3)}" if surplus else ""
+        raise UserError(f"{count}: {join_first([*lacking, *others])}{instead}. {remedy}")

@@ -14,7 +14,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
 from nan_merge.layouts.renames import match_names, unwrapped
-from nan_merge.layouts.ties import tied_embedding
+from nan_merge.layouts.ties import head_left_behind, tied_embedding
 from nan_merge.layouts.views import LowRank, view
 
 CONFIG = "adapter_config.json"
@@ -83,6 +83,8 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
             f" names {record.get('base_model_name_or_path') or 'no model'} as the base: use that one. If {base.folder} is that"
             " model, fold the adapter into it with PEFT (merge_and_unload) first"
         )
+    if not record.get("ensure_weight_tying"):
+        entries |= head_left_behind(base, entries, str(file))
     adapter = view(base, entries)
     adapter.folder = folder
     done = f"its LoRA adapter moves {count_phrase(len(factors), 'tensor')} of the base"

@@ -8,7 +8,7 @@ from typing import Any
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import RowSlice
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.names import VOCABULARY, config, count_phrase, vocabulary, with_setting
+from nan_merge.layouts.names import VOCABULARY, config, count_phrase, token_rows, vocabulary, with_setting
 from nan_merge.layouts.views import FirstRows, MeanRows, view
 
 POLICIES = ("truncate", "pad_mean")
@@ -28,31 +28,37 @@ def unify_rows(
     record = config(base)
     every = vocabulary(base.entries, record)
     tables = [name for name in every if name in names and base.entries[name].size]
-    rows = {name: {model.shape(name)[0] for model in experts.values() if _fits(model, base, name)} for name in tables}
-    if all(counts <= {base.shape(name)[0]} for name, counts in rows.items()):
+    rows = {name: {token_rows(model.shape(name)) for model in experts.values() if _fits(model, base, name)} for name in tables}
+    if all(counts <= {token_rows(base.shape(name))} for name, counts in rows.items()):
         return base, dict(experts), {}
     if policy == "truncate":
         return base, {expert: _truncated(expert, model, base, tables, notes) for expert, model in experts.items()}, {}
     most: dict[int, int] = {}  # rows of the base: rows of the result
     for name in tables:
-        own = base.shape(name)[0]
+        own = token_rows(base.shape(name))
         most[own] = max(most.get(own, own), *rows[name], own)
-    wanted = {name: most[base.shape(name)[0]] for name in every if base.shape(name)[0] in most}
-    changes = with_setting(record, VOCABULARY, most[base.shape(tables[0])[0]])
+    wanted = {name: most[own] for name in every if (own := token_rows(base.shape(name))) in most}
+    changes = with_setting(record, VOCABULARY, most[token_rows(base.shape(tables[0]))])
     padded = {expert: _padded(f"expert '{expert}'", model, wanted, notes) for expert, model in experts.items()}
     return _padded("base", base, wanted, notes), padded, changes
 
 
 def _fits(model: Checkpoint, base: Checkpoint, name: str) -> bool:
     """Return whether a model has a tensor whose shape equals the base's except for the number of rows."""
-    return name in model.entries and model.shape(name)[1:] == base.shape(name)[1:] and len(model.shape(name)) > 0
+    shapes = [each.shape(name) for each in (model, base) if name in each.entries]
+    resized = {_with_rows(shape, 0) for shape in shapes if shape}
+    return len(shapes) == 2 and len(resized) == 1 and all(shapes)
+
+
+def _with_rows(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    return (1, rows) if shape[0] == 1 and len(shape) == 2 else (rows, *shape[1:])
 
 
 def _truncated(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], notes: list[str]) -> Checkpoint:
     """Return an expert without rows beyond those of the base, and with the base's rows where it has fewer."""
     entries = dict(model.entries)
     for name in (name for name in names if _fits(model, base, name)):
-        tensor, rows, expected = entries[name], entries[name].shape[0], base.shape(name)[0]
+        tensor, rows, expected = entries[name], token_rows(entries[name].shape), token_rows(base.shape(name))
         if rows < expected and tensor.is_float:
             entries[name] = FirstRows.of(tensor, base.entries[name])
             notes.append(f"expert '{expert}': '{name}' has {rows} rows, so it leaves the last {expected - rows} at the base")
@@ -69,7 +75,8 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
     entries = dict(model.entries)
     for name, rows in wanted.items():
         tensor = entries.get(name)
-        if tensor is not None and 0 < tensor.shape[0] < rows:
-            entries[name] = MeanRows(tensor.dtype, (rows, *tensor.shape[1:]), tensor)
-            notes.append(f"{who}: added {count_phrase(rows - tensor.shape[0], 'mean row')} to the {tensor.shape[0]} of '{name}'")
+        if tensor is not None and 0 < (own := token_rows(tensor.shape)) < rows:
+            first = RowSlice(tensor.dtype, (own, tensor.size // own), tensor)
+            entries[name] = MeanRows(tensor.dtype, _with_rows(tensor.shape, rows), first)
+            notes.append(f"{who}: added {count_phrase(rows - own, 'mean row')} to the {own} of '{name}'")
     return view(model, entries)

@@ -9,6 +9,7 @@ from models import merged
 from nan_merge.checkpoints.safetensors_file import stored_tensors
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.unify import unify_layout
+from nan_merge.standalone.merge_models import merge
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -53,6 +54,7 @@ MODELS = {
     "bert": ("BertForMaskedLM", TEXT),
     "roberta": ("RobertaForMaskedLM", TEXT),
     "classifier": ("BertForSequenceClassification", TEXT),
+    "pretraining": ("BertForPreTraining", TEXT),
     "distilbert": ("DistilBertForMaskedLM", {"vocab_size": 20, "dim": 8, "hidden_dim": 12, "n_layers": 1, "n_heads": 2}),
     "electra": ("ElectraForMaskedLM", {**TEXT, "embedding_size": 4}),
     "albert": ("AlbertForMaskedLM", {**TEXT, "embedding_size": 4}),
@@ -183,6 +185,28 @@ def test_fused_and_separate_experts_of_a_mixture_are_refused_with_the_names_of_b
     family(tmp_path, "mixtral", saved=({}, {"save_original_format": False}, {}))
     with pytest.raises(UserError, match=r"has no tensor .*experts\.0\.w1\.weight.*have others instead: .*gate_up_proj"):
         unify_layout(tmp_path / "base", {"a": tmp_path / "a"})
+
+
+@pytest.mark.parametrize("missing", ["error", "base"])
+def test_the_command_of_a_message_merges_classifiers_of_a_base_with_heads_of_pretraining(missing, tmp_path):
+    """BERT of the hub: gamma and beta, and heads that a classifier lacks, in a tiny model more than 5 % of its parameters."""
+    models = family(tmp_path, "pretraining")
+    rename(tmp_path / "base", *OLD["gamma and beta"][1])
+    for who in "ab":
+        classifier = make("classifier")
+        classifier.bert.load_state_dict(models[who].bert.state_dict(), strict=False)
+        classifier.save_pretrained(tmp_path / who)
+    how = {"base": tmp_path / "base", "experts": {who: tmp_path / who for who in "ab"}, "output": tmp_path / "out"}
+    with pytest.raises(UserError) as error:
+        merge(**how, method="task_arithmetic", missing=missing, quiet=True)
+    (pattern,) = re.findall(r"`--exclude '([^']+)'`", str(error.value))
+    merge(**how, method="task_arithmetic", exclude=[pattern], quiet=True)
+    found, *states = (model.state_dict() for model in (loaded(tmp_path / "out", type(models["base"])), *models.values()))
+    for name in found:
+        base, a, b = (state[name] for state in states)
+        is_merged = name.startswith("bert.") or name == "cls.predictions.decoder.weight"  # which is the embedding
+        moved = 0.3 * (a - base + b - base) if is_merged and base.is_floating_point() else 0
+        assert torch.allclose(found[name], base + moved, atol=1e-6), name
 
 
 # ---- adapters, against the model that PEFT trained ------------------------------------------------------------------

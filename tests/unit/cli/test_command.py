@@ -13,7 +13,7 @@ from project import LIMIT
 
 from nan_merge.cli import merge
 from nan_merge.cli.main import ANYWHERE, IN_A_CHECKOUT
-from nan_merge.layouts.unify import MISSING
+from nan_merge.layouts.mismatch import MISSING
 from nan_merge.layouts.vocabulary import POLICIES
 from nan_merge.standalone.merge_models import TYPES
 

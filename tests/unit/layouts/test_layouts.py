@@ -249,6 +249,47 @@ def test_a_head_that_an_adapter_moves_is_untied(tmp_path):
     assert models.config == {"tie_word_embeddings": False}
 
 
+LEFT = {
+    "llama": ({}, EMBEDDING, HEAD),
+    "gpt_neox": ({"model_type": "gpt_neox"}, "gpt_neox.embed_in.weight", "embed_out.weight"),
+    "LLaVA": ({"model_type": "llava"}, "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["not stored", "stored"])
+@pytest.mark.parametrize("case", LEFT)
+def test_a_tied_head_stays_where_an_adapter_moves_the_embedding_alone(case, stored, tmp_path):
+    """PEFT: the head keeps the weight W of the base, the embedding is W + 3/2 (B A) transposed, or what was saved whole."""
+    changes, table, head = LEFT[case]
+    start = draw(0, {table: (12, 6), "model.norm.weight": (6,)})
+    base = write(tmp_path / "base", {**start, **({head: start[table]} if stored else {})}, {**TIED, **changes})
+    module = table.removesuffix(".weight")
+    moves = draw(1, {f"{module}.lora_embedding_A": (2, 12), f"{module}.lora_embedding_B": (6, 2)})
+    a, b = (array.astype(np.float64) for array in moves.values())
+    models = unify_layout(base, {"a": write_adapter(tmp_path / "a", moves)})
+    assert expert(models, "a", table) == pytest.approx(start[table] + 1.5 * (b @ a).T, rel=1e-5)
+    assert expert(models, "a", head).tobytes() == start[table].tobytes()
+    assert models.config == {"tie_word_embeddings": False}
+    whole = {table: draw(2, {table: (12, 6)})[table]}
+    models = unify_layout(base, {"a": write_adapter(tmp_path / "b", whole, modules_to_save=["embed_tokens", "embed_in"])})
+    assert expert(models, "a", table).tobytes() == whole[table].tobytes()
+    assert expert(models, "a", head).tobytes() == start[table].tobytes()
+    tied = write_adapter(tmp_path / "c", moves, ensure_weight_tying=True)
+    assert head not in unify_layout(base, {"a": tied}).merged
+
+
+def test_an_embedding_whose_head_has_no_known_name_is_not_moved_alone(tmp_path):
+    table = "bert.embeddings.word_embeddings.weight"
+    moves = draw(
+        1, {f"{table.removesuffix('.weight')}.lora_embedding_{s}": shape for s, shape in (("A", (2, 12)), ("B", (6, 2)))}
+    )
+    adapter, config = write_adapter(tmp_path / "a", moves), {**TIED, "model_type": "bert"}
+    base = write(tmp_path / "base", draw(0, {table: (12, 6)}), {**config, "architectures": ["BertForMaskedLM"]})
+    refused("moves 'bert.embeddings.word_embeddings.weight', but not the output head", base, {"a": adapter})
+    base = write(tmp_path / "classes", draw(0, {table: (12, 6)}), {**config, "architectures": ["BertForSequenceClassification"]})
+    assert unify_layout(base, {"a": adapter}).config == {}
+
+
 def test_a_head_of_t5_is_not_untied(tmp_path):
     t5 = {"model_type": "t5", "tie_word_embeddings": True}
     tensors = {"shared.weight": (12, 6), "encoder.block.0.layer.0.SelfAttention.q.weight": (6, 6)}
@@ -375,6 +416,41 @@ QUANTISED = {
     "GPTQ": ({"h.0.fc.qweight": np.ones(4, np.int32)}, {}, "tensor 'h.0.fc.qweight'"),
     "compressed-tensors": ({"h.0.fc.weight_packed": np.ones((4, 1), np.int32)}, {}, "tensor 'h.0.fc.weight_packed'"),
     "ModelOpt": ({"h.0.fc.weight_scale_2": np.ones(1, np.float32)}, {}, "tensor 'h.0.fc.weight_scale_2'"),
+    "codes in vectors, with a label": (
+        {"h.0.fc.col_vals": np.ones(4, np.int32)},
+        {"quantization_config": {"quant_method": "spqr"}},
+        r"tensor 'h.0.fc.col_vals' \(I32\)",
+    ),
+    "AWQ": ({"h.0.fc.qzeros": np.ones((4, 1), np.int32)}, {}, "tensor 'h.0.fc.qzeros'"),
+    "MXFP4": (
+        {
+            "h.0.mlp.experts.down_proj_blocks": np.ones((2, 4, 1, 4), np.uint8),
+            "h.0.mlp.experts.down_proj_scales": np.ones((2, 4, 1), np.uint8),
+        },
+        {},
+        "tensor 'h.0.mlp.experts.down_proj_",
+    ),
+    "HQQ": ({"h.0.fc.W_q": np.ones((4, 1), np.uint8)}, {}, "tensor 'h.0.fc.W_q'"),
+    "EETQ": (
+        {"h.0.fc.weight": np.ones((4, 1), np.int8), "h.0.fc.weight_scales": np.ones(4, np.float32)},
+        {},
+        "tensor 'h.0.fc.weight'",
+    ),
+    "ModelOpt NVFP4": (
+        {"h.0.fc.weight": np.ones((4, 1), np.uint8), "h.0.fc.weight_scale_2": np.ones((), np.float32)},
+        {},
+        "tensor 'h.0.fc.weight",
+    ),
+    "fbgemm_fp8": (
+        {"fc.weight": np.ones((2, 2), all_floats()["float8_e4m3fn"]), "fc.weight_scale": np.ones((2, 1), np.float32)},
+        {},
+        "tensor 'fc.weight'",
+    ),
+    "bitsandbytes of 8 bit": (
+        {"h.0.fc.weight": np.ones((4, 4), np.int8), "h.0.fc.SCB": np.ones(4, np.float32)},
+        {},
+        "tensor 'h.0.fc",
+    ),
     "bitsandbytes": ({"h.0.fc.weight.absmax": np.ones(4, np.float32)}, {}, "tensor 'h.0.fc.weight.absmax'"),
     "float8 with scales": (
         {"fc.weight": np.ones((2, 2), all_floats()["float8_e4m3fn"]), "fc.weight_scale_inv": np.ones(1, np.float32)},
@@ -407,6 +483,12 @@ def test_a_label_of_quantisation_on_plain_weights_is_noted_and_not_written(who, 
     assert "quantization_config" not in (tmp_path / "out/config.json").read_text()
 
 
+def test_integers_of_the_base_where_an_expert_has_floats_are_a_mismatch(base, tmp_path):
+    folder = write(tmp_path / "codes", {**draw(0), QUERY: np.ones((18, 1), np.uint8)})
+    refused(rf"expert 'a': tensor '{QUERY}' has floats, the base's is U8", folder, {"a": base})
+    assert QUERY not in unify_layout(folder, {"a": base}, ["q_proj"]).merged
+
+
 def test_a_gguf_file_is_refused_by_its_name(base, tmp_path):
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf/model-q4.gguf").write_bytes(b"GGUF")
@@ -417,25 +499,48 @@ def test_a_gguf_file_is_refused_by_its_name(base, tmp_path):
 
 
 HEADS, ROPE = {"num_attention_heads": 8, "head_dim": 4}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
-NETWORK = {"num_attention_heads": 4, "head_dim": 8, "rope_theta": 10000.0, "hidden_act": "silu", "rms_norm_eps": 1e-6}
+NETWORK = {"num_attention_heads": 4, "head_dim": 8, "rope_theta": 10000.0, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+           "partial_rotary_factor": 0.5}  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [HEADS, {"num_key_value_heads": 1}, {"num_hidden_layers": 3}])
+@pytest.mark.parametrize("change", [HEADS, {"num_key_value_heads": 1}, {"num_hidden_layers": 3}, {"partial_rotary_factor": 0.25}])
 def test_an_expert_whose_config_cuts_the_weights_otherwise_is_refused(change, tmp_path):
     base = write(tmp_path / "base", draw(0), {**CONFIG, **NETWORK, "num_key_value_heads": 4, "num_hidden_layers": 1})
     folder = write(tmp_path / "a", draw(1), {**CONFIG, **NETWORK, "num_key_value_heads": 4, "num_hidden_layers": 1, **change})
     refused(rf"another network than the base .*`{next(iter(change))}` is ", base, {"a": folder})
 
 
-@pytest.mark.parametrize(
-    ("change", "key"), [(ROPE, "rope_theta"), ({"hidden_act": "gelu"}, "hidden_act"), ({"rms_norm_eps": 1e-5}, "rms_norm_eps"),
-     ({"sliding_window": 4096}, "sliding_window"), ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling")],
-)  # fmt: skip
-def test_an_expert_whose_config_changes_the_numbers_is_noted(change, key, tmp_path):
-    base = write(tmp_path / "base", draw(0), {**CONFIG, **NETWORK})
-    models = unify_layout(base, {"a": write(tmp_path / "a", draw(1), {**CONFIG, **NETWORK, **change})})
-    (note,) = models.notes
-    assert f"`{key}` is " in note and "the base's" in note
+NUMBERS = {
+    "rope_theta": ROPE,
+    "hidden_act": {"hidden_act": "gelu"},
+    "rms_norm_eps": {"rms_norm_eps": 1e-5},
+    "sliding_window": {"sliding_window": 4096},
+    "rope_scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "num_experts_per_tok": {"num_experts_per_tok": 4},
+    "layer_types": {"layer_types": ["sliding_attention"]},
+    "attn_logit_softcapping": {"attn_logit_softcapping": None},
+    "query_pre_attn_scalar": {"query_pre_attn_scalar": 128},
+    "vision_config.hidden_act": {"vision_config": {"hidden_act": "gelu", "num_heads": 4}},
+}
+MORE = {"num_experts_per_tok": 2, "layer_types": ["full_attention"], "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 256}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_an_expert_whose_config_changes_the_numbers_is_noted(key, tmp_path):
+    config = {**CONFIG, **NETWORK, **MORE, "vision_config": {"hidden_act": "quick_gelu", "num_heads": 4}}
+    base = write(tmp_path / "base", draw(0), config)
+    (note,) = unify_layout(base, {"a": write(tmp_path / "a", draw(1), {**config, **NUMBERS[key]})}).notes
+    assert f"`{key}` is " in note and "the base's" in note and note.count("`") == 2
+
+
+@pytest.mark.parametrize("part", ["", "vision_config."])
+def test_what_one_config_leaves_to_be_computed_is_no_difference(part, tmp_path):
+    """`head_dim` and `num_key_value_heads` may be null, and one setting has several spellings."""
+    old = {"head_dim": None, "num_key_value_heads": None, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2}}
+    new = {"head_dim": 8, "num_key_value_heads": 4, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}
+    configs = [{**CONFIG, **({part[:-1]: each} if part else each)} for each in (old, new)]
+    base, a = (write(tmp_path / str(seed), draw(seed), each) for seed, each in enumerate(configs))
+    assert unify_layout(base, {"a": a}).notes == ()
 
 
 def test_no_experts_and_no_tensors_are_refused(base, tmp_path):

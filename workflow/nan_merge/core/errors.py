@@ -12,7 +12,7 @@ from nan_merge.core.escape import visible
 
 OPTIONS = (  # how messages of the library name a key of the config, and what takes its place on the command line
     (r"`merge: (\w+):`", r"`--\1`"),
-    (r"`merge: (\w+): (\w+)`", r"`--\1 \2`"),
+    (r"`merge: (\w+): \[?([^`\]]+)\]?`", r"`--\1 \2`"),
     (r"\bmerge: (exclude|missing|vocabulary):", r"--\1:"),
     (r"^exclude: ", "--exclude: "),
     (r"correct `exclude` \(", "correct `--exclude` ("),

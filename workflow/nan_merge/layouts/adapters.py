@@ -16,8 +16,8 @@ from nan_merge.core.patterns import end_matches
 from nan_merge.core.text import is_given
 from nan_merge.layouts.names import HEAD, config, count_phrase, join_first, transposed
 from nan_merge.layouts.renames import match_names, unwrapped
+from nan_merge.layouts.ties import head_left_behind, tied_embedding
 from nan_merge.layouts.views import LowRank, view
-from nan_merge.layouts.vocabulary import tied_embedding
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -91,6 +91,8 @@ def fold_adapter(folder: Path, base: Checkpoint) -> tuple[Checkpoint, str]:
             f" names {record.get('base_model_name_or_path') or 'no model'} as the base: use that one. If {base.folder} is that"
             " model, fold the adapter into it with PEFT (merge_and_unload) first"
         )
+    if not record.get("ensure_weight_tying"):
+        entries |= head_left_behind(base, entries, str(file))
     adapter = view(base, entries)
     adapter.folder = folder
     done = f"its LoRA adapter moves {count_phrase(len(factors), 'tensor')} of the base"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,19 +76,36 @@ class TokenTensors(NamedTuple):
 def token_tensors(entries: Mapping[str, Tensor], record: Mapping[str, Any]) -> TokenTensors:
     """Find embeddings and output heads by their role: a row for every token, outside of the blocks.
 
+    A bias belongs to a head if the weight beside it does, or if there is none.
+
     The number of tokens is `vocab_size` of config.json, or that of embeddings with a known name; these, and heads with a
     known name, are found inside blocks too. A head has the width of an embedding.
     """
     named = [name for name, tensor in entries.items() if EMBEDDING.search(name) and len(tensor.shape) == 2]
     stated = setting(record, VOCABULARY)
     rows = {entries[name].shape[0] for name in named} | ({stated} if isinstance(stated, int) else set())
-    sized = {name: tensor for name, tensor in entries.items() if tensor.shape and tensor.shape[0] in rows}
+    sized = {name: tensor for name, tensor in entries.items() if tensor.shape and token_rows(tensor.shape) in rows}
     tables = [name for name, tensor in sized.items() if len(tensor.shape) == 2 and name.endswith(".weight") and _is_outside(name)]
     embeddings = named + [name for name in tables if LOOKUP.search(name) and name not in named]
     widths = {entries[name].shape[1] for name in embeddings}
     matrices = {name for name in tables if name not in embeddings and sized[name].shape[1] in widths}
-    biases = {f"{name.removesuffix('weight')}bias" for name in matrices}
+    biases = {name for name, tensor in sized.items() if _is_bias(name, tensor) and _weight_of(name, entries) in {None, *matrices}}
     return TokenTensors(embeddings, [name for name in sized if HEAD.search(name) or name in matrices | biases])
+
+
+def token_rows(shape: tuple[int, ...]) -> int:
+    """Return the number of rows of a tensor with a row for every token, which in a bias (1, rows) of BART are columns."""
+    return shape[1] if len(shape) == 2 and shape[0] == 1 else shape[0]
+
+
+def _is_bias(name: str, tensor: Tensor) -> bool:
+    return name.endswith("bias") and math.prod(tensor.shape) == token_rows(tensor.shape) and _is_outside(name)
+
+
+def _weight_of(name: str, entries: Mapping[str, Tensor]) -> str | None:
+    """Return the weight beside a bias; None for a bias without one, as beside a head that is tied and not stored."""
+    weight = f"{name.removesuffix('bias')}weight"
+    return weight if weight in entries else None
 
 
 def _is_outside(name: str) -> bool:
@@ -114,6 +132,13 @@ def setting(record: Mapping[str, Any], key: str) -> Any:
     nested = record.get("text_config")
     value = record.get(key)
     return nested.get(key) if value is None and isinstance(nested, Mapping) else value
+
+
+def with_setting(record: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return the changes that set a key of a config.json where it stands: in the nested language model, if any, and above."""
+    nested = record.get("text_config")
+    changes = {"text_config": {**nested, key: value}} if isinstance(nested, Mapping) else {}
+    return changes if changes and key not in record else {**changes, key: value}
 
 
 def architectures(record: Mapping[str, Any]) -> set[str]:

@@ -66,14 +66,14 @@ def check_network(expert: str, model: Checkpoint, base: Checkpoint, notes: list[
 def _parts(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the language model ("") and other nested models of a config.json by prefix, in one spelling; {} if it is empty."""
     nested = {f"{key}.": value for key, value in record.items() if key.endswith("_config") and isinstance(value, Mapping)}
-    own = {key: value for key, value in record.items() if value is not None}
-    parts = {"": {**nested.pop("text_config.", {}), **own}, **nested}
+    text = nested.pop("text_config.", {})
+    parts = {"": {**text, **{key: value for key, value in record.items() if value is not None or key not in text}}, **nested}
     return {part: _unified(each) for part, each in parts.items()} if record else {}
 
 
 def _unified(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record in one spelling of rotary settings and windows, which versions of transformers store differently."""
-    new = dict(record)
+    new = {key: value for key, value in record.items() if value is not None or key in NUMBERS}  # null switches those off
     rotary = next((dict(new[key]) for key in ("rope_parameters", "rope_scaling") if isinstance(new.get(key), Mapping)), {})
     if isinstance(local := rotary.get("sliding_attention"), Mapping) and isinstance(rotary.get("full_attention"), Mapping):
         new["rope_local_base_freq"], rotary = local.get("rope_theta"), dict(rotary["full_attention"])

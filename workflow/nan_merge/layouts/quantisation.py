@@ -54,14 +54,16 @@ def refuse_gguf(path: Path, who: str) -> None:
 def quantised(entries: Mapping[str, Tensor], labelled: bool = False) -> str | None:
     """Return the name of the first tensor that holds codes or scales of quantised weights, or None.
 
-    Codes are matrices of integers or of 8-bit floats that have scales beside them, in a `labelled` model also without.
+    Codes are matrices of integers or of 8-bit floats that have scales beside them, in a `labelled` model also vectors and
+    without scales.
     """
     scaled = {name.rpartition(".")[0] for name in entries if SCALES.search(name)} - {""}
     for name, tensor in entries.items():
         module, matrix = name.rpartition(".")[0], len(tensor.shape) > 1 and not is_buffer(name, tensor)
         if (
             PACKED.search(name)
-            or (matrix and tensor.dtype in CODES and (labelled or name in scaled or module in scaled))
+            or (tensor.dtype in CODES and labelled and tensor.shape and not is_buffer(name, tensor))
+            or (tensor.dtype in CODES and matrix and (name in scaled or module in scaled))
             or (
                 tensor.dtype.startswith("F8")
                 and (labelled or any(s.format(name=name, module=module) in entries for s in FLOAT_SCALES))

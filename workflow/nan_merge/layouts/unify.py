@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,14 @@ from nan_merge.checkpoints.companions import companion_notes
 from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
+from nan_merge.layouts.mismatch import check_match, fill_missing
 from nan_merge.layouts.names import architectures, config, count_phrase, is_buffer, join_first
 from nan_merge.layouts.network import check_network
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised, without_labels
 from nan_merge.layouts.renames import match_names
+from nan_merge.layouts.ties import tie
 from nan_merge.layouts.views import equal, view
-from nan_merge.layouts.vocabulary import tie, unify_rows
-
-MISSING = ("error", "base")  # policies for a tensor that an expert lacks
-MOST_MISSING = 0.05  # of the parameters, which `base` may leave at the base
+from nan_merge.layouts.vocabulary import unify_rows
 
 Chunk = tuple[str, int, int]  # tensor, start, stop
 
@@ -76,8 +74,8 @@ def unify_layout(
     _refuse_half(origin, models)
     names = _mergeable(origin, patterns)
     origin, models, resized = unify_rows(origin, models, names, vocabulary, notes)
-    models = {name: _fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
-    _check(origin, models, names)
+    models = {name: fill_missing(name, model, origin, names, missing, notes) for name, model in models.items()}
+    check_match(origin, models, names, patterns)
     return Models(origin, models, tuple(names), {**changes, **untied, **resized}, (*notes, *companions))
 
 
@@ -175,59 +173,3 @@ def _mergeable(base: Checkpoint, patterns: Sequence[re.Pattern[str]]) -> list[st
         shown = [pattern.pattern for pattern in patterns]
         raise UserError(f"{base.folder}: no tensor is left to merge; correct `exclude` ({shown}), which matches all of them")
     return names
-
-
-def _fill_missing(
-    expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], missing: str, notes: list[str]
-) -> Checkpoint:
-    """Return an expert with missing tensors taken from the base, if `missing` is `base`; note its surplus tensors."""
-    if missing not in MISSING:
-        raise UserError(f"merge: missing: unknown {missing!r}; expected {' or '.join(MISSING)}")
-    extra = [n for n, tensor in model.entries.items() if n not in base.entries and not is_buffer(n, tensor)]
-    lacking = [name for name in names if name not in model.entries]
-    if extra:
-        notes.append(f"expert '{expert}': left out {count_phrase(len(extra), 'tensor')} that the base lacks: {join_first(extra)}")
-    if not lacking or missing == "error":
-        return model
-    _refuse_missing(expert, model, base, names, lacking)
-    count = count_phrase(len(lacking), "tensor")
-    notes.append(f"expert '{expert}': it lacks {count}, which it leaves at the base: {join_first(lacking)}")
-    return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
-
-
-def _refuse_missing(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], lacking: Sequence[str]) -> None:
-    """Raise a UserError if the tensors that an expert lacks are a large share of the parameters, as of another layout."""
-    size, whole = (sum(base.entries[name].size for name in each) for each in (lacking, names))
-    if size <= MOST_MISSING * whole:
-        return
-    groups = Counter(".".join(name.split(".")[:2]) for name in lacking)
-    found = [f"{group} ({count_phrase(count, 'tensor')})" for group, count in groups.most_common()]
-    surplus = [name for name in model.names if name not in base.entries]
-    raise UserError(
-        f"expert '{expert}' ({model.folder}) lacks {size / whole:.0%} of the parameters of the base {base.folder}, with"
-        f" `missing: base` at most {MOST_MISSING:.0%} may stay at the base: {join_first(found)}"
-        + (f"; it has others: {join_first(surplus, 3)}" if surplus else "")
-        + ". Expected the names of the base's layout: convert the expert, or exclude what it should not move (`exclude`)"
-    )
-
-
-def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], names: Sequence[str]) -> None:
-    """Raise a UserError that lists and counts all tensors whose name, shape or type differs from the base."""
-    lacking, others = [], []
-    for expert, model in experts.items():
-        for name in names:
-            if name not in model.entries:
-                lacking.append(f"expert '{expert}' has no tensor '{name}'")
-            elif model.shape(name) != base.shape(name):
-                others.append(
-                    f"expert '{expert}': tensor '{name}' is {list(model.shape(name))}, expected {list(base.shape(name))}"
-                )
-            elif not model.entries[name].is_float:
-                others.append(f"expert '{expert}': tensor '{name}' is {model.entries[name].dtype}, expected floats")
-    if lacking or others:
-        count = f"{len(lacking) + len(others)} tensors do not match the base {base.folder}"
-        remedy = "Use experts of this base, or exclude these tensors with `merge: exclude:`"
-        if lacking:
-            count += f" ({len(lacking)} are missing)"
-            remedy += "; with `merge: missing: base` missing tensors keep the values of the base"
-        raise UserError(f"{count}: {join_first([*lacking, *others])}. {remedy}")

@@ -1,156 +1,17 @@
-"""Tied embeddings and output heads, and vocabularies of different sizes."""
+"""Vocabularies of different sizes: cut to the rows of the base, or extended to the most."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
-from nan_merge.checkpoints.pickles import storage_key
 from nan_merge.checkpoints.safetensors_file import RowSlice
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.names import TIED, VOCABULARY, architectures, config, count_phrase, setting, token_tensors, vocabulary
-from nan_merge.layouts.views import FirstRows, MeanRows, equal, view
+from nan_merge.layouts.names import VOCABULARY, config, count_phrase, token_rows, vocabulary, with_setting
+from nan_merge.layouts.views import FirstRows, MeanRows, view
 
 POLICIES = ("truncate", "pad_mean")
-WITH_HEAD = re.compile(r"LMHead|DoubleHeads|CausalLM|ConditionalGeneration|MaskedLM|PreTraining")  # in names of architectures
-RESCALED = {"t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", "pop2piano"}  # model types that scale into a tied head
-
-
-def tie(
-    base: Checkpoint, experts: Mapping[str, Checkpoint], notes: list[str]
-) -> tuple[Checkpoint, dict[str, Checkpoint], dict[str, Any]]:
-    """Reduce tied weights to one tensor, or give every model its own head: (base, experts, changes of config.json).
-
-    Tied are tensors that share memory in a `.bin`, and an output head equal to the embedding unless config.json denies it.
-    They are counted and written once, and `transformers` ties them again when it loads the result. A head that an expert has
-    apart from its embedding is merged, and `tie_word_embeddings` becomes false; the embedding of a model that ties it stands
-    for its head. Likewise an expert that ties the head that the base stores. Changes are added to `notes`.
-    Raises UserError for both where an untied head computes something else (T5).
-    """
-    same = twins(base)
-    own = _own_heads(base, experts, same, notes)
-    same = {name: kept for name, kept in same.items() if name not in own}
-    notes += [f"base: '{name}' is tied to '{kept}', so it is counted and written once" for name, kept in same.items()]
-    heads = {head: base.entries[kept] for head, kept in own.items()}
-    single = view(base, {**{name: tensor for name, tensor in base.entries.items() if name not in same}, **heads})
-    for head in heads.keys() - base.entries.keys():
-        next(names for names in single.shards.values() if own[head] in names).append(head)
-    models = {expert: _with_heads(model, base, own) for expert, model in experts.items()}
-    models = {expert: _retied(expert, model, single, same, notes) for expert, model in models.items()}
-    return single, models, {**_with_setting(config(base), TIED, False), TIED: False} if own else {}
-
-
-def tied_embedding(base: Checkpoint, shape: tuple[int, ...]) -> str | None:
-    """Return the name of the embedding that the base uses as an output head of this width; None if it has a head or none."""
-    record = config(base)
-    kinds, tied = record.get("architectures") or [], setting(record, TIED)
-    embeddings, heads = token_tensors(base.entries, record)
-    if tied is None:
-        generates = not kinds or any(WITH_HEAD.search(str(kind)) for kind in kinds)
-        tied = generates and all(len(base.shape(name)) < 2 for name in heads)
-    fitting = [name for name in sorted(embeddings, key=_rank(base)) if base.shape(name)[1:] == shape[1:]]
-    return fitting[0] if tied and fitting else None
-
-
-def _own_heads(base: Checkpoint, experts: Mapping[str, Checkpoint], same: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """Return the heads that an expert has apart from its embedding though the base ties them: {head: embedding of the base}."""
-    own: dict[str, str] = {}
-    for expert, model in experts.items():
-        for head in _matrices_of_heads(model, base):
-            kept = same.get(head) if head in base.entries else tied_embedding(base, model.shape(head))
-            if (
-                kept in model.entries
-                and not _is_inherited(model, base, head)
-                and not equal(model.entries[head], model.entries[kept])
-            ):
-                _refuse_rescaled(
-                    f"expert '{expert}' ({model.folder}) has its own '{head}', which the base ties to '{kept}'", base
-                )
-                own[head] = kept
-                notes.append(
-                    f"expert '{expert}': its own '{head}' differs from its '{kept}', to which the base ties it; the merged model"
-                    f" has both, with `{TIED}: false` in its config.json"
-                )
-    return own
-
-
-def _matrices_of_heads(model: Checkpoint, base: Checkpoint) -> list[str]:
-    heads = token_tensors(model.entries, config(model) or config(base)).heads
-    return [name for name in heads if len(model.shape(name)) == 2]
-
-
-def _is_inherited(model: Checkpoint, base: Checkpoint, name: str) -> bool:
-    """Return whether an adapter left a tensor of the base as it was."""
-    return model.entries[name] is base.entries.get(name)
-
-
-def _with_heads(model: Checkpoint, base: Checkpoint, own: Mapping[str, str]) -> Checkpoint:
-    """Return a model with its embedding for each of the heads that it does not have; a copy of the embedding is no head."""
-    surplus = [name for name in _matrices_of_heads(model, base) if name not in own and name not in base.entries]
-    copies = {name for name in surplus if tied_embedding(base, model.shape(name))}
-    entries = {name: tensor for name, tensor in model.entries.items() if name not in copies}
-    for head, kept in own.items():
-        if kept in entries and (head not in entries or _is_inherited(model, base, head)):
-            entries[head] = entries[kept]
-    return view(model, entries)
-
-
-def _refuse_rescaled(who: str, base: Checkpoint) -> None:
-    if kinds := architectures(config(base)) & RESCALED:
-        raise UserError(
-            f"{who}; a model of type {' / '.join(sorted(kinds))} scales what enters a tied head, but not what enters its own."
-            f" Expected experts and base that tie it alike (`{TIED}` of config.json)"
-        )
-
-
-def twins(base: Checkpoint) -> dict[str, str]:
-    """Return the duplicates among the tensors of the base: {name: name that is kept}."""
-    record = config(base)
-    embeddings, heads = token_tensors(base.entries, record)
-    tied, tables = setting(record, TIED), {*embeddings, *heads}
-    found: dict[str, str] = {}
-    owners: dict[Hashable, str] = {}
-    distinct: list[str] = []
-    for name in sorted(base.entries, key=_rank(base)):
-        if name in heads and tied is False:
-            continue
-        tensor = base.entries[name]
-        key = storage_key(tensor)
-        twin = owners.setdefault(key, name) if key else name
-        if twin == name and name in tables and len(tensor.shape) == 2:
-            twin = next((other for other in distinct if equal(tensor, base.entries[other])), name)
-            distinct.append(name)
-        if twin != name:
-            found[name] = twin
-    return found
-
-
-def _rank(base: Checkpoint) -> Callable[[str], int]:
-    """Return the priority of tied names: a shared embedding (0) is kept rather than its uses, a head last (3)."""
-    embeddings, heads = token_tensors(base.entries, config(base))
-    ranks = {**dict.fromkeys(heads, 3), **dict.fromkeys(embeddings, 1)}
-    return lambda name: 0 if name.endswith("shared.weight") else ranks.get(name, 2)
-
-
-def _retied(expert: str, model: Checkpoint, base: Checkpoint, twins: Mapping[str, str], notes: list[str]) -> Checkpoint:
-    """Return an expert with one tensor where the base ties two, and with both where the base stores both."""
-    entries = dict(model.entries)
-    for name, kept in twins.items():
-        if name in entries and kept not in entries:
-            entries[kept] = entries[name]
-        elif name in entries and not equal(entries[name], entries[kept]):
-            notes.append(f"expert '{expert}': its own '{name}' was left out, because the base ties it to '{kept}'")
-        entries.pop(name, None)
-    tables = sorted((name for name in vocabulary(base.entries, config(base)) if len(base.shape(name)) == 2), key=_rank(base))
-    for name in tables if setting(config(model), TIED) else ():
-        twin = next((n for n in tables if n in model.entries and base.shape(n)[1:] == base.shape(name)[1:]), None)
-        if name not in entries and twin:
-            _refuse_rescaled(f"expert '{expert}' ({model.folder}) ties '{name}' to '{twin}', the base has both", base)
-            entries[name] = entries[twin]
-            notes.append(f"expert '{expert}': it ties '{name}', which it does not store, to '{twin}'; the base has both")
-    return view(model, entries)
 
 
 def unify_rows(
@@ -167,31 +28,37 @@ def unify_rows(
     record = config(base)
     every = vocabulary(base.entries, record)
     tables = [name for name in every if name in names and base.entries[name].size]
-    rows = {name: {model.shape(name)[0] for model in experts.values() if _fits(model, base, name)} for name in tables}
-    if all(counts <= {base.shape(name)[0]} for name, counts in rows.items()):
+    rows = {name: {token_rows(model.shape(name)) for model in experts.values() if _fits(model, base, name)} for name in tables}
+    if all(counts <= {token_rows(base.shape(name))} for name, counts in rows.items()):
         return base, dict(experts), {}
     if policy == "truncate":
         return base, {expert: _truncated(expert, model, base, tables, notes) for expert, model in experts.items()}, {}
     most: dict[int, int] = {}  # rows of the base: rows of the result
     for name in tables:
-        own = base.shape(name)[0]
+        own = token_rows(base.shape(name))
         most[own] = max(most.get(own, own), *rows[name], own)
-    wanted = {name: most[base.shape(name)[0]] for name in every if base.shape(name)[0] in most}
-    changes = _with_setting(record, VOCABULARY, most[base.shape(tables[0])[0]])
+    wanted = {name: most[own] for name in every if (own := token_rows(base.shape(name))) in most}
+    changes = with_setting(record, VOCABULARY, most[token_rows(base.shape(tables[0]))])
     padded = {expert: _padded(f"expert '{expert}'", model, wanted, notes) for expert, model in experts.items()}
     return _padded("base", base, wanted, notes), padded, changes
 
 
 def _fits(model: Checkpoint, base: Checkpoint, name: str) -> bool:
     """Return whether a model has a tensor whose shape equals the base's except for the number of rows."""
-    return name in model.entries and model.shape(name)[1:] == base.shape(name)[1:] and len(model.shape(name)) > 0
+    shapes = [each.shape(name) for each in (model, base) if name in each.entries]
+    resized = {_with_rows(shape, 0) for shape in shapes if shape}
+    return len(shapes) == 2 and len(resized) == 1 and all(shapes)
+
+
+def _with_rows(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    return (1, rows) if shape[0] == 1 and len(shape) == 2 else (rows, *shape[1:])
 
 
 def _truncated(expert: str, model: Checkpoint, base: Checkpoint, names: Sequence[str], notes: list[str]) -> Checkpoint:
     """Return an expert without rows beyond those of the base, and with the base's rows where it has fewer."""
     entries = dict(model.entries)
     for name in (name for name in names if _fits(model, base, name)):
-        tensor, rows, expected = entries[name], entries[name].shape[0], base.shape(name)[0]
+        tensor, rows, expected = entries[name], token_rows(entries[name].shape), token_rows(base.shape(name))
         if rows < expected and tensor.is_float:
             entries[name] = FirstRows.of(tensor, base.entries[name])
             notes.append(f"expert '{expert}': '{name}' has {rows} rows, so it leaves the last {expected - rows} at the base")
@@ -208,14 +75,8 @@ def _padded(who: str, model: Checkpoint, wanted: Mapping[str, int], notes: list[
     entries = dict(model.entries)
     for name, rows in wanted.items():
         tensor = entries.get(name)
-        if tensor is not None and 0 < tensor.shape[0] < rows:
-            entries[name] = MeanRows(tensor.dtype, (rows, *tensor.shape[1:]), tensor)
-            notes.append(f"{who}: added {count_phrase(rows - tensor.shape[0], 'mean row')} to the {tensor.shape[0]} of '{name}'")
+        if tensor is not None and 0 < (own := token_rows(tensor.shape)) < rows:
+            first = RowSlice(tensor.dtype, (own, tensor.size // own), tensor)
+            entries[name] = MeanRows(tensor.dtype, _with_rows(tensor.shape, rows), first)
+            notes.append(f"{who}: added {count_phrase(rows - own, 'mean row')} to the {own} of '{name}'")
     return view(model, entries)
-
-
-def _with_setting(record: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return the changes that set a key of a config.json where it stands: in the nested language model, if any, and above."""
-    nested = record.get("text_config")
-    changes = {"text_config": {**nested, key: value}} if isinstance(nested, Mapping) else {}
-    return changes if changes and key not in record else {**changes, key: value}

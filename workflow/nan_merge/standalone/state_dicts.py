@@ -17,8 +17,8 @@ from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import stream
+from nan_merge.layouts.ties import twins
 from nan_merge.layouts.unify import check_distinct
-from nan_merge.layouts.vocabulary import twins
 from nan_merge.standalone.merge_models import Settings
 
 BY_NAME = {dtype.name: dtype for dtype in NAMES}  # NumPy and torch give the types the same names

@@ -12,9 +12,10 @@ from oracles_operators import keep_probabilities
 from nan_merge.core.errors import UserError
 from nan_merge.methods import geometry
 from nan_merge.methods.combine import consensus, emr, fisher, max_magnitude
-from nan_merge.methods.context import TensorContext
+from nan_merge.methods.context import DRAWS, TensorContext
 from nan_merge.methods.geometry import karcher, model_stock, slerp, widen
 from nan_merge.methods.postprocess import lines, scale
+from nan_merge.methods.preprocess import drop
 from nan_merge.methods.sparsify import breadcrumbs, della, pcb
 
 torch = pytest.importorskip("torch")
@@ -118,6 +119,13 @@ def test_della_without_dropping_is_the_identity_and_l1_keeps_the_sum_of_magnitud
     found = della(tau, TensorContext("w"), rescale="l1")
     assert abs(found).sum() == pytest.approx(abs(tau).sum())
     assert (found == 0).any()
+
+
+def test_della_without_a_window_is_dare_also_for_a_draw_at_the_rate():
+    (tau,), context = np.random.default_rng(0).standard_normal((1, 50)), TensorContext("w", seed=1)
+    rate = int(sorted(context.draws(tau))[20]) / DRAWS
+    found = della(tau, context, density=1 - rate, window=0.0)
+    assert (found != 0).sum() == 30 and found == pytest.approx(drop(tau, context, rate=rate))
 
 
 def test_a_vector_is_one_row_of_della_and_an_entry_alone_has_the_density():

@@ -322,6 +322,16 @@ def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
     assert norm_data.along_the_base(Study(study.suite, METHODS)) is None
 
 
+@pytest.mark.parametrize("lengths", [[0.0, 2.0], [0.0, 0.0]], ids=["one expert", "both"])
+def test_an_expert_that_equals_the_base_is_told_in_words(study, tmp_path, lengths):
+    study.measures = {0: measure([100, 100], lengths)}
+    draw_figure(study, {"id": "f", "kind": "coefficients", "title": "T"}, tmp_path / "f")
+    texts = [*claim(study, "NAN from the norms").evidence, (tmp_path / "f.svg").read_text()]
+    assert not [text for text in texts if re.search(r"\binf\b|\bnan %", text)]
+    assert ("is positive and the smallest is zero" in texts[1]) == any(lengths)
+    assert ("is positive and the smallest is zero" in texts[-1]) == any(lengths)
+
+
 def claim(study, start):
     return next(claim for claim in claims.claims(study) if claim.statement.startswith(start))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nan_merge.reporting import norm_data
-from nan_merge.reporting.formats import count, interval, p_value, percent, spread
+from nan_merge.reporting.formats import count, exceeds, interval, p_value, percent, spread
 from nan_merge.reporting.paired_tests import (
     CORRECTION_GROUPS,
     FAILS,
@@ -141,7 +141,7 @@ def weight_norms(study: Study) -> list[Claim]:
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
         spreads[of] = max(norm_data.relative_spread(column) for column in alpha.T)
         evidence.append(
-            f"Shares from {name}: the largest exceeds the smallest by {spread(spreads[of])} %"
+            f"Shares from {name}: the largest {exceeds(spreads[of])}"
             + (" (largest value over the seeds)." if alpha.shape[1] > 1 else ".")
         )
     ratio = max(float(row["ratio"].max()) for row in measured.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,11 @@ def spread(fraction: float) -> str:
     """Format a relative difference in per cent with two significant digits and without an exponent."""
     value = 100 * fraction
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 1e-4 or value == 0 else f"{value:.6f}"
+
+
+def exceeds(fraction: float) -> str:
+    """Say by how much the largest of some numbers is larger than the smallest."""
+    return f"exceeds the smallest by {spread(fraction)} %" if math.isfinite(fraction) else "is positive and the smallest is zero"
 
 
 def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:

@@ -44,7 +44,8 @@ def along_the_base(study: Study) -> float | None:
         return None
     weights, task_vectors = (np.array([row[of] for row in measured]) for of in NORMS)
     parts = (weights**2 - task_vectors**2) / (2 * weights.mean(axis=0))
-    return float(np.max(np.ptp(parts, axis=0) / task_vectors.max(axis=0)))
+    longest = task_vectors.max(axis=0)
+    return float(np.max(np.ptp(parts, axis=0) / (longest + (longest == 0))))
 
 
 def allowed_by_lengths(study: Study) -> float:
@@ -94,8 +95,8 @@ def extent(name: str, values: NDArray | None) -> dict[str, float | None]:
 
 
 def relative_spread(values: NDArray) -> float:
-    """Return largest over smallest, less one."""
-    return float(np.max(values) / np.min(values) - 1)
+    """Return largest over smallest, less one; infinity where the smallest is zero."""
+    return float(np.max(values) / np.min(values) - 1) if np.min(values) else np.inf
 
 
 class Line(NamedTuple):

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from nan_merge.reporting import norm_data
 from nan_merge.reporting.figure_style import GREY, OKABE_ITO, empty_figure
-from nan_merge.reporting.formats import spread
+from nan_merge.reporting.formats import exceeds
 from nan_merge.reporting.study import Study
 
 
@@ -31,7 +31,10 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         norm = np.array([measured[name][of].mean() for name in names])
         style = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
         known = [i for i, name in enumerate(names) if name in sizes]
-        places = [(left, norm / norm.mean(), range(len(names))), (right, np.array([sizes.get(name, 0) for name in names]), known)]
+        places = [
+            (left, norm / (norm.mean() or 1.0), range(len(names))),
+            (right, np.array([sizes.get(name, 0) for name in names]), known),
+        ]
         for axes, x, kept in places:
             axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **style)
             for i in kept if of == "task_vector" else ():
@@ -52,9 +55,8 @@ def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     numbered = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
     right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
     return figure, (
-        "NAN's shares α (inverse norms, whole model, summing to 1). The largest share exceeds the smallest by "
-        f"{spread(spreads['weights'])} % with norms of whole weights and by {spread(spreads['task_vector'])} % "
-        "with norms of task vectors."
+        "NAN's shares α (inverse norms, whole model, summing to 1). With norms of whole weights the largest share "
+        f"{exceeds(spreads['weights'])}; with norms of task vectors it {exceeds(spreads['task_vector'])}."
         + (
             " Dashed: shares in proportion to the training-set size, which NAN's derivation aims at."
             if len(sizes) == len(study.tasks)

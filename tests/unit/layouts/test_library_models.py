@@ -130,6 +130,16 @@ def test_a_model_that_ties_and_one_that_does_not_are_merged_whole(name, tied, tm
     check(tmp_path, family(tmp_path, name, [{"tie_word_embeddings": each} for each in tied]))
 
 
+@pytest.mark.parametrize("untied", ["", "a", "base"])
+@pytest.mark.parametrize("name", ["bart", "bert", "gpt_neox", "t5"])
+def test_tensors_of_one_memory_in_a_pickle_are_merged_whole(name, untied, tmp_path):
+    models = family(tmp_path, name, [{"tie_word_embeddings": who != untied} for who in ("base", "a", "b")])
+    for who in ("base", "b"):
+        (tmp_path / who / "model.safetensors").unlink()
+        torch.save(models[who].state_dict(), tmp_path / who / "pytorch_model.bin")
+    check(tmp_path, models)
+
+
 @pytest.mark.parametrize("name", [*TIED, "qwen2", "t5", "llava", "gemma3"])
 def test_rows_of_a_longer_vocabulary_are_dropped_everywhere(name, tmp_path):
     models = family(tmp_path, name)

@@ -188,7 +188,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 def test_many_writers_at_once_leave_one_whole_result(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom nan_merge.core.atomic import atomic_write, exclusive\n"
-        "out = Path(sys.argv[1])\nfor _ in range(20):\n    with exclusive(out, 60, lambda _: True), atomic_write(out) as part:\n        part.mkdir()\n"
+        "out = Path(sys.argv[1])\nfor _ in range(20):\n"
+        "    with exclusive(out, 60, lambda _: True), atomic_write(out) as part:\n        part.mkdir()\n"
         "        for name in 'abc': (part / name).write_text(sys.argv[2])"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), str(n)], env=ENVIRONMENT) for n in range(4)]

@@ -13,12 +13,11 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.varying import varies
-from nan_merge.standalone.sources import short_names
+from nan_merge.standalone.sources import local, short_names
 
 LINEAR, TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES = "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"
 HOSTS = {  # the closest method of config/methods.yaml
@@ -33,6 +32,14 @@ KEYS = (
     "chat_template",
 )  # fmt: skip
 PARAMETERS = ("weight", "density", "normalize", "lambda", "rescale", "int8_mask")
+OF_MODELS = ("weight", "density")  # the others belong to all models at once
+WITHOUT_EFFECT = {  # parameters that mergekit too reads for other methods only, and the type of its masks
+    LINEAR: ("density", "lambda", "rescale", "int8_mask"),
+    TASK_ARITHMETIC: ("density", "rescale", "int8_mask"),
+    TIES: ("int8_mask",),
+    DARE_LINEAR: ("int8_mask",),
+    DARE_TIES: ("int8_mask",),
+}
 TYPES = ("float16", "bfloat16", "float32", "float64")
 OTHER_TOOLS = {  # keys of the files of mergekit's other commands
     "gate_mode": "it is for mergekit-moe, which builds a mixture of experts out of the models and merges none",
@@ -82,14 +89,29 @@ class _Settings:
         """The models, in the order of the file."""
         return list(self.slices[0].models)
 
+    def ignored(self, method: str) -> Iterator[str]:
+        """Yield a note for every parameter that has no effect, there as here."""
+        of_all = [self.shared, *(part.shared for part in self.slices)]
+        of_models = [each for part in self.slices for each in part.models.values()]
+        for key in PARAMETERS:
+            if key in WITHOUT_EFFECT[method] and any(key in each for each in (*of_all, *of_models)):
+                yield f"{key}: has no effect for '{method}' and is ignored"
+            elif key not in OF_MODELS and any(key in each for each in of_models):
+                yield f"{key}: has no effect at a model, in mergekit too, and is ignored there; write it below `parameters` of all"
+
     def flag(self, key: str, default: bool) -> bool:
         """Return a boolean parameter of the whole merge."""
-        values = {self._boolean(value, place) for place, value in self._found(key) for value in _values(value)}
+        values = set()
+        for part in self.slices:
+            for place, value in [*self._found(key, "", part), ("", default)]:
+                values |= {self._boolean(each, place) for each in _values(value)}
+                if not _has_filters(value):
+                    break
         if len(values) > 1:
             raise UserError(
                 f"{self.where}: parameters.{key}: true for some tensors and false for others; supported is one for all"
             )
-        return values.pop() if values else default
+        return values.pop()
 
     def number(self, key: str, model: str = "", default: float | None = None) -> Varying:
         """Return a numeric parameter of one model, or of the whole merge: a number, a gradient or cases."""
@@ -118,22 +140,40 @@ class _Settings:
 
     def _cases(self, value: Any, where: str) -> list[dict[str, Any]]:
         """Read a parameter: a number, a gradient, one case or a list of cases."""
-        entries = value if isinstance(value, list) and any(isinstance(each, Mapping) for each in value) else [value]
-        return [
-            self._case(entry, where) if isinstance(entry, Mapping) else {"value": _reading(entry, where)} for entry in entries
-        ]
+        if not _has_cases(value):
+            return [{"value": _reading(value, where)}]
+        return [self._case(entry, where) for entry in (value if isinstance(value, list) else [value])]
 
-    def _case(self, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def _case(self, entry: Any, where: str) -> dict[str, Any]:
+        only = _mapping(entry, where).get("filter")
         _known(where, entry, ("filter", "value"))
-        if "value" not in entry:
-            raise UserError(f"{where}: {dict(entry)}: expected `filter: <part of a tensor's name>` and `value: <number>`")
-        only = entry.get("filter")
-        return {**({} if only in (None, "*") else {"filter": str(only)}), "value": _reading(entry["value"], where)}
+        if "value" not in entry or not isinstance(only, str | None):
+            raise UserError(f"{where}: expected `filter: <part of a tensor's name>` and `value: <number>`, found {dict(entry)}")
+        return {**({} if only in (None, "*") else {"filter": only}), "value": _reading(entry["value"], where)}
 
     def _boolean(self, value: Any, where: str) -> bool:
         if value not in (True, False):  # mergekit reads 0 and 1 too
             raise UserError(f"{where}: expected true or false, found {value!r}")
         return bool(value)
+
+
+def _has_cases(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value))
+
+
+def _has_filters(value: Any) -> bool:
+    """Return whether a parameter has cases that need not apply to a tensor, so that the next place may count."""
+    cases = value if isinstance(value, list) else [value]
+    return _has_cases(value) and all(isinstance(each, Mapping) and each.get("filter") not in (None, "*") for each in cases)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Return what should be a mapping, {} for nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected `name: value` in each line, found {value!r}")
+    return value
 
 
 def _values(value: Any) -> list[Any]:
@@ -150,6 +190,8 @@ def _reading(value: Any, where: str) -> float | list[float]:
         raise UserError(f"{where}: expected a number, found {value!r}")
     if not value:
         raise UserError(f"{where}: the list is empty; expected the numbers of a gradient over the layers")
+    if nested := [each for each in value if isinstance(each, list)]:
+        raise UserError(f"{where}: expected a number, found {nested[0]!r} within a gradient")
     numbers = [float(_reading(each, where)) for each in value]  # type: ignore[arg-type]
     return numbers if len({*numbers}) > 1 else numbers[0]
 
@@ -181,15 +223,18 @@ def translate(config: Any, where: str, merged: Mapping[str, str] | None = None) 
     if not isinstance(config, Mapping) or "merge_method" not in config:
         raise UserError(f"{where}: no mergekit file; expected `merge_method` and `models`")
     if "modules" in config:
-        raise UserError(f"{where}: `modules` is not supported; supported is `models`, whole models of one architecture")
+        raise UserError(
+            f"{where}: `modules` is not supported, since models are merged whole here, by one method; if it holds one module, write"
+            " its `models` or `slices` and its `parameters` without it"
+        )
     _known(where, config, KEYS)
     method = config["merge_method"]
-    if method not in HOSTS:
-        reason = f": {OTHER_METHODS[method]}" if method in OTHER_METHODS else ""
+    if not isinstance(method, str) or method not in HOSTS:
+        reason = f": {OTHER_METHODS[method]}" if isinstance(method, str) and method in OTHER_METHODS else ""
         raise UserError(f"{where}: merge_method: '{method}' is not supported{reason}; supported are {', '.join(HOSTS)}")
     settings = _settings(config, where, merged or {})
     base, weights = (_linear if method == LINEAR else _around_base)(config, settings)
-    if "+" in base and not Path(base).expanduser().is_dir():
+    if "+" in base and not local(base).is_dir():
         raise UserError(f"{where}: the base {base!r} is not supported; supported is a folder or a hub id, without an adapter")
     places = {model: _adapter(model, base, where) for model in weights if model != base}
     names = dict(sorted(zip(short_names([*places.values()]), places, strict=True)))
@@ -219,6 +264,7 @@ def _tokenizer(config: Mapping[str, Any], names: Mapping[str, str], where: str, 
     if config.get("tokenizer") is not None:
         if entry is not None or not isinstance(config["tokenizer"], Mapping):
             raise UserError(f"{where}: tokenizer: expected `source: base`, `union` or a model, and no `tokenizer_source` besides")
+        _known(f"{where}: tokenizer", config["tokenizer"], ("source", "tokens", "pad_to_multiple_of"))
         extra = [k for k in config["tokenizer"] if k != "source" and config["tokenizer"][k] not in (None, {})]
         if extra:
             raise UserError(
@@ -240,8 +286,10 @@ def _reference(entry: Any, where: str, merged: Mapping[str, str]) -> str:
         if entry.get("override_architecture"):
             raise UserError(f"{where}: `override_architecture` is not supported; the architecture is that of config.json")
         adapter = entry.get("lora")
-        place = entry.get("path", entry.get("model"))
-        found = _reference(place, where, merged) + (f"@{entry['revision']}" if entry.get("revision") else "")
+        place, revision = entry.get("path", entry.get("model")), entry.get("revision")
+        if not isinstance(revision, str | None):
+            raise UserError(f"{where}: revision: expected a branch, a tag or a commit, in quotes if it is a number; found {revision!r}")
+        found = _reference(place, where, merged) + (f"@{revision}" if revision else "")
         return found + (f"+{_reference(adapter, where, merged)}" if adapter else "")
     if not isinstance(entry, str) or not entry:
         raise UserError(f"{where}: expected `model: <folder or hub id>`, found {entry!r}")
@@ -256,9 +304,14 @@ def _settings(config: Mapping[str, Any], where: str, merged: Mapping[str, str]) 
     parts = [_models(config, "models", where, merged)] if "models" in config else _slices(config, where, merged)
     base = config.get("base_model")
     base = None if base is None else _reference(base, f"{where}: base_model", merged)
-    shared = config.get("parameters") or {}
-    _known(f"{where}: parameters", shared, PARAMETERS)
+    shared = _parameters(config, where)
     return _Settings(where, base, shared, parts)
+
+
+def _parameters(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    found = _mapping(entry.get("parameters"), f"{where}: parameters")
+    _known(f"{where}: parameters", found, PARAMETERS)
+    return found
 
 
 def _models(config: Mapping[str, Any], key: str, where: str, merged: Mapping[str, str], *more: str) -> _Slice:
@@ -274,8 +327,7 @@ def _models(config: Mapping[str, Any], key: str, where: str, merged: Mapping[str
         model = _reference(entry.get("model"), place, merged)
         if model in models:
             raise UserError(f"{place}: '{model}' is listed twice; leave one out")
-        models[model] = entry.get("parameters") or {}
-        _known(f"{where}: {key}: {model}: parameters", models[model], PARAMETERS)
+        models[model] = _parameters(entry, f"{where}: {key}: {model}")
     return _Slice(f"{where}: {key}", None, models)
 
 
@@ -300,16 +352,14 @@ def _slices(config: Mapping[str, Any], where: str, merged: Mapping[str, str]) ->
                 f" {', '.join(map(str, ranges))}. A file that stacks, leaves out or exchanges layers makes another network, which"
                 " is not supported"
             )
-        shared = entry.get("parameters") or {}
-        _known(f"{place}: parameters", shared, PARAMETERS)
-        parts.append(_Slice(place, (layers[0], layers[1]), part.models, shared))
+        parts.append(_Slice(place, (layers[0], layers[1]), part.models, _parameters(entry, place)))
     return parts
 
 
 def _linear(config: Mapping[str, Any], settings: _Settings) -> tuple[str, dict[str, Varying]]:
     """Return base and weights of sum_i w_i theta_i (divided by sum_i w_i): the base is one of the models."""
     trained_on = {model.partition("+")[0] for model in settings.models}
-    of_one = len(trained_on) == 1 and not any(Path(model).expanduser().is_dir() for model in settings.models)
+    of_one = len(trained_on) == 1 and not any(local(model).is_dir() for model in settings.models)
     if settings.base is None and of_one and not trained_on & {*settings.models}:  # adapters of one model, which has no weight
         return trained_on.pop(), {model: settings.number("weight", model) for model in settings.models}
     base = settings.base or settings.models[0]
@@ -328,7 +378,7 @@ def _method_spec(
     method: str, settings: _Settings, names: Mapping[str, str], weights: Mapping[str, Varying]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the spec of a method whose experts, `names` of models, have weights by model; and notes."""
-    notes = ["int8_mask: has no effect here and is ignored"] if settings.flag("int8_mask", False) else []
+    notes = [*settings.ignored(method)]
     if not names:
         raise UserError(f"{settings.where}: models: no model besides the base; expected at least one")
     of_experts = {name: weights[model] for name, model in names.items()}
@@ -470,7 +520,7 @@ def _dtype(config: Mapping[str, Any], where: str) -> tuple[str | None, list[str]
 
 def _adapter(model: str, base: str, where: str) -> str:
     """Read `model+adapter`: the place of the adapter, which is trained on the base; a folder of that name is a model."""
-    if "+" not in model or Path(model).expanduser().is_dir():
+    if "+" not in model or local(model).is_dir():
         return model
     if not model.startswith(f"{base}+"):
         raise UserError(

@@ -107,7 +107,19 @@ def test_models_are_mappings_and_adapters_on_the_base(work):
     same(merge(document), found, within=0)
 
 
-ODD = ["mein modell", "größe-7b", "ckpt-lr=2e-5", "_tmp", "llama+math", "a{b}", "$(touch x)", "it's", "-lead", "two\nlines", "a;b&c"]
+ODD = [
+    "mein modell",
+    "größe-7b",
+    "ckpt-lr=2e-5",
+    "_tmp",
+    "llama+math",
+    "a{b}",
+    "$(touch x)",
+    "it's",
+    "-lead",
+    "two\nlines",
+    "a;b&c",
+]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -149,7 +161,12 @@ def test_with_the_tokenizer_of_the_base_rows_that_a_model_lacks_stay_at_the_base
     assert (work / "out/tokenizer.json").read_bytes() == (work / "base/tokenizer.json").read_bytes()
 
 
-SHARED = [{"tokenizer_source": "union"}, {"tokenizer": {}}, {"tokenizer_source": "expert_1"}, {"tokenizer": {"source": "expert_0"}}]
+SHARED = [
+    {"tokenizer_source": "union"},
+    {"tokenizer": {}},
+    {"tokenizer_source": "expert_1"},
+    {"tokenizer": {"source": "expert_0"}},
+]
 
 
 @pytest.mark.parametrize("key", SHARED)

@@ -15,7 +15,7 @@ from nan_merge.standalone.model_card import command
 NAMES = {
     "a space": "my model",
     "an equals sign": "ckpt-lr=2e-5",
-    "quotes": "it's \"mine\"",
+    "quotes": 'it\'s "mine"',
     "a substitution": "$(touch PWNED)`touch PWNED`",
     "a variable": "$HOME",
     "an umlaut": "größe",
@@ -37,7 +37,10 @@ NAMES = {
 TEMPLATE = "{%- for m in messages -%}\r\n<|{{ m['role'] }}|>\t\"$x\" `y` \\n ```\n{%- endfor -%}\n\n"
 SETTINGS = {
     "a small number": ["--set", "coefficients.constant.value=1e-05"],
-    "small numbers within": ["--set", "coefficients.given.values={a: [1e-05, 3e-1], b: [{filter: dense, value: 1E-3}, {value: 0}]}"],
+    "small numbers within": [
+        "--set",
+        "coefficients.given.values={a: [1e-05, 3e-1], b: [{filter: dense, value: 1E-3}, {value: 0}]}",
+    ],
     "densities by expert": ["--set", "preprocess.drop.rate={a: [1e-2, 0.5], b: 0.3}", "--seed", "7"],
     "an operator": ["--set", "combine=disjoint_sum", "--dtype", "bfloat16"],
     "a whole stage": ["--set", "preprocess={trim: {density: [5e-1, 0.9], scope: tensor}}"],
@@ -116,7 +119,9 @@ def test_the_command_of_a_tuned_method_holds_its_numbers(method_spec):
     assert found == method_spec
 
 
-@pytest.mark.parametrize("value", [1e-05, [1e-05, 2.5e300], {"a": {"b": [-1e-9]}}, "word", "1e", "e5", True, None, [], {"1e5": 1}])
+@pytest.mark.parametrize(
+    "value", [1e-05, [1e-05, 2.5e300], {"a": {"b": [-1e-9]}}, "word", "1e", "e5", True, None, [], {"1e5": 1}]
+)
 def test_a_written_value_is_read_back(value):
     assert assignment(f"a.b.c={flow(value)}") == ("a.b.c", value)
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
 from nan_merge.cli.parser import command_parser, number_by_name, positive
 from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors

@@ -288,7 +288,9 @@ def _reference(entry: Any, where: str, merged: Mapping[str, str]) -> str:
         adapter = entry.get("lora")
         place, revision = entry.get("path", entry.get("model")), entry.get("revision")
         if not isinstance(revision, str | None):
-            raise UserError(f"{where}: revision: expected a branch, a tag or a commit, in quotes if it is a number; found {revision!r}")
+            raise UserError(
+                f"{where}: revision: expected a branch, a tag or a commit, in quotes if it is a number; found {revision!r}"
+            )
         found = _reference(place, where, merged) + (f"@{revision}" if revision else "")
         return found + (f"+{_reference(adapter, where, merged)}" if adapter else "")
     if not isinstance(entry, str) or not entry:

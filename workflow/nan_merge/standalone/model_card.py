@@ -139,9 +139,7 @@ def _assignments(method_spec: Mapping[str, Any]) -> Iterator[str]:
     """Yield the assignments that make any method this one."""
     for stage, entry in method_spec.items():
         ((operator, values),) = entry.items() if isinstance(entry, Mapping) else [(entry, None)]
-        yield from [f"{stage}.{operator}.{key}={flow(value)}" for key, value in (values or {}).items()] or [
-            f"{stage}={operator}"
-        ]
+        yield from [f"{stage}.{operator}.{key}={flow(value)}" for key, value in (values or {}).items()] or [f"{stage}={operator}"]
 
 
 def needs(record: Mapping[str, Any]) -> str:

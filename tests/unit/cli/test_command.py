@@ -240,5 +240,5 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path):
     assert template(text) == text == template(str(tmp_path / "template {x}.jinja"))
     (tmp_path / "plain.txt").write_text("no template")
     for wrong in (tmp_path / "plain.txt", tmp_path / "none.jinja", tmp_path, "chatml", "a\0b", "x" * 9999):
-        with pytest.raises(UserError, match="^--chat-template .*template in Jinja.*; correct it"):
+        with pytest.raises(UserError, match=r"^--chat-template .*template in Jinja.*; correct it"):
             template(str(wrong))

@@ -213,21 +213,37 @@ REFUSED = {
         "revision: expected a branch, a tag or a commit, in quotes if it is a number; found 5",
     ),
     "an architecture of its own": (
-        changed(base_model={"model": "o/n", "override_architecture": "X"}), "`override_architecture` is not supported",
+        changed(base_model={"model": "o/n", "override_architecture": "X"}),
+        "`override_architecture` is not supported",
     ),
-    "a user that does not exist": (lambda c: c["models"][0].update(model="~nobody-here/x+y"), "its adapter was trained on another"),
+    "a user that does not exist": (
+        lambda c: c["models"][0].update(model="~nobody-here/x+y"),
+        "its adapter was trained on another",
+    ),
     "a weight that is nothing": (weight(None), "parameters.weight: expected a number, found None"),
     "a weight that is not finite": (weight("1e999"), "parameters.weight: expected a number, found '1e999'"),
     "an empty gradient": (weight([]), "parameters.weight: the list is empty"),
     "a gradient of gradients": (weight([[1, 2], 3]), "parameters.weight: expected a number, found [1, 2] within a gradient"),
     "numbers among cases": (weight([1, {"filter": "x", "value": 2}]), "expected `name: value` in each line, found 1"),
-    "cases within cases": (weight([{"filter": "a", "value": [{"filter": "b", "value": 1}]}]), "expected a number, found {'filter'"),
+    "cases within cases": (
+        weight([{"filter": "a", "value": [{"filter": "b", "value": 1}]}]),
+        "expected a number, found {'filter'",
+    ),
     "a case with another key": (weight([{"filter": "a", "value": 1, "layers": [0, 1]}]), "`layers` is not supported"),
     "a filter that is a list": (weight([{"filter": ["a"], "value": 1}]), "found {'filter': ['a'], 'value': 1}"),
     "a case without a value": (weight([{"filter": "a"}]), "expected `filter: <part of a tensor's name>` and `value: <number>`"),
-    "a flag that varies": (shared(normalize=[{"filter": "a", "value": True}, {"value": False}]), "true for some tensors and false"),
-    "a key of the tokenizer": (changed(tokenizer={"sorce": "base"}), "tokenizer: `sorce` is not supported; did you mean `source`?"),
-    "tokens of the tokenizer": (changed(tokenizer={"tokens": {"x": {}}}), "tokenizer: `tokens` is not supported, since it changes"),
+    "a flag that varies": (
+        shared(normalize=[{"filter": "a", "value": True}, {"value": False}]),
+        "true for some tensors and false",
+    ),
+    "a key of the tokenizer": (
+        changed(tokenizer={"sorce": "base"}),
+        "tokenizer: `sorce` is not supported; did you mean `source`?",
+    ),
+    "tokens of the tokenizer": (
+        changed(tokenizer={"tokens": {"x": {}}}),
+        "tokenizer: `tokens` is not supported, since it changes",
+    ),
     "padded rows": (changed(tokenizer={"pad_to_multiple_of": 8}), "tokenizer: `pad_to_multiple_of` is not supported"),
     "two tokenizers": (changed(tokenizer={"source": "base"}, tokenizer_source="base"), "and no `tokenizer_source` besides"),
     "the tokenizer of another model": (changed(tokenizer_source="o/n"), "tokenizer_source: 'o/n' is none of the models"),
@@ -251,7 +267,7 @@ REFUSED = {
     "a mean with a negative weight": (weight(-1), "weight: a negative one is not supported with `normalize: true`"),
     "an average of a scaled model": (averaged(shared(normalize=False)), "weights that sum to 3"),
     "weights that cancel": (averaged(weight(-2)), "the weights sum to 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
@@ -271,13 +287,25 @@ SLICES = {
     "nothing": (None, "slices: expected a list of"),
     "no sources": ([{"parameters": {}}], "slices[0]: sources: expected a list of"),
     "a residual weight": ([{"sources": SOURCES, "residual_weight": 1}], "slices[0]: `residual_weight` is not supported"),
-    "a range that is a text": ([{"sources": [{**SOURCES[0], "layer_range": "0-2"}]}], "slices[0]: layer_range: expected the first"),
-    "a range of truths": ([{"sources": [{**SOURCES[0], "layer_range": [False, 2]}]}], "slices[0]: layer_range: expected the first"),
-    "layers from the middle": ([{"sources": [{**each, "layer_range": [1, 2]} for each in SOURCES]}], "the layers of every model from 0"),
-    "layers of two models in turn": ([{"sources": SOURCES[:1]}, {"sources": SOURCES[1:]}], "slices[1]: expected the layers of every"),
+    "a range that is a text": (
+        [{"sources": [{**SOURCES[0], "layer_range": "0-2"}]}],
+        "slices[0]: layer_range: expected the first",
+    ),
+    "a range of truths": (
+        [{"sources": [{**SOURCES[0], "layer_range": [False, 2]}]}],
+        "slices[0]: layer_range: expected the first",
+    ),
+    "layers from the middle": (
+        [{"sources": [{**each, "layer_range": [1, 2]} for each in SOURCES]}],
+        "the layers of every model from 0",
+    ),
+    "layers of two models in turn": (
+        [{"sources": SOURCES[:1]}, {"sources": SOURCES[1:]}],
+        "slices[1]: expected the layers of every",
+    ),
     "other layers of one model": ([{"sources": [SOURCES[0], {**SOURCES[1], "layer_range": [0, 1]}]}], "makes another network"),
     "parameters that are a list": ([{"sources": SOURCES, "parameters": [1]}], "slices[0]: parameters: expected `name: value`"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SLICES)
@@ -294,7 +322,7 @@ def test_a_flag_of_one_slice_is_none_of_the_others():
     ]
     content = {"merge_method": "task_arithmetic", "base_model": "o/base", "slices": parts}
     parts[0]["parameters"]["normalize"] = True
-    with pytest.raises(UserError, match="parameters.normalize: true for some tensors and false for others"):
+    with pytest.raises(UserError, match=r"parameters\.normalize: true for some tensors and false for others"):
         translate(content, "f")
     parts[1]["parameters"]["normalize"] = True  # takes precedence over that of all
     spec = translate({**content, "parameters": {"normalize": False}}, "f").method_spec
@@ -304,14 +332,17 @@ def test_a_flag_of_one_slice_is_none_of_the_others():
 IGNORED = {
     "of another method": ("task_arithmetic", shared(density=0.5), "density: has no effect for 'task_arithmetic' and is ignored"),
     "of a model, of another method": (
-        "linear", lambda c: c["models"][0]["parameters"].update(density=0.5), "density: has no effect for 'linear' and is ignored",
+        "linear",
+        lambda c: c["models"][0]["parameters"].update(density=0.5),
+        "density: has no effect for 'linear' and is ignored",
     ),
     "of all, at a model": (
-        "ties", lambda c: c["models"][0]["parameters"].update({"lambda": 3}),
-        "lambda: has no effect at a model, in mergekit too, and is ignored there; write it below `parameters` of all",
+        "ties",
+        lambda c: c["models"][0]["parameters"].update({"lambda": 3}),
+        "lambda: has no effect at a model, in mergekit too, and is ignored there; write it once, for all",
     ),
     "the type of masks": ("ties", shared(int8_mask=False), "int8_mask: has no effect for 'ties' and is ignored"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", IGNORED)

@@ -203,7 +203,7 @@ def test_auto_takes_the_chat_template_of_most_models(work):
 
 @pytest.mark.parametrize("template", ["chatml", "llama3", 5, ["a"], "no brace in a text of more than twenty letters"])
 def test_a_chat_template_that_is_none_is_refused(template, work):
-    with pytest.raises(UserError, match="chat_template: .* is not supported; supported are `auto` and a template in Jinja"):
+    with pytest.raises(UserError, match=r"chat_template: .* is not supported; supported are `auto` and a template in Jinja"):
         merge(content({"expert_0": 0.5}, chat_template=template))
 
 

@@ -75,7 +75,8 @@ def template(given: str) -> str:
         text = Path(os.path.expanduser(given)).read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--chat-template {given}: expected a template in Jinja, or a file in UTF-8 with one, found neither ({error}); correct it"
+            f"--chat-template {given}: expected a template in Jinja, or a file in UTF-8 with one; found neither"
+            f" ({error}); correct it"
         ) from None
     if "{" not in text:
         raise UserError(f"--chat-template {given}: the file holds no template in Jinja, which has a brace; correct it")

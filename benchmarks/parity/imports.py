@@ -124,12 +124,12 @@ def table(results: Mapping[str, Any]) -> str:
         f"Measured {results['facts']['date']}; mergekit {of['mergekit']} (torch {of['torch']}, NumPy here {versions['numpy']})."
         " Models: random LLaMA of six layers in float32, three experts, one with more and one with fewer tokens, and an adapter.",
         "",
-        "*error* is the largest difference in any number of the merged models, *of the largest τ* the same in units of"
-        " the largest entry of any task vector. As written, mergekit computes in the file's `dtype`, and `import-mergekit` in float32"
-        " or wider, rounded once: bfloat16 rounds weights near 1 at 4e-3, float16 at 5e-4, and an entry that rounding takes across"
-        " the threshold of TIES is kept by one of them only. In float64 the formulas are compared: *same* is ✓ where the"
-        f" largest error is below {WITHIN:g} of the largest τ ({ADAPTERS:g} with an adapter, which mergekit merges in float32 first) and the"
-        " types and the chat templates of the outputs are the same.",
+        "*error* is the largest difference in any number of the merged models, *of the largest τ* the same in units of the"
+        " largest entry of any task vector. As written, mergekit computes in the file's `dtype`, and `import-mergekit` in"
+        " float32 or wider, rounded once: bfloat16 rounds weights near 1 at 4e-3, float16 at 5e-4, and an entry that rounding"
+        " takes across the threshold of TIES is kept by one of them only. In float64 the formulas are compared: *same* is ✓"
+        f" where the largest error is below {WITHIN:g} of the largest τ ({ADAPTERS:g} with an adapter, which mergekit merges in"
+        " float32 first) and the types and the chat templates of the outputs are the same.",
         "",
     ]  # fmt: skip
     return "\n".join([*lines, *grid(HEAD, [cells(each) for each in results["rows"]], 2), ""])

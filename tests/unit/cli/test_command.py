@@ -235,7 +235,7 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path):
     from nan_merge.cli.merge import template
     from nan_merge.core.errors import UserError
 
-    text = "{% for message in messages %}{{ message }}\r\n{% endfor %}"
+    text = "{% for message in messages %}{{ message }}\r\n{% endfor %}" + "{# longer than a name of a file #}" * 99
     (tmp_path / "template {x}.jinja").write_bytes(text.encode())
     assert template(text) == text == template(str(tmp_path / "template {x}.jinja"))
     (tmp_path / "plain.txt").write_text("no template")

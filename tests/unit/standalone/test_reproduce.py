@@ -34,7 +34,7 @@ NAMES = {
     "a sign and a semicolon": "a+b;c&d|e>f",
     "bytes that are no text": "m\udcfcller",
 }
-TEMPLATE = "{%- for m in messages -%}\r\n<|{{ m['role'] }}|>\t\"$x\" `y` \\n ```\n{%- endfor -%}\n\n"
+TEMPLATE = "{%- for m in messages -%}\r\n<|{{ m['role'] }}|>\t\"$x\" `y` \\n ```\n{%- endfor -%}\n\n" + "{# long #}" * 1000
 SETTINGS = {
     "a small number": ["--set", "coefficients.constant.value=1e-05"],
     "small numbers within": [

@@ -69,13 +69,13 @@ def template(given: str) -> str:
     """Return a chat template: the text itself, which has a brace, or the content of a file; UserError for anything else."""
     from nan_merge.core.errors import UserError
 
-    if "{" in given and not Path(given).is_file():
+    if "{" in given and not os.path.isfile(given):  # which takes a text of any length, unlike Path
         return given
     try:
         text = Path(os.path.expanduser(given)).read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--chat-template {given}: expected a template in Jinja, or a file in UTF-8 with one; found neither"
+            f"--chat-template {given[:200]}: expected a template in Jinja, or a file in UTF-8 with one; found neither"
             f" ({error}); correct it"
         ) from None
     if "{" not in text:

@@ -106,13 +106,14 @@ def row(file: Path, places: Mapping[str, Path], family: Family) -> dict[str, Any
     templates = {template_of(each) for each in found[AS_WRITTEN]}
     text, largest = file.read_text(encoding="utf-8"), family.largest()
     within = ADAPTERS if "adapter" in text else WITHIN
+    alike = len(templates) == 1 or "base_model" not in text  # without one, mergekit copies from any of the models, by chance
     return {
         "file": file.name,
         "about": text.partition("\n")[0].removeprefix("# "),
         "errors": errors,
         "largest_task_vector": largest,
         "types": [sorted(each) for each in types],
-        "agrees": errors[DOUBLE] <= within * largest and types[0] == types[1] and len(templates) == 1,
+        "agrees": errors[DOUBLE] <= within * largest and types[0] == types[1] and alike,
     }
 
 
@@ -129,7 +130,8 @@ def table(results: Mapping[str, Any]) -> str:
         " float32 or wider, rounded once: bfloat16 rounds weights near 1 at 4e-3, float16 at 5e-4, and an entry that rounding"
         " takes across the threshold of TIES is kept by one of them only. In float64 the formulas are compared: *same* is ✓"
         f" where the largest error is below {WITHIN:g} of the largest τ ({ADAPTERS:g} with an adapter, which mergekit merges in"
-        " float32 first) and the types and the chat templates of the outputs are the same.",
+        " float32 first) and the types and the chat templates of the outputs are the same. Without `base_model`"
+        " mergekit copies tokenizer and template from any of the models, here from the first; then templates do not count.",
         "",
     ]  # fmt: skip
     return "\n".join([*lines, *grid(HEAD, [cells(each) for each in results["rows"]], 2), ""])

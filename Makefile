@@ -42,6 +42,7 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.merge --name vision --size ViT-B-32 --experts 8 --methods task_arithmetic nan ties \
 	  --peer-rounds 3 ties=1 --fusionbench .bench/fusion-bench/bin/python
 	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
+	$(BIN)/python -m benchmarks.parity.imports --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
 check: lint  ## make lint and the unit tests: two minutes

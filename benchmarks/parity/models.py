@@ -66,11 +66,14 @@ FAMILIES: dict[str, Shape] = {  # widths that three experts do not divide evenly
     "CLIP": Clip(hidden=40, intermediate=112, layers=2, heads=4, image=64, patch=16),
     "GPT-2": Gpt2(hidden=40, layers=2, heads=4, vocabulary=128, positions=24),
     "LLaMA": replace(Llama(40, 112, 2, 4, 2, 128), dtype="F32"),
+    "LLaMA of six layers": replace(Llama(40, 112, 6, 4, 2, 128), dtype="F32"),
 }
+LLAMA = r"(?:[qkvo]_proj|(?:gate|up|down)_proj|lm_head)\.weight$"
 LINEAR = {  # the weights of linear layers, and whether they are stored as (in, out)
     "CLIP": (r"(?:[qkv]_proj|out_proj|fc[12])\.weight$", False),
     "GPT-2": (r"(?:c_attn|c_proj|c_fc)\.weight$", True),
-    "LLaMA": (r"(?:[qkvo]_proj|(?:gate|up|down)_proj|lm_head)\.weight$", False),
+    "LLaMA": (LLAMA, False),
+    "LLaMA of six layers": (LLAMA, False),
 }
 
 

@@ -1,7 +1,8 @@
 """Merge small models with mergekit; run by the Python of its environment: JOBS.json, a list of jobs.
 
 A job has `config` (the content of a mergekit file) and `output`. With `draw`, what mergekit draws at random is kept
-exactly where its probability is above that number, so that two programs can be held to one draw.
+exactly where its probability is above that number, so that two programs can be held to one draw. `options` are those of
+mergekit's command.
 """
 
 import json
@@ -13,7 +14,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
-OPTIONS = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+OPTIONS = {"copy_tokenizer": False, "write_model_card": False, "quiet": True}
 
 
 def main(jobs):
@@ -21,7 +22,8 @@ def main(jobs):
     drawn = torch.bernoulli
     for job in jobs:
         torch.bernoulli = drawn if job["draw"] is None else lambda p, u=job["draw"]: (p > u).to(p.dtype)
-        run_merge(MergeConfiguration.model_validate(job["config"]), job["output"], options=OPTIONS)
+        options = MergeOptions(**{**OPTIONS, **job.get("options", {})})
+        run_merge(MergeConfiguration.model_validate(job["config"]), job["output"], options=options)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The Snakefile imports it, so it imports no torch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nan_merge.catalogue.files import check_renamed_files, check_schema, known_n
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
 from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import read_json
+from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import requirements
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges
@@ -265,7 +266,7 @@ class Experiment:
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""
         settings = self.requirements(method).get("thresholds")
-        return None if settings is None else "-".join(f"{key}_{value}" for key, value in sorted(settings.items()))
+        return None if settings is None else "-".join(f"{key}_{_part_of_id(value)}" for key, value in sorted(settings.items()))
 
     def threshold_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every set of thresholds that the run's methods need, by id."""
@@ -323,3 +324,9 @@ class Experiment:
             for protocol, steps in (("steps", premise["steps"]), ("epochs", max(1, round(premise["epochs"] * per_epoch)))):
                 runs[f"{protocol}-{size}"] = {"task": premise["task"], "protocol": protocol, "examples": size, "steps": steps}
         return runs
+
+
+def _part_of_id(value: Any) -> str:
+    """Return a setting as a part of a file name: the value itself, or a digest of one that varies over tensors or experts."""
+    varying = isinstance(value, list | Mapping)
+    return f"varying_{hashlib.sha256(canonical(value).encode()).hexdigest()[:8]}" if varying else str(value)

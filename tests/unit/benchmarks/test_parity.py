@@ -8,7 +8,7 @@ import torch
 import transformers
 from models import ROOT
 
-from benchmarks.parity import comparisons, findings, models, run, table
+from benchmarks.parity import comparisons, findings, import_models, imports, models, run, table
 from benchmarks.parity.run import Comparison
 from nan_merge.core.errors import UserError
 from nan_merge.methods.context import DRAWS, TensorContext
@@ -115,3 +115,20 @@ def test_the_recorded_table_is_of_these_comparisons():
     assert [(each["peer"], each["method"], each["ours"], each["family"]) for each in recorded["rows"]] == expected
     assert table.table(recorded) == (ROOT / "benchmarks/results/parity.md").read_text()
     assert not table.faults(recorded["rows"])
+
+
+def test_the_recorded_table_of_files_is_of_these_files_and_all_agree():
+    recorded = json.loads((ROOT / "benchmarks/results/imports.json").read_text())
+    assert [each["file"] for each in recorded["rows"]] == sorted(file.name for file in imports.FILES.glob("*.yml"))
+    assert imports.table(recorded) == (ROOT / "benchmarks/results/imports.md").read_text()
+    assert all(each["agrees"] for each in recorded["rows"])
+
+
+def test_the_models_of_the_files_load_in_the_library_that_mergekit_reads_them_with(tmp_path):
+    import_models.make(tmp_path / "models")
+    for name, rows in (("base", 128), ("longer", 130), ("shorter", 120)):
+        network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "models" / name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "models" / name)
+        assert network.get_input_embeddings().weight.shape[0] == len(tokenizer) == rows
+    assert tokenizer("word7 word119")["input_ids"] == [7, 119]
+    assert (tmp_path / "models/adapter/adapter_config.json").is_file()

@@ -229,3 +229,16 @@ def test_a_package_that_is_not_installed_is_named(tmp_path):
     done = run(*options(tmp_path, "--device", "cuda"), env=environment)
     assert done.returncode == 1 and "needs the package torch, which is not installed here; run: pip install torch" in done.stderr
     assert run(*options(tmp_path), env=environment).returncode == 0
+
+
+def test_a_chat_template_is_a_text_or_a_file(tmp_path):
+    from nan_merge.cli.merge import template
+    from nan_merge.core.errors import UserError
+
+    text = "{% for message in messages %}{{ message }}\r\n{% endfor %}" + "{# longer than a name of a file #}" * 99
+    (tmp_path / "template {x}.jinja").write_bytes(text.encode())
+    assert template(text) == text == template(str(tmp_path / "template {x}.jinja"))
+    (tmp_path / "plain.txt").write_text("no template")
+    for wrong in (tmp_path / "plain.txt", tmp_path / "none.jinja", tmp_path, "chatml", "a\0b", "x" * 9999):
+        with pytest.raises(UserError, match=r"^--chat-template .*template in Jinja.*; correct it"):
+            template(str(wrong))

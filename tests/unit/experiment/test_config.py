@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 
 import jsonschema
 import pytest
@@ -212,6 +213,26 @@ def test_candidates_put_their_value_into_the_method_spec():
     assert method_spec == {"coefficients": {"constant": {"value": 0.5}}}
     assert shipped().tuner("task_arithmetic_tuned-0.5") is shipped().tuner("ties") is None
     assert shipped().requirements("ties") == {"thresholds": {"density": 0.2, "scope": "model"}}
+
+
+VARYING = [
+    [0.9, 0.3],
+    [0.3, 0.9],
+    [{"filter": "mlp", "value": [0.1, 0.2, 0.3]}, {"value": 1e-05}],
+    {"math": 0.5, "code": [{"filter": "größe {x}/y", "value": 0.25}, {"value": 1}]},
+]
+
+
+def test_thresholds_of_every_density_have_a_short_name_of_their_own():
+    made = Experiment(shipped().config, ROOT)
+    assert made.thresholds("ties") == "density_0.2-scope_model"
+    ids = set()
+    for density in VARYING:
+        made.methods["ties"] = {**made.methods["ties"], "preprocess": {"trim": {"density": density, "scope": "tensor"}}}
+        ids.add(found := made.thresholds("ties"))
+        assert re.fullmatch(r"density_varying_[0-9a-f]{8}-scope_tensor", found)
+        assert made.threshold_settings()[found]["density"] == density
+    assert len(ids) == len(VARYING)
 
 
 def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):

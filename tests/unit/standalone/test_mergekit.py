@@ -199,7 +199,54 @@ REFUSED = {
     "slices and models": (changed(slices=[]), "expected either `models` or `slices`"),
     "passthrough": (changed(merge_method="passthrough"), "'passthrough' is not supported: it stacks layers"),
     "a mixture of experts": (changed(gate_mode="hidden"), "`gate_mode`: it is for mergekit-moe"),
-    "modules": (changed(modules={}), "`modules` is not supported"),
+    "modules": (changed(modules={}), "`modules` is not supported, since models are merged whole here"),
+    "a list of methods": (changed(merge_method=["ties"]), "merge_method: '['ties']' is not supported"),
+    "no method": (changed(merge_method=None), "merge_method: 'None' is not supported"),
+    "slerp with a gradient": (lambda c: (changed(merge_method="slerp")(c), shared(t=[0, 1])(c)), "'slerp' is not supported"),
+    "parameters that are a list": (changed(parameters=[1]), "parameters: expected `name: value` in each line, found [1]"),
+    "parameters that are a text": (changed(parameters="weight"), "parameters: expected `name: value` in each line"),
+    "a model's parameters that are a list": (lambda c: c["models"][0].update(parameters=["weight"]), "found ['weight']"),
+    "models that are a mapping": (changed(models={"model": "a"}), "models: expected a list"),
+    "a base that is a number": (changed(base_model=5), "base_model: expected `model: <folder or hub id>`, found 5"),
+    "a revision that is a number": (
+        changed(base_model={"model": {"path": "o/n", "revision": 5}}),
+        "revision: expected a branch, a tag or a commit, in quotes if it is a number; found 5",
+    ),
+    "an architecture of its own": (
+        changed(base_model={"model": "o/n", "override_architecture": "X"}),
+        "`override_architecture` is not supported",
+    ),
+    "a user that does not exist": (
+        lambda c: c["models"][0].update(model="~nobody-here/x+y"),
+        "its adapter was trained on another",
+    ),
+    "a weight that is nothing": (weight(None), "parameters.weight: expected a number, found None"),
+    "a weight that is not finite": (weight("1e999"), "parameters.weight: expected a number, found '1e999'"),
+    "an empty gradient": (weight([]), "parameters.weight: the list is empty"),
+    "a gradient of gradients": (weight([[1, 2], 3]), "parameters.weight: expected a number, found [1, 2] within a gradient"),
+    "numbers among cases": (weight([1, {"filter": "x", "value": 2}]), "expected `name: value` in each line, found 1"),
+    "cases within cases": (
+        weight([{"filter": "a", "value": [{"filter": "b", "value": 1}]}]),
+        "expected a number, found {'filter'",
+    ),
+    "a case with another key": (weight([{"filter": "a", "value": 1, "layers": [0, 1]}]), "`layers` is not supported"),
+    "a filter that is a list": (weight([{"filter": ["a"], "value": 1}]), "found {'filter': ['a'], 'value': 1}"),
+    "a case without a value": (weight([{"filter": "a"}]), "expected `filter: <part of a tensor's name>` and `value: <number>`"),
+    "a flag that varies": (
+        shared(normalize=[{"filter": "a", "value": True}, {"value": False}]),
+        "true for some tensors and false",
+    ),
+    "a key of the tokenizer": (
+        changed(tokenizer={"sorce": "base"}),
+        "tokenizer: `sorce` is not supported; did you mean `source`?",
+    ),
+    "tokens of the tokenizer": (
+        changed(tokenizer={"tokens": {"x": {}}}),
+        "tokenizer: `tokens` is not supported, since it changes",
+    ),
+    "padded rows": (changed(tokenizer={"pad_to_multiple_of": 8}), "tokenizer: `pad_to_multiple_of` is not supported"),
+    "two tokenizers": (changed(tokenizer={"source": "base"}, tokenizer_source="base"), "and no `tokenizer_source` besides"),
+    "the tokenizer of another model": (changed(tokenizer_source="o/n"), "tokenizer_source: 'o/n' is none of the models"),
     "another method": (changed(merge_method="slerp"), "merge_method: 'slerp' is not supported; supported are linear, task_a"),
     "a key of its own": (changed(base_modle="x"), "`base_modle` is not supported; did you mean `base_model`?"),
     "a type": (changed(dtype="int64"), "dtype: 'int64' is not supported; supported are float16, bfloat16, float32, float64"),
@@ -220,7 +267,7 @@ REFUSED = {
     "a mean with a negative weight": (weight(-1), "weight: a negative one is not supported with `normalize: true`"),
     "an average of a scaled model": (averaged(shared(normalize=False)), "weights that sum to 3"),
     "weights that cancel": (averaged(weight(-2)), "the weights sum to 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
@@ -232,6 +279,92 @@ def test_what_has_no_counterpart_is_refused_by_its_key(mistake, tmp_path):
         translate(content, "file.yml")
     assert str(error.value).startswith("file.yml: ")
     assert message in str(error.value)
+
+
+SOURCES = [{"model": "o/base", "layer_range": [0, 2]}, {"model": "o/a", "layer_range": [0, 2]}]
+SLICES = {
+    "a text": ("abc", "slices: expected a list of"),
+    "nothing": (None, "slices: expected a list of"),
+    "no sources": ([{"parameters": {}}], "slices[0]: sources: expected a list of"),
+    "a residual weight": ([{"sources": SOURCES, "residual_weight": 1}], "slices[0]: `residual_weight` is not supported"),
+    "a range that is a text": (
+        [{"sources": [{**SOURCES[0], "layer_range": "0-2"}]}],
+        "slices[0]: layer_range: expected the first",
+    ),
+    "a range of truths": (
+        [{"sources": [{**SOURCES[0], "layer_range": [False, 2]}]}],
+        "slices[0]: layer_range: expected the first",
+    ),
+    "layers from the middle": (
+        [{"sources": [{**each, "layer_range": [1, 2]} for each in SOURCES]}],
+        "the layers of every model from 0",
+    ),
+    "layers of two models in turn": (
+        [{"sources": SOURCES[:1]}, {"sources": SOURCES[1:]}],
+        "slices[1]: expected the layers of every",
+    ),
+    "other layers of one model": ([{"sources": [SOURCES[0], {**SOURCES[1], "layer_range": [0, 1]}]}], "makes another network"),
+    "parameters that are a list": ([{"sources": SOURCES, "parameters": [1]}], "slices[0]: parameters: expected `name: value`"),
+}
+
+
+@pytest.mark.parametrize("case", SLICES)
+def test_slices_that_are_no_whole_models_are_refused(case):
+    slices, message = SLICES[case]
+    with pytest.raises(UserError) as error:
+        translate({"merge_method": "task_arithmetic", "base_model": "o/base", "slices": slices}, "file.yml")
+    assert str(error.value).startswith("file.yml: slices") and message in str(error.value)
+
+
+def test_a_flag_of_one_slice_is_none_of_the_others():
+    parts = [
+        {"sources": [{**each, "layer_range": [n, n + 1]} for each in SOURCES], "parameters": {"weight": 0.5}} for n in (0, 1)
+    ]
+    content = {"merge_method": "task_arithmetic", "base_model": "o/base", "slices": parts}
+    parts[0]["parameters"]["normalize"] = True
+    with pytest.raises(UserError, match=r"parameters\.normalize: true for some tensors and false for others"):
+        translate(content, "f")
+    parts[1]["parameters"]["normalize"] = True  # takes precedence over that of all
+    spec = translate({**content, "parameters": {"normalize": False}}, "f").method_spec
+    assert spec["coefficients"] == {"constant": {"value": 1.0}}
+
+
+IGNORED = {
+    "of another method": ("task_arithmetic", shared(density=0.5), "density: has no effect for 'task_arithmetic' and is ignored"),
+    "of a model, of another method": (
+        "linear",
+        lambda c: c["models"][0]["parameters"].update(density=0.5),
+        "density: has no effect for 'linear' and is ignored",
+    ),
+    "of all, at a model": (
+        "ties",
+        lambda c: c["models"][0]["parameters"].update({"lambda": 3}),
+        "lambda: has no effect at a model, in mergekit too, and is ignored there; write it once, for all",
+    ),
+    "the type of masks": ("ties", shared(int8_mask=False), "int8_mask: has no effect for 'ties' and is ignored"),
+}
+
+
+@pytest.mark.parametrize("case", IGNORED)
+def test_a_parameter_without_effect_is_named(case, tmp_path):
+    method, change, note = IGNORED[case]
+    content = config(tmp_path, method, WEIGHTS, base=method != "linear")
+    plain = translate(content, "f")
+    change(content)
+    assert set(translate(content, "f").notes) - set(plain.notes) == {note}
+    assert translate(content, "f").method_spec == plain.method_spec
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_densities_of_models_are_gradients_and_filters(method, tmp_path):
+    family(tmp_path)
+    content = config(tmp_path, method, WEIGHTS)
+    densities = [[1, 0.3], 0.5, [{"filter": "bias", "value": 1}, {"value": 0.4}]]
+    if method == "dare_ties":  # of which only what keeps everything can be compared
+        densities = [1.0, [1, 1], [{"filter": "bias", "value": 1}, {"value": 1}]]
+    for entry, density in zip(content["models"], densities, strict=True):
+        entry["parameters"]["density"] = density
+    same(imported(tmp_path, content), mergekit(content, tensors_of))
 
 
 @pytest.mark.parametrize("case", SHARED)

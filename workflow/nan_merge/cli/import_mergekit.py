@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shlex
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nan_merge.cli import merge
 from nan_merge.cli.parser import command_parser
 from nan_merge.core.errors import UserError, tell
-from nan_merge.core.escape import visible, yaml_text
+from nan_merge.core.escape import yaml_text
+from nan_merge.core.shell import line, option
 
 if TYPE_CHECKING:
     from nan_merge.standalone.mergekit_import import MergekitConfig
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         place = f"{output}-{name}" if name else str(output)
         merged |= {name: place} if name else {}
         if rest:
-            _merge(request, where, [*rest, "--output", place])
+            _merge(request, where, [*rest, f"--output={place}"])
         else:
             _print(request, where, place, name or args.file.stem)
 
@@ -51,21 +52,22 @@ def main(argv: Sequence[str]) -> None:
 def documents(file: Path) -> list[tuple[str, Any]]:
     """Return the documents of a file, each with its `name` ("" for none) and without that key, in an order that can be merged.
 
-    Raises UserError for two documents of one name, and for documents that need each other.
+    The name of a single document is a label. Raises UserError for two documents of one name, for a name that is no part of the
+    name of a folder, and for documents that need each other.
     """
     from nan_merge.core.text import read_yaml_documents
 
     found = read_yaml_documents(file)
     if len(found) < 2:
-        return [("", found[0] if found else {})]
+        return [("", _without_name(found[0]) if found and isinstance(found[0], Mapping) else {})]
     if bad := [content for content in found if not isinstance(content, Mapping)]:
         raise UserError(f"{file}: expected mergekit configs, found a document {bad[0]!r}")
-    names = [str(content.get("name") or "") for content in found]
-    if bad := [name for name in names if name and Path(name).name != name]:
-        raise UserError(f"{file}: name: {bad[0]!r}; expected a name without `/`, which ends the name of a folder")
+    names = ["" if content.get("name") is None else content["name"] for content in found]
+    if wrong := [name for name in names if not isinstance(name, str) or re.search(r"[/\x00-\x1f]", name)]:
+        raise UserError(f"{file}: name: expected a text that can be a part of a folder's name, found {wrong[0]!r}; correct it")
     if len({*names}) < len(names):
         raise UserError(f"{file}: {len(names)} documents with the names {names}; expected a `name` of its own in all but one")
-    waiting = {name: {k: v for k, v in c.items() if k != "name"} for name, c in zip(names, found, strict=True)}
+    waiting = {name: _without_name(content) for name, content in zip(names, found, strict=True)}
     ordered: list[tuple[str, Any]] = []
     while waiting:
         needs = {name: {text.partition("+")[0] for text in _texts(content)} & waiting.keys() for name, content in waiting.items()}
@@ -74,6 +76,10 @@ def documents(file: Path) -> list[tuple[str, Any]]:
             raise UserError(f"{file}: the documents {', '.join(waiting)} need each other; expected one that needs none of them")
         ordered.append((ready, waiting.pop(ready)))
     return ordered
+
+
+def _without_name(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != "name"}
 
 
 def _texts(content: Any) -> Iterator[str]:
@@ -93,23 +99,24 @@ def _merge(request: MergekitConfig, where: str, options: Sequence[str]) -> None:
     folders = {name: find(model).folder for name, model in {"base": request.base, **request.experts}.items()}
     files = check(request, folders, where)
     _tell(request.notes + files.notes)
-    merge.main([*merge_arguments(request), *options], "import-mergekit", chat_template=files.chat_template)
+    merge.main([*merge_arguments(request, files.chat_template), *options], "import-mergekit")
 
 
 def _print(request: MergekitConfig, where: str, output: str, name: str) -> None:
     """Print the command and the entry of the catalogue; what depends on files is checked where all models are folders."""
     from nan_merge.standalone.mergekit_files import check
+    from nan_merge.standalone.sources import local
 
-    folders = {name: Path(model).expanduser() for name, model in {"base": request.base, **request.experts}.items()}
+    folders = {name: local(model) for name, model in {"base": request.base, **request.experts}.items()}
     unchecked = [key for key in ("layers", "tokenizer", "chat_template") if getattr(request, key)]
-    notes = list(request.notes)
+    notes, template = list(request.notes), None
     if all(folder.is_dir() for folder in folders.values()):
         files = check(request, folders, where)
-        notes += [*files.notes, *(["chat_template: only a merge with --output here writes it"] if files.chat_template else [])]
+        notes, template = [*notes, *files.notes], files.chat_template
     elif unchecked:
         notes.append(f"{', '.join(unchecked)}: depend on files of the models; a merge with --output here compares them")
     _tell(notes)
-    print(visible(f"nan-merge merge {shlex.join([*merge_arguments(request), '--output', output])}\n"))
+    print(f"nan-merge merge {line([*merge_arguments(request, template), *option('--output', output)])}\n")
     print("# the same as an entry of config/methods.yaml")
     print(yaml_text(entry(request, name)), end="")
 
@@ -119,15 +126,16 @@ def _tell(notes: Sequence[str]) -> None:
         tell(f"note: {note}")
 
 
-def merge_arguments(request: MergekitConfig) -> list[str]:
-    """Return the arguments of `nan-merge merge` for a mergekit config."""
+def merge_arguments(request: MergekitConfig, template: str | None = None) -> list[str]:
+    """Return the arguments of `nan-merge merge` for a mergekit config; `template` is the chat template of the output."""
     from nan_merge.standalone.method import record
 
     options = [("--base", request.base), *(("--expert", f"{name}={model}") for name, model in request.experts.items())]
     options += [("--method", request.host)]
     options += [("--set", each) for each in assignments(record(request.host), request.method_spec)]
     options += [("--dtype", request.dtype)] if request.dtype else []
-    return [*itertools.chain(*((f"{key}={value}",) if value.startswith("-") else (key, value) for key, value in options))]
+    options += [("--chat-template", template)] if template else []
+    return [*itertools.chain(*itertools.starmap(option, options))]
 
 
 def assignments(host: Mapping[str, Any], method_spec: Mapping[str, Any]) -> list[str]:

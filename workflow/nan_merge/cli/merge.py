@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from nan_merge.cli.parser import command_parser, number_by_name, positive
 from nan_merge.core.errors import about
@@ -19,11 +19,8 @@ TYPES = ("float16", "bfloat16", "float32", "float64")
 EXAMPLE = "nan-merge merge --base BASE --expert math=A --expert B --method ties+nan_delta --output M"
 
 
-def main(argv: Sequence[str], name: str = "merge", **more: Any) -> None:
-    """Parse the command line, merge, and print the coefficients and the folder of the output.
-
-    `more` are further fields of `OwnModels`.
-    """
+def main(argv: Sequence[str], name: str = "merge") -> None:
+    """Parse the command line, merge, and print the coefficients and the folder of the output."""
     args = vars(arguments(name).parse_args(argv))
     from nan_merge.standalone.merge_models import OwnModels, run
     from nan_merge.standalone.method import assignment
@@ -32,7 +29,9 @@ def main(argv: Sequence[str], name: str = "merge", **more: Any) -> None:
     if "examples" in args:
         args["examples"] = dict(args["examples"])
     as_json, experts, settings = args.pop("json"), named(args.pop("expert")), dict(map(assignment, args.pop("set")))
-    merged = run(OwnModels(experts=experts, set=settings, **args, **more), show=not as_json)
+    if "chat_template" in args:
+        args["chat_template"] = template(args["chat_template"])
+    merged = run(OwnModels(experts=experts, set=settings, **args), show=not as_json)
     text = visible(f"{merged.output}: written in {merged.seconds:.1f} s")
     if as_json:
         text = json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False)
@@ -58,9 +57,28 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--dtype", choices=TYPES, metavar="TYPE", help=f"of all floats: {', '.join(TYPES)}")
     add("--device", help="cpu (default), cuda or cuda:N")
     add("--threads", type=positive, metavar="N", help=f"default: one for each processor, {available_processors()}")
+    add("--chat-template", help=argparse.SUPPRESS)  # of import-mergekit and of model cards; the help of all fits a screen
     add("--seed", type=int, metavar="N", help="of random draws (default: 0)")
     add("--examples", nargs="+", type=number_by_name, metavar="NAME=N", help="training examples of each expert, for data_size")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
     add("--quiet", action="store_true", help="no notes and no progress")
     add("--json", action="store_true", default=False, help="print the result as JSON")
     return parser
+
+
+def template(given: str) -> str:
+    """Return a chat template: the text itself, which has a brace, or the content of a file; UserError for anything else."""
+    from nan_merge.core.errors import UserError
+
+    if "{" in given and not os.path.isfile(given):  # which takes a text of any length, unlike Path
+        return given
+    try:
+        text = Path(os.path.expanduser(given)).read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--chat-template {given[:200]}: expected a template in Jinja, or a file in UTF-8 with one; found neither"
+            f" ({error}); correct it"
+        ) from None
+    if "{" not in text:
+        raise UserError(f"--chat-template {given}: the file holds no template in Jinja, which has a brace; correct it")
+    return text

@@ -303,4 +303,5 @@ def _about(own: OwnModels) -> dict[str, Any]:
         "vocabulary": own.vocabulary,
         "missing": own.missing,
         "dtype": own.dtype,
+        **({"chat_template": own.chat_template} if own.chat_template else {}),
     }

@@ -109,14 +109,14 @@ def _chat_template(wanted: str | None, folders: Mapping[str, Path], where: str) 
             f"{where}: chat_template: {wanted!r} is not supported; supported are `auto` and a template in Jinja. If it is the"
             " name of a template that mergekit brings along, write the template itself"
         )
-    templates = {name: _template(folder) for name, folder in folders.items()}
+    templates = {name: template_of(folder) for name, folder in folders.items()}
     if wanted == "auto":
         found = Counter(filter(None, templates.values())).most_common(1)
         wanted = found[0][0] if found else ""
     return wanted if wanted and wanted != templates["base"] else None
 
 
-def _template(folder: Path) -> str:
+def template_of(folder: Path) -> str:
     """Return the chat template of a model; empty if it has none."""
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8").strip()

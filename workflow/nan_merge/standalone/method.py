@@ -97,9 +97,17 @@ def assignment(text: str) -> tuple[str, Any]:
         raise _malformed(text) from None
     if not equals:
         raise _malformed(text)
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):  # YAML 1.1 reads 1e-3 as a string
-        value = float(value)
-    return path, value
+    return path, _with_numbers(value)
+
+
+def _with_numbers(value: Any) -> Any:
+    """Return a value with the numbers that YAML 1.1 reads as texts, such as 1e-3, also within lists and mappings."""
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_with_numbers, value))
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value)
+    return float(value) if is_number else value
 
 
 def flow(value: Any) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from nan_merge.checkpoints.companions import MODULES
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import code, code_block, markdown, yaml_text
 from nan_merge.core.files import canonical, read_json, sha256, write_json
+from nan_merge.core.shell import line, option
 from nan_merge.core.text import front_matter as read_front_matter
 from nan_merge.core.text import read_mapping
 from nan_merge.methods.recipe import STAGES
+from nan_merge.standalone.method import flow
 from nan_merge.standalone.sources import Source, files
 
 PROVENANCE, CARD = "provenance.json", "README.md"
@@ -27,7 +28,9 @@ ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 LICENCE = ("license", "license_name", "license_link")
 LONGEST = 500  # characters of a value that another card states
 TAGS = ["merge", "nan-merge"]
-DEFAULTS = {"vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "seed": 0}  # of the command's options
+DEFAULTS = {  # of the command's options
+    "vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "seed": 0, "chat_template": None,
+}  # fmt: skip
 HEADS = (  # ends of an architecture in config.json for which transformers has an AutoModel
     "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
     "ForImageClassification",
@@ -40,8 +43,8 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
     `record` holds `name`, `method`, `method_spec`, `coefficients` (a table's record), `inputs` (by `origin`, the base
     first); optional are `label`, `reference`, `thresholds`, `set` (assignments `stage.operator.name=value` of the command
-    line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `calibration`, `task`, `prepared` (whether
-    models of a hub were brought into another layout first), `notes` and `versions`.
+    line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `chat_template`, `calibration`, `task`, `prepared`
+    (whether models of a hub were brought into another layout first), `notes` and `versions`.
     """
     record = {**record, "loading": loading(folder)}
     write_json(folder / PROVENANCE, record)
@@ -113,27 +116,27 @@ def command(record: Mapping[str, Any], places: Mapping[str, str], output: str) -
     A merge that needs more than models is repeated by the workflow, which makes `output`.
     """
     if needs(record):
-        return shlex.join(["snakemake", "--cores", "all", "--", output])
-    options: list[tuple[str, ...]] = [("--base", places["base"])]
+        return line(["snakemake", "--cores", "all", "--", output])
+    options = [("--base", places["base"])]
     options += [("--expert", f"{name}={place}") for name, place in places.items() if name != "base"]
     method, assigned = record["method"], record.get("set", ())
     if "chosen" in record["coefficients"]:  # a tuned method: the command does not choose, it is told
         method, assigned = "task_arithmetic", _assignments(record["method_spec"])
     options += [("--method", method), *(("--set", assignment) for assignment in assigned)]
     options += [("--exclude", pattern) for pattern in record.get("exclude", ())]
-    options += [(f"--{key}", str(record[key])) for key, default in DEFAULTS.items() if record.get(key, default) != default]
+    changed = {key: record[key] for key, default in DEFAULTS.items() if record.get(key, default) != default}
+    options += [(f"--{key.replace('_', '-')}", str(value)) for key, value in changed.items()]
+    lines = [option(key, value) for key, value in [*options, ("--output", output)]]
     if sizes := record.get("examples", record["coefficients"].get("examples")):
-        options.append(("--examples", *(f"{name}={size}" for name, size in sizes.items())))
-    return " \\\n    ".join(["nan-merge merge", *map(shlex.join, options), shlex.join(("--output", output))])
+        lines.insert(-1, ["--examples", *(f"{name}={size}" for name, size in sizes.items())])
+    return " \\\n    ".join(["nan-merge merge", *map(line, lines)])
 
 
 def _assignments(method_spec: Mapping[str, Any]) -> Iterator[str]:
     """Yield the assignments that make any method this one."""
     for stage, entry in method_spec.items():
         ((operator, values),) = entry.items() if isinstance(entry, Mapping) else [(entry, None)]
-        yield from [f"{stage}.{operator}.{key}={canonical(value)}" for key, value in (values or {}).items()] or [
-            f"{stage}={operator}"
-        ]
+        yield from [f"{stage}.{operator}.{key}={flow(value)}" for key, value in (values or {}).items()] or [f"{stage}={operator}"]
 
 
 def needs(record: Mapping[str, Any]) -> str:
@@ -257,7 +260,7 @@ def _use(record: Mapping[str, Any]) -> str:
 
 def _reproduce(record: Mapping[str, Any]) -> str:
     inputs = record["inputs"].items()
-    places = {name: f"{model['hub']}@{model['commit']}" if "hub" in model else model["title"] for name, model in inputs}
+    places = {name: f"{model['hub']}@{model['commit']}" if "hub" in model else _beside(model["title"]) for name, model in inputs}
     local = [code(model["title"]) for _, model in inputs if "hub" not in model]
     text = f"{code_block(command(record, places, record['name']), 'console')}\n\n"
     if needs(record):
@@ -268,6 +271,11 @@ def _reproduce(record: Mapping[str, Any]) -> str:
         text += "Models of a hub entered as the workflow prepares them: the tensors of the encoder, in one layout.\n\n"
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     return f"{text}`{PROVENANCE}` holds every number that went in. Made with {versions or 'unknown versions'}."
+
+
+def _beside(title: str) -> str:
+    """Return the place of a folder of this name in the current one: `~` alone would be another."""
+    return f"./{title}" if title.startswith("~") else title
 
 
 def _hashes(inputs: Mapping[str, Mapping[str, Any]]) -> str:

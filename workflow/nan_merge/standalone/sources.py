@@ -5,6 +5,7 @@ The files that are fetched: weights (safetensors before pickles), what is copied
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from nan_merge.layouts import adapters
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 NAME = re.compile(r"[^\W_][\w.-]*")  # of an expert
+LONGEST = 200  # characters of a path in a message
 WEIGHTS = (*checkpoint.WEIGHTS, *adapters.WEIGHTS)  # the first of these that a model has; an index names its shards
 CONFIGS = ("config.json", "adapter_config.json")
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
@@ -52,7 +54,7 @@ class Source:
     @property
     def title(self) -> str:
         """The hub id, or the name of the folder as given."""
-        return self.repo or Path(self.given).expanduser().resolve().name
+        return self.repo or local(self.given).resolve().name
 
 
 def _fetched(folder: Path) -> Source | None:
@@ -74,12 +76,22 @@ def _fetched(folder: Path) -> Source | None:
     return Source(given, folder, repo, commit) if names and same else None
 
 
+def local(given: str) -> Path:
+    """Return the path that a text names, `~` expanded but not `./~`; UserError for one that no file system takes."""
+    path = Path(os.path.expanduser(given))
+    try:
+        path.resolve().exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{given[:LONGEST]}: names no folder ({error}); correct the path") from None
+    return path
+
+
 def find(given: str) -> Source:
     """Return the source of a folder, taken as it is, or of a hub id, which is downloaded.
 
     Raises UserError for anything else, and for a download that fails.
     """
-    folder = Path(given).expanduser()
+    folder = local(given)
     recover(folder)
     if folder.is_dir():
         return Source(given, folder)
@@ -106,7 +118,7 @@ def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     """
     taken, names = {"base", *taken}, []
     for model in models:
-        stem = Path(model.partition("@")[0] if HUB_ID.fullmatch(model) else Path(model).expanduser().resolve()).name
+        stem = Path(model.partition("@")[0] if HUB_ID.fullmatch(model) else local(model).resolve()).name
         stem = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).lstrip("-_.").rstrip("-") or "model"
         tries = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
         names.append(next(name for name in tries if name not in taken))
@@ -124,7 +136,7 @@ def named(models: Mapping[str, str | Path] | Iterable[str | Path]) -> dict[str, 
     found: dict[str, str] = {}
     rest = []
     for text in written:
-        match = None if not stated and Path(text).expanduser().exists() else re.fullmatch(rf"({NAME.pattern})=(.+)", text)
+        match = None if not stated and local(text).exists() else re.fullmatch(rf"({NAME.pattern})=(.+)", text, re.DOTALL)
         if match is not None and match[1] in ("base", *found):
             raise UserError(f"--expert {text}: the name '{match[1]}' is taken; choose another")
         if match is not None:

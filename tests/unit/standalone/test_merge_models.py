@@ -603,7 +603,7 @@ def test_a_disk_without_room_is_found_before_the_download(hub, tmp_path, monkeyp
     published(hub, tmp_path / "model")
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=16_778_000))
     with pytest.raises(
-        UserError, match=r"the download of owner/model takes 16.78 MB, the disk has 16.78 MB free; .* set HF_HOME"
+        UserError, match=r"the download of owner/model needs 16.78 MB, the disk has 16.78 MB free; .* set HF_HOME"
     ):
         find("owner/model")
     assert hub.ranges("/storage/") == []

@@ -54,13 +54,13 @@ def huge(folder):
 
 
 MISTAKES = {  # how the models are made, options, the advice
-    "a tensor is missing": (lacking, {}, "with `--exclude`; with `--missing base` missing tensors keep"),
+    "a tensor is missing": (lacking, {}, "with `--exclude '^logit_scale\\b'`; with `--missing base` missing tensors keep"),
     "too much is missing": (
         half,
         {"experts": ("c", "b"), "missing": "base"},
         "with `--missing base` at most 5% may stay at the base",
     ),
-    "what should not move": (half, {"experts": ("c", "b"), "missing": "base"}, "exclude what it should not move (`--exclude`)"),
+    "what should not move": (half, {"experts": ("c", "b"), "missing": "base"}, "exclude what it should not move with `--exclude`"),
     "a policy for missing tensors": (None, {"missing": "no"}, "--missing: unknown 'no'; expected error or base"),
     "a policy for vocabularies": (None, {"vocabulary": "no"}, "--vocabulary: unknown 'no'; expected"),
     "a pattern that matches nothing": (None, {"exclude": ["none"]}, "--exclude: 'none' matches none of the 9 tensors"),
@@ -94,7 +94,7 @@ def test_a_message_names_options_to_who_gives_options(mistake, tmp_path):
 
 def test_a_message_names_keys_of_the_config_to_the_workflow(tmp_path):
     lacking(tmp_path)
-    with pytest.raises(UserError, match=r"exclude these tensors with `merge: exclude:`; with `merge: missing: base`"):
+    with pytest.raises(UserError, match=r"with `merge: exclude: \['\^logit_scale\\b'\]`; with `merge: missing: base`"):
         unify_layout(tmp_path / "base", {"a": tmp_path / "a"})
     with pytest.raises(UserError, match="leave it out of the suite or set `zero_norm: drop`"):
         norm_law(np.array([0.0, 1.0]), 1.0)

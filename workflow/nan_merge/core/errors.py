@@ -22,8 +22,6 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
      r"or set the hyper-parameters `exclude` or `largest` (\1) of the operator with `--set combine.<operator>.largest=\1`"),
     (r"; name `calibration:` too", "; only a suite of the workflow has it"),
     (r"state `examples`", "state `--examples NAME=N`"),
-    (r"with `missing: base`", "with `--missing base`"),
-    (r"should not move \(`exclude`\)", "should not move (`--exclude`)"),
     (r"choose a `dtype` with", "choose a `--dtype` with"),
     (r"correct `device:` of the config or --device", "correct `--device`"),
     (r"set `device:` of the config \(`scoring: device:` for scores\) to cpu", "choose `--device cpu`"),

@@ -60,7 +60,11 @@ MISTAKES = {  # how the models are made, options, the advice
         {"experts": ("c", "b"), "missing": "base"},
         "with `--missing base` at most 5% may stay at the base",
     ),
-    "what should not move": (half, {"experts": ("c", "b"), "missing": "base"}, "exclude what it should not move with `--exclude`"),
+    "what should not move": (
+        half,
+        {"experts": ("c", "b"), "missing": "base"},
+        "exclude what it should not move with `--exclude`",
+    ),
     "a policy for missing tensors": (None, {"missing": "no"}, "--missing: unknown 'no'; expected error or base"),
     "a policy for vocabularies": (None, {"vocabulary": "no"}, "--vocabulary: unknown 'no'; expected"),
     "a pattern that matches nothing": (None, {"exclude": ["none"]}, "--exclude: 'none' matches none of the 9 tensors"),

@@ -250,7 +250,7 @@ def test_the_name_of_a_foreign_document_leads_nowhere(name, models, capsys):
     before = state(models)
     with pytest.raises(SystemExit):
         command_line(lambda: import_mergekit.main([str(models / "m.yml"), "--output", str(models / "deep/er/out")]))
-    assert "expected a name without `/`" in (said := capsys.readouterr().err) or "holds the character NUL" in said
+    assert "expected a text that can be a part of a folder's name" in capsys.readouterr().err
     assert state(models) == before
 
 

@@ -36,8 +36,7 @@ class Sizes:
 
     def experts(self, suite: str) -> int:
         """Return how many experts are merged."""
-        own = self.experiment.models.get(suite)
-        return len(own["experts"] if own else self.experiment.task_ids(suite))
+        return len(self.experiment.experts(suite))
 
     def asset(self, asset: str) -> int | None:
         """Return the bytes that are fetched: by the lock, else about: by `bytes`, or those of kind `path`."""

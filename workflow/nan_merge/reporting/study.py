@@ -88,6 +88,17 @@ class Study:
         return [task for task in self.suite["tasks"] if task["id"] not in skipped]
 
     @property
+    def experts(self) -> list[str]:
+        """The names of the experts that are merged: those of the tasks, unless the suite names others."""
+        named = self.suite.get("experts")
+        return list(named) if isinstance(named, Mapping) else [task["id"] for task in self.tasks]
+
+    @property
+    def has_experts_of_tasks(self) -> bool:
+        """Whether each expert belongs to a task, so that accuracies relate to an individual model and training sets to tasks."""
+        return not isinstance(self.suite.get("experts"), Mapping)
+
+    @property
     def seeds(self) -> list[int]:
         """The fine-tuning seeds of the suite."""
         return [int(seed) for seed in self.suite.get("seeds", [0])]

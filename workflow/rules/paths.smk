@@ -124,6 +124,12 @@ def heads_of_group(wildcards):
     return [head(wildcards.suite, task) for task in experiment.groups(wildcards.suite)[wildcards.group]]
 
 
+def data_of_group(wildcards):
+    """The folder of the data of each benchmark: its asset."""
+    tasks = experiment.groups(wildcards.suite)[wildcards.group]
+    return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
+
+
 def scored_checkpoints(wildcards):
     """The checkpoints that are scored: one for all tasks of the group, or one for each."""
     suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed

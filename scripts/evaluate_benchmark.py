@@ -26,7 +26,7 @@ DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "machine")  # versi
 
 def main() -> None:
     """Parse the command line and score."""
-    args = parse_with_spec(arguments(), benchmarks="entries `harness:` of tasks by id", settings="`harness:` of the suite")
+    args = parse_with_spec(arguments(), benchmarks="entries `harness:` of tasks, each with its `id`", settings="`harness:` of the suite")
     if len(args.checkpoints) not in (1, len(args.benchmarks)) or len(args.data) != len(args.benchmarks):
         raise UserError(f"{len(args.checkpoints)} checkpoints, {len(args.data)} folders, {len(args.benchmarks)} benchmarks")
     if args.batch_size < 1:
@@ -43,7 +43,8 @@ def main() -> None:
         gzip.GzipFile(part, "wb", mtime=0) as lines,
     ):
         os.environ["HF_DATASETS_CACHE"] = scratch  # what datasets makes of the data; not those of another run
-        for checkpoint, data, (task, harness) in zip(checkpoints, args.data, args.benchmarks.items(), strict=True):
+        for checkpoint, data, entry in zip(checkpoints, args.data, args.benchmarks, strict=True):
+            task, harness = entry["id"], {key: value for key, value in entry.items() if key != "id"}
             ask = functools.partial(asked, args, lambda folder=checkpoint: load(folder))
             samples = scored(args, forward, checkpoint, Benchmark(task, data, harness), ask, batch_sizes)
             found = answers(samples)

@@ -22,6 +22,9 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     for row in summarise(study):
         method = row.method
         formatted = [parts.of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        formatted = [
+            table.mark(text, parts.unanswered(study, method, task)) for text, task in zip(formatted, study.tasks, strict=True)
+        ]
         against = {kind: [pair for pair in parts.pairs_of(study, kind) if pair["method"] == method["id"]] for kind in parts.SHOWN}
         averages = [parts.estimated(table, row.average), parts.limits(table, row.average)]
         averages += [parts.estimated(table, mean) for mean in (row.weighted, row.normalised)[: len(related)]]
@@ -39,6 +42,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
             else ""
         ),
         parts.INTERVAL_NOTE,
+        *([parts.CLUSTER_NOTE] if any(score.independent < score.n for score in study.scores) else []),
         parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *study.choices(),

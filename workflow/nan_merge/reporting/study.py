@@ -26,6 +26,18 @@ class Score(NamedTuple):
     value: float
     n: int
     seed: int
+    stderr: float | None = None
+
+    @property
+    def independent(self) -> float:
+        """The number of independent examples that would give the same standard error: less than `n` where examples come in groups.
+
+        p (1 - p) / stderr², Kish's effective sample size; `n` where p is 0 or 1, and where the error is that of n examples.
+        """
+        variance = self.value * (1 - self.value)
+        if not self.stderr or not variance or math.isclose(self.stderr**2, variance / self.n, rel_tol=1e-9):
+            return self.n
+        return variance / self.stderr**2
 
 
 @dataclass
@@ -218,8 +230,9 @@ def studies(
 def _score(row: dict[str, str], source: Path | str) -> Score:
     try:
         return Score(
-            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"])
-        )
+            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"]),
+            float(row["stderr"]) if row.get("stderr") else None,
+        )  # fmt: skip
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None
 

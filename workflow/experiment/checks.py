@@ -15,6 +15,7 @@ Experiment = Any  # experiment.Experiment, which imports this module
 
 ALL_ASSETS = "config/assets.yaml has all"
 HEADS = ("text_tower", "input", "logit_scale", "alignment", "premise", "finetune")  # keys of suites with prepared data
+READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
     "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
@@ -121,9 +122,20 @@ def check_suites(experiment: Experiment, root: Path) -> None:
             known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
 
 
+def _check_keys(task: Mapping[str, Any], where: str) -> None:
+    """Check that a task has a reader and splits, or none of both if a harness reads its data."""
+    for key in READ:
+        if "harness" in task and key in task:
+            raise UserError(f"{where}: {key}: a harness reads the data of this task; remove the key, or `harness:`")
+        if "harness" not in task and key not in task:
+            raise UserError(f"{where}: the key '{key}' is missing")
+
+
 def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
     """Check that a suite has what its tasks are scored with: heads and prepared data, or a harness, and not both."""
     record = experiment.suites[suite]
+    for task in record["tasks"]:
+        _check_keys(experiment.tasks[task], f"config/tasks.yaml: {task}")
     plain = [task for task in record["tasks"] if "harness" not in experiment.tasks[task]]
     harnessed = [task for task in record["tasks"] if task not in plain]
     if plain and harnessed:

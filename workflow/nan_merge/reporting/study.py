@@ -106,6 +106,11 @@ class Study:
         return list(named) if isinstance(named, Mapping) else [task["id"] for task in self.tasks]
 
     @property
+    def uppers(self) -> list[str]:
+        """The upper references: `individual`, or the rows of the experts where these belong to no task."""
+        return ["individual"] if self.has_experts_of_tasks else [f"expert_{name}" for name in self.experts]
+
+    @property
     def has_experts_of_tasks(self) -> bool:
         """Whether each expert belongs to a task, so that accuracies relate to an individual model and training sets to tasks."""
         return not isinstance(self.suite.get("experts"), Mapping)

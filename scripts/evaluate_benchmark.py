@@ -17,7 +17,16 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, write_json
 from nan_merge.core.versions import versions
 from nan_merge.models.classification import PRECISIONS, Forward, digest_files
-from nan_merge.models.harness import Answers, Benchmark, Sample, answers, halved_until_it_fits, kept, load_model, load_tasks, run_task
+from nan_merge.models.harness import (
+    Benchmark,
+    Sample,
+    answers,
+    halved_until_it_fits,
+    kept,
+    load_model,
+    load_tasks,
+    run_task,
+)
 from scripts.arguments import options, parse_with_spec
 
 Ask = Callable[[Any, Benchmark], tuple[list[Sample], int]]
@@ -26,7 +35,9 @@ DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "machine")  # versi
 
 def main() -> None:
     """Parse the command line and score."""
-    args = parse_with_spec(arguments(), benchmarks="entries `harness:` of tasks, each with its `id`", settings="`harness:` of the suite")
+    args = parse_with_spec(
+        arguments(), benchmarks="entries `harness:` of tasks, each with its `id`", settings="`harness:` of the suite"
+    )
     if len(args.checkpoints) not in (1, len(args.benchmarks)) or len(args.data) != len(args.benchmarks):
         raise UserError(f"{len(args.checkpoints)} checkpoints, {len(args.data)} folders, {len(args.benchmarks)} benchmarks")
     if args.batch_size < 1:

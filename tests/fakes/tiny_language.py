@@ -1,11 +1,10 @@
-"""Tiny LLaMAs and benchmarks in the layout of the hub's, and a project that scores them: the shipped tasks and rules on small data.
+"""Tiny LLaMAs and benchmarks in the layout of the hub's, and a project that scores them: shipped tasks and rules on small data.
 
 One expert is a pickle in half precision with one embedding row more than the base, as those of Table 2 of NAN are.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,13 @@ SUBJECTS = ("abstract_algebra", "anatomy")
 EXPERTS = ("talker", "solver")
 SOLVED = 5  # questions of GSM8K
 LETTERS = "ABCD"
+ASSETS = {  # of the shipped config: what they are here
+    "llama2_13b": "base",
+    "wizardlm_13b": "talker",
+    "wizardmath_13b": "solver",
+    "data_mmlu": "mmlu",
+    "data_gsm8k": "gsm8k",
+}
 
 
 def question(number: int, subject: str) -> dict[str, Any]:
@@ -65,7 +71,9 @@ def publish(root: Path) -> None:
         padded = _tokenizer()
         padded.add_special_tokens({"additional_special_tokens": ["[PAD]"]})
         padded.save_pretrained(folder)
-    subjects = {s: {"test": [question(n, s) for n in range(12)], "dev": [question(n, s) for n in range(20, 25)]} for s in SUBJECTS}
+    subjects = {
+        s: {"test": [question(n, s) for n in range(12)], "dev": [question(n, s) for n in range(20, 25)]} for s in SUBJECTS
+    }
     _dataset(root / "datasets/tiny/mmlu", subjects)
     problems = {"test": [problem(n) for n in range(SOLVED)], "train": [problem(n) for n in range(20, 30)]}
     _dataset(root / "datasets/tiny/gsm8k", {"main": problems, "socratic": problems})
@@ -97,10 +105,9 @@ def _dataset(folder: Path, configs: dict[str, dict[str, list[dict[str, Any]]]]) 
 def build(folder: Path, methods: list[str]) -> Project:
     """Make the project: the shipped suite of Table 2 with small models and data; nothing is locked or run."""
     project = Project(tiny.copy_code(folder))
-    repositories = {"llama2_13b": "base", "wizardlm_13b": "talker", "wizardmath_13b": "solver", "data_mmlu": "mmlu", "data_gsm8k": "gsm8k"}
 
     def smaller(assets: dict[str, Any]) -> None:
-        for asset, name in repositories.items():
+        for asset, name in ASSETS.items():
             assets[asset] |= {"repo": f"tiny/{name}", "bytes": 1_000_000}
         assets["llama2_13b"]["members"] = assets["wizardlm_13b"]["members"] = ["*.json", "model.safetensors"]
         assets["wizardmath_13b"]["members"] = ["*.json", "pytorch_model.bin"]
@@ -111,13 +118,22 @@ def build(folder: Path, methods: list[str]) -> Project:
 
     project.edit("config/assets.yaml", smaller)
     project.edit("config/tasks.yaml", fewer)
-    project.edit("config/suites/llama2_13b_wizard.yaml", lambda s: s.update(tasks=["mmlu", "gsm8k"], groups={"all": ["mmlu", "gsm8k"]}))
-    run = {"seeds": [0], "suites": ["llama2_13b_wizard"], "methods": methods, "keep_merged": True, "scoring": {"batch_size": 8},
-           "tables": ["main", "comparisons", "experts", "coefficients"], "figures": ["accuracy"], "published": ["nan_table2"]}  # fmt: skip
+    scored = ["mmlu", "gsm8k"]
+    project.edit("config/suites/llama2_13b_wizard.yaml", lambda suite: suite.update(tasks=scored, groups={"all": scored}))
+    run = {
+        "seeds": [0],
+        "suites": ["llama2_13b_wizard"],
+        "methods": methods,
+        "keep_merged": True,
+        "scoring": {"batch_size": 8},
+        "tables": ["main", "comparisons", "experts", "coefficients"],
+        "figures": ["accuracy"],
+        "published": ["nan_table2"],
+    }
     tiny.write_yaml(project / "config/config.yaml", run)
     return project
 
 
 def environment(url: str) -> dict[str, str]:
     """Return what directs clients to a hub."""
-    return {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost"}

@@ -27,14 +27,16 @@ pytest.importorskip("lm_eval", reason="requirements-language.txt is not installe
 pytestmark = pytest.mark.demo
 METHODS = ["pretrained", "individual", "multitask", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
            "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted", "fisher", "emr"]  # fmt: skip
-SCORED = ["pretrained", "expert_wizardlm", "expert_wizardmath", "weight_averaging", "task_arithmetic", "task_arithmetic+nan_delta",
-          "task_arithmetic+nan_delta+permuted_1"]  # fmt: skip
+MERGES = ["weight_averaging", "task_arithmetic", "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted_1"]
+SCORED = ["pretrained", "expert_wizardlm", "expert_wizardmath", *MERGES]
 SUITE = "llama2_13b_wizard"
 
 
 def alone() -> tuple[str, ...]:
     """Return what runs a command without any network, where this machine allows it."""
-    works = shutil.which("unshare") and not subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode
+    works = (
+        shutil.which("unshare") and not subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode
+    )
     return ("unshare", "-rn") if works else ()
 
 
@@ -47,8 +49,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, 
     with Hub() as hub:
         for repository in sorted(folder.glob("hub/*/tiny/*")):
             hub.put(f"tiny/{repository.name}", repository, repository.parents[1].name)
-        fetched = [f"results/assets/{name}" for name in ("llama2_13b", "wizardlm_13b", "wizardmath_13b", "data_mmlu", "data_gsm8k")]
-        names = " ".join(Path(each).name for each in fetched)
+        fetched = [f"results/assets/{name}" for name in world.ASSETS]
+        names = " ".join(world.ASSETS)
         done = project.shell(f"PYTHONPATH=workflow:. python -m scripts.update_lock {names}", **world.environment(hub.url))
         assert done.code == 0, done.text
         done = project.run(*fetched, **world.environment(hub.url))

@@ -107,7 +107,7 @@ class Experiment:
         return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
 
     def tower(self, suite: str) -> str:
-        """Return the asset of the text tower, the name under which the heads of a suite lie; a suite without heads has its own."""
+        """Return the asset of the text tower, the name under which the heads of a suite lie; its own where there are none."""
         return str(self.suites[suite].get("text_tower", suite))
 
     def sharing(self, kind: str, name: str) -> list[str]:

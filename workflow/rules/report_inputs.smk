@@ -87,8 +87,10 @@ def task_record(suite, task):
     record = experiment.tasks[task]
     counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
-    return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched,
-            **part(record.get("harness", {}), "unanswered")}
+    harness = record.get("harness", {})
+    benchmark = {**part(harness, "unanswered", "examples"), **part(record, "source", "licence")} if harness else {}
+    known = part(record, "leaks")
+    return {"id": task, "label": record["label"], **known, **fetched, **benchmark}
 
 
 def suite_record(suite):

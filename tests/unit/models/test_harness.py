@@ -58,7 +58,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_stops_at_one():
     assert halved_until_it_fits(needs(1), 8, said.append) == (8, 8) and not said
     done, size = halved_until_it_fits(needs(2**24), 2**28, said.append)
     assert done == size < 2**28 and said[-1] == f"out of memory: going on with batches of {size}"
-    with pytest.raises(UserError, match="out of memory with one example at a time.*precision: bfloat16"):
+    with pytest.raises(UserError, match=r"out of memory with one example at a time.*precision: bfloat16"):
         halved_until_it_fits(needs(2**60), 4, said.append)
     assert said[-2:] == ["out of memory: going on with batches of 2", "out of memory: going on with batches of 1"]
 

@@ -60,7 +60,7 @@ class Answers(NamedTuple):
         return self.prediction == self.label
 
     def scores(self) -> list[dict[str, Any]]:
-        """Return metric, value and standard error: accuracy over examples (micro), over tasks (macro), share without an answer."""
+        """Return metric, value and standard error: accuracy over examples and over tasks, share without an answer."""
         right = self.right.astype(float)
         sizes = np.bincount(self.cluster)
         means = np.bincount(self.cluster, right) / sizes
@@ -136,7 +136,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     if settings.get("chat_template") and not model.tokenizer.chat_template:
         raise UserError(
             f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
-            " `chat_template` in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+            " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
     return model
 
@@ -197,7 +197,9 @@ def answers(samples: Mapping[str, Sequence[Sample]]) -> Answers:
         right if sample["right"] else _hash("wrong", sample["answer"]) for right, (_, sample) in zip(label, rows, strict=True)
     ]
     lacking = sum(not sample["found"] for _, sample in rows)
-    return Answers(*(np.array(each, np.int64) for each in (label, prediction, [cluster for cluster, _ in rows])), lacking)
+    columns = (label, prediction, [cluster for cluster, _ in rows])
+    right, given, parts = (np.array(column, np.int64) for column in columns)
+    return Answers(right, given, parts, lacking)
 
 
 def _hash(*parts: str) -> int:
@@ -231,7 +233,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def kept(cache: Path, identity: Mapping[str, Any], make: Callable[[], tuple[list[Sample], int]]) -> tuple[list[Sample], int]:
-    """Return samples and batch size from the file of an identity below `cache`; made and written, whole or not, if it is not there."""
+    """Return samples and batch size from the file of an identity below `cache`; make and write it, whole, if it is not there."""
     key = xxh3_128_hexdigest(canonical(identity).encode())
     file = cache / key[:2] / f"{key}.json.gz"
     if not file.is_file():
@@ -269,8 +271,8 @@ def _data_faults(benchmark: Benchmark) -> Iterator[None]:
         text = " ".join(str(error).split())[:300]
         raise UserError(
             f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
-            f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of the"
-            " revision that these tasks were written for. Lock that revision of the asset, or correct `folder:` and `tasks:`"
+            f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"
+            " the revision that these tasks were written for. Lock that revision of the asset, or correct `folder:` and `tasks:`"
         ) from None
 
 

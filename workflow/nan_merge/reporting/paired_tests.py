@@ -176,7 +176,8 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
                 groups = f"{row['task']}.cluster"
-                answers[key] = _Answers(*(arrays[name] for name in names), arrays[groups] if groups in arrays else None)
+                prediction, label = (arrays[name] for name in names)
+                answers[key] = _Answers(prediction, label, arrays.get(groups))
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}

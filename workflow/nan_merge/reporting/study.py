@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
     @property
     def independent(self) -> float:
-        """The number of independent examples that would give the same standard error: less than `n` where examples come in groups.
+        """The number of independent examples with the same standard error: fewer than `n` where examples come in groups.
 
         p (1 - p) / stderr², Kish's effective sample size; `n` where p is 0 or 1, and where the error is that of n examples.
         """

@@ -18,8 +18,8 @@ INTERVAL_NOTE = (
     "square-and-add (MOVER). They cover the choice of examples, not another fine-tuning."
 )
 CLUSTER_NOTE = (
-    "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, and "
-    "the accuracy is that over all examples."
+    "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, "
+    "and the accuracy is that over all examples."
 )
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "

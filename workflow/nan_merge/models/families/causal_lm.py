@@ -29,14 +29,14 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     """Link the weights of an asset folder and copy config, tokenizer and the other companions, whole or not at all.
 
     Weights are not read: what measures and merges them checks names, shapes, and NaN, and `max_relative_distance` is not used.
-    Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one that numbers tokens otherwise than the base's.
+    Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one with other numbers than the base's.
     """
     refuse_gguf(source, "the model")
     model = refuse_quantised(Checkpoint(source), "the model", [])
     read_mapping(source / "config.json")
     if not any((source / name).is_file() for name in TOKENIZERS):
         raise UserError(
-            f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name the files of the tokenizer in `members:`"
+            f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name its files in `members:`"
             " of the asset in config/assets.yaml, and lock it again"
         )
     if base is not None:
@@ -62,8 +62,8 @@ def check_tokenizer(expert: Path, base: Path) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{expert}: its tokenizer differs from that of the base {base} in {len(wrong)} tokens: {join_first(wrong)}; expected the"
-            " same numbers, since rows of embeddings are merged by them. Correct `base:` or `experts:` of the suite"
+            f"{expert}: its tokenizer differs from that of the base {base} in {len(wrong)} tokens: {join_first(wrong)}; expected"
+            " the same numbers, since rows of embeddings are merged by them. Correct `base:` or `experts:` of the suite"
         )
 
 

@@ -79,7 +79,9 @@ def test_every_expert_has_a_row_on_all_benchmarks_and_what_needs_data_of_tasks_i
     assert "individual" not in rows and rows["expert_wizardlm"]["label"] == "Expert: wizardlm"
     assert not any("normalised" in column or "weighted" in column for column in rows["pretrained"])
     skipped = read_json_of_run(project)
-    assert skipped.keys() == {"multitask", "task_arithmetic_tuned", "fisher", "emr"}
+    shuffles = {name for name in skipped if "permuted" in name}
+    assert len(shuffles) == 4, "two experts have one shuffle"
+    assert skipped.keys() - shuffles == {"multitask", "task_arithmetic_tuned", "fisher", "emr"}
     assert "benchmarks are for tests only" in skipped["task_arithmetic_tuned"]
     assert "the experts belong to no task" in skipped["fisher"] and "one task at a time" in skipped["emr"]
 
@@ -108,6 +110,7 @@ def test_answers_are_those_of_the_models_outside_the_workflow(scored):
                 logs = [likelihood(model, prompt, letter) for letter in letters]
                 answers.append(int(np.argmax(logs)))
                 right.append(answers[-1] == asked["answer"])
+        assert len({*answers}) > 1, "answers that depend on the question"
         found = [sample for sample in samples(project, method) if sample["benchmark"] == "mmlu"]
         assert [int(sample["answer"]) for sample in found] == answers
         assert of(project, method)["mmlu"] == pytest.approx(np.mean(right))
@@ -152,7 +155,8 @@ def test_norms_and_coefficients_count_experts(scored):
 def test_printed_rows_of_the_experts_stand_beside_measured_ones(scored):
     project, _ = scored
     printed = (project / "results/published/nan_table2.md").read_text()
-    assert "WizardMath-13B" in printed and "Expert: wizard" not in printed
+    lines = [line for line in printed.splitlines() if "wizard" in line.lower()]
+    assert "WizardMath-13B" in lines[2] and "Expert: wizardmath" in lines[3] and "measured" in lines[3]
 
 
 def test_prepared_weights_are_links_and_a_second_run_asks_no_model(scored):

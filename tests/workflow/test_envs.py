@@ -26,7 +26,8 @@ ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
 def pinned() -> dict[str, str]:
-    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    files = ("requirements.txt", "requirements-language.txt")
+    lines = (line.split("#")[0].strip() for file in files for line in (ROOT / file).read_text().splitlines())
     return {normal(name): version for name, version in (line.split("==") for line in lines if line)}
 
 
@@ -51,7 +52,8 @@ def test_an_environment_has_the_pinned_versions(environment):
 
 
 def test_every_requirement_is_pinned_once():
-    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    files = ("requirements.txt", "requirements-language.txt")
+    lines = [line.split("#")[0].strip() for file in files for line in (ROOT / file).read_text().splitlines()]
     names = [normal(line.split("==")[0]) for line in lines if line]
     assert all("==" in line for line in lines if line)
     assert len(names) == len(set(names))
@@ -65,6 +67,7 @@ def of_rules() -> dict[str, set[str]]:
     modules: dict[str, set[str]] = {}
     of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip"]}
     readers = {"text": ["texts"], "clip": ["images", "hub_images"]}
+    modules["causal_lm"] = {"scripts.prepare_checkpoint", "nan_merge.models.families.causal_lm"}
     kinds = [f"nan_merge.calibration.{file.stem}" for file in (ROOT / "workflow/nan_merge/calibration").glob("[a-z]*.py")]
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.split(r"\n\s*rule ", file.read_text(encoding="utf-8"))[1:]:
@@ -74,6 +77,9 @@ def of_rules() -> dict[str, set[str]]:
                 continue
             if name[1]:
                 modules.setdefault(name[1], set()).add(script[1])
+                continue
+            if script[1] == "scripts.evaluate_benchmark":  # of language models only
+                modules["causal_lm"].add(script[1])
                 continue
             for environment, families in of_family.items():
                 more = [f"nan_merge.models.families.{family}" for family in families] + kinds
@@ -128,4 +134,6 @@ def test_rules_that_run_models_get_the_environment_of_their_family(fresh, tmp_pa
     real = Project(tiny.copy_code(tmp_path / "real"))
     vision = ("--configfile", "config/vision.yaml")
     assert environments_of(real, tmp_path, *vision) == {"workflow", "clip", "merge", "report"}
-    assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "merge", "report"}
+    table = ("--configfile", "config/papers/nan_table2.yaml")
+    assert environments_of(real, tmp_path, *table) == {"workflow", "causal_lm", "merge", "report"}
+    assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "causal_lm", "merge", "report"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from nan_merge.methods.recipe import operator_in
 Experiment = Any  # experiment.Experiment, which imports this module
 
 ALL_ASSETS = "config/assets.yaml has all"
+HEADS = ("text_tower", "input", "logit_scale", "alignment", "premise", "finetune")  # keys of suites with prepared data
+READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
     "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
@@ -105,8 +108,11 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         grouped = [task for group in record.get("groups", {}).values() for task in group]
         premise = record.get("premise", {})
         known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
-        fetched = [experiment.expert_asset(suite, task) for task in [*record["tasks"], "multitask"]]
-        wanted = [record["base"], record["text_tower"], record["input"].get("tokenizer"), *fetched]
+        _check_scoring(experiment, suite, where)
+        free = isinstance(record.get("experts"), Mapping)
+        names = [*(record["experts"] if free else record["tasks"]), "multitask"]
+        fetched = [experiment.expert_asset(suite, name) for name in dict.fromkeys(names)]
+        wanted = [record["base"], record.get("text_tower"), record.get("input", {}).get("tokenizer"), *fetched]
         known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets, ALL_ASSETS)
         for kind, keys in SHARED.items():
             _check_shared(experiment, suite, kind, keys)
@@ -114,6 +120,32 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         known_names(f"{where}: alignment: captions", captions, experiment.tasks)
         for task in [*record["tasks"], *captions]:
             known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
+
+
+def _check_keys(task: Mapping[str, Any], where: str) -> None:
+    """Check that a task has a reader and splits, or none of both if a harness reads its data."""
+    for key in READ:
+        if "harness" in task and key in task:
+            raise UserError(f"{where}: {key}: a harness reads the data of this task; remove the key, or `harness:`")
+        if "harness" not in task and key not in task:
+            raise UserError(f"{where}: the key '{key}' is missing")
+
+
+def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
+    """Check that a suite has what its tasks are scored with: heads and prepared data, or a harness, and not both."""
+    record = experiment.suites[suite]
+    for task in record["tasks"]:
+        _check_keys(experiment.tasks[task], f"config/tasks.yaml: {task}")
+    plain = [task for task in record["tasks"] if "harness" not in experiment.tasks[task]]
+    harnessed = [task for task in record["tasks"] if task not in plain]
+    if plain and harnessed:
+        found = f"'{harnessed[0]}' is a benchmark of a harness, '{plain[0]}' is none"
+        raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")
+    if harnessed and (more := [key for key in HEADS if key in record]):
+        raise UserError(f"{where}: {more[0]}: its tasks are benchmarks of a harness, which need none; remove the key")
+    needed = [] if harnessed else [*HEADS[:2], *(["logit_scale"] if "experts" in record else [])]
+    if lacking := [key for key in needed if key not in record]:
+        raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks without `harness:` are scored by heads, which need it")
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import requirements
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges
+INDIVIDUAL = "individual"  # the upper reference
 
 
 class Experiment:
@@ -59,6 +60,9 @@ class Experiment:
         for member, record in ((m, r) for found in run.values() for m, r in found.items() if "sweep" in r):
             self.sweeps.setdefault(record["sweep"]["id"], []).append(member)
         self.config["methods"] = list(dict.fromkeys(member for members in run.values() for member in members))
+        self.expert_rows = self._expert_rows()
+        self.references = (*REFERENCES, *self.expert_rows)
+        self._add_expert_rows()
         checks.check_methods(self)
         checks.check_run(self)
         checks.check_models(self)
@@ -104,8 +108,8 @@ class Experiment:
         return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
 
     def tower(self, suite: str) -> str:
-        """Return the asset of the text tower, the name under which the heads of a suite lie."""
-        return str(self.suites[suite]["text_tower"])
+        """Return the asset of the text tower, the name under which the heads of a suite lie; its own where there are none."""
+        return str(self.suites[suite].get("text_tower", suite))
 
     def sharing(self, kind: str, name: str) -> list[str]:
         """Return the suites whose `data`, `checkpoints` or `tower` has that name; any one represents the group."""
@@ -113,11 +117,44 @@ class Experiment:
         return [suite for suite in self.suites if place(suite) == name]
 
     def expert_asset(self, suite: str, task: str) -> str | None:
-        """Return the asset of a fetched expert (or of the `multitask` model), None if it is fine-tuned here."""
+        """Return the asset of a fetched expert, named as its task (or `multitask`), None if it is fine-tuned here."""
         record = self.suites[suite]
         if task == "multitask":
             return record.get("multitask")
-        return record["experts"].replace("{}", task) if "experts" in record else None
+        experts = record.get("experts")
+        if isinstance(experts, Mapping):
+            return experts.get(task)
+        return experts.replace("{}", task) if experts else None
+
+    def experts(self, suite: str) -> list[str]:
+        """Return the names of the experts of a suite (those of its tasks, if each belongs to one), or of an entry of `models`."""
+        named = self.models[suite]["experts"] if suite in self.models else self.suites[suite].get("experts")
+        return list(named) if isinstance(named, Mapping) else self.task_ids(suite)
+
+    def has_experts_of_tasks(self, suite: str) -> bool:
+        """Return whether each expert of a suite belongs to one of its tasks."""
+        return suite in self.suites and not isinstance(self.suites[suite].get("experts"), Mapping)
+
+    def _expert_rows(self) -> dict[str, str]:
+        """Return the rows that stand for `individual` where experts belong to no task: {method: expert}."""
+        free = [suite for suite in self.suites if not self.has_experts_of_tasks(suite)]
+        return {f"expert_{name}": name for suite in free for name in self.suites[suite]["experts"]}
+
+    def _add_expert_rows(self) -> None:
+        """Put one row an expert behind `individual`."""
+        self.methods |= {row: expert_row(name) for row, name in self.expert_rows.items()}
+        found: list[str] = []
+        for method in self.config["methods"]:
+            found += [method, *(self.expert_rows if method == INDIVIDUAL else [])]
+        self.config["methods"] = found
+
+    def absent(self, suite: str) -> list[str]:
+        """Return the references of the run that a suite cannot have: `individual`, or the experts of other suites."""
+        if suite in self.models:
+            return []
+        own = [] if self.has_experts_of_tasks(suite) else self.experts(suite)
+        others = [row for row, name in self.expert_rows.items() if name not in own]
+        return [*others, *([INDIVIDUAL] if own else [])]
 
     def class_prompts(self, task: str) -> dict[str, list[str]]:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
@@ -138,11 +175,11 @@ class Experiment:
         """Return the assets of the run: bases, text towers, tokenizers, captions, data and fetched experts."""
         names: set[str | None] = set()
         for suite, record in self.suites.items():
-            names |= {record["base"], record["text_tower"], record["input"].get("tokenizer")}
+            names |= {record["base"], record.get("text_tower"), record.get("input", {}).get("tokenizer")}
             tasks = self.task_ids(suite)
             names |= {name for task in [*tasks, *self.captions(suite)] for name in self.tasks[task]["assets"]}
             multitask = ["multitask"] if "multitask" in self.run(suite) else []
-            names |= {self.expert_asset(suite, task) for task in [*tasks, *multitask]}
+            names |= {self.expert_asset(suite, name) for name in [*self.experts(suite), *multitask]}
         return sorted(name for name in names if name)
 
     def unlocked(self, assets: Iterable[str]) -> list[str]:
@@ -169,6 +206,14 @@ class Experiment:
         """Return the available tasks of a suite, in the order of the config."""
         return [task for task in self.suites[suite]["tasks"] if task not in self.skipped[suite]]
 
+    def is_benchmarked(self, suite: str) -> bool:
+        """Return whether the tasks of a suite are benchmarks that a harness reads and scores, without heads or prepared data."""
+        return any("harness" in self.tasks[task] for task in self.suites[suite]["tasks"])
+
+    def prepared_tasks(self, suite: str) -> list[str]:
+        """Return the available tasks of a suite that have a prepared data set and a head."""
+        return [] if self.is_benchmarked(suite) else self.task_ids(suite)
+
     def groups(self, suite: str) -> dict[str, list[str]]:
         """Return the tasks that are scored together, by job; a task in no group is its own."""
         tasks = self.task_ids(suite)
@@ -182,8 +227,8 @@ class Experiment:
 
     def _unfit(self, suite: str) -> dict[str, str]:
         own = suite in self.models
-        experts = len(self.models[suite]["experts"] if own else self.task_ids(suite))
-        found = {method: self._reason(method, suite, experts) for method in self.config["methods"] if method not in REFERENCES}
+        merged = [method for method in self.config["methods"] if method not in self.references]
+        found = {method: self._reason(method, suite, len(self.experts(suite))) for method in merged}
         if not own and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
@@ -199,11 +244,28 @@ class Experiment:
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
+        if suite in self.suites and (reason := self._lacks_data(suite, record)):
+            return reason
         return lacks_shuffle(record, experts)
+
+    def _lacks_data(self, suite: str, record: Mapping[str, Any]) -> str:
+        """Return which data or task of its experts a method needs that a suite does not have; empty if it needs none."""
+        if not self.has_experts_of_tasks(suite):
+            if not record.get("static", True):
+                return "it merges for one task at a time, and the experts belong to no task"
+            if {"calibration", "learn"} & record.keys():
+                return "it needs data that each expert was trained on, and the experts belong to no task"
+        if self.is_benchmarked(suite):
+            if {"calibration", "learn"} & record.keys():
+                return "it needs data of the tasks, and benchmarks are for tests only"
+            if "tune" in record:
+                return "it is tuned on validation, and benchmarks are for tests only"
+        return ""
 
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""
-        return [method for method in self.config["methods"] if method not in self.skipped_methods(suite)]
+        without = {*self.skipped_methods(suite), *self.absent(suite)}
+        return [method for method in self.config["methods"] if method not in without]
 
     def examples(self, suite: str) -> dict[str, int | None]:
         """Return the number of training examples of every expert that the config states, None where it does not.
@@ -213,12 +275,15 @@ class Experiment:
         if suite in self.models:
             stated = self.models[suite].get("examples", {})
             return {name: stated.get(name) for name in self.models[suite]["experts"]}
+        if not self.has_experts_of_tasks(suite):
+            stated = self.suites[suite].get("examples", {})
+            return {name: stated.get(name) for name in self.experts(suite)}
         tasks = self.task_ids(suite) if "experts" in self.suites[suite] else []
         return {task: self.tasks[task].get("arguments", {}).get("counts", {}).get("train") for task in tasks}
 
     def merges(self, suite: str) -> list[str]:
         """Return the methods that need a merge of a suite."""
-        return [method for method in self.run(suite) if method not in REFERENCES]
+        return [method for method in self.run(suite) if method not in self.references]
 
     def candidates_in(self, suite: str) -> list[str]:
         """Return the candidates of all tuned methods of a suite."""
@@ -270,7 +335,7 @@ class Experiment:
 
     def threshold_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every set of thresholds that the run's methods need, by id."""
-        methods = [method for method in self.config["methods"] if method not in REFERENCES]
+        methods = [method for method in self.config["methods"] if method not in self.references]
         return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
 
     def tuner(self, method: str) -> str | None:
@@ -311,7 +376,8 @@ class Experiment:
             yield method, "pretrained", "order"
         elif group != "reference" and "draw" not in record.get("sweep", {}):
             yield method, AVERAGING, "order"
-            yield "individual", method, "order"
+            for upper in (INDIVIDUAL, *self.expert_rows):
+                yield upper, method, "order"
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
         """Return the runs of the premise experiment by id: task, protocol, examples and steps."""
@@ -330,3 +396,9 @@ def _part_of_id(value: Any) -> str:
     """Return a setting as a part of a file name: the value itself, or a digest of one that varies over tensors or experts."""
     varying = isinstance(value, list | Mapping)
     return f"varying_{hashlib.sha256(canonical(value).encode()).hexdigest()[:8]}" if varying else str(value)
+
+
+def expert_row(name: str) -> dict[str, Any]:
+    """Return the entry of an expert that belongs to no task, as a reference row of the tables."""
+    summary = f"the expert {name} as it is, on every task"
+    return {"label": f"Expert: {name}", "group": "reference", "summary": summary, "data": "none", "static": True}

@@ -78,7 +78,9 @@ def _dataset(sizes: Sizes, job: PlannedJob) -> Work:
 
 
 def _prepare(sizes: Sizes, job: PlannedJob) -> Work:
-    return Work(core=sizes.gigabytes(job.suite(sizes.experiment)) * _entry(sizes, job)["gigabyte"])
+    suite = job.suite(sizes.experiment)
+    copied = 0 if sizes.model(suite).get("linked") else sizes.gigabytes(suite)
+    return Work(core=copied * _entry(sizes, job)["gigabyte"])
 
 
 def _head(sizes: Sizes, job: PlannedJob) -> Work:
@@ -146,6 +148,14 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     return {device: factor * found[device] for device in DEVICES}
 
 
+def _benchmark(sizes: Sizes, job: PlannedJob) -> Work:
+    """Count a pass a prompt, and the tokens that are generated."""
+    suite = job.wildcards["suite"]
+    entries = [sizes.experiment.tasks[task]["harness"] for task in sizes.experiment.groups(suite)[job.wildcards["group"]]]
+    price = sizes.table["generation"]
+    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries))
+
+
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "fetch_asset": _fetch,
     "prepare_dataset": _dataset,
@@ -158,4 +168,5 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
+    "evaluate_benchmark": _benchmark,
 }

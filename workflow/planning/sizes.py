@@ -14,6 +14,7 @@ from planning.jobs import PlannedJob
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
 
+SAMPLE = 1500  # bytes of a question with output and answer, compressed, in the cache and beside the scores
 LABEL = 8  # bytes of a label; a prediction is stored beside one
 TOKEN = 2  # bytes of a token
 
@@ -36,8 +37,7 @@ class Sizes:
 
     def experts(self, suite: str) -> int:
         """Return how many experts are merged."""
-        own = self.experiment.models.get(suite)
-        return len(own["experts"] if own else self.experiment.task_ids(suite))
+        return len(self.experiment.experts(suite))
 
     def asset(self, asset: str) -> int | None:
         """Return the bytes that are fetched: by the lock, else about: by `bytes`, or those of kind `path`."""
@@ -69,6 +69,8 @@ class Sizes:
 
     def _expected(self, task: str) -> dict[str, int]:
         record = self.experiment.tasks[task]
+        if "harness" in record:
+            return {"test": record["harness"]["examples"]}
         origin, counts = (record.get("arguments", {}).get(key, {}) for key in ("origin", "counts"))
         sizes = {split: min(size, counts.get(origin.get(split, split), size)) for split, size in record["splits"].items()}
         if "alignment" in sizes:
@@ -116,6 +118,10 @@ def _checkpoint(sizes: Sizes, job: PlannedJob) -> int | None:
     return sizes.checkpoint(job.suite(sizes.experiment))
 
 
+def _prepared(sizes: Sizes, job: PlannedJob) -> int | None:
+    return 0 if sizes.model(job.suite(sizes.experiment)).get("linked") else _checkpoint(sizes, job)
+
+
 def _calibration(sizes: Sizes, job: PlannedJob) -> int:
     kind = sizes.experiment.calibration[job.wildcards["calibration"]]["kind"]
     one = sizes.table["calibration"][kind]["bytes"] * (_checkpoint(sizes, job) or 0)
@@ -133,7 +139,7 @@ def _scores(sizes: Sizes, job: PlannedJob) -> int:
 
 def scored(sizes: Sizes, job: PlannedJob) -> int:
     """Return how many examples an evaluation scores."""
-    suite, split = job.wildcards["suite"], "test" if job.rule == "evaluate_checkpoint" else "validation"
+    suite, split = job.wildcards["suite"], "validation" if job.rule == "evaluate_candidate" else "test"
     return sum(sizes.examples(suite, task, split) for task in sizes.experiment.groups(suite)[job.wildcards["group"]])
 
 
@@ -143,9 +149,11 @@ CHECKPOINTS = (
 )  # fmt: skip
 OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {
     **dict.fromkeys(CHECKPOINTS, _checkpoint),
+    **dict.fromkeys(("prepare_checkpoint", "prepare_expert"), _prepared),
     "fetch_asset": _asset,
     "fetch_model": lambda sizes, job: None,
     "prepare_dataset": _dataset,
     **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _scores),
+    "evaluate_benchmark": lambda sizes, job: scored(sizes, job) * (2 * LABEL + 2 * SAMPLE),
 }

@@ -14,7 +14,6 @@ from cluster.job_resources import memory, minutes, threads_for_models  # noqa: E
 from cluster.preflight import check_run  # noqa: E402
 from experiment.experiment import Experiment  # noqa: E402
 from experiment.parts import ConfigParts  # noqa: E402
-from nan_merge.catalogue.methods import REFERENCES  # noqa: E402
 from nan_merge.core.code_digest import code_digest  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
@@ -70,7 +69,9 @@ shell.prefix(  # in which Snakemake replaces {names}
 
 METHODS = experiment.config["methods"]
 SEEDS = experiment.config["seeds"]
-PER_TASK_METHODS = [m for m in METHODS if not experiment.methods[m].get("static", True) and m not in REFERENCES]
+PER_TASK_METHODS = [
+    m for m in METHODS if not experiment.methods[m].get("static", True) and m not in experiment.references
+]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
 THRESHOLDS = experiment.threshold_settings()

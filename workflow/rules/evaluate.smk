@@ -1,4 +1,6 @@
-# Needs checkpoints, data sets and heads. Makes results/scores (test split) and results/validation (candidates).
+# Needs checkpoints, data sets and heads, or benchmarks. Makes results/scores (test split) and results/validation (candidates).
+
+BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
 
 
 rule evaluate_checkpoint:
@@ -13,6 +15,8 @@ rule evaluate_checkpoint:
         "results/logs/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.log",
     benchmark:
         "results/benchmarks/evaluate_checkpoint/{suite}/{method}/seed{seed}/{group}.tsv"
+    wildcard_constraints:
+        suite=any_of({*experiment.suites}.difference(BENCHMARKED)),
     conda:
         environment
     resources:
@@ -45,3 +49,38 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         split="validation",
     message:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
+
+
+rule evaluate_benchmark:
+    # The cache keeps the answers to every task of the harness, so a job that was ended goes on after the last one.
+    input:
+        checkpoints=scored_checkpoints,
+        data=data_of_group,
+    output:
+        scores=rules.evaluate_checkpoint.output.scores,
+        predictions=rules.evaluate_checkpoint.output.predictions,
+        samples="results/scores/{suite}/{method}/seed{seed}/{group}.jsonl.gz",
+    log:
+        "results/logs/evaluate_benchmark/{suite}/{method}/seed{seed}/{group}.log",
+    benchmark:
+        "results/benchmarks/evaluate_benchmark/{suite}/{method}/seed{seed}/{group}.tsv"
+    wildcard_constraints:
+        suite=any_of(BENCHMARKED),
+    conda:
+        environment
+    resources:
+        gpu=GPU_OF_MODELS,
+        mem_mb=memory(4000, per_input=2),
+        runtime=minutes(480),
+    params:
+        spec=spec(benchmarks=benchmarks_of_group, settings=harness_settings),
+        scoring=SCORING,
+        cache="results/harness",
+        code=code_with_family("scripts.evaluate_benchmark"),
+    message:
+        "evaluate_benchmark: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.evaluate_benchmark --checkpoints {input.checkpoints:q} --data {input.data:q} {params.scoring:q}"
+        " --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q} --cache {params.cache:q}"
+        " --scores {output.scores:q} --predictions {output.predictions:q} --samples {output.samples:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

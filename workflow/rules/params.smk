@@ -126,6 +126,17 @@ def origins(wildcards):
     }
 
 
+def benchmarks_of_group(wildcards):
+    """`harness:` of the tasks of a group, less what only the plan reads and what tables say."""
+    unread = ("examples", "generated", "unanswered")
+    entries = [{"id": t, **experiment.tasks[t]["harness"]} for t in experiment.groups(wildcards.suite)[wildcards.group]]
+    return [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+
+
+def harness_settings(wildcards):
+    return experiment.suites[wildcards.suite].get("harness", {})
+
+
 def logit_scale(wildcards):
     return experiment.logit_scale(suite_of(wildcards))
 

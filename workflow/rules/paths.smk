@@ -38,7 +38,7 @@ def experts(wildcards):
     suite = wildcards.suite
     if suite in experiment.models:
         return {name: own_model(suite, name) for name in experiment.models[suite]["experts"]}
-    return {task: expert(suite, wildcards.seed, task) for task in experiment.task_ids(suite)}
+    return {name: expert(suite, wildcards.seed, name) for name in experiment.experts(suite)}
 
 
 def sharing(wildcards):
@@ -109,7 +109,7 @@ def head_of(wildcards):
 
 
 def datasets_of_suite(wildcards):
-    return [dataset(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)]
+    return [dataset(wildcards.suite, task) for task in experiment.prepared_tasks(wildcards.suite)]
 
 
 def heads_of_suite(wildcards):
@@ -124,6 +124,12 @@ def heads_of_group(wildcards):
     return [head(wildcards.suite, task) for task in experiment.groups(wildcards.suite)[wildcards.group]]
 
 
+def data_of_group(wildcards):
+    """The folder of the data of each benchmark: its asset."""
+    tasks = experiment.groups(wildcards.suite)[wildcards.group]
+    return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
+
+
 def scored_checkpoints(wildcards):
     """The checkpoints that are scored: one for all tasks of the group, or one for each."""
     suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed
@@ -134,6 +140,8 @@ def scored_checkpoints(wildcards):
         return expert(suite, seed, "multitask")
     if method == "individual":
         return [experts(wildcards)[task] for task in tasks]
+    if method in experiment.expert_rows:
+        return experts(wildcards)[experiment.expert_rows[method]]
     if method in PER_TASK_METHODS:
         return [f"results/merged/{suite}/{method}/seed{seed}/{task}" for task in tasks]
     return f"results/{'candidates' if method in experiment.candidates else 'merged'}/{suite}/{method}/seed{seed}"

@@ -64,7 +64,7 @@ use rule prepare_checkpoint as prepare_expert with:
     benchmark:
         "results/benchmarks/prepare_expert/{checkpoints}/{task}.tsv"
     wildcard_constraints:
-        task=any_of([*experiment.tasks, "multitask"]),
+        task=any_of([*experiment.tasks, *experiment.expert_rows.values(), "multitask"]),
         checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "experts" in record),
     message:
         "prepare_expert: {wildcards.checkpoints}, {wildcards.task}"
@@ -133,8 +133,8 @@ rule shared:
     """Asked for by name: what experiments of one group have in common; see "Shared by a group" in docs/cluster.md."""
     input:
         [asset(name) for name in experiment.used_assets()],
-        [dataset(suite, task) for suite in experiment.suites for task in experiment.task_ids(suite)],
-        [head(suite, task) for suite in experiment.suites for task in experiment.task_ids(suite)],
+        [dataset(suite, task) for suite in experiment.suites for task in experiment.prepared_tasks(suite)],
+        [head(suite, task) for suite in experiment.suites for task in experiment.prepared_tasks(suite)],
     localrule: True
 
 

@@ -10,7 +10,7 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
         rules.estimate_coefficients.output, suite=suite, method=experiment.merges(suite), seed=SEEDS
     ),
     "measures": lambda suite: collect(rules.measure_weights.output, suite=suite, seed=SEEDS),
-    "datasets": lambda suite: [dataset(suite, task) for task in experiment.task_ids(suite)],
+    "datasets": lambda suite: [dataset(suite, task) for task in experiment.prepared_tasks(suite)],
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
     ),
@@ -87,7 +87,10 @@ def task_record(suite, task):
     record = experiment.tasks[task]
     counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
-    return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched}
+    harness = record.get("harness", {})
+    benchmark = {**part(harness, "unanswered", "examples"), **part(record, "source", "licence")} if harness else {}
+    known = part(record, "leaks")
+    return {"id": task, "label": record["label"], **known, **fetched, **benchmark}
 
 
 def suite_record(suite):
@@ -106,7 +109,13 @@ def suite_record(suite):
             for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
+        **({"methods": rows_of(suite)} if experiment.expert_rows else {}),
     }
+
+
+def rows_of(suite):
+    """The rows of the tables of a suite, where suites of the run have different references."""
+    return [row["id"] for row in experiment.rows() if row["id"] not in experiment.absent(suite)]
 
 
 def suite_record_of(wildcards):

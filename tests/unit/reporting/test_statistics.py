@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -312,3 +313,38 @@ def test_a_missing_seed_is_said():
 
 def test_an_unknown_training_size_gives_no_weighted_average():
     assert summarise(study({"merge": {"a": 0.6, "b": 0.4}}, train=(300, None)))[0].weighted.value is None
+
+
+# Examples that come in groups.
+
+
+def test_the_interval_of_a_score_has_the_width_of_its_standard_error():
+    plain = Score("s", "m", "t", "accuracy", 0.6, 1000, 0, math.sqrt(0.24 / 1000))
+    grouped = plain._replace(stderr=3 * math.sqrt(0.24 / 1000))
+    assert plain.independent == 1000 and plain._replace(stderr=None).independent == 1000
+    assert plain._replace(value=1.0, stderr=0.0).independent == 1000
+    assert grouped.independent == pytest.approx(1000 / 9)
+    low, high = wilson(0.6, grouped.independent)
+    assert high - low == pytest.approx(2 * 1.96 * grouped.stderr, rel=0.02)
+
+
+def test_tests_of_grouped_examples_take_whole_groups():
+    draw = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(20), 50)
+    rejected = {"examples": 0, "groups": 0}
+    for seed in range(100):  # no difference between the methods, but within a group the differences have one sign
+        differences = np.repeat(draw.choice([-1, 1], 20), 50) * (draw.random(1000) < 0.3)
+        for name, clusters in (("examples", None), ("groups", [cluster])):
+            found = paired([differences], 1, [1.0], np.random.default_rng(seed), clusters)
+            rejected[name] += found.p < 0.05
+            assert found.low <= found.difference <= found.high
+    assert rejected["groups"] <= 12 < 40 < rejected["examples"]
+
+
+def test_groups_of_one_example_each_are_independent_examples():
+    draw = np.random.default_rng(1)
+    differences = draw.choice([-1, 0, 1], 400, p=[0.1, 0.6, 0.3])
+    one = paired([differences], 1, [1.0], np.random.default_rng(0))
+    two = paired([differences], 1, [1.0], np.random.default_rng(0), [np.arange(400)])
+    assert (two.difference, two.error, two.least_p, two.p) == (one.difference, one.error, one.least_p, one.p)
+    assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=0.01)

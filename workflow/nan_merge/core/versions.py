@@ -7,7 +7,7 @@ import platform
 
 PACKAGES = (
     "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
-    "safetensors", "snakemake",
+    "safetensors", "snakemake", "lm_eval",
 )  # fmt: skip
 
 

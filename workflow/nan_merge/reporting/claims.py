@@ -26,7 +26,6 @@ from nan_merge.reporting.paired_tests import (
 from nan_merge.reporting.statistics import (
     AVERAGING,
     BASE,
-    INDIVIDUAL,
     LEVEL,
     POWER,
     Summary,
@@ -96,14 +95,15 @@ def separation(study: Study) -> list[Claim]:
     rows = {(row["method"], row["against"]): row for row in pairs_of(study, "order")}
     found, merges = best_merge(study)
     best = found.method["id"] if found else ""
-    steps = [(AVERAGING, BASE), (best, AVERAGING), (INDIVIDUAL, best)]
+    upper = max(study.uppers, key=lambda method: averages[method].average.value or 0.0 if method in averages else 0.0)
+    steps = [(AVERAGING, BASE), (best, AVERAGING), (upper, best)]
     evidence, verdicts = [], []
     for method, against in steps:
         row = rows.get((method, against))
         verdicts.append(verdict(row) if row else NOT_TESTED)
         name = f"{study.label(against or 'best merge')} < {study.label(method or 'best merge')}"
         evidence.append(f"{name}: {verdicts[-1]}. {describe(study, row) if row else 'This pair was not compared.'}")
-    known = [averages[method] for method in (BASE, AVERAGING, best, INDIVIDUAL) if method in averages]
+    known = [averages[method] for method in (BASE, AVERAGING, best, upper) if method in averages]
     evidence.insert(0, f"Averages in %: {'; '.join(map(_average, known)) or 'none of these methods was run'}.")
     if merges > 1:
         evidence.append(
@@ -115,7 +115,8 @@ def separation(study: Study) -> list[Claim]:
             f"Every merge is compared with averaging, and Holm's adjustment covers all {counted(rows.values())} of this kind, so "
             "the selection does not favour the step above averaging."
         )
-    return [Claim("Methods are separated: pretrained < averaging < best merge < individual", _all(verdicts), evidence)]
+    last = "individual" if study.has_experts_of_tasks else "best expert"
+    return [Claim(f"Methods are separated: pretrained < averaging < best merge < {last}", _all(verdicts), evidence)]
 
 
 def _average(row: Summary) -> str:

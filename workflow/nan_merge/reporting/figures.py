@@ -137,7 +137,7 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
         label = f"chosen: {study.symbol(method)} = {', '.join(f'{v:g}' for v in picked)}"
         axes.plot(picked, [heights[0][values.index(value)] for value in picked], "o", label=label, **ring)
     symbols = list(dict.fromkeys(map(study.symbol, curves)))
-    averaging = 1 / len(study.tasks) if symbols == ["λ"] else None
+    averaging = 1 / len(study.experts) if symbols == ["λ"] else None
     fixed = {(study.symbol(method), study.fixed(method)): None for method in curves}
     lines = [(value, "--", f"fixed {symbol}") for symbol, value in fixed if value is not None]
     for value, style, name in ([(averaging, ":", "1/T (averaging)")] if averaging else []) + lines:

@@ -57,7 +57,13 @@ class Paired(NamedTuple):
     error: float
 
 
-def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, random: np.random.Generator) -> Paired:
+def paired(
+    differences: Sequence[NDArray],
+    terms: int,
+    weights: ArrayLike,
+    random: np.random.Generator,
+    clusters: Sequence[NDArray | None] | None = None,
+) -> Paired:
     """Test and estimate a weighted mean over tasks of per-example differences.
 
     Sign-flip test: under the null hypothesis the two methods' answers to an example may be swapped (for all its terms
@@ -65,25 +71,36 @@ def paired(differences: Sequence[NDArray], terms: int, weights: ArrayLike, rando
     the mean of several draws, which is no set of answers, that holds for large samples only. Interval: percentile
     bootstrap of the examples within each task. Without any discordant example the bootstrap has no width; then the
     interval is the exact 95 % bound on the share of discordant examples, put where it moves the average most.
+    Examples that come in clusters are flipped and drawn cluster by cluster, so both hold for dependent examples within one.
 
     Args:
         differences: for each task t, (n_t,) integers from -terms to terms: correct answers to each example of the method
             less those of the other, summed over `terms`.
         terms: number of pairs of models: fine-tuning seeds times draws of a control.
         weights: of the tasks; scaled to sum to 1.
+        clusters: for each task, the cluster of every example (n_t,), numbered from 0, or None for independent examples.
     """
     w = np.asarray(weights, float) / np.sum(weights)
     scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
+    members = [None if cluster is None else np.bincount(cluster) for cluster in clusters or [None] * len(differences)]
+    differences = [
+        d if cluster is None else np.bincount(cluster, d).round().astype(int)
+        for d, cluster in zip(differences, clusters or [None] * len(differences), strict=True)
+    ]
     observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
     if not any(d.any() for d in differences):
         bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
         return Paired(0.0, -float(bound), float(bound), 1.0, 1.0, 0.0)
     flips, means = np.zeros(FLIPS), np.zeros(RESAMPLES)
-    for factor, d in zip(scale, differences, strict=True):
+    for factor, d, sizes in zip(scale, differences, members, strict=True):
         for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
             flips += factor * size * (2.0 * random.binomial(count, 0.5, FLIPS) - count)
-        values, counts = np.unique(d, return_counts=True)
-        means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
+        if sizes is None:
+            values, counts = np.unique(d, return_counts=True)
+            means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
+        else:
+            drawn = random.multinomial(len(d), np.full(len(d), 1 / len(d)), RESAMPLES)
+            means += factor * sizes.sum() * (drawn @ d) / (drawn @ sizes)
     extreme = int(np.sum(np.abs(flips) >= abs(observed) - 1e-12))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     least = 2.0 ** (1 - sum(int(np.count_nonzero(d)) for d in differences))  # two of all the patterns of signs
@@ -97,6 +114,7 @@ class _Answers(NamedTuple):
     prediction: NDArray
     label: NDArray
     model: str  # the digest of the model that gave them, or the id of the method where the score file has none
+    cluster: NDArray | None = None  # of every example, where examples come in groups
 
 
 def compare_methods(
@@ -176,7 +194,9 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
                 if any(name not in arrays for name in names):
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
-                answers[key] = _Answers(arrays[names[0]], arrays[names[1]], model)
+                groups = f"{row['task']}.cluster"
+                prediction, label = (arrays[name] for name in names)
+                answers[key] = _Answers(prediction, label, model, arrays.get(groups))
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}
@@ -203,6 +223,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
         return {}
     terms = [(seed, other) for seed in shared for other in others]
     sides: tuple[list[str], ...] = ([], [])  # the models of both methods
+    clusters: list[NDArray | None] = []
     right, changed = [], 0  # right[t]: (terms, n_t), correct answers of the method less those of the other
     for task in tasks:
         one = [answers[pair["suite"], pair["method"], task, seed] for seed, _ in terms]
@@ -212,6 +233,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
                 f"{pair['suite']}/{task}: {pair['method']!r} and {pair['against']!r} were tested on "
                 "different examples; evaluate both again"
             )
+        clusters.append(one[0].cluster)
         both = list(zip(one, two, strict=True))
         for side, given in zip(sides, (one, two), strict=True):
             side.extend(each.model for each in given)
@@ -219,7 +241,7 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     return {
-        **paired([each.sum(axis=0) for each in right], len(terms), weights, random)._asdict(),
+        **paired([each.sum(axis=0) for each in right], len(terms), weights, random, clusters)._asdict(),
         "discordant": sum(int(np.count_nonzero(each)) for each in right),
         "changed": changed,
         "n": sum(each.size for each in right),

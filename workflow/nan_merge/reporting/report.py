@@ -18,7 +18,7 @@ from nan_merge.core.escape import visible
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import ESCAPED, count, interval, number_of, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
-from nan_merge.reporting.statistics import AVERAGING, BASE, INDIVIDUAL, POWER, best_merge, summarise
+from nan_merge.reporting.statistics import AVERAGING, BASE, POWER, best_merge, summarise
 from nan_merge.reporting.study import Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -87,7 +87,7 @@ def _learned(studies: Sequence[Study]) -> list[str]:
 def _averages(study: Study) -> list[dict[str, str]]:
     """Return the averages of the references and of the best merge."""
     best, _ = best_merge(study)
-    shown = {BASE, AVERAGING, INDIVIDUAL, best.method["id"] if best else ""}
+    shown = {BASE, AVERAGING, *study.uppers, best.method["id"] if best else ""}
     named = [row for row in summarise(study) if row.average.value is not None and row.method["id"] in shown]
     averages = []
     for row in sorted(named, key=lambda row: row.average.value or 0.0):

@@ -26,14 +26,18 @@ OTHER_KINDS = " Other kinds of pairs are adjusted among themselves."
 def accuracy(study: Study, record: dict[str, Any]) -> Table:
     """One row a method: tasks, averages, and each NAN row against its host and controls."""
     tasks = [task.get("label", task["id"]) for task in study.tasks]
-    header = ["Method", *tasks, "Average", "95 % interval", "Weighted", "Normalised", "Δ against"]
+    related = ("Weighted", "Normalised") if study.has_experts_of_tasks else ()  # to training sets and experts of the tasks
+    header = ["Method", *tasks, "Average", "95 % interval", *related, "Δ against"]
     table = Table(study.title(record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
         formatted = [parts.of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        formatted = [
+            table.mark(text, parts.unanswered(study, method, task)) for text, task in zip(formatted, study.tasks, strict=True)
+        ]
         against = {kind: [pair for pair in parts.pairs_of(study, kind) if pair["method"] == method["id"]] for kind in parts.SHOWN}
         averages = [parts.estimated(table, row.average), parts.limits(table, row.average)]
-        averages += [parts.estimated(table, mean) for mean in (row.weighted, row.normalised)]
+        averages += [parts.estimated(table, mean) for mean in (row.weighted, row.normalised)[: len(related)]]
         differences = BREAK.join(parts.difference(study, pair) for pairs in against.values() for pair in pairs)
         cells = [method.get("label", method["id"]), *formatted, *averages, differences]
         table.add(cells, _accuracy_record(study, row, against), study.block(method))
@@ -41,9 +45,14 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     seeds = f", mean ± standard deviation over {number_of(len(study.seeds), study.seed)}." if several else f"; one {study.seed}."
     table.notes = [
         f"Accuracy in % on the test split{seeds}",
-        "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
-        "accuracy of the individual model, in %.",
+        "Average: over tasks."
+        + (
+            " Weighted: by training-set size. Normalised: mean over tasks of accuracy / accuracy of the individual model, in %."
+            if related
+            else ""
+        ),
         parts.INTERVAL_NOTE,
+        *([parts.CLUSTER_NOTE] if any(score.independent < score.n for score in study.scores) else []),
         parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *study.choices(),
@@ -62,7 +71,9 @@ def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, s
         "group": row.method.get("group"),
         "draws": row.average.draws or None,
     }
-    means = {"average": row.average, "weighted_average": row.weighted, "normalised_average": row.normalised}
+    means = {"average": row.average}
+    if study.has_experts_of_tasks:
+        means |= {"weighted_average": row.weighted, "normalised_average": row.normalised}
     for name, estimate in [*row.tasks.items(), *means.items()]:
         record |= parts.columns(name, estimate) | {
             f"{name}_sd_over_seeds": estimate.deviation,

@@ -50,7 +50,7 @@ class Summary:
     normalised: Estimate
 
 
-def wilson(value: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(value: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion `value` over `n` examples (Wilson 1927)."""
     z = norm.ppf((1 + level) / 2)
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
@@ -58,7 +58,7 @@ def wilson(value: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
-def stratified(values: ArrayLike, n: Sequence[int], weights: ArrayLike | None = None) -> tuple[float, float, float]:
+def stratified(values: ArrayLike, n: Sequence[float], weights: ArrayLike | None = None) -> tuple[float, float, float]:
     """Return a weighted mean of independent proportions and its interval, from Wilson's limits of each.
 
     Square-and-add (MOVER; Newcombe 1998, Zou and Donner 2008): low = m - sqrt(sum w^2 (p - l)^2), high likewise.
@@ -136,13 +136,14 @@ def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
 
 class _Cell(NamedTuple):
     by_seed: dict[int, float]
-    n: int
+    n: float  # independent examples; of several seeds the fewest
 
 
 def _cells(study: Study, scores: Iterable[Score]) -> dict[str, _Cell]:
     cells: dict[str, _Cell] = {}
     for row in scores:
-        cells.setdefault(row.task, _Cell({}, row.n)).by_seed[row.seed] = row.value
+        cell = cells.get(row.task, _Cell({}, row.independent))
+        cells[row.task] = _Cell({**cell.by_seed, row.seed: row.value}, min(cell.n, row.independent))
     return cells
 
 

@@ -26,6 +26,18 @@ class Score(NamedTuple):
     value: float
     n: int
     seed: int
+    stderr: float | None = None
+
+    @property
+    def independent(self) -> float:
+        """The number of independent examples with the same standard error: fewer than `n` where examples come in groups.
+
+        p (1 - p) / stderr², Kish's effective sample size; `n` where p is 0 or 1, and where the error is that of n examples.
+        """
+        variance = self.value * (1 - self.value)
+        if not self.stderr or not variance or math.isclose(self.stderr**2, variance / self.n, rel_tol=1e-9):
+            return self.n
+        return variance / self.stderr**2
 
 
 @dataclass
@@ -86,6 +98,22 @@ class Study:
         """The reported tasks, in the order of the suite."""
         skipped = {entry["task"] for entry in self.suite.get("skipped", [])}
         return [task for task in self.suite["tasks"] if task["id"] not in skipped]
+
+    @property
+    def experts(self) -> list[str]:
+        """The names of the experts that are merged: those of the tasks, unless the suite names others."""
+        named = self.suite.get("experts")
+        return list(named) if isinstance(named, Mapping) else [task["id"] for task in self.tasks]
+
+    @property
+    def uppers(self) -> list[str]:
+        """The upper references: `individual`, or the rows of the experts where these belong to no task."""
+        return ["individual"] if self.has_experts_of_tasks else [f"expert_{name}" for name in self.experts]
+
+    @property
+    def has_experts_of_tasks(self) -> bool:
+        """Whether each expert belongs to a task, so that accuracies relate to an individual model and training sets to tasks."""
+        return not isinstance(self.suite.get("experts"), Mapping)
 
     @property
     def seeds(self) -> list[int]:
@@ -212,8 +240,9 @@ def studies(
 def _score(row: dict[str, str], source: Path | str) -> Score:
     try:
         return Score(
-            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"])
-        )
+            row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"]),
+            float(row["stderr"]) if row.get("stderr") else None,
+        )  # fmt: skip
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None
 

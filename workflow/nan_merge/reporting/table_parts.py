@@ -10,11 +10,16 @@ from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, ITSELF, SAME, UN
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
 
+UNANSWERED = 0.02  # share of outputs without an answer above which a table says so
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 INTERVAL_NOTE = (
     "Intervals: 95 %, examples independent within a task; Wilson's limits of each task joined by "
     "square-and-add (MOVER). They cover the choice of examples, not another fine-tuning."
+)
+CLUSTER_NOTE = (
+    "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, "
+    "and the accuracy is that over all examples."
 )
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
@@ -50,6 +55,15 @@ def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estim
     if not leaks or estimate.value is None or estimate.value <= leaks.get("accuracy", 0.0):
         return text
     return table.mark(text, leaks["note"]) if leaks.get("collection", collection(study)) == collection(study) else text
+
+
+def unanswered(study: Study, method: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """Return the footnote on answers of a method to a task in which no answer was found; empty if they are few."""
+    members = study.members(str(method["id"]))
+    shares = [s.value for s in study.scores if s.metric == "unanswered" and s.task == task["id"] and s.method in members]
+    if not shares or max(shares) <= task.get("unanswered", UNANSWERED):
+        return ""
+    return f"No answer was found in {percent(max(shares))} % of the outputs; they count as wrong."
 
 
 def collection(study: Study) -> str:

@@ -1,0 +1,106 @@
+"""Experts that belong to no task: names, rows, pairs and what is skipped; and suites whose tasks a harness scores."""
+
+import pytest
+from models import ROOT, shipped
+
+from experiment.experiment import Experiment
+from nan_merge.catalogue.files import read_yaml
+from nan_merge.core.errors import UserError
+
+METHODS = [
+    "pretrained",
+    "individual",
+    "weight_averaging",
+    "task_arithmetic",
+    "task_arithmetic_tuned",
+    "task_arithmetic+nan_delta",
+    "slerp",
+    "task_arithmetic+nan_delta+permuted",
+    "emr",
+    "fisher",
+    "adamerging_task",
+    "weight_averaging+data_size",
+]
+
+
+def read(*suites, **more):
+    return Experiment({**shipped().config, "suites": list(suites), "methods": METHODS, **more}, ROOT)
+
+
+def edited(tmp_path, change, suite="llama2_13b_wizard"):
+    """Read the shipped config with a suite that `change` has edited."""
+    import shutil
+
+    import yaml
+
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    path = tmp_path / f"config/suites/{suite}.yaml"
+    record = read_yaml(path)
+    change(record)
+    path.write_text(yaml.safe_dump(record))
+    return Experiment({**shipped().config, "suites": [suite], "methods": METHODS}, tmp_path)
+
+
+def test_individual_is_a_row_an_expert_where_experts_belong_to_no_task():
+    found = read("llama2_13b_wizard")
+    assert found.experts("llama2_13b_wizard") == ["wizardlm", "wizardmath"]
+    assert found.run("llama2_13b_wizard")[:4] == ["pretrained", "expert_wizardlm", "expert_wizardmath", "weight_averaging"]
+    assert found.methods["expert_wizardlm"]["label"] == "Expert: wizardlm"
+    uppers = {pair["method"] for pair in found.pairs() if pair["against"] == "task_arithmetic" and pair["kind"] == "order"}
+    assert uppers == {"expert_wizardlm", "expert_wizardmath"}
+    models, data = ["llama2_13b", "wizardlm_13b", "wizardmath_13b"], ["data_bbh", "data_ceval", "data_gsm8k", "data_mmlu"]
+    assert found.used_assets() == [*data, *models]
+
+
+def test_suites_of_both_kinds_in_one_run_keep_their_own_references():
+    found = read("text", "llama2_13b_wizard", "llama3_mergebench")
+    alone = read("text")
+    assert found.run("text") == alone.run("text") and "individual" in found.run("text")
+    assert found.absent("llama3_mergebench") == ["expert_wizardlm", "expert_wizardmath", "individual"]
+    assert {"expert_math", "expert_safety"} <= {*found.run("llama3_mergebench")}
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("task_arithmetic_tuned", "benchmarks are for tests only"),
+        ("emr", "one task at a time"),
+        ("fisher", "the experts belong to no task"),
+        ("adamerging_task", "the experts belong to no task"),
+        ("weight_averaging+data_size", "not stated for wizardlm, wizardmath"),
+    ],
+)
+def test_a_method_that_needs_data_of_tasks_is_skipped_with_the_reason(method, reason):
+    assert reason in read("llama2_13b_wizard").skipped_methods("llama2_13b_wizard")[method]
+
+
+def test_methods_count_experts_and_not_tasks():
+    two, five = read("llama2_13b_wizard"), read("llama3_mergebench")
+    assert len(two.task_ids("llama2_13b_wizard")) == 4 and "slerp" in two.run("llama2_13b_wizard")
+    assert "here are 5" in five.skipped_methods("llama3_mergebench")["slerp"]
+    draws = [method for method in two.run("llama2_13b_wizard") if "permuted" in method]
+    assert len(draws) == 1, "two experts have one shuffle"
+    assert len([method for method in five.run("llama3_mergebench") if "permuted" in method]) > 1
+
+
+def test_stated_numbers_of_examples_are_those_of_experts(tmp_path):
+    found = edited(tmp_path, lambda suite: suite.update(examples={"wizardlm": 250, "wizardmath": 96}))
+    assert found.examples("llama2_13b_wizard") == {"wizardlm": 250, "wizardmath": 96}
+    assert "weight_averaging+data_size" in found.run("llama2_13b_wizard")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experts": {"a": "wizardlm_13", "b": "wizardmath_13b"}}, "unknown 'wizardlm_13'; did you mean 'wizardlm_13b'"),
+        ({"experts": {"base": "wizardlm_13b", "wizardmath": "wizardmath_13b"}}, "base"),
+        ({"tasks": ["mmlu", "news20"], "groups": {}}, "'mmlu' is a benchmark of a harness, 'news20' is none"),
+        ({"text_tower": "minilm_l6"}, "text_tower: its tasks are benchmarks of a harness, which need none"),
+        ({"tasks": ["news20"], "groups": {}}, "text_tower: the key is missing"),
+    ],
+)
+def test_a_suite_that_does_not_fit_its_tasks_is_refused(change, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        edited(tmp_path, lambda suite: suite.update(change))
+    assert "config/suites/llama2_13b_wizard.yaml" in str(error.value) and message in str(error.value)

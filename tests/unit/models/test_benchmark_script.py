@@ -1,0 +1,111 @@
+"""The script that scores benchmarks, on tiny models: mistakes are one message, and a run that was killed goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import tiny
+import tiny_language as world
+
+pytest.importorskip("lm_eval", reason="requirements-language.txt is not installed")
+GSM8K = {
+    "id": "gsm8k",
+    "folder": "gsm8k",
+    "tasks": ["gsm8k"],
+    "num_fewshot": 1,
+    "metric": "exact_match",
+    "filter": "strict-match",
+}
+MMLU = {
+    "id": "mmlu",
+    "folder": "mmlu/default",
+    "tasks": ["mmlu_abstract_algebra", "mmlu_anatomy"],
+    "num_fewshot": 5,
+    "metric": "acc",
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    world.publish(folder)
+    return folder
+
+
+def start(published, out, entry, data=None, **settings):
+    """Start the script on the tiny base."""
+    spec = json.dumps({"benchmarks": [entry], "settings": settings})
+    data = data or published / f"datasets/tiny/{entry['id']}"
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.evaluate_benchmark",
+        "--checkpoints",
+        published / "models/tiny/base",
+        "--data",
+        data,
+    ]
+    command += ["--suite", "s", "--method", "pretrained", "--seed", "0", "--cache", out / "cache", "--scores", out / "all.json"]
+    command += ["--predictions", out / "all.npz", "--samples", out / "all.jsonl.gz", "--spec", spec]
+    paths = os.pathsep.join([str(tiny.ROOT / "workflow"), str(tiny.ROOT)])
+    return subprocess.Popen([*map(str, command)], env={**os.environ, "PYTHONPATH": paths}, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def message(process):
+    """Return what a command that failed said last."""
+    text = process.communicate(timeout=600)[0]
+    assert process.returncode == 1 and "Traceback" not in text, text
+    return text.splitlines()[-1]
+
+
+def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_path):
+    odd = tmp_path / "odd"
+    for split in ("train", "test"):
+        (odd / "main").mkdir(parents=True, exist_ok=True)
+        rows = pd.read_parquet(published / f"datasets/tiny/gsm8k/main/{split}-00000-of-00001.parquet")
+        rows.rename(columns={"question": "problem"}).to_parquet(odd / f"main/{split}-00000-of-00001.parquet")
+    (odd / "README.md").write_text(
+        (published / "datasets/tiny/gsm8k/README.md").read_text().partition("- config_name: socratic")[0] + "---\n"
+    )
+    told = message(start(published, tmp_path, GSM8K, odd))
+    assert (
+        told.startswith("error: config/tasks.yaml: gsm8k: harness: ") and "'question' is undefined" in told and str(odd) in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "told"),
+    [
+        ({}, {"chat_template": True}, "its tokenizer has no chat template"),
+        ({"tasks": ["gsm8"]}, {}, "tasks: unknown 'gsm8'"),
+        ({"filter": "strict"}, {}, "filter: unknown 'strict'; task gsm8k has flexible-extract, strict-match"),
+    ],
+)
+def test_a_mistake_in_the_config_is_told(change, settings, told, published, tmp_path):
+    assert told in message(start(published, tmp_path, {**GSM8K, **change}, **settings))
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_bytes(published, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    done = start(published, whole, MMLU)
+    assert done.communicate(timeout=600) and done.returncode == 0
+    process = start(published, killed, MMLU)
+    while process.poll() is None and not list(killed.glob("cache/*/*.json.gz")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {file: file.stat().st_mtime_ns for file in killed.glob("cache/*/*.json.gz")}
+    assert kept and not (killed / "all.json").exists()
+    done = start(published, killed, MMLU)
+    assert done.communicate(timeout=600) and done.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept, "not asked again"
+    for name in ("all.json", "all.npz", "all.jsonl.gz"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()

@@ -1,0 +1,88 @@
+"""Answers to benchmarks: hashes, clustered errors, the cache, and memory that runs out. lm_eval itself runs in tests/workflow."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from nan_merge.core.errors import UserError
+from nan_merge.models.harness import Answers, answers, clustered_error, halved_until_it_fits, kept
+
+
+def sample(number, answer, right, found=True):
+    return {"doc_hash": f"h{number}", "target": "B", "answer": answer, "right": right, "found": found}
+
+
+def test_a_prediction_is_the_label_if_and_only_if_the_answer_is_right():
+    one = answers({"algebra": [sample(0, "B", 1), sample(1, "B", 0)], "anatomy": [sample(2, "", 0, False)]})
+    two = answers({"algebra": [sample(0, "B", 1), sample(1, "C", 0)], "anatomy": [sample(2, "", 0, False)]})
+    assert one.right.tolist() == [True, False, False] and one.cluster.tolist() == [0, 0, 1] and one.unanswered == 1
+    assert (one.label == two.label).all() and (one.prediction == two.prediction).tolist() == [True, False, True]
+    assert all(each.dtype == np.int64 and (each >= 0).all() for each in one[:2])
+
+
+def test_micro_and_macro_averages_are_both_given():
+    cluster = np.array([0] * 9 + [1])
+    right = np.array([1] * 9 + [0])
+    scores = {each["metric"]: each["value"] for each in Answers(np.ones(10, int), right, cluster, 0).scores()}
+    assert scores == {"accuracy": 0.9, "macro_accuracy": 0.5, "unanswered": 0.0}
+
+
+def test_the_clustered_error_is_that_of_whole_clusters():
+    draw = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(200), 10)
+    means = []
+    for _ in range(300):  # a part is right or wrong as a whole with a chance of 60 %, other examples are independent
+        shared = np.repeat(draw.random(200) < 0.5, 10)
+        values = np.where(np.repeat(draw.random(200) < 0.6, 10), shared, draw.random(2000) < 0.5).astype(float)
+        means.append((values.mean(), clustered_error(values, cluster)))
+    means = np.array(means)
+    assert means[:, 1].mean() == pytest.approx(means[:, 0].std(), rel=0.1)
+    assert means[:, 1].mean() > 2 * np.sqrt(0.25 / 2000), "far above the error of independent examples"
+    one = (draw.random(50) < 0.5).astype(float)
+    assert clustered_error(one, np.zeros(50, int)) == pytest.approx(np.sqrt(one.mean() * (1 - one.mean()) / 50))
+
+
+def needs(bytes_an_example):
+    """Return work that allocates real memory by the batch size."""
+
+    def attempt(size):
+        return torch.empty(size * bytes_an_example, dtype=torch.uint8).numel() // bytes_an_example
+
+    return attempt
+
+
+def test_out_of_memory_halves_the_batch_says_so_and_stops_at_one():
+    said = []
+    assert halved_until_it_fits(needs(1), 8, said.append) == (8, 8) and not said
+    done, size = halved_until_it_fits(needs(2**24), 2**28, said.append)
+    assert done == size < 2**28 and said[-1] == f"out of memory: going on with batches of {size}"
+    with pytest.raises(UserError, match=r"out of memory with one example at a time.*precision: bfloat16"):
+        halved_until_it_fits(needs(2**60), 4, said.append)
+    assert said[-2:] == ["out of memory: going on with batches of 2", "out of memory: going on with batches of 1"]
+
+
+def test_another_error_is_no_matter_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        halved_until_it_fits(lambda size: torch.ones(2) @ torch.ones((3, 3), dtype=torch.float64) if size else None, 4, print)
+
+
+def test_the_cache_knows_answers_by_all_that_they_depend_on(tmp_path):
+    made = []
+
+    def make(text):
+        return lambda: made.append(text) or ([{"answer": text}], 8)
+
+    assert kept(tmp_path, {"model": "a"}, make("one")) == ([{"answer": "one"}], 8)
+    assert kept(tmp_path, {"model": "a"}, make("two")) == ([{"answer": "one"}], 8), "not asked again"
+    assert kept(tmp_path, {"model": "b"}, make("three")) == ([{"answer": "three"}], 8), "another model has its own answers"
+    assert made == ["one", "three"]
+    (first, second) = sorted(tmp_path.glob("*/*.json.gz"))
+    assert gzip.decompress(first.read_bytes()) != gzip.decompress(second.read_bytes())
+
+
+def test_a_run_that_was_ended_leaves_whole_files_only(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        kept(tmp_path, {"model": "a"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert not list(tmp_path.glob("*/*.json.gz"))

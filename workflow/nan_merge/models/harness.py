@@ -1,0 +1,287 @@
+"""Run benchmarks of lm_eval on a causal language model, one harness task at a time; the only importer of lm_eval.
+
+The answers to a task are kept in a file of their own, under a key of all that they depend on, so that a run that was ended goes
+on after its last task, and equal models are run once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+
+from nan_merge.core.atomic import atomic_write
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import canonical
+
+NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+Sample = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data."""
+
+    id: str
+    data: Path
+    harness: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """The place in the config, for messages."""
+        return f"config/tasks.yaml: {self.id}: harness"
+
+
+class Answers(NamedTuple):
+    """The answers to a benchmark, (N,) int64 each: hashes of right and given answers, and the harness task of every example."""
+
+    label: NDArray
+    prediction: NDArray
+    cluster: NDArray
+    unanswered: int
+
+    @property
+    def right(self) -> NDArray:
+        """Whether each answer is right, (N,) bool."""
+        return self.prediction == self.label
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Return metric, value and standard error: accuracy over examples and over tasks, share without an answer."""
+        right = self.right.astype(float)
+        sizes = np.bincount(self.cluster)
+        means = np.bincount(self.cluster, right) / sizes
+        lacking = self.unanswered / len(right)
+        within = float(np.sqrt(np.sum(means * (1 - means) / sizes)) / len(sizes))
+        return [
+            {"metric": "accuracy", "value": float(right.mean()), "stderr": clustered_error(right, self.cluster)},
+            {"metric": "macro_accuracy", "value": float(means.mean()), "stderr": within},
+            {"metric": "unanswered", "value": lacking, "stderr": math.sqrt(lacking * (1 - lacking) / len(right))},
+        ]
+
+
+def clustered_error(values: NDArray, cluster: NDArray) -> float:
+    """Return the standard error of a mean of values (N,) that come in clusters (N,), numbered from 0.
+
+    Residuals are summed within each of the G clusters, with the factor G / (G - 1) (Cameron and Miller 2015, eq. 11 for a mean);
+    with one cluster it is the binomial error of independent examples.
+    """
+    mean, count = values.mean(), int(cluster.max()) + 1
+    if count == 1:
+        return float(np.sqrt(mean * (1 - mean) / len(values)))
+    sums = np.bincount(cluster, values - mean)
+    return float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(values))
+
+
+def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
+    """Return the harness tasks of a benchmark by name, with its local data; groups are expanded.
+
+    Raises UserError for tasks or data that do not exist or do not fit each other.
+    """
+    lm_eval = _library()
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    datasets.disable_progress_bars()
+
+    folder = Path(benchmark.harness["folder"])
+    if not benchmark.harness["folder"].startswith("."):
+        folder = Path(lm_eval.__file__).parent / "tasks" / folder
+    if not folder.is_dir():
+        raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    wanted = benchmark.harness["tasks"]
+    if unknown := [name for name in wanted if name not in manager.all_tasks]:
+        known = ", ".join(manager.all_tasks[:8])
+        raise UserError(f"{benchmark.where}: tasks: unknown '{unknown[0]}'; {folder} has {known}, ...")
+    overrides = {"dataset_path": str(benchmark.data.resolve())}
+    if "num_fewshot" in benchmark.harness:
+        overrides["num_fewshot"] = benchmark.harness["num_fewshot"]
+    children = [{("group" if name in manager.all_groups else "task"): name, **overrides} for name in wanted]
+    with _data_faults(benchmark):
+        found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
+    return dict(sorted(found.items()))
+
+
+def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
+    """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
+
+    Raises UserError if the chat template that is asked for is missing, or the tensors do not fit config.json.
+    """
+    _library()
+    from lm_eval.models.huggingface import HFLM
+
+    torch.set_num_threads(1)
+    try:
+        model = HFLM(
+            pretrained=str(folder), backend="causal", device=device, dtype=dtype, add_bos_token=settings.get("bos"),
+            trust_remote_code=False,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[:1]
+        raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
+    if settings.get("chat_template") and not model.tokenizer.chat_template:
+        raise UserError(
+            f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
+            " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+        )
+    return model
+
+
+def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
+    """Return one record an example of a harness task, in the order of the data; greedy, with fixed draws of examples.
+
+    Raises UserError for data without the columns that the task reads, and for an unknown metric or filter.
+    """
+    import lm_eval
+
+    model.batch_size_per_gpu = batch_size
+    manager = lm_eval.tasks.TaskManager(include_defaults=False)
+    with _data_faults(benchmark), _quiet_random():
+        found = lm_eval.simple_evaluate(
+            model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
+            apply_chat_template=bool(settings.get("chat_template")),
+        )  # fmt: skip
+    wanted, metric = benchmark.harness.get("filter", "none"), benchmark.harness["metric"]
+    samples = [sample for each in found["samples"].values() for sample in each]
+    filters = sorted({sample["filter"] for sample in samples})
+    kept = [sample for sample in samples if sample["filter"] == wanted]
+    if not kept:
+        raise UserError(f"{benchmark.where}: filter: unknown '{wanted}'; task {task.task_name} has {', '.join(filters)}")
+    if metric not in kept[0]:
+        raise UserError(
+            f"{benchmark.where}: metric: task {task.task_name} has no '{metric}'; it has {', '.join(kept[0]['metrics'])}"
+        )
+    return [_record(task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
+
+
+def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
+    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right."""
+    given = sample["filtered_resps"]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        scores = [float(each[0] if isinstance(each, tuple | list) else each) for each in given]
+        answer = str(int(np.argmax(scores)))
+        text: Any = scores
+    else:
+        answer = text = str(given[0] if isinstance(given, list) else given)
+    return {
+        "task": task.task_name,
+        "doc_id": int(sample["doc_id"]),
+        **{key: sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")},
+        "target": str(sample["target"]),
+        "answer": answer,
+        "found": answer not in NOTHING,
+        "right": int(sample[metric]),
+        "output": text if task.OUTPUT_TYPE == "multiple_choice" else str(sample["resps"][0][0]),
+    }
+
+
+def answers(samples: Mapping[str, Sequence[Sample]]) -> Answers:
+    """Return the answers to all harness tasks of a benchmark: of a right one the label, of a wrong one another hash."""
+    rows = [(cluster, sample) for cluster, name in enumerate(samples) for sample in samples[name]]
+    label = [_hash("right", sample["doc_hash"], sample["target"]) for _, sample in rows]
+    prediction = [
+        right if sample["right"] else _hash("wrong", sample["answer"]) for right, (_, sample) in zip(label, rows, strict=True)
+    ]
+    lacking = sum(not sample["found"] for _, sample in rows)
+    columns = (label, prediction, [cluster for cluster, _ in rows])
+    right, given, parts = (np.array(column, np.int64) for column in columns)
+    return Answers(right, given, parts, lacking)
+
+
+def _hash(*parts: str) -> int:
+    return xxh3_64_intdigest("\0".join(parts).encode()) >> 1
+
+
+def halved_until_it_fits(attempt: Callable[[int], T], batch_size: int, say: Callable[[str], object]) -> tuple[T, int]:
+    """Call `attempt` with a batch size that is halved as long as memory runs out; return its result and the batch size.
+
+    Raises UserError if one example at a time does not fit.
+    """
+    while True:
+        try:
+            return attempt(batch_size), batch_size
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if batch_size == 1:
+            raise UserError(
+                "out of memory with one example at a time: the model does not fit this device; take `scoring: precision:"
+                " bfloat16`, a device with more memory, or `scoring: device: cpu`"
+            )
+        batch_size //= 2
+        say(f"out of memory: going on with batches of {batch_size}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def kept(cache: Path, identity: Mapping[str, Any], make: Callable[[], tuple[list[Sample], int]]) -> tuple[list[Sample], int]:
+    """Return samples and batch size from the file of an identity below `cache`; make and write it, whole, if it is not there."""
+    key = xxh3_128_hexdigest(canonical(identity).encode())
+    file = cache / key[:2] / f"{key}.json.gz"
+    if not file.is_file():
+        samples, batch_size = make()
+        record = {"identity": identity, "batch_size": batch_size, "samples": samples}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as part:
+            part.write_bytes(gzip.compress(canonical(record).encode(), mtime=0))
+    record = json.loads(gzip.decompress(file.read_bytes()))
+    return record["samples"], int(record["batch_size"])
+
+
+def _library() -> Any:
+    """Import lm_eval without a network and without its default folder of caches; UserError if it is not installed."""
+    os.environ.update(OFFLINE)
+    try:
+        import lm_eval
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed, which benchmarks need: `pip install -r requirements-language.txt` (the extra"
+            " `language`), or run with `--sdm conda`"
+        ) from None
+    return lm_eval
+
+
+@contextmanager
+def _data_faults(benchmark: Benchmark) -> Iterator[None]:
+    """Turn what lm_eval and datasets raise for data of another form into a UserError that names the data."""
+    from datasets.exceptions import DatasetsError
+    from jinja2.exceptions import TemplateError
+
+    try:
+        yield
+    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
+            f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"
+            " the revision that these tasks were written for. Lock that revision of the asset, or correct `folder:` and `tasks:`"
+        ) from None
+
+
+@contextmanager
+def _quiet_random() -> Iterator[None]:
+    """Keep the states of the random numbers of Python and NumPy, which lm_eval sets."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

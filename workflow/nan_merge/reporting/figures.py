@@ -142,7 +142,7 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     lines = [(value, "--", f"fixed {symbol}") for symbol, value in fixed if value is not None]
     for value, style, name in ([(averaging, ":", "1/T (averaging)")] if averaging else []) + lines:
         axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
-    for row in summarise(study, "validation_accuracy"):
+    for row in summarise(study, "validation"):
         if row.average.value is not None:
             axes.axhline(100 * row.average.value, color=GREY, linewidth=0.8, linestyle="-.", label=row.method.get("label"))
     axes.set_xlabel(" or ".join(AXES.get(symbol, symbol) for symbol in symbols))

@@ -15,7 +15,7 @@ Experiment = Any  # experiment.Experiment, which imports this module
 ALL_ASSETS = "config/assets.yaml has all"
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
-    "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
+    "checkpoints": ("family", "base", "text_tower", "head", "experts", "multitask", "merge"),
 }
 
 
@@ -106,7 +106,7 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         premise = record.get("premise", {})
         known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
         fetched = [experiment.expert_asset(suite, task) for task in [*record["tasks"], "multitask"]]
-        wanted = [record["base"], record["text_tower"], record["input"].get("tokenizer"), *fetched]
+        wanted = [record["base"], record.get("text_tower"), record["input"].get("tokenizer"), *fetched]
         known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets, ALL_ASSETS)
         for kind, keys in SHARED.items():
             _check_shared(experiment, suite, kind, keys)
@@ -114,6 +114,24 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         known_names(f"{where}: alignment: captions", captions, experiment.tasks)
         for task in [*record["tasks"], *captions]:
             known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
+        _check_heads(experiment, suite, where)
+
+
+def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
+    """Check that the tasks of a suite have what its heads are made of, and labels that fit their metrics."""
+    record = experiment.suites[suite]
+    known_names(f"{where}: metrics", record.get("metrics", {}), record["tasks"])
+    for task in record["tasks"]:
+        labels = experiment.tasks[task].get("labels")
+        if ("head" in record) != (labels is not None):
+            found, needs = ("head: expert", "`labels`") if "head" in record else ("text_tower", "a `prompt` or `class_names`")
+            raise UserError(f"{where}: tasks: with `{found}` a task needs {needs} (config/tasks.yaml); '{task}' has none")
+        metric, numbers = experiment.metric(suite, task), experiment.is_regression(task)
+        if numbers != (metric == "pearson_spearman"):
+            kind, fits = ("numbers", "pearson_spearman") if numbers else ("classes", "accuracy, matthews or f1_accuracy")
+            raise UserError(f"{where}: metrics: {task}: its labels are {kind}, so its metric is {fits}, not {metric}")
+        if metric in ("matthews", "f1_accuracy") and len(labels) != 2:
+            raise UserError(f"{where}: metrics: {task}: {metric} needs two labels, and '{task}' has {len(labels)}; remove it")
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:

@@ -87,7 +87,9 @@ def task_record(suite, task):
     record = experiment.tasks[task]
     counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
-    return {"id": task, "label": record["label"], **{k: record[k] for k in ("leaks",) if k in record}, **fetched}
+    metric = {"metric": experiment.metric(suite, task)} if task in experiment.suites[suite].get("metrics", {}) else {}
+    kept = {key: record[key] for key in ("leaks",) if key in record}
+    return {"id": task, "label": record["label"], **kept, **metric, **fetched}
 
 
 def suite_record(suite):

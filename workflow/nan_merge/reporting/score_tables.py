@@ -30,9 +30,10 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     several, made = len(study.seeds) > 1, [study.suite["collection"]] if study.suite.get("collection") else []
     seeds = f", mean ± standard deviation over {len(study.seeds)} fine-tuning seeds." if several else "; one fine-tuning seed."
     table.notes = [
-        f"Accuracy in % on the test split{seeds}",
-        "Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of accuracy / "
-        "accuracy of the individual model, in %.",
+        f"{study.measure.capitalize()} in % on the test split{seeds}",
+        f"Average: over tasks. Weighted: by training-set size. Normalised: mean over tasks of {study.measure} / "
+        f"{study.measure} of the individual model, in %.",
+        *parts.metric_notes(study),
         parts.INTERVAL_NOTE,
         parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
@@ -90,6 +91,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
         parts.PAIRED_NOTE.format(size=parts.correction_group_size(study)) + OTHER_KINDS,
+        *parts.metric_notes(study),
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         parts.POWER_NOTE.format(power=100 * POWER),

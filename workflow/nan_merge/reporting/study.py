@@ -15,8 +15,8 @@ from nan_merge.core.files import read_json, read_table, write_table
 SYMBOLS = {"value": "λ", "mean": "λ", "total": "Σc", "exponent": "p"}  # of a tuned hyper-parameter
 ACCURACY, VALIDATION = "accuracy", "validation_"  # the metric of a task that names none; prefix of metrics of that split
 CORRELATIONS = ("matthews", "pearson", "spearman", "pearson_spearman")
+REGRESSION = "pearson_spearman"  # the metric of labels that are numbers
 METRIC_NAMES = {
-    "accuracy": "accuracy",
     "matthews": "Matthews correlation",
     "f1_accuracy": "mean of F1 and accuracy",
     "pearson_spearman": "mean of Pearson's and Spearman's correlation",
@@ -86,7 +86,7 @@ class Study:
             + (f" = {', '.join(f'{value:g}' for value in self.chosen(method['id']))}" if self.chosen(method["id"]) else "")
             + " was chosen"
             + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
-            + ", by the average accuracy over tasks on the validation splits."
+            + f", by the average {self.measure} over tasks on the validation splits."
             for method in tuned
         ]
 
@@ -110,6 +110,11 @@ class Study:
         """Return the metric by which a task is reported, as scores of a split name it."""
         found = next((each.get("metric", ACCURACY) for each in self.suite["tasks"] if each["id"] == task), ACCURACY)
         return found if split == "test" else f"{VALIDATION}{found}"
+
+    @property
+    def measure(self) -> str:
+        """What the tables show: accuracy, or scores where a task has another metric."""
+        return ACCURACY if all(self.metric(task["id"]) == ACCURACY for task in self.tasks) else "score"
 
     def reported(self, split: str = "test") -> list[Score]:
         """Return the scores of a split by the metrics of the tasks; a task may have other metrics beside."""

@@ -43,7 +43,7 @@ def base(kind: str, words: int, seed: int = 0) -> Any:
 
 
 def classifier(kind: str, origin: Any, labels: int, seed: int, change: float = 0.0) -> Any:
-    """Return a classifier with the body of a base, moved by a random step, and a random head; GPT-2's padding is its last token."""
+    """Return a classifier with a random head and the body of a base, moved by a random step; GPT-2 pads by its last token."""
     from transformers import GPT2ForSequenceClassification, RobertaForSequenceClassification
 
     torch.manual_seed(seed)
@@ -88,3 +88,37 @@ def tokenizer(kind: str, words: Sequence[str]) -> Any:
     if kind == "roberta":
         found.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return found
+
+
+def tokens(kind: str, words: Sequence[str], columns: Sequence[Sequence[str]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return padded token ids of texts or pairs, and the mask of tokens: (N, width) each."""
+    rows = [
+        each.ids for each in tokenizer(kind, words).encode_batch([c[0] if len(c) == 1 else c for c in zip(*columns, strict=True)])
+    ]
+    ids = torch.full((len(rows), max(map(len, rows))), padding)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+    return ids, mask
+
+
+def train(model: Any, ids: torch.Tensor, mask: torch.Tensor, labels: Sequence[Any], steps: int, rate: float, seed: int) -> Any:
+    """Fine-tune a classifier by its own loss: cross-entropy, or squares of the error where it has one output."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    wanted = torch.tensor(labels)
+    optimiser = torch.optim.AdamW(model.parameters(), rate)
+    model.train()
+    for _ in range(steps):
+        rows = torch.randint(len(ids), (32,))
+        optimiser.zero_grad()
+        model(input_ids=ids[rows], attention_mask=mask[rows], labels=wanted[rows]).loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def answers(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the class of every row, or its number where the classifier has one output: (N,)."""
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(1)

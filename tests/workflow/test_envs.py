@@ -63,7 +63,8 @@ def test_every_requirement_is_pinned_once():
 def of_rules() -> dict[str, set[str]]:
     """Return the modules that start in each environment: the scripts of its rules, with families, readers and calibration."""
     modules: dict[str, set[str]] = {}
-    of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip"], "causal_lm": ["sequence_classification"]}
+    of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip"]}
+    of_family["causal_lm"] = ["sequence_classification"]
     readers = {"text": ["texts"], "clip": ["images", "hub_images"], "causal_lm": ["glue"]}
     kinds = [f"nan_merge.calibration.{file.stem}" for file in (ROOT / "workflow/nan_merge/calibration").glob("[a-z]*.py")]
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):

@@ -217,7 +217,7 @@ class Experiment:
 
     def _lacks_classes(self, record: Mapping[str, Any], suite: str) -> str:
         """Return why a method that reads class probabilities does not apply to a suite with a regression; empty if it does."""
-        reads = "learn" in record or self.calibration.get(record.get("calibration"), {}).get("kind") == "fisher"
+        reads = "learn" in record or self.calibration.get(record.get("calibration", ""), {}).get("kind") == "fisher"
         numbers = [self.tasks[task]["label"] for task in self.task_ids(suite) if self.is_regression(task)]
         return f"it needs class probabilities, and the labels of {', '.join(numbers)} are numbers" if reads and numbers else ""
 

@@ -102,11 +102,12 @@ def test_a_pair_that_is_too_long_loses_tokens_of_its_longer_text(source, tokeniz
 
 
 def test_hidden_labels_are_refused(source, tokenizer):
-    refused(source, tokenizer, task("cola", "test"), r"task cola: .*test-0.*row 0: label -1, expected 0 to 1 .*labels of -1 are hidden")
+    told = r"task cola: .*test-0.*row 0: label -1, expected 0 to 1 .*labels of -1 are hidden"
+    refused(source, tokenizer, task("cola", "test"), told)
 
 
 COLUMNS = {
-    "a missing text": ("cola", {"texts": ["sentence1"]}, r"no column 'sentence1', found sentence \(string\), .*`arguments: texts:`"),
+    "a missing text": ("cola", {"texts": ["sentence1"]}, r"no column 'sentence1', found sentence \(string\), .*arguments: texts"),
     "a missing label": ("cola", {"label": "score"}, r"no column 'score', found .*`arguments: label:`"),
     "a number for a text": ("cola", {"texts": ["idx"]}, r"column 'idx' is int32, expected texts"),
     "a text for a label": ("cola", {"label": "sentence"}, r"column 'sentence' is string, expected class numbers"),

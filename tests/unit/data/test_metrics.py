@@ -55,7 +55,8 @@ def test_constant_answers_have_a_score_and_an_error(metric):
 
 def test_the_error_of_accuracy_is_binomial_and_the_bootstrap_agrees_with_theory():
     prediction, label = classes()
-    assert standard_error("accuracy", prediction, label) == math.sqrt(accuracy(prediction, label) * (1 - accuracy(prediction, label)) / 400)
+    value = accuracy(prediction, label)
+    assert standard_error("accuracy", prediction, label) == math.sqrt(value * (1 - value) / 400)
     x, y = (side.astype(np.float64) for side in numbers(2000, 3))
     expected = (1 - pearson(x, y) ** 2) / math.sqrt(2000)  # of a correlation, for normal errors
     assert abs(standard_error("pearson_spearman", x, y) / expected - 1) < 0.25

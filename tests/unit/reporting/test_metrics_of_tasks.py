@@ -94,8 +94,16 @@ def test_the_table_says_so(study):
     assert "Accuracy in % on the test split" in notes and "except for" not in notes
 
 
-@pytest.mark.parametrize(("metric", "value", "fits"), [("matthews", -0.2, True), ("validation_pearson", -1.0, True),
-                                                       ("accuracy", -0.2, False), ("f1", -0.2, False), ("matthews", -1.1, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "value", "fits"),
+    [
+        ("matthews", -0.2, True),
+        ("validation_pearson", -1.0, True),
+        ("accuracy", -0.2, False),
+        ("f1", -0.2, False),
+        ("matthews", -1.1, False),
+    ],
+)
 def test_only_correlations_may_be_negative(tmp_path, metric, value, fits):
     (file,) = written(tmp_path, {"merge": {"cola": {metric: (value, 0.1)}}})
     if fits:

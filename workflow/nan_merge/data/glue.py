@@ -63,7 +63,8 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     taken as they are, duplicates too. Raises UserError for a source that does not match the task.
     """
     try:
-        return _prepare(task, Path(sources[task["assets"][0]]), Path(sources[form["tokenizer"]]) / "tokenizer.json", form["length"])
+        vocabulary = Path(sources[form["tokenizer"]]) / "tokenizer.json"
+        return _prepare(task, Path(sources[task["assets"][0]]), vocabulary, form["length"])
     except UserError as error:
         raise UserError(f"task {task.get('id') or task['label']}: {error}") from None
 

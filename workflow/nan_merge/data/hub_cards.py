@@ -157,7 +157,8 @@ def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0, o
 
     The keys of a mapping must equal the label names. The items of a list are compared without case and punctuation; one
     equal to the name of another label is a wrong order, one equal to no name stays unverified. `first` is the number of the
-    first class, `option` the key of the task that holds them. Raises UserError for another number of classes and for a wrong order.
+    first class, `option` the key of the task that holds them. Raises UserError for another number of classes and for a wrong
+    order.
     """
     exact = isinstance(classes, Mapping)
     keys = [str(key) for key in classes]
@@ -172,8 +173,8 @@ def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0, o
                 agreed.add(i)
             elif exact or name in ours or key in theirs:
                 raise UserError(
-                    f"label {i + first} is {names[i]!r} in {file} but {keys[i]!r} in `{option}:`; bring `{option}:` into the order"
-                    " of the data set, or every head predicts a wrong class"
+                    f"label {i + first} is {names[i]!r} in {file} but {keys[i]!r} in `{option}:`; bring `{option}:` into the"
+                    " order of the data set, or every head predicts a wrong class"
                 )
     if not agreed:
         print(f"warning: the order of the classes is unverified: the data set states no names like `{option}:`", file=sys.stderr)

@@ -28,7 +28,8 @@ def drawn(task: Mapping[str, Any], origin: Mapping[str, str], counts: Mapping[st
     """Return the rows of every split in its source, and how many rows there are to train on; UserError for an empty split."""
     taken = draw_rows(origin, task["splits"], counts)
     if empty := [split for split, rows in taken.items() if not len(rows)]:
-        raise UserError(f"no example is left for {empty[0]}, the source has {counts} rows; correct `splits:` in config/tasks.yaml")
+        found = f"no example is left for {empty[0]}, the source has {counts} rows"
+        raise UserError(f"{found}; correct `splits:` in config/tasks.yaml")
     others = sum(len(rows) for split, rows in taken.items() if split != "train" and origin[split] == origin.get("train"))
     return taken, counts[origin["train"]] - others if "train" in origin else 0
 

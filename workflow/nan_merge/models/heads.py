@@ -64,7 +64,8 @@ class Head:
         """Return the logits (N, C) of embeddings (N, d), on their device."""
         for number, (weight, bias) in enumerate(self.layers):
             embeddings = torch.tanh(embeddings) if number else embeddings
-            embeddings = F.linear(embeddings, *(None if each is None else each.to(embeddings.device) for each in (weight, bias)))
+            place = embeddings.device
+            embeddings = F.linear(embeddings, weight.to(place), None if bias is None else bias.to(place))
         return embeddings
 
 

@@ -78,7 +78,8 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
                 method,
             )
     table.notes = [
-        f"{study.measure.capitalize()} in % on the validation splits, over tasks; no test example is used. Chosen: the value with the best average"
+        f"{study.measure.capitalize()} in % on the validation splits, over tasks; no test example is used. Chosen: the value "
+        "with the best average"
         f"{', for each fine-tuning seed' if len(study.seeds) > 1 else ''}. λ: mean coefficient; p: exponent of the "
         "norm, 0 for uniform coefficients, 1 for NAN.",
         *metric_notes(study),

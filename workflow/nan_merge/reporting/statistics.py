@@ -111,7 +111,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
 
 
 def summarise(study: Study, split: str = "test") -> list[Summary]:
-    """Return one summary a method, in the order of the methods, by the metrics of the tasks; candidates are scored on validation."""
+    """Return one summary a method, in the order of the methods, by the metrics of the tasks on a split: test or validation."""
     by_method: dict[str, list[Score]] = {}
     for score in study.reported(split):
         by_method.setdefault(score.method, []).append(score)

@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_classifiers import KINDS
 
+from nan_merge.calibration.fisher import fisher
+from nan_merge.calibration.gram import gram
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
+from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
 from nan_merge.data.texts import PADDING
 from nan_merge.models.classification import Forward, embed
 from nan_merge.models.families import sequence_classification
 from nan_merge.models.heads import Head, predict
+from nan_merge.models.training import Task
 
 WORDS = [f"w{i}" for i in range(95)]
 LENGTHS = (9, 2, 12, 1, 7, 3, 12)
@@ -121,3 +125,19 @@ def test_what_is_no_classifier_is_refused(world, tmp_path, kind):
     with pytest.raises(UserError, match=r"1 of \d+ tensors are missing: "):
         sequence_classification.prepare(other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_calibration_covers_every_matrix_of_the_blocks_and_no_padding(prepared):
+    """Conv1D of GPT-2 has its inputs in the rows of its weight."""
+    model, _, expert, head = prepared
+    tokens, encoder = rows(model.config.vocab_size, 4), sequence_classification.load(expert)
+    task = Task(tokens, np.zeros(len(tokens), np.int64), head, 1.0)
+    found = gram(encoder, task, batch_size=len(tokens))
+    blocks = {name: tensor for name, tensor in encoder.named_parameters() if tensor.ndim == 2 and LAYER_RE.match(name)}
+    inputs = 0 if model.config.model_type == "gpt2" else 1
+    assert {name: matrix.shape[0] for name, matrix in found.items()} == {
+        name: each.shape[inputs] for name, each in blocks.items()
+    }
+    alone = gram(encoder, task, batch_size=1)  # without padding
+    assert all(np.allclose(found[name], alone[name], atol=1e-4) for name in found)
+    assert fisher(encoder, task, examples=4).keys() == dict(encoder.named_parameters()).keys()

@@ -20,7 +20,7 @@ from project import Project
 
 SUITES = {"gpt2_7": ("gpt2", ["cola", "mnli"]), "roberta_base_8": ("roberta", ["cola", "stsb"])}  # kind of models, tasks
 METHODS = ["pretrained", "individual", "weight_averaging", "fisher_normalised", "regmean", "task_arithmetic_tuned",
-           "task_arithmetic_tuned+nan_delta", "adamerging_layer"]  # fmt: skip
+           "adamerging_layer"]  # fmt: skip
 GRID = [0.2, 0.6]
 TRAIN, HELD = 600, 150
 

@@ -253,9 +253,7 @@ def test_the_text_encoder_runs_at_a_lower_precision(folder, rows, precision):
 
 
 METRICS = {
-    (
-        "task=precision",
-    ): "--metrics: found 'task=precision'; expected TASK=METRIC with a task of --datasets (task) and one of",
+    ("task=precision",): "--metrics: found 'task=precision'; expected TASK=METRIC with a task of --datasets (task) and one of",
     ("task",): "--metrics: found 'task='; expected",
     ("cola=matthews",): "--metrics: found 'cola=matthews'; expected TASK=METRIC with a task of --datasets (task)",
     ("task=pearson_spearman",): "metric pearson_spearman does not fit labels of type int64; correct `metrics:` of the suite",

@@ -74,9 +74,6 @@ class Encoder(nn.Module):
         plain = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
         with no_init_weights():
             self.add_module(kind.stem, network(network.config_class.from_dict(plain), **kind.without))
-        settings = self.body.config
-        found = (settings.pad_token_id, settings.eos_token_id)
-        self.padding = next((token for token in found if isinstance(token, int) and 0 <= token < settings.vocab_size), 0)
 
     @property
     def body(self) -> Any:
@@ -90,7 +87,7 @@ class Encoder(nn.Module):
         """
         is_token = torch.from_numpy(self.filled(inputs)).to(self.body.device)
         tokens = torch.from_numpy(inputs[:, : is_token.shape[1]].astype(np.int64)).to(self.body.device)
-        tokens = tokens.masked_fill(~is_token, self.padding)
+        tokens = tokens.masked_fill(~is_token, 0)  # any id: padding is on the right, and masked
         hidden = self.body(input_ids=tokens, attention_mask=is_token.long()).last_hidden_state
         return hidden[torch.arange(len(hidden), device=hidden.device), self.kind.pooled(is_token)]
 

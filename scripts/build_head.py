@@ -12,7 +12,7 @@ def main() -> None:
     args = parse_with_spec(
         options(__doc__, "family", "text-tower", "output"), classes="names of the classes", templates="prompts with {} for a name"
     )
-    head = find_family(args.family).head(args.classes, args.templates, args.text_tower)
+    head = find_family(args.family, "head").head(args.classes, args.templates, args.text_tower)
     with atomic_write(args.output) as part:
         write_tensors(part, {"head": head})
 

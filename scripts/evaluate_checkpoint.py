@@ -1,26 +1,26 @@
-"""Score checkpoints on prepared data: top-1 accuracy and every prediction (rules evaluate_checkpoint, evaluate_candidate)."""
+"""Score checkpoints on prepared data: metrics and every prediction (rules evaluate_checkpoint, evaluate_candidate)."""
 
 import argparse
 import functools
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
 from nan_merge.core.versions import versions
-from nan_merge.data.dataset import Dataset
-from nan_merge.models.classification import PRECISIONS, Forward, digest_files, embed, predict
+from nan_merge.data.dataset import Dataset, is_number
+from nan_merge.data.metrics import METRICS, score, standard_error
+from nan_merge.models.classification import PRECISIONS, Forward, digest_files, embed
+from nan_merge.models.heads import Head, predict
 from nan_merge.models.registry import find_family
 from scripts.arguments import options
 
-METRICS = {"test": "accuracy", "validation": "validation_accuracy"}
+PREFIX = {"test": "", "validation": "validation_"}  # of the name of a metric
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
         raise UserError(f"{len(args.checkpoints)} checkpoints for {len(args.datasets)} data sets; give one, or one for each")
     if min(args.batch_size, args.threads) < 1:
         raise UserError(f"--batch-size {args.batch_size}, --threads {args.threads}: expected 1 or more of both")
+    metrics = chosen(args.metrics, [folder.name for folder in args.datasets])
     forward, module = Forward(args.device, args.precision, args.threads), find_family(args.family)
     load = functools.lru_cache(maxsize=1)(module.load)
     scores: list[dict[str, Any]] = []
@@ -40,11 +41,13 @@ def main() -> None:
         inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
         embeddings = embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
         found = predict(embeddings, checked(embeddings, head, checkpoint, data, args.precision))
-        value, n = float((found == labels).mean()), len(labels)
-        score = {"suite": args.suite, "method": args.method, "task": task, "metric": METRICS[args.split]}
-        scores.append({**score, "value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n, "seed": args.seed})
+        measured = measure(metrics.get(task, "accuracy"), args.split, found, labels)
+        common = {"suite": args.suite, "method": args.method, "task": task}
+        for name, numbers in measured.items():
+            scores.append({**common, "metric": PREFIX[args.split] + name, **numbers, "n": len(labels), "seed": args.seed})
         predictions |= {f"{task}.prediction": found, f"{task}.label": labels}
-        print(f"{args.method}, {task}: {value:.4f} of {n} {args.split} examples", flush=True)
+        shown = ", ".join(f"{name} {numbers['value']:.4f}" for name, numbers in measured.items())
+        print(f"{args.method}, {task}: {shown} of {len(labels)} {args.split} examples", flush=True)
     with atomic_write(args.predictions) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
     write_json(args.scores, {"scores": scores, "provenance": provenance(args, module, forward)})
@@ -54,8 +57,9 @@ def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = options(__doc__, "family", "datasets", "heads", "device", "suite", "method", "seed")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all tasks, or one for each")
-    parser.add_argument("--split", choices=sorted(METRICS), default="test")
+    parser.add_argument("--split", choices=sorted(PREFIX), default="test")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the forward pass, by autocast")
+    parser.add_argument("--metrics", nargs="+", default=[], metavar="TASK=METRIC", help=f"not accuracy: {', '.join(METRICS)}")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
     parser.add_argument("--scores", type=Path, required=True)
@@ -63,18 +67,40 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def checked(embeddings: np.ndarray, head: Path, checkpoint: Path, data: Dataset, precision: str) -> np.ndarray:
-    """Return the head (C, d); UserError where it does not fit the data set or the embeddings, or these are not numbers."""
-    rows, classes = Checkpoint(head).read("head"), len(data.record["classes"])
-    if rows.shape != (expected := (classes, embeddings.shape[1])):
+def chosen(pairs: list[str], tasks: list[str]) -> dict[str, str]:
+    """Return the metrics of `TASK=METRIC` by task; UserError for another task or metric."""
+    found = dict(pair.partition("=")[::2] for pair in pairs)
+    for task, metric in found.items():
+        if task not in tasks or metric not in METRICS:
+            wanted = f"TASK=METRIC with a task of --datasets ({', '.join(tasks)}) and one of {', '.join(METRICS)}"
+            raise UserError(f"--metrics: found '{task}={metric}'; expected {wanted}")
+    return found
+
+
+def measure(metric: str, split: str, prediction: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return value and standard error by metric: the one of the task and, on the test split, its parts and accuracy."""
+    if is_number(labels) != is_number(prediction) or is_number(labels) != (metric == "pearson_spearman"):
+        raise UserError(f"metric {metric} does not fit labels of type {labels.dtype}; correct `metrics:` of the suite")
+    whole = [] if is_number(labels) else ["accuracy"]  # what paired tests compare
+    names = [*whole, *METRICS[metric], metric] if split == "test" else [metric]
+    return {
+        name: {"value": score(name, prediction, labels), "stderr": standard_error(name, prediction, labels)}
+        for name in dict.fromkeys(names)
+    }
+
+
+def checked(embeddings: np.ndarray, head: Path, checkpoint: Path, data: Dataset, precision: str) -> Head:
+    """Return the head; UserError where it does not fit the data set or the embeddings, or these are not numbers."""
+    found, classes = Head.read(head), len(data.record["classes"])
+    if (shape := [found.outputs, found.width]) != (expected := [classes, embeddings.shape[1]]):
         raise UserError(
-            f"{head}: the head is {list(rows.shape)}, expected {list(expected)}: the classes of {data.folder}, and the width of"
-            f" the embeddings of {checkpoint}; remove the head and build it again with the suite's text tower"
+            f"{head}: the head is {shape}, expected {expected}: the classes of {data.folder}, and the width of"
+            f" the embeddings of {checkpoint}; remove the head and let it be made again, or correct the suite"
         )
     if strange := int((~np.isfinite(embeddings)).any(1).sum()):
         reason = "it holds NaN or infinities" if precision == "float32" else f"or try another --precision than {precision}"
         raise UserError(f"{checkpoint}: {strange} of {len(embeddings)} embeddings of {data.folder} are NaN or infinite; {reason}")
-    return rows
+    return found
 
 
 def provenance(args: argparse.Namespace, module: ModuleType, forward: Forward) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Fine-tune one expert from the base against its frozen head (rules finetune_checkpoint, finetune_premise)."""
 
-from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
+from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
+from nan_merge.models.heads import Head
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import finetune
 from scripts.arguments import options, parse_with_spec
@@ -19,7 +20,7 @@ def main() -> None:
     data, module = Dataset(args.dataset), find_family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets
     inputs, labels = data.inputs("train")[:examples], data.labels("train")[:examples]
-    head = Checkpoint(args.head).read("head")
+    head = Head.read(args.head)
     encoder = module.load(args.base)
     forward.place(encoder)
     show = steps(f"finetune {args.output.name}", args.settings["steps"])

@@ -1,10 +1,11 @@
 """Fine-tune one model from the base on all tasks: traditional multi-task learning, an upper reference (rule finetune_joint)."""
 
-from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
+from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
+from nan_merge.models.heads import Head
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task, finetune_joint
 from scripts.arguments import options, parse_with_spec
@@ -20,7 +21,7 @@ def main() -> None:
     tasks = []
     for folder, head in zip(args.datasets, args.heads, strict=True):
         data, scale = Dataset(folder), args.settings["logit_scale"]
-        tasks.append(Task(data.inputs("train"), data.labels("train"), Checkpoint(head).read("head"), scale))
+        tasks.append(Task(data.inputs("train"), data.labels("train"), Head.read(head), scale))
     encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     show = steps(f"finetune {args.output.name}", len(tasks) * args.settings["steps"])

@@ -4,7 +4,6 @@ import numpy as np
 
 from nan_merge.calibration.adamerging import DifferentiableMerge, learn
 from nan_merge.calibration.kinds import bound
-from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json, write_json
 from nan_merge.core.progress import steps
@@ -14,6 +13,7 @@ from nan_merge.engine.request import Contexts
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward
+from nan_merge.models.heads import Head
 from nan_merge.models.registry import find_family
 from nan_merge.models.training import Task
 from scripts.arguments import LAYOUT, options, parse_with_spec
@@ -50,7 +50,7 @@ def main() -> None:
     contexts = Contexts(models, thresholds, args.seed)
     merge = DifferentiableMerge(bind(args.method_spec, args.method), contexts, device=args.device)
     tasks = [
-        Task(Dataset(folder).inputs("test"), NO_LABELS, Checkpoint(head).read("head"), args.logit_scale)
+        Task(Dataset(folder).inputs("test"), NO_LABELS, Head.read(head), args.logit_scale)
         for folder, head in zip(args.datasets, args.heads, strict=True)
     ]
     run = bound(learn, args.settings, f"method '{args.method}': learn")

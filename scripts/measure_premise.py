@@ -2,13 +2,13 @@
 
 import math
 
-from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.files import write_json
 from nan_merge.data.dataset import Dataset
 from nan_merge.engine.measure import norms
 from nan_merge.layouts.unify import unify_layout
-from nan_merge.models.classification import embed, predict
+from nan_merge.models.classification import embed
+from nan_merge.models.heads import Head, predict
 from nan_merge.models.registry import find_family
 from scripts.arguments import LAYOUT, options, parse_with_spec
 
@@ -23,7 +23,7 @@ def main() -> None:
     data, module = Dataset(args.dataset), find_family(args.family)
     inputs, labels = data.inputs("validation"), data.labels("validation")
     embeddings = embed(module.load(args.checkpoint), inputs, module.batches(inputs, 64))
-    hits = predict(embeddings, Checkpoint(args.head).read("head")) == labels
+    hits = predict(embeddings, Head.read(args.head)) == labels
     measured = {f"norm_{key}": math.sqrt(square) for key, square in squares.items()}
     write_json(args.output, {**args.run, **measured, "accuracy": float(hits.mean())})
 

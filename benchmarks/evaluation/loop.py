@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.harness import turn
-from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.registry import find_family
 
@@ -25,10 +24,11 @@ def measure(model: Path, data: Path, head: Path, size: int, precision: str, roun
     `network` is the model on floating-point pixels in memory, `encoder` the same on bytes in memory, `loop` is
     everything from the mapped file to predictions; all over the same number of batches of `size` images, on one thread.
     """
-    from nan_merge.models.classification import Forward, embed, predict
+    from nan_merge.models.classification import Forward, embed
+    from nan_merge.models.heads import Head, predict
 
     module, forward = find_family("clip"), Forward(precision=precision)
-    encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Checkpoint(head).read("head")
+    encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Head.read(head)
     batches = module.batches(inputs[: len(inputs) // size * size], size)
     first = np.asarray(inputs[batches[0]])
     work: dict[str, Callable[[], Any]] = {

@@ -66,8 +66,8 @@ def of_rules() -> dict[str, set[str]]:
     """Return the modules that start in each environment: the scripts of its rules, with families, readers and calibration."""
     modules: dict[str, set[str]] = {}
     of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip"]}
-    readers = {"text": ["texts"], "clip": ["images", "hub_images"]}
-    modules["causal_lm"] = {"scripts.prepare_checkpoint", "nan_merge.models.families.causal_lm"}
+    of_family["causal_lm"] = ["sequence_classification", "causal_lm"]
+    readers = {"text": ["texts"], "clip": ["images", "hub_images"], "causal_lm": ["glue"]}
     kinds = [f"nan_merge.calibration.{file.stem}" for file in (ROOT / "workflow/nan_merge/calibration").glob("[a-z]*.py")]
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.split(r"\n\s*rule ", file.read_text(encoding="utf-8"))[1:]:
@@ -134,6 +134,7 @@ def test_rules_that_run_models_get_the_environment_of_their_family(fresh, tmp_pa
     real = Project(tiny.copy_code(tmp_path / "real"))
     vision = ("--configfile", "config/vision.yaml")
     assert environments_of(real, tmp_path, *vision) == {"workflow", "clip", "merge", "report"}
-    table = ("--configfile", "config/papers/nan_table2.yaml")
-    assert environments_of(real, tmp_path, *table) == {"workflow", "causal_lm", "merge", "report"}
+    for overlay in ("ace_language", "nan_table2"):
+        language = ("--configfile", f"config/papers/{overlay}.yaml")
+        assert environments_of(real, tmp_path, *language) == {"workflow", "causal_lm", "merge", "report"}
     assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "causal_lm", "merge", "report"}

@@ -14,11 +14,20 @@ from nan_merge.methods.recipe import operator_in
 Experiment = Any  # experiment.Experiment, which imports this module
 
 ALL_ASSETS = "config/assets.yaml has all"
-HEADS = ("text_tower", "input", "logit_scale", "alignment", "premise", "finetune")  # keys of suites with prepared data
+HEADS = (
+    "text_tower",
+    "head",
+    "input",
+    "logit_scale",
+    "metrics",
+    "alignment",
+    "premise",
+    "finetune",
+)  # keys of suites with prepared data
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
-    "checkpoints": ("family", "base", "text_tower", "experts", "multitask", "merge"),
+    "checkpoints": ("family", "base", "text_tower", "head", "experts", "multitask", "merge"),
 }
 
 
@@ -120,6 +129,26 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         known_names(f"{where}: alignment: captions", captions, experiment.tasks)
         for task in [*record["tasks"], *captions]:
             known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
+        _check_heads(experiment, suite, where)
+
+
+def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
+    """Check that the tasks of a suite have what its heads are made of, and labels that fit their metrics."""
+    record = experiment.suites[suite]
+    known_names(f"{where}: metrics", record.get("metrics", {}), record["tasks"])
+    for task in record["tasks"]:
+        labels = experiment.tasks[task].get("labels")
+        if ("head" in record) != (labels is not None):
+            found, needs = ("head: expert", "`labels`") if "head" in record else ("text_tower", "a `prompt` or `class_names`")
+            raise UserError(f"{where}: tasks: with `{found}` a task needs {needs} (config/tasks.yaml); '{task}' has none")
+        metric, numbers = experiment.metric(suite, task), experiment.is_regression(task)
+        if labels is None and metric != "accuracy":
+            raise UserError(f"{where}: metrics: {task}: tasks without `labels` are scored by accuracy, not {metric}; remove it")
+        if numbers != (metric == "pearson_spearman"):
+            kind, fits = ("numbers", "pearson_spearman") if numbers else ("classes", "accuracy, matthews or f1_accuracy")
+            raise UserError(f"{where}: metrics: {task}: its labels are {kind}, so its metric is {fits}, not {metric}")
+        if metric in ("matthews", "f1_accuracy") and len(labels) != 2:
+            raise UserError(f"{where}: metrics: {task}: {metric} needs two labels, and '{task}' has {len(labels)}; remove it")
 
 
 def _check_keys(task: Mapping[str, Any], where: str) -> None:
@@ -143,9 +172,17 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
         raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")
     if harnessed and (more := [key for key in HEADS if key in record]):
         raise UserError(f"{where}: {more[0]}: its tasks are benchmarks of a harness, which need none; remove the key")
-    needed = [] if harnessed else [*HEADS[:2], *(["logit_scale"] if "experts" in record else [])]
+    if harnessed:
+        return
+    kinds = [key for key in ("text_tower", "head") if key in record]
+    if len(kinds) != 1:
+        found = " and ".join(f"`{key}`" for key in kinds) or "none of them"
+        raise UserError(
+            f"{where}: expected `text_tower` (heads of class prompts) or else `head: expert` (their own), found {found}"
+        )
+    needed = ["input", *(["experts"] if "head" in record else ["logit_scale"] if "experts" in record else [])]
     if lacking := [key for key in needed if key not in record]:
-        raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks without `harness:` are scored by heads, which need it")
+        raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks that are scored by heads of `{kinds[0]}` need it")
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:

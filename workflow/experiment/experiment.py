@@ -108,8 +108,20 @@ class Experiment:
         return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
 
     def tower(self, suite: str) -> str:
-        """Return the asset of the text tower, the name under which the heads of a suite lie; its own where there are none."""
-        return str(self.suites[suite].get("text_tower", suite))
+        """Return the asset of the text tower; empty where experts keep their own heads."""
+        return str(self.suites[suite].get("text_tower", ""))
+
+    def heads(self, suite: str) -> str:
+        """Return the name under which the heads of a suite lie: that of its text tower, or of its checkpoints."""
+        return self.tower(suite) or self.checkpoints(suite)
+
+    def metric(self, suite: str, task: str) -> str:
+        """Return the metric of a task in the tables of a suite."""
+        return str(self.suites[suite].get("metrics", {}).get(task, "accuracy"))
+
+    def is_regression(self, task: str) -> bool:
+        """Return whether the labels of a task are numbers."""
+        return bool(self.tasks[task].get("labels") == "number")
 
     def sharing(self, kind: str, name: str) -> list[str]:
         """Return the suites whose `data`, `checkpoints` or `tower` has that name; any one represents the group."""
@@ -160,16 +172,17 @@ class Experiment:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
 
         The classes of a mapping are in the order of its keys, as canonical JSON has them and readers number them. Captions
-        have none here: every picture is a class of its own, named by its prepared data.
+        have none here: every picture is a class of its own, named by its prepared data. `labels` have no prompts.
         """
-        classes, prompt = self.tasks[task].get("classes", []), self.tasks[task]["prompt"]
+        record = self.tasks[task]
+        classes, prompt = record.get("classes", record.get("labels", [])), record.get("prompt", [])
         names = [classes[key] for key in sorted(classes)] if isinstance(classes, Mapping) else classes
         return {"classes": [str(name) for name in names], "templates": [prompt] if isinstance(prompt, str) else list(prompt)}
 
     def logit_scale(self, suite: str) -> float:
-        """Return the factor on cosine similarities that a suite's experts were trained with."""
+        """Return the factor on cosine similarities that a suite's experts were trained with; 1 for heads of their own."""
         record = self.suites[suite]
-        return float(record["finetune"]["logit_scale"] if "finetune" in record else record["logit_scale"])
+        return float(record["finetune"]["logit_scale"] if "finetune" in record else record.get("logit_scale", 1.0))
 
     def used_assets(self) -> list[str]:
         """Return the assets of the run: bases, text towers, tokenizers, captions, data and fetched experts."""
@@ -244,7 +257,7 @@ class Experiment:
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
-        if suite in self.suites and (reason := self._lacks_data(suite, record)):
+        if suite in self.suites and (reason := self._lacks_data(suite, record) or self._lacks_classes(suite, record)):
             return reason
         return lacks_shuffle(record, experts)
 
@@ -261,6 +274,12 @@ class Experiment:
             if "tune" in record:
                 return "it is tuned on validation, and benchmarks are for tests only"
         return ""
+
+    def _lacks_classes(self, suite: str, record: Mapping[str, Any]) -> str:
+        """Return why a method that reads class probabilities does not apply to a suite with a regression; empty if it does."""
+        reads = "learn" in record or self.calibration.get(record.get("calibration", ""), {}).get("kind") == "fisher"
+        numbers = [self.tasks[task]["label"] for task in self.task_ids(suite) if self.is_regression(task)]
+        return f"it needs class probabilities, and the labels of {', '.join(numbers)} are numbers" if reads and numbers else ""
 
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""

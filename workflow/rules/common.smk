@@ -83,7 +83,7 @@ wildcard_constraints:
     task=any_of(experiment.tasks),
     data=any_of(experiment.data(suite) for suite in experiment.suites),
     checkpoints=any_of(experiment.checkpoints(suite) for suite in experiment.suites),
-    tower=any_of(experiment.tower(suite) for suite in experiment.suites),
+    tower=any_of(filter(None, map(experiment.tower, experiment.suites))),
     asset=any_of(experiment.assets),
     method=any_of([*METHODS, *experiment.candidates]),
     seed="[0-9]+",

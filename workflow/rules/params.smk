@@ -2,7 +2,12 @@
 # so its length has no limit. Snakemake compares parameters as a set without names; in one value a swap is noticed.
 # Options of a command are lists of words, so that the shell gets every word quoted (`:q`).
 
-ENVIRONMENTS = {"text_encoder": "text", "image_encoder": "clip", "open_clip": "clip"}  # other families: their own name
+ENVIRONMENTS = {
+    "text_encoder": "text",
+    "image_encoder": "clip",
+    "open_clip": "clip",
+    "sequence_classification": "causal_lm",
+}  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
 GPU_OF_MODELS = int(DEVICE != "cpu")
@@ -48,6 +53,14 @@ def calibration_option(wildcards):
 
 def calibration_for_norms_option(wildcards):
     return calibration_option(wildcards) if calibration_for_norms(wildcards) else []
+
+
+def metrics_option(wildcards):
+    """The metrics of the tasks of a group that are not scored by accuracy."""
+    suite, chosen = wildcards.suite, experiment.suites[wildcards.suite].get("metrics", {})
+    return words(
+        "metrics", [f"{task}={chosen[task]}" for task in experiment.groups(suite)[wildcards.group] if task in chosen]
+    )
 
 
 def task_option(wildcards):

@@ -10,7 +10,7 @@ def dataset(suite, task):
 
 
 def head(suite, task):
-    return f"results/heads/{experiment.tower(suite)}/{task}.safetensors"
+    return f"results/heads/{experiment.heads(suite)}/{task}.safetensors"
 
 
 def own_model(suite, name):

@@ -129,6 +129,31 @@ rule build_head:
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
+rule extract_head:
+    # The experts of a suite with `head: expert` keep their heads: the base and every merge are scored with them.
+    input:
+        source=expert_asset,
+    output:
+        "results/heads/{checkpoints}/{task}.safetensors",
+    log:
+        "results/logs/extract_head/{checkpoints}/{task}.log",
+    wildcard_constraints:
+        checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "head" in record),
+    conda:
+        environment
+    resources:
+        mem_mb=memory(1500, per_input=2),
+        runtime=minutes(30),
+    params:
+        family=family,
+        code=code_with_family("scripts.extract_head"),
+    message:
+        "extract_head: {wildcards.checkpoints}, {wildcards.task}"
+    shell:
+        "python -m scripts.extract_head --family {params.family:q} --source {input.source:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule shared:
     """Asked for by name: what experiments of one group have in common; see "Shared by a group" in docs/cluster.md."""
     input:

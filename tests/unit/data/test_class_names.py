@@ -14,7 +14,7 @@ from nan_merge.data.hub_cards import normalise_name
 CONFIG = ROOT / "config"
 FILES = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted((CONFIG / "class_names").glob("*.yaml"))}
 TASKS = {name: task for name, task in yaml.safe_load((CONFIG / "tasks.yaml").read_text(encoding="utf-8")).items()
-         if task["reader"].startswith("hub_images.")}  # fmt: skip
+         if task.get("reader", "").startswith("hub_images.")}  # fmt: skip
 
 # classes, templates, test, train: the papers' data sets and openai/CLIP's templates
 KNOWN = {

@@ -20,7 +20,7 @@ from models import ROOT
 from PIL import Image
 
 from nan_merge.core.errors import UserError
-from nan_merge.data import hub_images
+from nan_merge.data import hub_sources
 from nan_merge.data.dataset import Dataset, draw_rows, work_folder, write_dataset
 from nan_merge.data.decoding import Work, decode, square
 from nan_merge.data.hub_cards import check_order, label_names, split_files
@@ -288,7 +288,7 @@ def test_leftovers_of_other_settings_are_not_used(change, source, tmp_path, monk
         os.utime(source / "data" / "test-00000-of-00002.parquet", (1, 1))
     if change == "draw":
         other = draw_rows(ORIGIN, TASK["splits"], {"train": 30, "test": 23})
-        monkeypatch.setattr(hub_images, "draw_rows", lambda *_: {**other, "train": other["train"][::-1].copy()})
+        monkeypatch.setattr(hub_sources, "draw_rows", lambda *_: {**other, "train": other["train"][::-1].copy()})
     done = counting(monkeypatch)
     data = made(source, output, given, **form)
     assert done[0] == 0
@@ -609,7 +609,7 @@ def test_an_empty_split_is_refused(source, tmp_path):
     parquet(source / "data" / "test-00000-of-00001.parquet", {"image": [], "label": []})
     refused(source, tmp_path / "b", r"split 'test' of .*: no row in 1 shards", task(counts={}))
     all_held = task(splits={"train": 5, "validation": 30}, counts={})
-    refused(source, tmp_path / "c", r"no image is left for train, the source has {'train': 30} rows; correct `splits:`", all_held)
+    refused(source, tmp_path / "c", r"no example is left for train, the source has {'train': 30} rows; correct `spl", all_held)
 
 
 def test_another_configuration_is_refused(source, tmp_path):

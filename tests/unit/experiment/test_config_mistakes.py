@@ -128,7 +128,7 @@ MISTAKES = {
     ),
     "keys of two kinds": (
         ("tasks.yaml", "movie", "class_names", "cars"),
-        "movie: expected `prompt` or else `class_names` or else `harness`, found `prompt` and `class_names`",
+        "movie: expected `prompt` or else `class_names` or else `labels` or else `harness`, found `prompt` and `class_names`",
     ),
     "an empty list": (("config.yaml", "seeds", []), "config.yaml: seeds: expected at least 1 of them (fine-tuning seeds; "),
     "a mean and a sum": (

@@ -97,7 +97,7 @@ def test_stated_numbers_of_examples_are_those_of_experts(tmp_path):
         ({"experts": {"base": "wizardlm_13b", "wizardmath": "wizardmath_13b"}}, "base"),
         ({"tasks": ["mmlu", "news20"], "groups": {}}, "'mmlu' is a benchmark of a harness, 'news20' is none"),
         ({"text_tower": "minilm_l6"}, "text_tower: its tasks are benchmarks of a harness, which need none"),
-        ({"tasks": ["news20"], "groups": {}}, "text_tower: the key is missing"),
+        ({"tasks": ["news20"], "groups": {}}, "expected `text_tower` (heads of class prompts) or else `head: expert`"),
     ],
 )
 def test_a_suite_that_does_not_fit_its_tasks_is_refused(change, message, tmp_path):

@@ -54,7 +54,11 @@ def step(tensors):
 def test_a_family_is_complete(name):
     module = find_family(name)
     assert list(inspect.signature(module.prepare).parameters) == ["source", "output", "base", "max_relative_distance"]
-    assert list(inspect.signature(module.head).parameters) == ["classes", "templates", "tower"]
+    heads = {"head": ["classes", "templates", "tower"], "extract_head": ["source"]}
+    (own,) = [word for word in heads if hasattr(module, word)]
+    assert list(inspect.signature(getattr(module, own)).parameters) == heads[own]
+    with pytest.raises(UserError, match=rf"family {name} has no `.*`; .*`(head: expert|text_tower:)`"):
+        find_family(name, next(word for word in heads if word != own))
     assert all(callable(getattr(module, word)) for word in ("load", "batches"))
 
 

@@ -250,3 +250,27 @@ def test_the_text_encoder_runs_at_a_lower_precision(folder, rows, precision):
     encoder, batches = text_encoder.load(folder / "model"), text_encoder.batches(rows, 16)
     expected, found = (embed(encoder, rows, batches, Forward(precision=each)) for each in ("float32", precision))
     assert 0 < np.abs(found - expected).max() < 0.05
+
+
+METRICS = {
+    ("task=precision",): "--metrics: found 'task=precision'; expected TASK=METRIC with a task of --datasets (task) and one of",
+    ("task",): "--metrics: found 'task='; expected",
+    ("cola=matthews",): "--metrics: found 'cola=matthews'; expected TASK=METRIC with a task of --datasets (task)",
+    ("task=pearson_spearman",): "metric pearson_spearman does not fit labels of type int64; correct `metrics:` of the suite",
+}
+
+
+@pytest.mark.parametrize("words", METRICS)
+def test_a_metric_that_does_not_fit_is_refused(folder, tmp_path, monkeypatch, words):
+    with pytest.raises(UserError) as error:
+        score(folder, tmp_path, monkeypatch, "--metrics", *words)
+    assert METRICS[words] in str(error.value) and not (tmp_path / "scores.json").exists()
+
+
+def test_the_test_split_has_all_parts_of_a_metric_and_validation_the_metric_alone(folder, tmp_path, monkeypatch):
+    score(folder, tmp_path, monkeypatch, "--metrics", "task=f1_accuracy")
+    found = {row["metric"]: row["value"] for row in json.loads((tmp_path / "scores.json").read_text())["scores"]}
+    assert list(found) == ["accuracy", "f1", "f1_accuracy"]
+    assert found["f1_accuracy"] == (found["f1"] + found["accuracy"]) / 2
+    measured = evaluate_checkpoint.measure("f1_accuracy", "validation", np.array([0, 1, 1]), np.array([1, 1, 0]))
+    assert measured["f1_accuracy"]["value"] == (1 / 2 + 1 / 3) / 2 and len(measured) == 1

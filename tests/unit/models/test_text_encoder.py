@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nan_merge.core.errors import UserError
-from nan_merge.models.classification import build_head, embed, predict
+from nan_merge.models.classification import build_head, embed
 from nan_merge.models.families import text_encoder
+from nan_merge.models.heads import Head, predict
 from nan_merge.models.registry import family_names, find_family
 
 SIZES = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -81,7 +82,7 @@ def test_a_head_is_centred_before_its_rows_are_made_unit():
     head = build_head(prompts)
     assert np.allclose(np.linalg.norm(head, axis=1), 1)
     assert np.allclose(head[:, 0], 0, atol=1e-6)  # what all prompts share is gone
-    assert predict(np.array([[5.0, 0.9], [5.0, -0.9]], dtype=np.float32), head).tolist() == [0, 2]
+    assert predict(np.array([[5.0, 0.9], [5.0, -0.9]], dtype=np.float32), Head.of_rows(head)).tolist() == [0, 2]
 
 
 def test_a_checkpoint_that_does_not_fit_is_a_user_error(folder, tmp_path):

@@ -320,12 +320,12 @@ def test_an_unknown_training_size_gives_no_weighted_average():
 
 def test_the_interval_of_a_score_has_the_width_of_its_standard_error():
     plain = Score("s", "m", "t", "accuracy", 0.6, 1000, 0, math.sqrt(0.24 / 1000))
-    grouped = plain._replace(stderr=3 * math.sqrt(0.24 / 1000))
-    assert plain.independent == 1000 and plain._replace(stderr=None).independent == 1000
-    assert plain._replace(value=1.0, stderr=0.0).independent == 1000
+    grouped = plain._replace(error=3 * math.sqrt(0.24 / 1000))
+    assert plain.independent == 1000 and plain._replace(error=math.nan).independent == 1000
+    assert plain._replace(value=1.0, error=0.0).independent == 1000
     assert grouped.independent == pytest.approx(1000 / 9)
     low, high = wilson(0.6, grouped.independent)
-    assert high - low == pytest.approx(2 * 1.96 * grouped.stderr, rel=0.02)
+    assert high - low == pytest.approx(2 * 1.96 * grouped.error, rel=0.02)
 
 
 def test_tests_of_grouped_examples_take_whole_groups():

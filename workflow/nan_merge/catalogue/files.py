@@ -103,7 +103,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return f"the keys {rule['required']} exclude each other; keep one"
         case "oneOf":
             choices = [branch["required"] for branch in rule]
-            given = [key for keys in choices for key in keys if key in found]
+            given = dict.fromkeys(key for keys in choices for key in keys if key in found)
             either = " or else ".join(" and ".join(f"`{key}`" for key in keys) for keys in choices)
             return f"expected {either}, found {' and '.join(f'`{key}`' for key in given) or 'none of them'}"
         case "uniqueItems":

@@ -44,7 +44,7 @@ class Dataset:
         return self._array(split, "inputs")
 
     def labels(self, split: str) -> np.ndarray:
-        """Return a split's class indices, (N,) int64."""
+        """Return a split's class indices, (N,) int64, or numbers to predict, (N,) float32."""
         return self._array(split, "labels")
 
     def _array(self, split: str, part: str) -> np.ndarray:
@@ -63,7 +63,8 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
     """Write a prepared data set atomically; `record["splits"]` is set to the sizes.
 
     Memory maps of whole files in the output's work folder are moved, not copied.
-    Raises UserError for an empty split, inputs and labels of different length or a label outside the classes.
+    Raises UserError for an empty split, inputs and labels of different length or a label outside the classes; labels that are
+    numbers to predict have no classes.
     """
     for split, (inputs, labels) in splits.items():
         _check(f"{folder}: split {split!r}", inputs, labels, len(record["classes"]))
@@ -74,7 +75,7 @@ def write_dataset(folder: Path | str, record: Mapping[str, Any], splits: Mapping
                 _move(finished, part / f"{split}.inputs.npy")
             else:
                 np.save(part / f"{split}.inputs.npy", np.ascontiguousarray(inputs))
-            np.save(part / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
+            np.save(part / f"{split}.labels.npy", labels if is_number(labels) else np.asarray(labels, dtype=np.int64))
         write_json(part / "dataset.json", {**record, "splits": {name: len(y) for name, (_, y) in splits.items()}})
     shutil.rmtree(work_folder(folder), ignore_errors=True)
 
@@ -100,6 +101,11 @@ def draw_rows(origin: Mapping[str, str], wanted: Mapping[str, int], rows: Mappin
     return {split: taken[split] for split in wanted}
 
 
+def is_number(labels: np.ndarray) -> bool:
+    """Return whether labels are numbers to predict, not class indices."""
+    return np.asarray(labels).dtype.kind == "f"
+
+
 def _whole_map(inputs: np.ndarray, work: Path) -> Path | None:
     """Return the .npy file in the work folder that an array maps as a whole, or None."""
     if not isinstance(inputs, np.memmap) or inputs.filename is None:
@@ -122,5 +128,5 @@ def _check(where: str, inputs: np.ndarray, labels: np.ndarray, classes: int) -> 
         raise UserError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; expected one label per input from the reader")
     if not len(inputs):
         raise UserError(f"{where}: no example is left; check `splits:` and `arguments:` in config/tasks.yaml")
-    if np.min(labels) < 0 or np.max(labels) >= classes:
+    if not is_number(labels) and (np.min(labels) < 0 or np.max(labels) >= classes):
         raise UserError(f"{where}: labels {np.min(labels)}..{np.max(labels)}, expected 0..{classes - 1} (`classes:`)")

@@ -180,12 +180,13 @@ def _names_of_card(folder: Path, label: str, config: str | None) -> dict[str, li
     return stated
 
 
-def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -> dict[str, Any]:
+def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0, option: str = "classes") -> dict[str, Any]:
     """Compare a task's classes with label names by the file that states them; return how many were verified and by which files.
 
     The keys of a mapping must equal the label names. The items of a list are compared without case and punctuation; one
     equal to the name of another label is a wrong order, one equal to no name stays unverified. `first` is the number of the
-    first class. Raises UserError for another number of classes and for a wrong order.
+    first class, `option` the key of the task that holds them. Raises UserError for another number of classes and for a wrong
+    order.
     """
     exact = isinstance(classes, Mapping)
     keys = [str(key) for key in classes]
@@ -193,18 +194,18 @@ def check_order(classes: Any, stated: Mapping[str, list[str]], first: int = 0) -
     for file, names in stated.items():
         names = names[first:]
         if len(names) != len(keys):
-            raise UserError(f"{file} names {len(names)} classes, expected {len(keys)} (`classes:`); is it another data set?")
+            raise UserError(f"{file} names {len(names)} classes, expected {len(keys)} (`{option}:`); is it another data set?")
         ours, theirs = (keys, names) if exact else ([normalise_name(name) for name in each] for each in (keys, names))
         for i, (key, name) in enumerate(zip(ours, theirs, strict=True)):
             if key == name:
                 agreed.add(i)
             elif exact or name in ours or key in theirs:
                 raise UserError(
-                    f"label {i + first} is {names[i]!r} in {file} but {keys[i]!r} in `classes:`; bring `classes:` into the order"
-                    " of the data set, or every head predicts a wrong class"
+                    f"label {i + first} is {names[i]!r} in {file} but {keys[i]!r} in `{option}:`; bring `{option}:` into the"
+                    " order of the data set, or every head predicts a wrong class"
                 )
     if not agreed:
-        print("warning: the order of the classes is unverified: the data set states no names like `classes:`", file=sys.stderr)
+        print(f"warning: the order of the classes is unverified: the data set states no names like `{option}:`", file=sys.stderr)
     return {"verified": len(agreed), "of": len(keys), "by": sorted(stated)}
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import PIL
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import canonical, read_json
 from nan_merge.core.parallel import available_processors
-from nan_merge.data.dataset import SEED, Splits, class_names, common_record, draw_rows, work_folder
+from nan_merge.data.dataset import SEED, Splits, class_names, common_record, work_folder
 from nan_merge.data.decoding import Work, cut_units
-from nan_merge.data.hub_cards import check_order, label_names, split_files
-from nan_merge.data.shards import AGAIN, Parquet, Tar, open_shard
+from nan_merge.data.hub_cards import check_order, label_names
+from nan_merge.data.hub_sources import check_rows, drawn, fetched_shards, origins, source_digest
+from nan_merge.data.shards import Parquet, Tar, open_shard
 
 Shards = list[Parquet | Tar]
 
@@ -50,9 +50,7 @@ def _prepare(
     if task["reader"] != "hub_images.table":
         raise UserError(f"unknown reader {task['reader']!r} (config/tasks.yaml); known: hub_images.table")
     arguments, classes = task["arguments"], task["classes"]
-    origin = {split: arguments["origin"].get(split) for split in task["splits"]}
-    if missing := [split for split, source in origin.items() if source is None]:
-        raise UserError(f"`arguments: origin:` has no entry for {missing[0]} (config/tasks.yaml)")
+    origin = origins(task)
     first, total = arguments.get("first_label", 0), len(classes)
     shards = {name: _shards(folder, name, arguments) for name in dict.fromkeys(origin.values())}
     order = check_order(classes, _stated(folder, shards.values(), arguments), first)
@@ -60,16 +58,13 @@ def _prepare(
     if not order["by"] and (seen := len(np.unique(np.concatenate(list(labels.values()))))) != total:
         raise UserError(f"the source has labels of {seen} classes, expected {total} (`classes:`); is it another data set?")
     counts = {name: len(rows) for name, rows in labels.items()}
-    taken = draw_rows(origin, task["splits"], counts)
-    if empty := [split for split, rows in taken.items() if not len(rows)]:
-        raise UserError(f"no image is left for {empty[0]}, the source has {counts} rows; correct `splits:` in config/tasks.yaml")
-    others = sum(len(rows) for split, rows in taken.items() if split != "train" and origin[split] == origin.get("train"))
-    available = counts[origin["train"]] - others if "train" in origin else 0
+    taken, available = drawn(task, origin, counts)
     record = {
         **common_record(task, class_names(task), available),
         "order": order, "splits": {split: len(rows) for split, rows in taken.items()},
         "side": form["side"], "crop": form.get("crop", "floor"), "seed": SEED, "pillow": PIL.__version__,
-        "origin": origin, "counts": counts, "digest": _digest(folder, shards),
+        "origin": origin, "counts": counts,
+        "digest": source_digest(folder, [shard.path for some in shards.values() for shard in some]),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         work = work_folder(output) if output else Path(scratch) / "work"
@@ -82,22 +77,9 @@ def _prepare(
 
 def _shards(folder: Path, name: str, arguments: Mapping[str, Any]) -> Shards:
     """Open the shards of one split; raise UserError for another number of rows than `counts` or other sizes than fetched."""
-    files = split_files(folder, name, arguments.get("config"))
-    record = read_json(folder / "asset.json") if (folder / "asset.json").is_file() else {}
-    for file in files:
-        fetched = record.get("files", {}).get(str(file.relative_to(folder)), {}).get("size")
-        if fetched not in (None, size := file.stat().st_size):
-            raise UserError(f"{file}: expected {fetched} bytes (asset.json), found {size}; {AGAIN}")
+    files = fetched_shards(folder, name, arguments.get("config"))
     shards = [open_shard(file, arguments.get("image", "image"), arguments.get("label", "label")) for file in files]
-    expected, rows = arguments.get("counts", {}).get(name), sum(shard.rows for shard in shards)
-    if expected not in (None, rows):
-        raise UserError(
-            f"split {name!r} of {folder}: expected {expected} rows (`arguments: counts:` in config/tasks.yaml), found {rows} in"
-            f" {len(files)} shards, {files[0].relative_to(folder)} the first; wrong configuration or revision, or an incomplete"
-            " download: fetch the asset again, or correct `counts:`"
-        )
-    if not rows:
-        raise UserError(f"split {name!r} of {folder}: no row in {len(files)} shards; fetch the asset again, or another revision")
+    check_rows(folder, name, files, sum(shard.rows for shard in shards), arguments)
     return shards
 
 
@@ -141,13 +123,3 @@ def _decoded(
     work = Work(folder, plan, record["splits"], record["side"], record["crop"])
     work.run(cut_units(shards, wanted), processes)
     return {split: np.load(work.array(split), mmap_mode="r") for split in taken}
-
-
-def _digest(folder: Path, sources: Mapping[str, Shards]) -> str:
-    """Digest the source by its asset.json, or without one by the names and sizes of its shards."""
-    if (folder / "asset.json").is_file():
-        content = read_json(folder / "asset.json")
-    else:
-        files = [shard.path for shards in sources.values() for shard in shards]
-        content = {str(file.relative_to(folder)): file.stat().st_size for file in files}
-    return hashlib.sha256(canonical(content).encode()).hexdigest()

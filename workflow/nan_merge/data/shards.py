@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,8 @@ class Parquet:
         self._check()
 
     def _check(self) -> None:
+        self.check_columns({"image": [self.image], "label": [self.label]})
         schema = self._file.schema_arrow
-        for key, column in (("image", self.image), ("label", self.label)):
-            if column not in schema.names:
-                known = ", ".join(f"{field.name} ({field.type})" for field in schema)
-                raise UserError(f"{self.path}: no column {column!r}, found {known}; correct `arguments: {key}:`")
         kind = schema.field(self.image).type
         inner = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
         if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
@@ -50,6 +47,14 @@ class Parquet:
         kind = schema.field(self.label).type
         if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise UserError(f"{self.path}: column {self.label!r} is {kind}, expected numbers; correct `arguments: label:`")
+
+    def check_columns(self, columns: Mapping[str, Sequence[str]]) -> None:
+        """Raise UserError for a column that the file does not have; `columns` are those that each argument names."""
+        schema = self._file.schema_arrow
+        for key, column in ((key, column) for key, names in columns.items() for column in names):
+            if column not in schema.names:
+                known = ", ".join(f"{field.name} ({field.type})" for field in schema)
+                raise UserError(f"{self.path}: no column {column!r}, found {known}; correct `arguments: {key}:`")
 
     @property
     def names(self) -> list[str] | None:
@@ -64,11 +69,15 @@ class Parquet:
 
     def labels(self) -> np.ndarray:
         """Return the label of every row, (rows,) int64."""
-        column = self._read(lambda: self._file.read(columns=[self.label], use_threads=False).column(0))
+        return self.column(self.label, "label").cast(pa.int64()).to_numpy()
+
+    def column(self, name: str, key: str) -> pa.ChunkedArray:
+        """Return a whole column, which the argument `key` names; raise UserError for a row without a value."""
+        column = self._read(lambda: self._file.read(columns=[name], use_threads=False).column(0))
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
-            raise UserError(f"{self.path}, row {row}: no label, expected a number; correct `arguments: label:`")
-        return column.cast(pa.int64()).to_numpy()
+            raise UserError(f"{self.path}, row {row}: no {key}, expected a value in {name!r}; correct `arguments: {key}:`")
+        return column
 
     def blocks(self) -> list[range]:
         """Return the rows of each row group."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nan_merge.core.text import read_mapping
 from nan_merge.data.dataset import SEED, Splits, common_record
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
+PADDING = 65_535  # in rows of token ids whose tokenizer may use 0, as those of GPT-2 and RoBERTa do
 SHORTEST = 3  # characters; shorter texts are dropped
 
 
@@ -88,6 +89,16 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
 
 def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
     """Return the token ids of `texts`, truncated and right-padded with 0: (N, length) uint16."""
+    # ASSUME: a word is at least one token, so 2 * length words fill any row; tokenising whole posts takes seconds.
+    return encode([" ".join(text.split(None, 2 * length)[: 2 * length]) for text in texts], vocabulary, length, 0)
+
+
+def encode(rows: Sequence[str | tuple[str, str]], vocabulary: Path, length: int, padding: int = PADDING) -> np.ndarray:
+    """Return the token ids of texts or pairs of texts, truncated and right-padded: (N, length) uint16.
+
+    How a pair is joined, and which special tokens are added, the tokenizer's own file says. Of a pair that is too long, tokens
+    of the longer text are cut first.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
@@ -96,14 +107,12 @@ def tokenise(texts: list[str], vocabulary: Path, length: int) -> np.ndarray:
         tokenizer = Tokenizer.from_file(str(vocabulary))
     except Exception as error:  # the library raises no other kind
         raise UserError(f"{vocabulary}: no tokenizer ({str(error)[:200]}); fetch it again") from None
-    if tokenizer.get_vocab_size() > 1 << 16:
-        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; expected at most 65536 (ids of 16 bits)")
+    if tokenizer.get_vocab_size() > PADDING:
+        raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; expected at most {PADDING} (ids of 16 bits)")
     tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=0)
-    # ASSUME: a word is at least one token, so 2 * length words fill any row; tokenising whole posts takes seconds.
-    short = [" ".join(text.split(None, 2 * length)[: 2 * length]) for text in texts]
-    rows = [line.ids for line in tokenizer.encode_batch(short)]
-    return np.array(rows, dtype=np.uint16).reshape(len(texts), length)
+    tokenizer.enable_padding(length=length, pad_id=padding)
+    ids = [line.ids for line in tokenizer.encode_batch(list(rows))]
+    return np.array(ids, dtype=np.uint16).reshape(len(rows), length)
 
 
 def _find(sources: list[Path], file: str) -> Path:

@@ -1,4 +1,4 @@
-"""Run encoders of any family and classify embeddings by fixed heads: one unit row per class, top-1 by cosine."""
+"""Run encoders of any family, on any device and number of threads; what their loaders share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from xxhash import xxh3_128
 
+from nan_merge.checkpoints.safetensors_file import Tensor as StoredTensor
 from nan_merge.core.cuda import check_cuda
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
@@ -122,12 +123,6 @@ def batches(inputs: np.ndarray, size: int) -> list[np.ndarray]:
     return np.split(np.arange(len(inputs)), range(size, len(inputs), size))
 
 
-def predict(embeddings: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Return the class with the largest logit, logits = z @ head.T, for each row: (N,) int64."""
-    logits = torch.from_numpy(embeddings) @ torch.from_numpy(head).T
-    return logits.argmax(dim=1).numpy()
-
-
 def read_config(folder: Path, family: str, expected: Mapping[str, str], defaults: bool = False) -> dict[str, Any]:
     """Return config.json of a canonical checkpoint and set torch to one thread: the same bytes for any number of cores.
 
@@ -142,6 +137,11 @@ def read_config(folder: Path, family: str, expected: Mapping[str, str], defaults
                 " `family:` or base in the suite"
             )
     return config
+
+
+def as_floats(entries: Mapping[str, StoredTensor]) -> dict[str, np.ndarray]:
+    """Return stored tensors by name as float32 arrays of their shapes."""
+    return {name: each.block(0, each.size).reshape(each.shape).astype(np.float32, copy=False) for name, each in entries.items()}
 
 
 def load_tensors(model: torch.nn.Module, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -21,9 +21,9 @@ def embed_prompts(prompts: Sequence[str], tower: Encoder, folder: Path) -> np.nd
     return embed(tower, tokens, by_length(tokens, BATCH))
 
 
-def by_length(tokens: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return index batches of token rows (N, n) sorted by length, which saves computing padding (id 0)."""
-    order = np.argsort((np.asarray(tokens) != 0).sum(1), kind="stable")
+def by_length(tokens: np.ndarray, size: int, padding: int = 0) -> list[np.ndarray]:
+    """Return index batches of token rows (N, n) sorted by length, which saves computing padding."""
+    order = np.argsort((np.asarray(tokens) != padding).sum(1), kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nan_merge.core.errors import UserError
+from nan_merge.models.heads import Head
 
 WARM_UP = 0.1  # share of the steps
 MAX_GRADIENT_NORM = 1.0
@@ -23,21 +24,20 @@ KEYS = ("learning_rate", "steps", "batch_size", "logit_scale", "weight_decay", "
 
 @dataclass(frozen=True)
 class Task:
-    """A task: inputs (N, ...), labels (N,) int64, frozen head (C, d), scale of the logits."""
+    """A task: inputs (N, ...), labels (N,) int64, frozen head (C, d) or of several layers, scale of the logits."""
 
     inputs: np.ndarray
     labels: np.ndarray
-    head: np.ndarray
+    head: np.ndarray | Head
     logit_scale: float
 
     @functools.cached_property
-    def _columns(self) -> Tensor:
-        return self.logit_scale * torch.from_numpy(np.asarray(self.head)).T
+    def _scaled(self) -> Head:
+        return (self.head if isinstance(self.head, Head) else Head.of_rows(self.head)).scaled(self.logit_scale)
 
     def logits(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
-        """Return `logit_scale * z @ head.T` of some of the examples, on the device of the encoder: (B, C)."""
-        embeddings = encoder(np.asarray(self.inputs[rows]))
-        return embeddings @ self._columns.to(embeddings.device)
+        """Return `logit_scale * head(z)` of some of the examples, on the device of the encoder: (B, C)."""
+        return self._scaled(encoder(np.asarray(self.inputs[rows])))
 
     def loss(self, encoder: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Tensor:
         """Return the mean cross-entropy of some of the examples."""
@@ -46,7 +46,7 @@ class Task:
 
 
 def finetune(
-    encoder: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, head: np.ndarray,
+    encoder: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, head: np.ndarray | Head,
     settings: Mapping[str, Any], seed: int, progress: Callable[[int, float], None] | None = None,
 ) -> list[float]:  # fmt: skip
     """Train the encoder in place on cross-entropy of `logit_scale * z @ head.T`; return every step's loss.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nan_merge.checkpoints.safetensors_file import Tensor as StoredTensor
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.clip_configs import MEAN, STD
-from nan_merge.models.classification import load_tensors
+from nan_merge.models.classification import as_floats, load_tensors
 from nan_merge.models.onednn import accelerate
 from nan_merge.models.prompts import BATCH
 
@@ -37,8 +37,7 @@ def normalise(embeddings: Tensor) -> Tensor:
 
 def load_weights(model: nn.Module, folder: Path, entries: Mapping[str, StoredTensor]) -> None:
     """Load the tensors of `folder`, by the names of the model, as float32 into a model on the meta device."""
-    arrays = {name: each.block(0, each.size).reshape(each.shape).astype(np.float32, copy=False) for name, each in entries.items()}
-    load_tensors(model, folder, {name: torch.from_numpy(array) for name, array in arrays.items()})
+    load_tensors(model, folder, {name: torch.from_numpy(array) for name, array in as_floats(entries).items()})
     accelerate(model)
 
 

@@ -301,7 +301,7 @@ def selected(study: Study) -> list[Claim]:
         grid = sorted(curves.get(method, {}))
         values = study.chosen(method)
         listed, picked = (", ".join(f"{value:g}" for value in each) for each in (grid, values))
-        best = f"best average accuracy on the validation splits: {picked or 'unknown'}"
+        best = f"best average {study.measure} on the validation splits: {picked or 'unknown'}"
         evidence = [f"Candidates: {listed}; {best}."] if grid else []
         if grid and any(value in (grid[0], grid[-1]) for value in values):
             evidence.append("A chosen value lies at the edge of the grid: a wider grid could give another.")

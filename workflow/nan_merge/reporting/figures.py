@@ -80,9 +80,9 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     _averages(study, rows, dots)
     for label, row in zip(heat.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row.method.get("host") else "normal")
-    measure = "accuracy relative to the individual model of the task" if best else "accuracy"
+    shade = f"{study.measure} relative to the individual model of the task" if best else study.measure
     return figure, (
-        f"Accuracy in %; shade: {measure}. Right: average over tasks with its 95 % interval over test examples"
+        f"{study.measure.capitalize()} in %; shade: {shade}. Right: average over tasks with its 95 % interval over test examples"
         + (" (small dots: single seeds)" if len(study.seeds) > 1 else "")
         + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
         + (". Bold, with diamonds: methods with a host" if any(row.method.get("host") for row in rows) else "")
@@ -107,7 +107,7 @@ def _averages(study: Study, rows: list, axes: Axes) -> None:
             style |= {"markersize": 7, "markerfacecolor": "white"}
         axes.plot(100 * row.average.value, i, marker, **style)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("average accuracy in %")
+    axes.set_xlabel(f"average {study.measure} in %")
     diamonds = {row.method.get("group") for row in rows if row.method.get("host")}
     groups = {row.method.get("group") for row in rows}
     handles = []
@@ -142,14 +142,14 @@ def selection(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     lines = [(value, "--", f"fixed {symbol}") for symbol, value in fixed if value is not None]
     for value, style, name in ([(averaging, ":", "1/T (averaging)")] if averaging else []) + lines:
         axes.axvline(value, color=GREY, linestyle=style, linewidth=1, label=f"{name} = {value:.3g}")
-    for row in summarise(study, "validation_accuracy"):
+    for row in summarise(study, "validation"):
         if row.average.value is not None:
             axes.axhline(100 * row.average.value, color=GREY, linewidth=0.8, linestyle="-.", label=row.method.get("label"))
     axes.set_xlabel(" or ".join(AXES.get(symbol, symbol) for symbol in symbols))
-    axes.set_ylabel("average validation accuracy in %")
+    axes.set_ylabel(f"average validation {study.measure} in %")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, (
-        "Average over tasks of the accuracy on the validation split, which shares no example with the test split; "
+        f"Average over tasks of the {study.measure} on the validation split, which shares no example with the test split; "
         "band: 95 % interval over validation examples. Ringed: the value with the best of these averages, which is used on the "
         "test split" + ("; each seed has its own." if len(study.seeds) > 1 else ".")
     )

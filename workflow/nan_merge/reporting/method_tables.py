@@ -7,7 +7,17 @@ from typing import Any
 from nan_merge.reporting.formats import BREAK, Table
 from nan_merge.reporting.statistics import candidates, summarise
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import INTERVAL_NOTE, TESTED, columns, counted, difference, estimated, limits, pairs_of
+from nan_merge.reporting.table_parts import (
+    INTERVAL_NOTE,
+    TESTED,
+    columns,
+    counted,
+    difference,
+    estimated,
+    limits,
+    metric_notes,
+    pairs_of,
+)  # fmt: skip
 
 
 def methods(study: Study, record: dict[str, Any]) -> Table:
@@ -27,8 +37,9 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
         )
     table.notes = [
         "Data: used by the method besides the weights. One model: whether one model serves all tasks; otherwise the task "
-        "must be known. Reference: number of arXiv, or where it was published. Average: accuracy in % on the test split, "
+        f"must be known. Reference: number of arXiv, or where it was published. Average: {study.measure} in % on the test split, "
         "over tasks.",
+        *metric_notes(study),
         INTERVAL_NOTE,
         *study.choices(),
     ]
@@ -53,7 +64,8 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
     scanned = counted(pairs_of(study, "scan"))
     table.notes = [
         "Every combination of the listed values; an empty cell is a hyper-parameter that the method does not scan. Average: "
-        "accuracy in % on the test split, over tasks.",
+        f"{study.measure} in % on the test split, over tasks.",
+        *metric_notes(study),
         f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {scanned} of scans in the "
         "suite. The best of many rows is biased upwards; no other row takes over a value from them.",
         INTERVAL_NOTE,
@@ -76,9 +88,11 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
                 method,
             )
     table.notes = [
-        "Accuracy in % on the validation splits, over tasks; no test example is used. Chosen: the value with the best average"
+        f"{study.measure.capitalize()} in % on the validation splits, over tasks; no test example is used. Chosen: the value "
+        "with the best average"
         f"{', for each seed' if len(study.seeds) > 1 else ''}. λ: mean coefficient; p: exponent of the "
         "norm, 0 for uniform coefficients, 1 for NAN.",
+        *metric_notes(study),
         INTERVAL_NOTE,
     ]
     return table

@@ -188,26 +188,26 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
         predictions = Path(file).with_suffix(".npz")
         if not predictions.exists():
             raise UserError(f"{predictions}: no predictions beside {file}; delete the score file and evaluate again")
+        models = _models(record)
         with np.load(predictions) as arrays:
-            for row, model in zip(scores, _models(record), strict=True):
+            for row in scores:
                 names = [f"{row['task']}.{part}" for part in ("prediction", "label")]
                 if any(name not in arrays for name in names):
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
-                groups = f"{row['task']}.cluster"
                 prediction, label = (arrays[name] for name in names)
-                answers[key] = _Answers(prediction, label, model, arrays.get(groups))
+                answers[key] = _Answers(prediction, label, models[row["task"]], arrays.get(f"{row['task']}.cluster"))
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}
 
 
-def _models(record: dict[str, Any]) -> list[str]:
-    """Return what identifies the model of each score of a file: its digest, or the method where the file does not have it."""
-    scores, origin = record["scores"], record.get("provenance", {})
+def _models(record: dict[str, Any]) -> dict[str, str]:
+    """Return what identifies the model of each task of a file: its digest, or the method where the file does not have it."""
+    methods, origin = {row["task"]: row["method"] for row in record["scores"]}, record.get("provenance", {})
     digests = [origin.get("xxh3_128", {}).get(folder, "") for folder in origin.get("checkpoints", [])]
-    digests *= len(scores) if len(digests) == 1 else 1  # one model for all tasks, or one for each
-    return digests if len(digests) == len(scores) and all(digests) else [row["method"] for row in scores]
+    digests *= len(methods) if len(digests) == 1 else 1  # one model for all tasks, or one for each
+    return dict(zip(methods, digests, strict=True)) if len(digests) == len(methods) and all(digests) else methods
 
 
 def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:

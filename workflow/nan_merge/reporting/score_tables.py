@@ -44,13 +44,15 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     several, made = len(study.seeds) > 1, [study.suite["collection"]] if study.suite.get("collection") else []
     seeds = f", mean ± standard deviation over {number_of(len(study.seeds), study.seed)}." if several else f"; one {study.seed}."
     table.notes = [
-        f"Accuracy in % on the test split{seeds}",
+        f"{study.measure.capitalize()} in % on the test split{seeds}",
         "Average: over tasks."
         + (
-            " Weighted: by training-set size. Normalised: mean over tasks of accuracy / accuracy of the individual model, in %."
+            f" Weighted: by training-set size. Normalised: mean over tasks of {study.measure} / {study.measure} of the "
+            "individual model, in %."
             if related
             else ""
         ),
+        *parts.metric_notes(study),
         parts.INTERVAL_NOTE,
         *([parts.CLUSTER_NOTE] if any(score.independent < score.n for score in study.scores) else []),
         parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
@@ -115,6 +117,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
         parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
+        *parts.metric_notes(study),
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
         parts.POWER_NOTE.format(power=100 * POWER),

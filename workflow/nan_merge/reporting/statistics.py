@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm, spearmanr
 
-from nan_merge.reporting.study import Score, Study
+from nan_merge.reporting.study import ACCURACY, VALIDATION, Score, Study
 
 LEVEL = 0.95
 POWER = 0.8
@@ -58,16 +58,29 @@ def wilson(value: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
+def symmetric(value: float, error: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the normal interval of a correlation or an F1 `value` with a standard error, cut to [-1, 1]."""
+    half = norm.ppf((1 + level) / 2) * error
+    return float(max(-1.0, value - half)), float(min(1.0, value + half))
+
+
 def stratified(values: ArrayLike, n: Sequence[float], weights: ArrayLike | None = None) -> tuple[float, float, float]:
     """Return a weighted mean of independent proportions and its interval, from Wilson's limits of each.
 
-    Square-and-add (MOVER; Newcombe 1998, Zou and Donner 2008): low = m - sqrt(sum w^2 (p - l)^2), high likewise.
     With one stratum this is Wilson's interval; the weights are scaled to sum to 1.
     """
     p = np.asarray(values, float)
+    return joined(p, [wilson(value, size) for value, size in zip(p, n, strict=True)], weights)
+
+
+def joined(values: ArrayLike, each: Sequence[tuple[float, float]], weights: ArrayLike | None) -> tuple[float, float, float]:
+    """Return a weighted mean of independent estimates and its interval, from the limits of each.
+
+    Square-and-add (MOVER; Newcombe 1998, Zou and Donner 2008): low = m - sqrt(sum w^2 (p - l)^2), high likewise.
+    """
+    p, limits = np.asarray(values, float), np.array(each)
     w = np.ones_like(p) if weights is None else np.asarray(weights, float)
     w = w / w.sum()
-    limits = np.array([wilson(value, size) for value, size in zip(p, n, strict=True)])
     mean = float(w @ p)
     low = mean - np.sqrt(np.sum((w * (p - limits[:, 0])) ** 2))
     high = mean + np.sqrt(np.sum((w * (limits[:, 1] - p)) ** 2))
@@ -97,12 +110,11 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
     return float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else None
 
 
-def summarise(study: Study, metric: str = "accuracy") -> list[Summary]:
-    """Return one summary a method, in the order of the methods; scores of candidates have the metric `validation_accuracy`."""
+def summarise(study: Study, split: str = "test") -> list[Summary]:
+    """Return one summary a method, in the order of the methods, by the metrics of the tasks on a split: test or validation."""
     by_method: dict[str, list[Score]] = {}
-    for score in study.scores:
-        if score.metric == metric:
-            by_method.setdefault(score.method, []).append(score)
+    for score in study.reported(split):
+        by_method.setdefault(score.method, []).append(score)
     best = _cells(study, by_method.get(INDIVIDUAL, []))
     return [_row(study, method, by_method, best) for method in study.methods]
 
@@ -117,9 +129,9 @@ def best_merge(study: Study) -> tuple[Summary | None, int]:
     return max(rows, key=lambda row: row.average.value or 0.0, default=None), len(rows)
 
 
-def average_of(study: Study, method: str, metric: str) -> Estimate:
+def average_of(study: Study, method: str, split: str) -> Estimate:
     """Return the average over tasks of one method, listed in the study or not."""
-    cells = _cells(study, [row for row in study.scores if row.method == method and row.metric == metric])
+    cells = _cells(study, [row for row in study.reported(split) if row.method == method])
     return _mean(study, cells, [1.0] * len(study.tasks))
 
 
@@ -127,23 +139,34 @@ def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
     """Return the validation averages of `<method>-<value>` by method and value."""
     found: dict[str, dict[float, Estimate]] = {}
     known = {method["id"] for method in study.methods}
-    for name in dict.fromkeys(row.method for row in study.scores if row.metric == "validation_accuracy"):
+    for name in dict.fromkeys(row.method for row in study.reported("validation")):
         method, _, value = name.partition("-")
         if method in known:
-            found.setdefault(method, {})[float(value)] = average_of(study, name, "validation_accuracy")
+            found.setdefault(method, {})[float(value)] = average_of(study, name, "validation")
     return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
 
 
 class _Cell(NamedTuple):
     by_seed: dict[int, float]
     n: float  # independent examples; of several seeds the fewest
+    error: float | None  # standard error of a metric that is no proportion: that of the first seed
+
+    def limits(self) -> tuple[float, float]:
+        """Return the limits of the mean over seeds."""
+        return wilson(self.mean, self.n) if self.error is None else symmetric(self.mean, self.error)
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(np.mean([self.by_seed[seed] for seed in sorted(self.by_seed)]))
 
 
 def _cells(study: Study, scores: Iterable[Score]) -> dict[str, _Cell]:
     cells: dict[str, _Cell] = {}
     for row in scores:
-        cell = cells.get(row.task, _Cell({}, row.independent))
-        cells[row.task] = _Cell({**cell.by_seed, row.seed: row.value}, min(cell.n, row.independent))
+        error = None if row.metric.removeprefix(VALIDATION) == ACCURACY else row.error
+        cell = cells.get(row.task, _Cell({}, row.independent, error))
+        cells[row.task] = cell._replace(by_seed={**cell.by_seed, row.seed: row.value}, n=min(cell.n, row.independent))
     return cells
 
 
@@ -191,10 +214,9 @@ def _single(study: Study, cell: _Cell | None) -> Estimate:
     if cell is None:
         return Estimate(None, reason="no score")
     values = tuple(cell.by_seed[seed] for seed in sorted(cell.by_seed))
-    mean = float(np.mean(values))
     lacking = [str(seed) for seed in study.seeds if seed not in cell.by_seed]
     reason = f"without seed {', '.join(lacking)}" if lacking else ""
-    return Estimate(mean, *wilson(mean, cell.n), values, reason)
+    return Estimate(cell.mean, *cell.limits(), values, reason)
 
 
 def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[int], str]:
@@ -214,8 +236,7 @@ def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Es
     if reason:
         return Estimate(None, reason=reason)
     # ASSUME: an example counts once for any number of seeds; conservative for these seeds, not valid for other seeds.
-    means = [float(np.mean(list(cell.by_seed.values()))) for cell in found]
-    value, low, high = stratified(means, [cell.n for cell in found], weights)
+    value, low, high = joined([cell.mean for cell in found], [cell.limits() for cell in found], weights)
     by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)
     lacking = [str(seed) for seed in study.seeds if seed not in seeds]
     return Estimate(value, low, high, by_seed, f"without seed {', '.join(lacking)}" if lacking else "")
@@ -227,8 +248,8 @@ def _normalised(study: Study, cells: dict[str, _Cell], best: dict[str, _Cell]) -
     if reason or lacking:
         return Estimate(None, reason=reason or f"{INDIVIDUAL} models: {lacking}")
     shared = [seed for seed in seeds if seed in known]
-    if not shared or any(bound.by_seed[seed] == 0 for bound in bounds for seed in shared):
-        return Estimate(None, reason="no individual accuracy above 0 to divide by")
+    if not shared or any(bound.by_seed[seed] <= 0 for bound in bounds for seed in shared):
+        return Estimate(None, reason="no individual score above 0 to divide by")
     by_seed = tuple(
         float(np.mean([a.by_seed[seed] / b.by_seed[seed] for a, b in zip(found, bounds, strict=True)])) for seed in shared
     )

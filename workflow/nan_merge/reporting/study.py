@@ -13,11 +13,19 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, read_table, write_table
 
 SYMBOLS = {"value": "λ", "mean": "λ", "total": "Σc", "exponent": "p"}  # of a tuned hyper-parameter
+ACCURACY, VALIDATION = "accuracy", "validation_"  # the metric of a task that names none; prefix of metrics of that split
+CORRELATIONS = ("matthews", "pearson", "spearman", "pearson_spearman")
+REGRESSION = "pearson_spearman"  # the metric of labels that are numbers
+METRIC_NAMES = {
+    "matthews": "Matthews correlation",
+    "f1_accuracy": "mean of F1 and accuracy",
+    "pearson_spearman": "mean of Pearson's and Spearman's correlation",
+}
 SCORE_COLUMNS = ["suite", "method", "task", "metric", "value", "stderr", "n", "seed"]
 
 
 class Score(NamedTuple):
-    """One accuracy as a fraction, over `n` examples of one task, for one fine-tuning seed."""
+    """One metric as a fraction, over `n` examples of one task, for one fine-tuning seed; `error` is its standard error."""
 
     suite: str
     method: str
@@ -26,18 +34,20 @@ class Score(NamedTuple):
     value: float
     n: int
     seed: int
-    stderr: float | None = None
+    error: float = math.nan
 
     @property
     def independent(self) -> float:
         """The number of independent examples with the same standard error: fewer than `n` where examples come in groups.
 
-        p (1 - p) / stderr², Kish's effective sample size; `n` where p is 0 or 1, and where the error is that of n examples.
+        p (1 - p) / error², Kish's effective sample size; `n` where p is 0 or 1, where the error is that of n examples, and for
+        metrics that are no proportion.
         """
         variance = self.value * (1 - self.value)
-        if not self.stderr or not variance or math.isclose(self.stderr**2, variance / self.n, rel_tol=1e-9):
+        proportion = self.metric.removeprefix(VALIDATION) == ACCURACY
+        if not proportion or not self.error > 0 or not variance or math.isclose(self.error**2, variance / self.n, rel_tol=1e-9):
             return self.n
-        return variance / self.stderr**2
+        return variance / self.error**2
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Study:
             + (f" = {', '.join(f'{value:g}' for value in self.chosen(method['id']))}" if self.chosen(method["id"]) else "")
             + " was chosen"
             + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
-            + ", by the average accuracy over tasks on the validation splits."
+            + f", by the average {self.measure} over tasks on the validation splits."
             for method in tuned
         ]
 
@@ -129,6 +139,20 @@ class Study:
     def sizes(self) -> dict[str, int]:
         """Training-set sizes by task; a task of unknown size is absent."""
         return _sizes(self.tasks, self.datasets)
+
+    def metric(self, task: str, split: str = "test") -> str:
+        """Return the metric by which a task is reported, as scores of a split name it."""
+        found = next((each.get("metric", ACCURACY) for each in self.suite["tasks"] if each["id"] == task), ACCURACY)
+        return found if split == "test" else f"{VALIDATION}{found}"
+
+    @property
+    def measure(self) -> str:
+        """What the tables show: accuracy, or scores where a task has another metric."""
+        return ACCURACY if all(self.metric(task["id"]) == ACCURACY for task in self.tasks) else "score"
+
+    def reported(self, split: str = "test") -> list[Score]:
+        """Return the scores of a split by the metrics of the tasks; a task may have other metrics beside."""
+        return [score for score in self.scores if score.metric == self.metric(score.task, split)]
 
     def title(self, record: dict[str, Any]) -> str:
         """Return the title of a table or figure on this suite."""
@@ -176,7 +200,8 @@ def _present(method: dict[str, Any], skipped: Mapping[str, str]) -> dict[str, An
 def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
     """Write the scores of many JSON files as one tidy table, sorted by suite, method, metric, task and seed.
 
-    Methods keep the order of the files. Raises UserError, with the file, for a duplicate score and for a value outside [0, 1].
+    Methods keep the order of the files. Raises UserError, with the file, for a duplicate score and for a value outside [0, 1],
+    or [-1, 1] of a correlation.
     """
     seen: dict[tuple[str, ...], Path | str] = {}
     order: dict[str, int] = {}
@@ -185,9 +210,10 @@ def gather_scores(files: Sequence[Path | str], output: Path | str) -> None:
         for score in read_json(file)["scores"]:
             key = tuple(str(score[column]) for column in ("suite", "method", "task", "metric", "seed"))
             value = score["value"]
-            if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+            least = -1 if score["metric"].removeprefix(VALIDATION) in CORRELATIONS else 0
+            if not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= 1:
                 raise UserError(
-                    f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from 0 to 1; "
+                    f"{file}: {'/'.join(key)} has the value {value!r}; expected a fraction from {least} to 1; "
                     "delete the file and evaluate again"
                 )
             if key in seen:
@@ -241,7 +267,7 @@ def _score(row: dict[str, str], source: Path | str) -> Score:
     try:
         return Score(
             row["suite"], row["method"], row["task"], row["metric"], float(row["value"]), int(row["n"]), int(row["seed"]),
-            float(row["stderr"]) if row.get("stderr") else None,
+            float(row.get("stderr") or "nan"),
         )  # fmt: skip
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: row {row} does not read as a score ({error}); gather the scores again") from None

@@ -8,7 +8,7 @@ from typing import Any
 from nan_merge.reporting.formats import Table, interval, number_of, p_value, percent
 from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, ITSELF, SAME, UNDECIDABLE, number, verdict
 from nan_merge.reporting.statistics import Estimate
-from nan_merge.reporting.study import Study
+from nan_merge.reporting.study import ACCURACY, METRIC_NAMES, REGRESSION, Study
 
 UNANSWERED = 0.02  # share of outputs without an answer above which a table says so
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
@@ -82,6 +82,23 @@ def limits(table: Table, estimate: Estimate) -> str:
 def sentence(text: str) -> str:
     """Return a text with a capital and a full stop, empty for an empty one."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def metric_notes(study: Study) -> list[str]:
+    """Name the metrics of tasks that are not scored by accuracy, and say what is different for them; none if there are none."""
+    by_metric: dict[str, list[str]] = {}
+    for task in study.tasks:
+        by_metric.setdefault(study.metric(task["id"]), []).append(study.label(task["id"]))
+    others = {metric: tasks for metric, tasks in by_metric.items() if metric != ACCURACY}
+    if not others:
+        return []
+    named = [f"{', '.join(tasks)}: {METRIC_NAMES[metric]}" for metric, tasks in others.items()]
+    numbers = others.get(REGRESSION, [])
+    left_out = f", without {', '.join(numbers)}, whose labels are numbers" if numbers else ""
+    return [
+        f"Scores are accuracy except for {'; '.join(named)}. Their intervals are normal, by a bootstrap of the examples.",
+        f"Differences, p and discordant examples count correct answers: they compare accuracy on the tasks{left_out}.",
+    ]
 
 
 def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, str]]:

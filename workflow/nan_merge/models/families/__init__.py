@@ -1,4 +1,4 @@
-"""One module per model family, with the functions `prepare`, `load`, `batches` and `head`.
+"""One module per model family: `prepare`, `load`, `batches`, and `head` (of class prompts) or `extract_head` (of an expert).
 
 Code shared by families lives in `models`.
 """

@@ -32,7 +32,7 @@ def remarks(record: dict[str, Any], printed: Sequence[Printed], used: Sequence[S
     known = [f"{name}: {record['collections'][name]}." for name in collections if name in record["collections"]]
     measured = [
         f"Measured, {source.collection}: {study.suite.get('label', study.suite['id'])} (suite {study.suite['id']}), "
-        f"{count(sum({row.task: row.n for row in study.scores if row.metric == 'accuracy'}.values()))} test examples."
+        f"{count(sum({row.task: row.n for row in study.reported()}.values()))} test examples."
         for source in used
         for study in source.studies.values()
     ]

@@ -32,7 +32,7 @@ class Source:
     def examples(self, suite: str, method: str, task: str) -> int | None:
         """Return the number of test examples behind an estimate."""
         members = self.studies[suite].members(method)
-        n = {row.task: row.n for row in self.studies[suite].scores if row.metric == "accuracy" and row.method in members}
+        n = {row.task: row.n for row in self.studies[suite].reported() if row.method in members}
         return (sum(n.values()) or None) if task in MEANS else n.get(task)
 
 

@@ -1,0 +1,115 @@
+"""Tasks with another metric than accuracy: averages, intervals, notes, and what the paired tests compare."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_table
+from nan_merge.reporting import score_tables
+from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.statistics import candidates, summarise, wilson
+from nan_merge.reporting.study import gather_scores, studies
+
+TASKS = [
+    {"id": "cola", "label": "CoLA", "metric": "matthews"},
+    {"id": "sst2", "label": "SST-2"},
+    {"id": "stsb", "label": "STS-B", "metric": "pearson_spearman"},
+]
+VALUES = {  # method -> task -> metric -> (value, standard error)
+    "individual": {"cola": {"accuracy": (0.8, 0.04), "matthews": (0.5, 0.05)}, "sst2": {"accuracy": (0.9, 0.03)},
+                   "stsb": {"pearson": (0.7, 0.1), "spearman": (0.9, 0.1), "pearson_spearman": (0.8, 0.1)}},
+    "merge": {"cola": {"accuracy": (0.7, 0.05), "matthews": (-0.1, 0.05)}, "sst2": {"accuracy": (0.45, math.sqrt(0.45 * 0.55 / 100))},
+              "stsb": {"pearson": (0.3, 0.1), "spearman": (0.5, 0.1), "pearson_spearman": (0.4, 0.1)}},
+}  # fmt: skip
+
+
+def written(folder, values, prefix=""):
+    """Write score files as evaluations do, with answers where a task has accuracy."""
+    files = []
+    for method, tasks in values.items():
+        file = folder / f"{method}.json"
+        usual = {"suite": "glue", "method": method, "n": 100, "seed": 0}
+        scores = [
+            {**usual, "task": task, "metric": prefix + metric, "value": value, "stderr": error}
+            for task, metrics in tasks.items()
+            for metric, (value, error) in metrics.items()
+        ]
+        file.write_text(json.dumps({"scores": scores}))
+        right = {t: np.arange(100) < 100 * m["accuracy"][0] if "accuracy" in m else np.zeros(100) for t, m in tasks.items()}
+        parts = {f"{task}.prediction": np.asarray(found, int) for task, found in right.items()}
+        np.savez(file.with_suffix(".npz"), **parts, **{f"{task}.label": np.ones(100, int) for task in tasks})
+        files.append(file)
+    return files
+
+
+@pytest.fixture
+def study(tmp_path):
+    files = written(tmp_path, VALUES)
+    (tmp_path / "validation").mkdir()
+    files += written(tmp_path / "validation", {"merge-0.5": VALUES["merge"]}, "validation_")
+    gather_scores(files, tmp_path / "scores.tsv")
+    pairs = [{"suite": "glue", "method": "merge", "against": "individual", "kind": "host"}]
+    compare_methods(files, pairs, tmp_path / "comparisons.tsv")
+    methods = [{"id": "individual", "label": "Individual"}, {"id": "merge", "label": "Merge"}]
+    suite = {"id": "glue", "label": "GLUE", "tasks": TASKS, "seeds": [0]}
+    return studies([suite], methods, tmp_path / "scores.tsv", tmp_path / "comparisons.tsv")[0]
+
+
+def test_each_task_enters_the_averages_by_its_own_metric(study):
+    individual, merge = summarise(study)
+    assert [individual.tasks[task["id"]].value for task in TASKS] == [0.5, 0.9, 0.8]
+    assert merge.average.value == pytest.approx((-0.1 + 0.45 + 0.4) / 3)
+    assert merge.normalised.value == pytest.approx((-0.1 / 0.5 + 0.45 / 0.9 + 0.4 / 0.8) / 3)
+    assert candidates(study)["merge"][0.5].value == pytest.approx(merge.average.value)
+
+
+def test_intervals_follow_the_standard_error_except_of_accuracy(study):
+    merge = summarise(study)[1]
+    limits = {task: (found.low, found.high) for task, found in merge.tasks.items()}
+    assert limits["sst2"] == wilson(0.45, 100)
+    assert limits["cola"] == pytest.approx((-0.1 - 1.96 * 0.05, -0.1 + 1.96 * 0.05), abs=1e-4)
+    assert limits["stsb"] == pytest.approx((0.4 - 1.96 * 0.1, 0.4 + 1.96 * 0.1), abs=1e-4)
+    below = np.sqrt(sum((found.value - found.low) ** 2 for found in merge.tasks.values())) / 3
+    assert merge.average.low == pytest.approx(merge.average.value - below)
+
+
+def test_paired_tests_compare_accuracy_where_there_are_classes(study):
+    (row,) = study.comparisons
+    assert float(row["difference"]) == pytest.approx(((0.7 - 0.8) + (0.45 - 0.9)) / 2)
+    assert int(row["n"]) == 200
+
+
+def test_the_table_says_so(study):
+    notes = " ".join(score_tables.accuracy(study, {"title": "Scores", "id": "main"}).notes)
+    assert "Score in % on the test split" in notes and "score / score of the individual model" in notes
+    assert "except for CoLA: Matthews correlation; STS-B: mean of Pearson's and Spearman's correlation." in notes
+    assert "accuracy on the tasks, without STS-B, whose labels are numbers" in notes
+    for task in study.suite["tasks"]:
+        task.pop("metric", None)
+    notes = " ".join(score_tables.accuracy(study, {"title": "Scores", "id": "main"}).notes)
+    assert "Accuracy in % on the test split" in notes and "except for" not in notes
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "fits"),
+    [
+        ("matthews", -0.2, True),
+        ("validation_pearson", -1.0, True),
+        ("accuracy", -0.2, False),
+        ("f1", -0.2, False),
+        ("matthews", -1.1, False),
+    ],
+)
+def test_only_correlations_may_be_negative(tmp_path, metric, value, fits):
+    (file,) = written(tmp_path, {"merge": {"cola": {metric: (value, 0.1)}}})
+    if fits:
+        gather_scores([file], tmp_path / "scores.tsv")
+        assert float(read_table(tmp_path / "scores.tsv")[0]["value"]) == value
+    else:
+        with pytest.raises(UserError, match=rf"{value!r}; expected a fraction from -?\d to 1"):
+            gather_scores([file], tmp_path / "scores.tsv")

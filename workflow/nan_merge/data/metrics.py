@@ -1,0 +1,70 @@
+"""Metrics of the predictions on a task, and their standard errors; a metric of two names is the mean of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+Function = Callable[[NDArray, NDArray], float]
+
+
+def accuracy(prediction: NDArray, label: NDArray) -> float:
+    """Return the share of correct predictions."""
+    return float((prediction == label).mean())
+
+
+def f1(prediction: NDArray, label: NDArray) -> float:
+    """Return the harmonic mean of precision and recall of class 1: 2 TP / (2 TP + FP + FN); 0 where class 1 never occurs."""
+    found = int(np.count_nonzero(prediction == 1)) + int(np.count_nonzero(label == 1))
+    return 2 * int(np.count_nonzero((prediction == 1) & (label == 1))) / found if found else 0.0
+
+
+def pearson(prediction: NDArray, label: NDArray) -> float:
+    """Return the linear correlation; ASSUME: 0 where one side is constant, which leaves it undefined."""
+    x, y = (np.asarray(side, np.float64) - np.mean(side, dtype=np.float64) for side in (prediction, label))
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / norm if norm else 0.0
+
+
+def spearman(prediction: NDArray, label: NDArray) -> float:
+    """Return the linear correlation of the ranks; equal values share the mean of their ranks."""
+    return pearson(_ranks(prediction), _ranks(label))
+
+
+def matthews(prediction: NDArray, label: NDArray) -> float:
+    """Return the correlation of two classes (Matthews 1975), which is the linear one of their numbers."""
+    return pearson(prediction, label)
+
+
+FUNCTIONS: dict[str, Function] = {each.__name__: each for each in (accuracy, f1, pearson, spearman, matthews)}
+METRICS = {  # name in the config -> the metrics whose mean it is
+    "accuracy": ("accuracy",),
+    "matthews": ("matthews",),
+    "f1_accuracy": ("f1", "accuracy"),
+    "pearson_spearman": ("pearson", "spearman"),
+}
+
+
+def score(metric: str, prediction: NDArray, label: NDArray) -> float:
+    """Return a metric, or one of the metrics whose mean it is, of predictions (N,) for labels (N,)."""
+    parts = METRICS.get(metric, (metric,))
+    return sum(FUNCTIONS[part](prediction, label) for part in parts) / len(parts)
+
+
+def standard_error(metric: str, prediction: NDArray, label: NDArray) -> float:
+    """Return the standard error over test examples: of accuracy by the binomial distribution, of others by a bootstrap."""
+    if metric == "accuracy":
+        value = accuracy(prediction, label)
+        return math.sqrt(value * (1 - value) / len(label))
+    random = np.random.default_rng(0)
+    drawn = (random.integers(len(label), size=len(label)) for _ in range(RESAMPLES))
+    return float(np.std([score(metric, prediction[rows], label[rows]) for rows in drawn], ddof=1))
+
+
+def _ranks(values: NDArray) -> NDArray:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]

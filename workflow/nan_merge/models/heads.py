@@ -1,0 +1,75 @@
+"""Frozen heads: from the embeddings of an encoder to the logits of a task.
+
+A head file holds `head` (C, d), a row for each class, or the head of RoBERTa's classifiers: `dense` (d, d), tanh,
+`out_proj` (C, d), both with biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.core.errors import UserError
+
+ROWS = "head"
+LAYERS = ("dense", "out_proj")  # of the head of RobertaForSequenceClassification, which RoBERTa's authors use
+Layer = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Linear layers with tanh between them; the last one has an output for each class."""
+
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> Head:
+        """Return the head of one row (d,) for each class."""
+        return cls(((torch.from_numpy(np.asarray(rows)), None),))
+
+    @classmethod
+    def read(cls, file: Path) -> Head:
+        """Read a head file; raise UserError for other tensors than those of a head."""
+        stored = Checkpoint(file)
+        if ROWS in stored.entries:
+            return cls.of_rows(stored.read(ROWS))
+        wanted = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
+        if missing := [name for name in wanted if name not in stored.entries]:
+            raise UserError(f"{file}: no tensor '{missing[0]}'; expected '{ROWS}', or {', '.join(wanted)}; remove the head")
+        weights = [torch.from_numpy(stored.read(name).astype(np.float32, copy=False)) for name in wanted]
+        return cls(tuple(zip(weights[::2], weights[1::2], strict=True)))
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits; one for a regression."""
+        return len(self.layers[-1][0])
+
+    @property
+    def width(self) -> int:
+        """Width of the embeddings."""
+        return self.layers[0][0].shape[1]
+
+    def scaled(self, factor: float) -> Head:
+        """Return the head with all logits times `factor`."""
+        weight, bias = self.layers[-1]
+        return Head((*self.layers[:-1], (factor * weight, None if bias is None else factor * bias)))
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Return the logits (N, C) of embeddings (N, d), on their device."""
+        for number, (weight, bias) in enumerate(self.layers):
+            embeddings = torch.tanh(embeddings) if number else embeddings
+            place = embeddings.device
+            embeddings = F.linear(embeddings, weight.to(place), None if bias is None else bias.to(place))
+        return embeddings
+
+
+def predict(embeddings: np.ndarray, head: Head) -> np.ndarray:
+    """Return the class with the largest logit for each row, (N,) int64; of a head with one output that output, float32."""
+    logits = head(torch.from_numpy(embeddings))
+    return (logits[:, 0] if head.outputs == 1 else logits.argmax(dim=1)).numpy()

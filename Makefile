@@ -14,7 +14,7 @@ SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv
 
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
-.PHONY: help demo study demo-vision bench check test test-slow lint docs format pins
+.PHONY: help demo study demo-vision language bench check test test-slow lint docs format pins
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -35,6 +35,8 @@ demo-vision: $(BIN)/.installed  ## the image suite
 	$(RUN) --configfile config/vision.yaml
 	$(call SHOW,vision)
 
+language: $(BIN)/.language  ## installs what benchmarks of language models need besides
+
 bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
 	$(BIN)/python -m benchmarks.norms
 	$(BIN)/python -m benchmarks.memory
@@ -45,14 +47,14 @@ bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.install
 	$(BIN)/python -m benchmarks.parity.imports --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2
 
-check: lint  ## make lint and the unit tests: two minutes
+check: lint $(BIN)/.language  ## make lint and the unit tests: two minutes
 	$(PYTEST) -n 2 tests/unit
 
-test: $(BIN)/.installed  ## all tests; with SLURM=1 (as root on Debian) it installs SLURM for those that need one
+test: $(BIN)/.language  ## all tests; with SLURM=1 (as root on Debian) it installs SLURM for those that need one
 	$(PYTEST) -n 2 tests/unit
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/workflow tests/slurm
 
-test-slow: $(BIN)/.installed  ## the whole demo, locally and through SLURM, and faults of a cluster: an hour and more; SLURM=1 as above
+test-slow: $(BIN)/.language  ## the whole demo, locally and through SLURM, and faults of a cluster: an hour and more; SLURM=1 as above
 	$(PYTEST) -m slow
 
 lint: $(BIN)/.installed  ## style, types and layout of all sources
@@ -78,6 +80,10 @@ pins: .bench/snakedeploy/.installed  ## envs/*.linux-64.pin.txt, which `--sdm co
 $(BIN)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt --editable .
+	touch $@
+
+$(BIN)/.language: $(BIN)/.installed requirements-language.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt -r requirements-language.txt
 	touch $@
 
 # Programs that are compared, or used once, live in environments of their own, with our versions of what they share with us.

@@ -126,6 +126,9 @@ def make(project: Project, *targets: str) -> Done:
     return Done(done.returncode, done.stdout)
 
 
+STAMPS = (".installed", ".language")  # of the Makefile
+
+
 def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Project:
     """A fresh copy of the checkout, with those assets of an earlier run that are the locked ones."""
     project = Project(tiny.copy_code(folder))
@@ -138,16 +141,17 @@ def checkout(folder: Path, assets: Path = tiny.ROOT / "results/assets") -> Proje
 
 def installed(project: Project) -> Project:
     """Add what `make` needs: the Makefile and this Python's packages as `.venv`, which nothing can change from there."""
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "requirements-language.txt", "pyproject.toml"):
         shutil.copy2(tiny.ROOT / name, project / name)
     environment = Path(sys.prefix)
     (project / ".venv/bin").mkdir(parents=True)
     for program in (environment / "bin").iterdir():
-        if program.name != ".installed":
+        if program.name not in STAMPS:
             (project / ".venv/bin" / program.name).symlink_to(program)
     (project / ".venv/lib").symlink_to(environment / "lib")
     (project / ".venv/pyvenv.cfg").symlink_to(environment / "pyvenv.cfg")
-    (project / ".venv/bin/.installed").touch()
+    for name in STAMPS:
+        (project / ".venv/bin" / name).touch()
     return project
 
 

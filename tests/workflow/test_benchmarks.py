@@ -23,7 +23,6 @@ from project import Project
 
 from nan_merge.core.files import read_json
 
-pytest.importorskip("lm_eval", reason="requirements-language.txt is not installed")
 pytestmark = pytest.mark.demo
 METHODS = ["pretrained", "individual", "multitask", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
            "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted", "fisher", "emr"]  # fmt: skip

@@ -12,7 +12,6 @@ import pytest
 import tiny
 import tiny_language as world
 
-pytest.importorskip("lm_eval", reason="requirements-language.txt is not installed")
 GSM8K = {
     "id": "gsm8k",
     "folder": "gsm8k",

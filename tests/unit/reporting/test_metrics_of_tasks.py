@@ -23,7 +23,8 @@ TASKS = [
 VALUES = {  # method -> task -> metric -> (value, standard error)
     "individual": {"cola": {"accuracy": (0.8, 0.04), "matthews": (0.5, 0.05)}, "sst2": {"accuracy": (0.9, 0.03)},
                    "stsb": {"pearson": (0.7, 0.1), "spearman": (0.9, 0.1), "pearson_spearman": (0.8, 0.1)}},
-    "merge": {"cola": {"accuracy": (0.7, 0.05), "matthews": (-0.1, 0.05)}, "sst2": {"accuracy": (0.45, math.sqrt(0.45 * 0.55 / 100))},
+    "merge": {"cola": {"accuracy": (0.7, 0.05), "matthews": (-0.1, 0.05)},
+              "sst2": {"accuracy": (0.45, math.sqrt(0.45 * 0.55 / 100))},
               "stsb": {"pearson": (0.3, 0.1), "spearman": (0.5, 0.1), "pearson_spearman": (0.4, 0.1)}},
 }  # fmt: skip
 

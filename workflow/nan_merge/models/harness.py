@@ -253,8 +253,8 @@ def _library() -> Any:
         import lm_eval
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed, which benchmarks need: `pip install -r requirements-language.txt` (the extra"
-            " `language`), or run with `--sdm conda`"
+            f"{error.name} is not installed, which benchmarks need: `make language` (the extra `language`),"
+            " or run with `--sdm conda`"
         ) from None
     return lm_eval
 

@@ -139,7 +139,7 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def squares_of(vectors: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of every tile of T vectors (T, n), in float64 and in the order of `sums_of_squares`: (T, tiles)."""
+    """Return the sums of squares of every tile of T vectors (T, n) in float64, added as in `sums_of_squares`: (T, tiles)."""
     sums = np.empty((len(vectors), -(-vectors.shape[1] // SUM_TILE), 2))
     for vector, tiles in zip(vectors, sums, strict=True):
         kernels.squares((vector, vector), SUM_TILE, tiles[None])

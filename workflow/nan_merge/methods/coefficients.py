@@ -318,9 +318,9 @@ def _norms(measures: Mapping[str, Any], key: str, of: str, scope: str = MODEL, o
     squares: dict[str, list[list[float]]] = {}
     for tensor, sums in measures["tensors"].items():
         if of not in sums:
-            way_out = "name `calibration:` too" if of == "calibration" else "give the file of measures that has them"
+            way_out = "; name `calibration:` too" if of == "calibration" else "; give the file of measures that has it"
             found = sorted(sums.keys() - {"numel"})
-            raise UserError(f"coefficients: {key}: {of}: was not measured, only {found}; {way_out}")
+            raise UserError(f"coefficients: {key}: {of}: was not measured, only {found}{way_out}")
         counts = bool(re.search(only, tensor))
         squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[of]])
     return {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}

@@ -44,7 +44,7 @@ class FabricatedRun:
     def _measures(self, suite: str, seed: int) -> Path:
         experts, names = self.tasks[suite], [f"layers.{i}.weight" for i in range(2)]
         lengths = 1 + self.spread * np.linspace(0, 1, len(experts))
-        kinds = {"weights": 100 + 1e-4 * lengths, "task_vector": lengths, "calibration": lengths}
+        kinds = {"weights": 100 + 1e-4 * lengths, "task_vector": lengths, "processed": lengths / 2, "calibration": lengths}
         squares = {kind: (values**2 / len(names)).tolist() for kind, values in kinds.items()}
         sizes = [100 * (1 + index) for index in range(len(experts))]
         record = {"experts": experts, "examples": sizes, "tensors": {name: {"numel": 4, **squares} for name in names}}

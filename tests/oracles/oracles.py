@@ -31,7 +31,10 @@ def alike(model, value):
 
 
 def shares(vectors, p=1.0):
-    inverse = np.sqrt((vectors**2).sum(axis=1)) ** -p
+    norms = np.sqrt((vectors**2).sum(axis=1))
+    if not norms.any():  # nothing tells them apart
+        return np.full(len(norms), 1 / len(norms))
+    inverse = np.array([norm**-p if norm else 0.0 for norm in norms])  # where one has nothing it gets nothing
     return inverse / inverse.sum()
 
 
@@ -260,6 +263,22 @@ CONTROLS = {
 }
 
 
+# What hosts do to a task vector before coefficients come in; the others leave it as it is.
+PROCESSED = {
+    **dict.fromkeys(("ties", "ties_mean", "ties_tuned", "ties_elections", "ties_svc"), lambda m: trimmed(m.tau, 0.2)),
+    **dict.fromkeys(("dare", "dare_ties"), kept_at_random),
+    "breadcrumbs": lambda m: preprocessed(m, lambda tau, *_: oracles_operators.breadcrumbs(tau)).tau,
+    "della": lambda m: preprocessed(m, oracles_operators.della).tau,
+    "star": lambda m: starred(m).tau,
+}
+
+
+def by_processed(host, **how):
+    """Return NAN's law for the task vectors as a host processes them."""
+    process = PROCESSED.get(host.partition("-")[0], lambda m: m.tau)
+    return lambda m, **scale: nan(replace(m, tau=process(m)), **how, **scale)
+
+
 # Hosts: a merge of (model, coefficients) and the coefficients of its own, or their scale.
 
 
@@ -361,6 +380,8 @@ def scanned():
             found[f"{host}+nan_scan_norm-{of}"] = oracle(host, partial(nan, of=of))
         for name, law in (("softmax", softmax), ("softmin", softmin)):
             found[f"task_arithmetic+nan_scan_normaliser-{of}-{name}"] = oracle("task_arithmetic", partial(law, of=of))
+    for host, scope in product(("ties", "ties_mean"), ("model", "layer", "tensor")):
+        found[f"{host}+nan_scan_processed-processed-{scope}"] = oracle(host, by_processed(host, scope=scope))
     return found
 
 
@@ -379,6 +400,7 @@ ORACLES = {
         and not ("-" in host and name.endswith("_tuned"))
         and not (host.endswith("_tuned") and name.endswith(("_tuned", "_half")))  # which have a choice or a scale of their own
     },
+    **{on(host, "nan_processed"): oracle(host, by_processed(host)) for host in HOSTS if host not in LEARNED},
     **{
         f"{host}+{name}": oracle(host, law)
         for host in ("weight_averaging", "task_arithmetic", "ties")

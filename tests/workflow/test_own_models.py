@@ -15,7 +15,7 @@ from nan_merge.catalogue.files import read_yaml
 from nan_merge.cli.merge import main as merge_models
 from nan_merge.core.errors import UserError
 
-METHODS = ["task_arithmetic", "ties+nan_delta"]
+METHODS = ["task_arithmetic", "ties+nan_delta", "ties_mean+nan_processed", "dare+nan_processed"]
 
 
 def merged(name):
@@ -65,6 +65,7 @@ def test_a_new_expert_costs_the_measures_and_every_merge_and_no_table(own, tmp_p
     new = save(tmp_path / "models/new", moved(tensors_of(base), 9))
     project.edit("own.yaml", lambda o: o["models"]["mine"]["experts"].update(new=str(new)))
     measured = {"measure_weights: mine, seed 0", "measure_threshold: mine, density_0.2-scope_model, seed 0"}
+    measured |= {f"measure_processed: mine, {name}, seed 0" for name in ("trim-density_0.2-scope_model", "drop-rate_0.9")}
     each = {f"{rule}: mine, {method}, seed 0" for rule in ("estimate_coefficients", "merge_checkpoints") for method in METHODS}
     assert project.jobs(*overlay) == measured | each | {"write_run_config"}
 

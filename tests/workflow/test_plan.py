@@ -337,6 +337,16 @@ def test_a_gpu_takes_its_jobs_off_the_cores_and_half_precision_is_quicker(sizes)
     assert half == pytest.approx(COSTS["precision"]["bfloat16"] * exact)
 
 
+def test_a_pass_over_processed_vectors_costs_what_their_preprocess_does(sizes):
+    hosts = ["task_arithmetic", "dare", "breadcrumbs"]
+    run = sizes(methods=[f"{host}+nan_processed" for host in hosts])
+    plain = seconds(run, PlannedJob("measure_weights", {"suite": "tiny", "seed": "0"}), gpu=False)
+    jobs = [PlannedJob("measure_processed", {"suite": "tiny", "seed": "0", "processed": name})
+            for name in run.experiment.methods_processed()]  # fmt: skip
+    nothing, dropped, ranked = (seconds(run, job, gpu=False) for job in jobs)
+    assert plain == nothing < dropped < ranked
+
+
 # ---- jobs at once -----------------------------------------------------------------------------------------------------
 
 

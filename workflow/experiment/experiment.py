@@ -6,6 +6,7 @@ The Snakefile imports it, so it imports no torch.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -350,12 +351,25 @@ class Experiment:
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""
         settings = self.requirements(method).get("thresholds")
-        return None if settings is None else "-".join(f"{key}_{_part_of_id(value)}" for key, value in sorted(settings.items()))
+        return None if settings is None else "-".join(_parts_of_id(settings))
 
     def threshold_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every set of thresholds that the run's methods need, by id."""
         methods = [method for method in self.config["methods"] if method not in self.references]
         return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
+
+    def processed(self, method: str) -> str | None:
+        """Return the id of the norms of processed vectors that a method needs, None if it needs none.
+
+        Methods that preprocess alike share it.
+        """
+        settings = self.requirements(method).get("processed", {"preprocess": {}})["preprocess"]
+        return "-".join(part for operator, given in settings.items() for part in (operator, *_parts_of_id(given))) or None
+
+    def methods_processed(self) -> dict[str, str]:
+        """Return the ids of all norms of processed vectors that the run needs, each with one of the methods that need it."""
+        methods = [method for method in self.config["methods"] if method not in self.references]
+        return {name: method for method in methods if (name := self.processed(method))}
 
     def tuner(self, method: str) -> str | None:
         """Return the method whose value, chosen on validation, `method` uses (itself, if it has a grid), or None."""
@@ -411,10 +425,15 @@ class Experiment:
         return runs
 
 
-def _part_of_id(value: Any) -> str:
-    """Return a setting as a part of a file name: the value itself, or a digest of one that varies over tensors or experts."""
-    varying = isinstance(value, list | Mapping)
-    return f"varying_{hashlib.sha256(canonical(value).encode()).hexdigest()[:8]}" if varying else str(value)
+def _parts_of_id(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as parts of a file name: each value itself, or a digest of a pattern or of one that varies."""
+
+    def spelt(value: Any) -> str:
+        kind = "pattern" if isinstance(value, str) else "varying"
+        plain = re.fullmatch(r"[\w.+-]*", str(value))
+        return str(value) if plain else f"{kind}_{hashlib.sha256(canonical(value).encode()).hexdigest()[:8]}"
+
+    return [f"{key}_{spelt(value)}" for key, value in sorted(settings.items())]
 
 
 def expert_row(name: str) -> dict[str, Any]:

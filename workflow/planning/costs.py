@@ -121,6 +121,13 @@ def _measure(sizes: Sizes, job: PlannedJob) -> Work:
     return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * sizes.table["merges"]["measure"])
 
 
+def _processed(sizes: Sizes, job: PlannedJob) -> Work:
+    suite, method = job.suite(sizes.experiment), sizes.experiment.methods_processed()[job.wildcards["processed"]]
+    prices, record = sizes.table["merges"], sizes.experiment.method(method)
+    a_gigabyte = prices["measure"] + rate(prices, sizes.model(suite)["width"] / 1000, record, "preprocess")["cpu"]
+    return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * a_gigabyte)
+
+
 def _premise(sizes: Sizes, job: PlannedJob) -> Work:
     suite = job.suite(sizes.experiment)
     return Work(sizes.examples(suite, sizes.experiment.premise_runs(suite)[job.wildcards["run"]]["task"], "validation"))
@@ -165,6 +172,7 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     "learn_coefficients": _learn,
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
+    "measure_processed": _processed,
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),

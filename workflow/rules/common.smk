@@ -75,6 +75,7 @@ PER_TASK_METHODS = [
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
 THRESHOLDS = experiment.threshold_settings()
+PROCESSED = experiment.methods_processed()
 
 
 wildcard_constraints:
@@ -88,6 +89,7 @@ wildcard_constraints:
     method=any_of([*METHODS, *experiment.candidates]),
     seed="[0-9]+",
     thresholds=any_of(THRESHOLDS),
+    processed=any_of(PROCESSED),
     group="[a-z][a-z0-9_]*",
     run="(steps|epochs)-[0-9]+",
     table=any_of({**experiment.reports["tables"], **experiment.reports.get("published", {})}),

@@ -44,9 +44,39 @@ use rule measure_weights as measure_threshold with:
         "measure_threshold: {wildcards.suite}, {wildcards.thresholds}, seed {wildcards.seed}"
 
 
+rule measure_processed:
+    input:
+        base=base_model,
+        experts=expert_folders,
+        thresholds=thresholds,
+    output:
+        "results/measures/{suite}/seed{seed}_processed-{processed}.json",
+    log:
+        "results/logs/measure_processed/{suite}/seed{seed}_{processed}.log",
+    benchmark:
+        "results/benchmarks/measure_processed/{suite}/seed{seed}_{processed}.tsv"
+    conda:
+        environment_file("merge")
+    threads: threads_for_models
+    resources:
+        mem_mb=memory(1500, per_input=1 / 10),
+        runtime=minutes(60),
+    params:
+        experts=named_experts,
+        thresholds=option("thresholds"),
+        spec=spec(preprocess=preprocess, layout=layout),
+        code=code("scripts.measure_processed"),
+    message:
+        "measure_processed: {wildcards.suite}, {wildcards.processed}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.measure_processed --base {input.base:q} --experts {params.experts:q} {params.thresholds:q}"
+        " --seed {wildcards.seed:q} --threads {threads} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
 rule estimate_coefficients:
     input:
-        measures=rules.measure_weights.output,
+        measures=measures,
         selected=selected,
         calibration=calibration_for_norms,
         datasets=datasets_for_sizes,

@@ -176,6 +176,10 @@ def threshold_settings(wildcards):
     return THRESHOLDS[wildcards.thresholds]
 
 
+def preprocess(wildcards):
+    return experiment.requirements(PROCESSED[wildcards.processed])["processed"]["preprocess"]
+
+
 def calibration_settings(wildcards):
     return {key: value for key, value in experiment.calibration[wildcards.calibration].items() if key != "kind"}
 

@@ -169,8 +169,14 @@ def datasets_for_sizes(wildcards):
     return datasets_of_suite(wildcards) if sized and "finetune" in experiment.suites[wildcards.suite] else []
 
 
+def measures(wildcards):
+    """The norms that the coefficients of a method come from."""
+    name = experiment.processed(wildcards.method)
+    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}{f'_processed-{name}' if name else ''}.json"
+
+
 def thresholds(wildcards):
-    name = experiment.thresholds(wildcards.method)
+    name = experiment.thresholds(wildcards.method if "method" in wildcards.keys() else PROCESSED[wildcards.processed])
     return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{name}.json" if name else []
 
 

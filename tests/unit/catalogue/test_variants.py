@@ -108,6 +108,7 @@ def test_a_control_keeps_the_coefficients_and_belongs_to_its_row():
 def test_equal_coefficients_are_a_control_only_where_they_are_not_the_host(host):
     """One comparison, not two: the control `uniform` of a row is listed unless its coefficients are those of the host."""
     squares = {"weights": [9.0, 4.0, 5.0], "task_vector": [1.0, 2.0, 4.0], "calibration": [3.0, 1.0, 1.0]}
+    squares["processed"] = [1.0, 1.0, 3.0]
     measures = {"experts": ["a", "b", "c"], "examples": [3, 5, 4], "tensors": {"w": squares}}
 
     def coefficients(name):

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from models import BFLOAT16, SHAPES, family, flat, save, tensors_of
+from models import BFLOAT16, FLOAT32, SHAPES, family, flat, merged, save, tensors_of
 
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure, reader
+from nan_merge.engine.request import Contexts
 from nan_merge.layouts import unify
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, estimate, kept, nan, permuted, row_of, uniform_matched
@@ -125,7 +126,122 @@ def test_a_nan_is_an_error(tmp_path):
         threshold(base, folder, 0.2)
 
 
+# Norms of processed vectors.
+
+PREPROCESS = {
+    "identity": ({}, lambda tau: tau),
+    "trim": ({"density": 0.2, "scope": "tensor"}, lambda tau: np.where(abs(tau) >= largest(tau, 0.2), tau, 0)),
+    "breadcrumbs": ({"density": 0.3, "outliers": 0.1, "scope": "tensor"}, lambda tau: between(tau, 0.3, 0.1)),
+}
+ALONE = {"combine": "weighted_sum", "coefficients": {"constant": {"value": 1.0}}}
+
+
+def largest(tau, share):
+    return np.sort(abs(tau).ravel())[-max(1, int(share * tau.size))]
+
+
+def between(tau, share, removed):
+    order = np.argsort(abs(tau).ravel(), kind="stable")
+    kept = np.zeros(tau.size, bool)
+    end = tau.size - int(removed * tau.size)
+    kept[order[end - max(1, int(share * tau.size)) : end]] = True
+    return np.where(kept.reshape(tau.shape), tau, 0)
+
+
+def processed(base, experts, operator, cuts=None, seed=0, **how):
+    """Measure, with the thresholds that a trim needs."""
+    ((name, given),) = operator.items()
+    models = unify_layout(base, experts)
+    if name == "trim":
+        cuts = measure.thresholds(models, **{"density": 0.2, **given})
+    return measure.processed(Contexts(models, cuts or {}, seed), preprocess=operator, **how)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("operator", PREPROCESS)
+def test_norms_of_processed_vectors_equal_numpy_in_float64(operator, dtype, tmp_path):
+    base, experts = family(tmp_path, dtype=BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype))
+    given, oracle = PREPROCESS[operator]
+    found, theta = processed(base, experts, {operator: given}), tensors_of(base)
+    assert found["experts"] == ["a", "b", "c"] and set(found["tensors"]) == set(SHAPES)
+    for t, folder in enumerate(experts.values()):
+        model = tensors_of(folder)
+        for name, squares in found["tensors"].items():
+            tau = model[name].astype(np.float64) - theta[name].astype(np.float64)
+            expected = np.sum(oracle(tau) ** 2) if tau.size else 0.0
+            assert squares["numel"] == tau.size
+            assert squares["processed"][t] == pytest.approx(expected, rel=1e-6 if dtype in ("float16", "bfloat16") else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
+def test_the_processed_vector_of_no_process_has_the_norm_of_the_task_vector_to_the_last_digit(dtype, tmp_path):
+    base, experts = family(tmp_path, dtype=dtype)
+    plain = norms(base, experts)["tensors"]
+    for operator in ({"identity": {}}, {"drop": {"rate": 0.0}}, {"trim": {"density": 1.0}}):
+        found = processed(base, experts, operator)["tensors"]
+        assert {name: each["processed"] for name, each in found.items()} == {n: each["task_vector"] for n, each in plain.items()}
+
+
+@pytest.mark.parametrize(
+    "operator", [{"drop": {"rate": 0.5}}, {"trim": {"density": 0.3}}, {"della": {}}, {"star": {"eta": 0.5}}], ids=str
+)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_norm_is_that_of_the_very_vector_that_is_merged(operator, seed, tmp_path):
+    """Base and experts are float64, so a merge of one expert with coefficient 1 less the base is the processed vector."""
+    base, experts = family(tmp_path, dtype=np.dtype(np.float64))
+    found, theta = processed(base, experts, operator, seed=seed)["tensors"], tensors_of(base)
+    for t, (expert, folder) in enumerate(experts.items()):
+        moved = merged(tmp_path / f"merge {expert}", {"preprocess": operator, **ALONE}, base, {expert: folder}, seed=seed)
+        for name, squares in found.items():
+            assert squares["processed"][t] == pytest.approx(np.sum((moved[name] - theta[name]) ** 2), rel=1e-9, abs=1e-28)
+
+
+def test_draws_of_processed_vectors_follow_the_seed(tmp_path):
+    base, experts = family(tmp_path)
+    first, again, other = (processed(base, experts, {"drop": {"rate": 0.5}}, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("operator", [{"drop": {"rate": 0.5}}, {"trim": {"density": 0.3}}, {"breadcrumbs": {}}], ids=str)
+def test_norms_of_processed_vectors_do_not_depend_on_blocks_shards_or_order(operator, tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    whole = processed(base, experts, operator)
+    sharded = {e: save(tmp_path / "sharded" / e, tensors_of(folder), shards=3) for e, folder in reversed(experts.items())}
+    assert processed(base, sharded, operator) == whole
+    monkeypatch.setattr(reader, "SUM_TILE", 7)
+    fine = processed(base, experts, operator)
+    for threads, step in ((1, 7), (3, 21), (2, 700)):
+        assert processed(base, experts, operator, threads=threads, step=step) == fine
+
+
+def test_a_nan_is_an_error_of_the_processed_vector_too(tmp_path):
+    base, experts = family(tmp_path, experts=1)
+    broken = {name: array.copy() for name, array in tensors_of(experts["a"]).items()}
+    broken["logit_scale"] = np.array(np.nan, np.float32)
+    folder = save(tmp_path / "broken", broken)
+    for operator in ("identity", "breadcrumbs"):
+        with pytest.raises(UserError, match="tensor 'logit_scale' holds nan at flat index 0"):
+            processed(base, {"a": folder}, {operator: {}})
+
+
 # From norms to the table of coefficients.
+
+
+@pytest.mark.parametrize("scope", ["model", "layer", "tensor"])
+def test_coefficients_by_hand_from_what_trimming_leaves(scope, tmp_path):
+    base, experts = family(tmp_path)
+    found, theta = processed(base, experts, {"trim": {"density": 0.2, "scope": "tensor"}}), tensors_of(base)
+    table = estimate(found, nan, kept, norm_of="processed", scope=scope, mean=0.3)
+    lengths = {name: [] for name in SHAPES}
+    for folder in experts.values():
+        for name, weights in tensors_of(folder).items():
+            if name in SHAPES and weights.size:
+                tau = weights.astype(np.float64) - theta[name]
+                lengths[name].append(np.sum(tau[abs(tau) >= largest(tau, 0.2)] ** 2))
+    for name in SHAPES:
+        row = [lengths[other] for other in SHAPES if row_of(other, scope) == row_of(name, scope) and lengths[other]]
+        inverse = 1 / np.sqrt(np.sum(row, axis=0)) if row else np.ones(3)
+        assert table.at(name) == pytest.approx(0.9 * inverse / inverse.sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("scope", ["model", "layer", "tensor"])

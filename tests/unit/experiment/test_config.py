@@ -108,11 +108,12 @@ def test_norms_and_scale_belong_to_every_rule_that_has_them():
 
 def test_every_norm_can_be_taken_over_everything():
     nan = METHODS["coefficients"]["anyOf"][1]["properties"]["nan"]["properties"]
-    measures = {"experts": ["a"], "tensors": {"layer.0.w": {"weights": [4.0], "task_vector": [1.0], "calibration": [9.0]}}}
+    norms = ("weights", "task_vector", "processed", "calibration")
+    measures = {"experts": ["a"], "tensors": {"layer.0.w": dict(zip(norms, ([4.0], [1.0], [16.0], [9.0]), strict=True))}}
     for norm_of in nan["norm_of"]["enum"]:
         for scope in nan["scope"]["enum"]:
             table = bind({"coefficients": {"nan": {"norm_of": norm_of, "scope": scope}}}).estimate(measures)
-            assert list(table.norms.values()) == [[{"weights": 2.0, "task_vector": 1.0, "calibration": 3.0}[norm_of]]]
+            assert list(table.norms.values()) == [[dict(zip(norms, (2.0, 1.0, 4.0, 3.0), strict=True))[norm_of]]]
             assert table.at("layer.0.w") == [1.0]
 
 
@@ -239,6 +240,26 @@ def test_thresholds_of_every_density_have_a_short_name_of_their_own():
         assert re.fullmatch(r"density_varying_[0-9a-f]{8}-scope_tensor", found)
         assert made.threshold_settings()[found]["density"] == density
     assert len(ids) == len(VARYING)
+
+
+def test_methods_that_preprocess_alike_share_the_norms_of_what_it_leaves():
+    new = ["ties+nan_processed", "ties_mean+nan_processed", "dare+nan_processed", "weight_averaging+nan_processed"]
+    found = Experiment({**shipped().config, "methods": ["ties", "ties+nan_delta", *new]}, ROOT)
+    names = [found.processed(method) for method in found.config["methods"]]
+    trimmed = "trim-density_0.2-scope_model"
+    assert names == [None, None, trimmed, trimmed, "drop-rate_0.9", "identity"]
+    assert set(found.methods_processed()) == {*names} - {None}
+    assert found.thresholds(found.methods_processed()[trimmed]) == "density_0.2-scope_model"
+    assert shipped().methods_processed() == {}
+
+
+@pytest.mark.parametrize("pattern", ["", "embed", "a/b", r"[{(|x \\.$(touch y)", "größe"])
+def test_a_pattern_becomes_a_plain_part_of_a_file_name(pattern):
+    made = Experiment({**shipped().config, "methods": ["star+nan_processed"]}, ROOT)
+    made.methods["star+nan_processed"]["preprocess"] = {"star": {"exclude": pattern}}
+    (name,) = made.methods_processed()
+    assert re.fullmatch(r"star-eta_0\.4-exclude_(\w*|pattern_[0-9a-f]{8})-largest_16384-rescale_nuclear", name)
+    assert (pattern in name) == (pattern.isalpha() or not pattern)
 
 
 def test_a_task_that_this_machine_cannot_have_is_skipped_with_the_reason(monkeypatch):

@@ -116,8 +116,10 @@ def test_coefficients_are_divided_by_other_norms_after_the_control():
     assert estimate(measures, functools.partial(constant, value=1.0), kept, over="calibration").rows == of_norms
     assert scale_of("constant", {"value": 0.3, "over": "calibration"}) == {"mean": 0.3}
     del squares["calibration"]
-    with pytest.raises(UserError, match="coefficients: over: calibration: was not measured, only"):
+    with pytest.raises(UserError, match=r"over: calibration: was not measured, only .*; name `calibration:` too"):
         estimate(measures, nan, kept, over="calibration")
+    with pytest.raises(UserError, match=r"norm_of: processed: was not measured, only .*; give the file of measures"):
+        estimate(measures, nan, kept, norm_of="processed")
 
 
 @pytest.mark.parametrize("normaliser", ["sum", "softmax", "softmin"])

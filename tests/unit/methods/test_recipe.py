@@ -1,10 +1,12 @@
 """Every shipped method_spec binds; a misspelt one says what was meant."""
 
+import inspect
+
 import pytest
 from models import method_specs, shipped
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.recipe import bind, operator_of, requirements
+from nan_merge.methods.recipe import STAGES, bind, operator_of, requirements
 
 
 @pytest.mark.parametrize("method", sorted(method_specs().keys() & shipped().methods.keys()))
@@ -29,6 +31,29 @@ def test_the_requirements_of_trim_are_known_beforehand():
         "thresholds": {"density": 0.4, "scope": "tensor"}
     }
     assert not requirements({"preprocess": {"drop": {"rate": 0.4}}})
+
+
+def test_coefficients_by_the_processed_vector_need_its_norms_after_what_it_needs():
+    by_processed = {"coefficients": {"nan": {"norm_of": "processed"}}}
+    assert requirements(by_processed) == {"processed": {"preprocess": {"identity": {}}}}
+    assert requirements({"preprocess": {"drop": {}}, **by_processed}) == {"processed": {"preprocess": {"drop": {"rate": 0.9}}}}
+    trim = {"density": 0.4, "scope": "model"}
+    found = requirements({"preprocess": {"trim": {"density": 0.4}}, "combine": "disjoint_sum", **by_processed})
+    assert found == {"thresholds": trim, "processed": {"preprocess": {"trim": trim}}}
+    assert "processed" not in requirements({"preprocess": "trim", "coefficients": {"nan": {"norm_of": "task_vector"}}})
+
+
+def test_a_preprocess_that_needs_data_is_not_measured(monkeypatch):
+    monkeypatch.setattr(STAGES["preprocess"]["drop"], "requires", "fisher", raising=False)
+    message = "method 'm': coefficients: norm_of: processed: the preprocess 'drop' needs fisher statistics"
+    with pytest.raises(UserError, match=message):
+        bind({"preprocess": "drop", "coefficients": {"nan": {"norm_of": "processed"}}}, "m")
+
+
+@pytest.mark.parametrize("operator", STAGES["preprocess"])
+def test_no_preprocess_takes_coefficients_so_that_these_can_come_from_its_result(operator):
+    parameters = inspect.signature(STAGES["preprocess"][operator]).parameters.values()
+    assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["tau", "context"]
 
 
 def test_operators_are_named_alone_or_with_hyper_parameters():

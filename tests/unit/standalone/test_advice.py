@@ -72,7 +72,7 @@ MISTAKES = {  # how the models are made, options, the advice
     "a frozen layer": (
         frozen,
         {"method": "task_arithmetic+nan_delta_layer"},
-        "(it equals the base there), which has no inverse; leave it out, or `--set coefficients.<rule>.zero_norm=drop`",
+        "leaves nothing of it), which has no inverse; leave it out, or `--set coefficients.<rule>.zero_norm=drop`",
     ),
     "a wide matrix": (
         wide,

@@ -257,7 +257,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("when", ["norms", "thresholds", "merge"])
+@pytest.mark.parametrize("when", ["norms", "thresholds", "processed", "merge"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_input_that_changes_between_passes_ends_the_merge(change, when, models, monkeypatch):
     act, message = CHANGES[change]
@@ -275,7 +275,7 @@ def test_an_input_that_changes_between_passes_ends_the_merge(change, when, model
 
     monkeypatch.setattr(place, name, then)
     with pytest.raises(UserError, match=rf"b/model.safetensors: was changed during the merge \(.*{message}.*\), so nothing was"):
-        merge(models, method="ties+nan_delta")
+        merge(models, method="ties+nan_processed" if when == "processed" else "ties+nan_delta")
     assert not (models / "out").exists()
 
 

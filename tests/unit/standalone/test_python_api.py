@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from layout_models import torch_tensor
-from models import BFLOAT16, FLOAT32, ROOT, distinct, every_method, family, moved, random_model, same_bytes, tensors_of
+from models import BFLOAT16, FLOAT32, ROOT, distinct, every_method, family, flat, moved, random_model, same_bytes, tensors_of
 
 import nan_merge
 from nan_merge import UserError, merge, merge_state_dicts
@@ -98,7 +98,9 @@ def in_memory():
         "weight_averaging",
         "task_arithmetic+nan_delta_layer",
         "ties+nan_delta",
-        "dare",
+        "ties+nan_processed",
+        "dare+nan_processed",
+        "star+nan_processed",
         "tsv_m",
         "task_arithmetic+nan_delta+permuted_1",
     ],
@@ -112,6 +114,25 @@ def test_the_bytes_are_those_of_files(kind, method, dtype, tmp_path):
     assert list(found) == list(origin)
     assert all(type(found[name]) is type(origin[name]) and found[name].dtype == origin[name].dtype for name in origin)
     assert same_bytes(as_arrays(found), tensors_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("host", ["ties", "dare", "della", "star"])
+def test_coefficients_come_from_the_vectors_that_are_merged(host, tmp_path):
+    """A merge of one expert at coefficient 1 less the base is its processed vector; base and experts are float64."""
+    base, experts = family(tmp_path, dtype=np.dtype(np.float64))
+    method = {"base": base, "seed": 3, "quiet": True}
+    found = merge(**method, experts=experts, method=f"{host}+nan_processed", output=tmp_path / "out")
+    alone = {"coefficients.constant.value": 1.0, "preprocess": every_method()[host]["preprocess"]}
+    inverse, theta = {}, flat(tensors_of(base))
+    for name, folder in experts.items():
+        merge(**method, experts={name: folder}, method="task_arithmetic", set=alone, output=tmp_path / f"alone {name}")
+        inverse[name] = 1 / np.linalg.norm(flat(tensors_of(tmp_path / f"alone {name}")) - theta)
+    sums = sum(each["model"] for each in found.coefficients.values())
+    for name, rows in found.coefficients.items():
+        assert rows["model"] == pytest.approx(sums * inverse[name] / sum(inverse.values()), rel=1e-9)
+    delta = merge(**method, experts=experts, method=f"{host}+nan_delta", output=tmp_path / "delta").coefficients
+    assert sums == pytest.approx(sum(each["model"] for each in delta.values()), rel=1e-12), "the scale is the host's"
+    assert all(abs(delta[name]["model"] / found.coefficients[name]["model"] - 1) > 1e-6 for name in delta)
 
 
 def test_a_state_dict_of_a_module_is_merged_and_loads_again(tmp_path):

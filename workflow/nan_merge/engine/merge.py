@@ -80,7 +80,7 @@ def stream(
     threads and in any order; the values are overwritten afterwards.
     """
     models, recipe = request.models, fused(request.recipe) if device.fused else request.recipe
-    budget = MemoryBudget(max(map(request.size, models.merged)))  # room for the largest tensor, which whole tensors share
+    budget = MemoryBudget(max(map(models.memory, models.merged)))  # room for the largest tensor, which whole tensors share
 
     def worker() -> Callable[[Sequence[Chunk]], list[list[bytes]]]:
         merged = _Worker(request, recipe, budget, device, progress).merged
@@ -94,7 +94,7 @@ def stream(
 
         return work
 
-    items = request.items()
+    items = models.units(models.base.names, request.recipe.whole)
     with threadpool_limits(1):  # of the matrix library, which would add up in another order
         digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
     return _identities(models, itertools.chain(*items), itertools.chain(*digests))
@@ -115,7 +115,7 @@ class _Worker:
         """Yield (first element, values as stored) of the chunks of one tensor; `digests` are updated chunk by chunk."""
         name = chunks[0][0] if chunks else ""
         if name in self.request.merged and self.recipe.whole:
-            with self.budget.hold(self.request.size(name)):
+            with self.budget.hold(self.request.models.memory(name)):
                 yield from self._whole(name, chunks, digests)
             return
         for chunk, digest in zip(chunks, digests, strict=True):
@@ -135,16 +135,12 @@ class _Worker:
 
     def _whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the merged values of a tensor in one piece, for operators on whole tensors."""
-        entry, dtype = self.request.models.base.entries[name], DTYPES[self.request.types[name]]
-        values = np.empty((len(self.request.models.all), entry.size))
-        for chunk, digest in zip(chunks, digests, strict=True):
-            for first, stored in self.reader.pieces(*chunk, digest):
-                values[:, first : first + len(stored[0])] = self.reader.task_vectors(name, first, stored)
-        shaped = self.device.to_device(values.reshape(len(values), *(entry.shape or (1,))))
+        values = self.reader.whole(name, chunks, digests)
+        shaped = self.device.to_device(values)
         context = self.request.contexts.of_tensor(name, base=shaped[0], calibration=self._statistics(name))
         merged = self._combined(shaped[1:], self.request.table.at(name), context).reshape(-1)
-        out = np.empty(entry.size, dtype)
-        self._round(values[0], merged, out, context)
+        out = np.empty(merged.shape, DTYPES[self.request.types[name]])
+        self._round(values[0].reshape(-1), merged, out, context)
         yield 0, out
 
     def _copies(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
@@ -162,9 +158,7 @@ class _Worker:
     def _combined(self, taus: Any, alpha: Sequence[float], context: TensorContext) -> Any:
         """Apply the operators: task vectors (T, ...), which are overwritten, to the merged one (...)."""
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is the error of `_round`
-            for t, expert in enumerate(self.request.models.experts):
-                taus[t] = self.recipe.preprocess(taus[t], self.request.contexts.of_expert(context, expert))
-            return self.recipe.merge(taus, alpha, context)
+            return self.recipe.merge(self.request.contexts.preprocess(self.recipe, taus, context), alpha, context)
 
     def _round(self, theta: np.ndarray, merged: Any, out: np.ndarray, context: TensorContext) -> None:
         """Write theta + merged (n,) into `out` (n,), rounded once; a number out of range is a UserError."""

@@ -14,6 +14,7 @@ from nan_merge.core import kernels
 from nan_merge.core.blocks import SUM_TILE, compute_type, spans, step_for
 from nan_merge.core.errors import UserError
 from nan_merge.core.progress import Progress, no_progress
+from nan_merge.layouts.unify import Chunk
 
 BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
 
@@ -56,6 +57,15 @@ class Reader:
         if not all(finite):
             raise self.blame(name, first, stored)
         return values
+
+    def whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> np.ndarray:
+        """Return theta_0 and the task vectors of a tensor, all its chunks, in float64: (models, *shape), a scalar as (1,)."""
+        entry = self.checkpoints[0].entries[name]
+        values = np.empty((len(self.checkpoints), entry.size))
+        for chunk, digest in zip(chunks, digests, strict=True):
+            for first, stored in self.pieces(*chunk, digest):
+                values[:, first : first + len(stored[0])] = self.task_vectors(name, first, stored)
+        return values.reshape(len(values), *(entry.shape or (1,)))
 
     def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:
         """Return the error for the first NaN or infinity of a piece: model, tensor and index."""
@@ -126,6 +136,14 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
         theta, *experts = (block[start:stop].astype(np.float64) for block in stored)
         sums[:, number] = [(np.sum(weights * weights), np.sum((weights - theta) ** 2)) for weights in experts]
     return sums
+
+
+def squares_of(vectors: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of every tile of T vectors (T, n) in float64, added as in `sums_of_squares`: (T, tiles)."""
+    sums = np.empty((len(vectors), -(-vectors.shape[1] // SUM_TILE), 2))
+    for vector, tiles in zip(vectors, sums, strict=True):
+        kernels.squares((vector, vector), SUM_TILE, tiles[None])
+    return sums[:, :, 0]
 
 
 def first_not_finite(stored: np.ndarray) -> int | None:

@@ -13,7 +13,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import NAMES
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.names import config, depths, transposed
-from nan_merge.layouts.unify import Chunk, Models
+from nan_merge.layouts.unify import Models
 from nan_merge.methods.coefficients import MODEL, CoefficientTable
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
@@ -58,6 +58,12 @@ class Contexts:
         """Return the context of the same tensor of one expert."""
         rows = self.thresholds.get(expert, {})
         return replace(context, expert=expert, threshold=rows.get(context.tensor, rows.get(MODEL, 0.0)))
+
+    def preprocess(self, recipe: Recipe, taus: Any, context: TensorContext) -> Any:
+        """Overwrite the task vectors (T, ...) of one tensor with the preprocessed ones, and return them."""
+        for t, expert in enumerate(self.models.experts):
+            taus[t] = recipe.preprocess(taus[t], self.of_expert(context, expert))
+        return taus
 
 
 @dataclass(frozen=True)
@@ -105,13 +111,3 @@ class MergeRequest:
     def statistics(self) -> list[Checkpoint]:
         """The calibration of every expert, in their order; [] where there is none."""
         return [self.calibration[expert] for expert in self.models.experts] if self.calibration else []
-
-    def items(self) -> list[list[Chunk]]:
-        """Return the units of work: single chunks, or all chunks of a tensor where an operator needs whole tensors."""
-        if not self.recipe.whole:
-            return [[chunk] for chunk in self.models.chunks(self.models.base.names)]
-        return [self.models.chunks([name]) for name in self.models.base.names]
-
-    def size(self, name: str) -> int:
-        """Return the approximate memory of a whole tensor of all models in float64, in bytes."""
-        return 8 * len(self.models.all) * self.models.base.entries[name].size

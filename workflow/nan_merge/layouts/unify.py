@@ -49,6 +49,14 @@ class Models:
         """Return (tensor, start, stop) of the named tensors of the base, cut into work units of one thread."""
         return [(name, *span) for name in names for span in spans(self.base.entries[name].size, WORK_UNIT)]
 
+    def units(self, names: Iterable[str], whole: bool) -> list[list[Chunk]]:
+        """Return the units of work on the named tensors: single chunks, or all chunks of a `whole` tensor."""
+        return [self.chunks([name]) for name in names] if whole else [[chunk] for chunk in self.chunks(names)]
+
+    def memory(self, name: str) -> int:
+        """Return the approximate memory of a whole tensor of all models in float64, in bytes."""
+        return 8 * len(self.all) * self.base.entries[name].size
+
 
 def unify_layout(
     base: Path | str | Checkpoint, experts: Mapping[str, Path | Checkpoint], exclude: Sequence[str] = (), *,

@@ -1,6 +1,7 @@
 """Coefficient rules, controls of them, and the table of coefficients: T norms (T,) in, T coefficients (T,) out.
 
-    c_t = scale * normalise(||v_t||^-p)    v: the weights, the task vector or the calibration, over the model, a layer or a tensor
+    c_t = scale * normalise(||v_t||^-p)    v: the weights, the task vector, also as `preprocess` leaves it (processed), or the
+                                           calibration, over the model, a layer or a tensor
 
 Uniform coefficients have p = 0, NAN p = 1, the theory behind NAN p = 2, MetaGPT p = -2. A rule returns shares that sum to one;
 `estimate` scales them, in a variant to the scale of the host. NAN's paper (arXiv 2505.16148) leaves v open: it writes of
@@ -29,8 +30,8 @@ Rule = Callable[..., np.ndarray]
 SCALE = ("mean", "total")  # two ways to state the scale of coefficients, which exclude each other
 
 Exponent = Annotated[float, "p in |v|^-p; 0 is uniform, 1 is NAN, 2 its theory, -2 MetaGPT"]
-ZeroNorm = Annotated[Literal["error", "drop"], "what to do with an expert that equals the base"]
-NormOf = Annotated[Literal["weights", "task_vector", "calibration"], "whose Frobenius norm"]
+ZeroNorm = Annotated[Literal["error", "drop"], "what to do with an expert of norm zero"]
+NormOf = Annotated[Literal["weights", "task_vector", "processed", "calibration"], "whose Frobenius norm"]
 Over = Annotated[Literal["none", "calibration"], "by whose norm over the model every expert's coefficient is divided"]
 Scope = Annotated[Literal["model", "layer", "tensor"], "over what the norm is taken"]
 
@@ -86,8 +87,8 @@ def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") 
         return np.ones(len(norms))
     if exponent > 0 and (norms == 0).any() and zero_norm == "error":
         raise UserError(
-            f"expert number {int(np.argmin(norms)) + 1} of {len(norms)} has norm zero (it equals the base there), which has no"
-            " inverse; leave it out of the suite or set `zero_norm: drop`"
+            f"expert number {int(np.argmin(norms)) + 1} of {len(norms)} has norm zero (it equals the base there, or"
+            " `preprocess` leaves nothing of it), which has no inverse; leave it out of the suite or set `zero_norm: drop`"
         )
     inverse = np.zeros_like(norms)
     np.power(norms, -exponent, out=inverse, where=norms > 0)
@@ -279,8 +280,8 @@ def estimate(
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
-    `measures` is the result of `measure.norms`, with `calibration` where that was collected, and with `examples`, a number
-    for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
+    `measures` is the result of `measure.norms` or `measure.processed`, with `calibration` where that was collected, and with
+    `examples`, a number for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
     Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
     matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
     factors, they are the mean and the sum for equal factors. `over` divides the coefficients, after the control, by the norms
@@ -317,7 +318,9 @@ def _norms(measures: Mapping[str, Any], key: str, of: str, scope: str = MODEL, o
     squares: dict[str, list[list[float]]] = {}
     for tensor, sums in measures["tensors"].items():
         if of not in sums:
-            raise UserError(f"coefficients: {key}: {of}: was not measured, only {sorted(sums)}; name `calibration:` too")
+            way_out = "; name `calibration:` too" if of == "calibration" else "; give the file of measures that has it"
+            found = sorted(sums.keys() - {"numel"})
+            raise UserError(f"coefficients: {key}: {of}: was not measured, only {found}{way_out}")
         counts = bool(re.search(only, tensor))
         squares.setdefault(row_of(tensor, scope), []).append([counts * square for square in sums[of]])
     return {row: np.sqrt([math.fsum(column) for column in zip(*parts, strict=True)]) for row, parts in sorted(squares.items())}

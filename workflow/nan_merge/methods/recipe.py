@@ -105,14 +105,31 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
 
 
 def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict[str, dict[str, Any]]:
-    """Return the measurements that a method declares with `@requires`: {kind: hyper-parameters of the operator}."""
+    """Return what is measured before a merge, by kind: hyper-parameters of the operator that declares it with `@requires`.
+
+    Coefficients by norms of the processed vector need these, `processed`: {preprocess: {operator: hyper-parameters}}.
+    """
     kinds: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         name, values = operator_in(method_spec, stage, method)
         operator = STAGES[stage][name]
         if kind := getattr(operator, "requires", None):
-            kinds[kind] = {key: values.get(key, default) for key, (_, default) in hyper_parameters(operator).items()}
+            kinds[kind] = _filled(operator, values)
+    if operator_in(method_spec, "coefficients", method)[1].get("norm_of") == "processed":
+        name, values = operator_in(method_spec, "preprocess", method)
+        operator = STAGES["preprocess"][name]
+        if (kind := getattr(operator, "requires", "thresholds")) != "thresholds":
+            raise UserError(
+                f"method '{method}': coefficients: norm_of: processed: the preprocess '{name}' needs {kind} statistics, which"
+                " norms are measured without; choose another `norm_of`"
+            )
+        kinds["processed"] = {"preprocess": {name: _filled(operator, values)}}
     return kinds
+
+
+def _filled(operator: Operator, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all hyper-parameters of an operator: those given, and defaults."""
+    return {key: values.get(key, default) for key, (_, default) in hyper_parameters(operator).items()}
 
 
 def operator_in(method_spec: Mapping[str, Any], stage: str, method: str = "method") -> tuple[str, dict[str, Any]]:

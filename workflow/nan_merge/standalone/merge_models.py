@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +29,8 @@ from nan_merge.core.errors import UserError, advice_for_options, as_user_errors,
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
-from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
-from nan_merge.engine.request import MergeRequest
+from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, processed, thresholds
+from nan_merge.engine.request import Contexts, MergeRequest, Thresholds
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
@@ -109,13 +110,28 @@ class Settings:
         """Return the models, folders or open checkpoints, in the layout of the base."""
         return unify_layout(base, experts, self.exclude, vocabulary=self.vocabulary, missing=self.missing)
 
-    def table(self, models: Models, progress: Passes) -> CoefficientTable:
+    def thresholds(self, models: Models, progress: Passes) -> Callable[[], Thresholds]:
+        """Return what gives the thresholds of a method that trims, {} for another; they are measured at its first call."""
+
+        @functools.cache
+        def measured() -> Thresholds:
+            if "thresholds" not in self.recipe.requirements:
+                return {}
+            progress.begin("thresholds")
+            return thresholds(models, **self.recipe.requirements["thresholds"], threads=self.threads, progress=progress)
+
+        return measured
+
+    def table(self, models: Models, cuts: Callable[[], Thresholds], progress: Passes) -> CoefficientTable:
         """Return the coefficients; norms are measured only for a rule that needs them."""
         if reason := lacks_shuffle(self.chosen[0], len(models.experts)):
             raise UserError(f"--method {self.method}: {reason}")
         if self.measured:
+            spec = self.recipe.requirements.get("processed")
+            contexts = Contexts(models, cuts() if spec else {}, self.seed)
             progress.begin("norms")
-            return self.recipe.estimate(norms(models, threads=self.threads, progress=progress))
+            how: dict[str, Any] = {"threads": self.threads, "progress": progress}
+            return self.recipe.estimate(processed(contexts, **spec, **how) if spec else norms(models, **how))
         if self.examples is not None and self.examples.keys() != models.experts.keys():
             raise UserError(f"--examples: expected a number for each of {', '.join(models.experts)}; found {dict(self.examples)}")
         zeros = [0.0] * len(models.experts)
@@ -125,14 +141,10 @@ class Settings:
         table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **names, **sizes})
         return dataclasses.replace(table, norms={})
 
-    def request(self, models: Models, table: CoefficientTable, progress: Passes) -> MergeRequest:
-        """Return the whole merge, with thresholds measured for a method that trims."""
-        cuts: Mapping[str, Mapping[str, float]] = {}
-        if "thresholds" in self.recipe.requirements:
-            progress.begin("thresholds")
-            cuts = thresholds(models, **self.recipe.requirements["thresholds"], threads=self.threads, progress=progress)
+    def request(self, models: Models, table: CoefficientTable, cuts: Callable[[], Thresholds]) -> MergeRequest:
+        """Return the whole merge."""
         dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
-        return MergeRequest(models, self.recipe, table, cuts, seed=self.seed, dtype=dtype)
+        return MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +212,8 @@ def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: 
         _introduce(sources, models)
     total = passes_bytes(models, own.recipe, own.measured) + copied_bytes(models) + written
     with Passes(total, own.quiet) as progress:
-        table = own.table(models, progress)
+        cuts = own.thresholds(models, progress)
+        table = own.table(models, cuts, progress)
         inputs.check()
         if show:
             progress.print(f"coefficients of {own.method}:\n{printed(table)}")
@@ -208,7 +221,7 @@ def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: 
             text = _mergekit(own, sources, models, table)
             with atomic_write(own.export_mergekit) as part:
                 part.write_text(text, encoding="utf-8")
-        request = own.request(models, table, progress)
+        request = own.request(models, table, cuts)
         inputs.check()
         progress.begin("merge")
         merge_and_document(

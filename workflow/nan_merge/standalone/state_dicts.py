@@ -69,7 +69,8 @@ def merge_state_dicts(
     for note in () if chosen.quiet else models.notes:
         warnings.warn(note, stacklevel=2)
     with Passes(0, quiet=True) as progress, advice_for_options():
-        request = chosen.request(models, chosen.table(models, progress), progress)
+        cuts = chosen.thresholds(models, progress)
+        request = chosen.request(models, chosen.table(models, cuts, progress), cuts)
     entries = models.base.entries
     merged = {name: np.empty(entry.shape, DTYPES[request.types[name]]) for name, entry in entries.items()}
 

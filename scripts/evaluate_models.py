@@ -1,7 +1,5 @@
-"""Score language models on benchmarks, and say what each gained or lost against one of them.
-
-A MODEL is a folder, or a hub id as owner/name[@revision]. A task is an entry of config/tasks.yaml with `harness`, or any task of
-lm_eval whose data `--data` names. Answers are kept in the output folder, so that nothing is asked twice.
+"""Score language models, in folders or on the hub, and compare each with one of them on every task.
+A task is an entry of config/tasks.yaml with `harness`, or one of lm_eval whose data are local.
 """
 
 import argparse
@@ -12,16 +10,15 @@ from typing import Any
 from experiment import entries
 from nan_merge.assets.fetch import fetch
 from nan_merge.catalogue.files import known_names, read_yaml
-from nan_merge.cli.parser import command_parser, positive
-from nan_merge.core.command_line import command_line, parse_named_folders
+from nan_merge.cli.parser import command_parser, folder_by_name, natural, positive
+from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.files import read_json
-from nan_merge.layouts.adapters import is_adapter
 from nan_merge.reporting.formats import write
 from nan_merge.reporting.model_tables import AVERAGE, models
 from nan_merge.reporting.paired_tests import compare_methods
 from nan_merge.reporting.study import gather_scores, studies
-from nan_merge.standalone.sources import Source, find, named
+from nan_merge.standalone.sources import find, named
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "own"  # of the score files
@@ -33,10 +30,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")  # as in the library, which a he
 def main() -> None:
     """Parse the command line, score every model and print the table."""
     args = arguments().parse_args()
-    sources = {name: _found(model) for name, model in named(args.models, "MODEL", ()).items()}
+    sources = {name: find(model) for name, model in named(args.models, "MODEL", ()).items()}
     against = args.against or next(iter(sources))
     known_names("--against", [against], sources)
-    given = parse_named_folders(args.data)
+    given = dict(args.data)
     tasks = list(dict.fromkeys(name for text in args.tasks for name in text.split(",") if name))
     known_names("--data", given, tasks)
     from nan_merge.models.benchmark_scores import Scoring, score
@@ -61,28 +58,17 @@ def arguments() -> argparse.ArgumentParser:
     parser = command_parser("evaluate", __doc__, EXAMPLE, usage)
     add = parser.add_argument
     add("models", nargs="+", metavar="[NAME=]MODEL", help="models to score, a row each")
-    add("--tasks", nargs="+", required=True, metavar="TASK", help="such as mmlu,gsm8k")
-    add("--data", nargs="+", default=[], action="extend", metavar="TASK=FOLDER", help="local data sets of tasks")
+    add("--tasks", action="append", required=True, metavar="TASK,...", help="such as mmlu,gsm8k")
+    add("--data", type=folder_by_name, default=[], action="append", metavar="TASK=FOLDER", help="a local data set; repeat")
     add("--against", default=None, metavar="NAME", help="what the others are compared with (default: the first model)")
     add("--output", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
     add("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     add("--precision", choices=PRECISIONS, default="float32", metavar="TYPE", help=f"of the weights: {', '.join(PRECISIONS)}")
     add("--batch-size", type=positive, default=8, metavar="N", help="default: 8")
-    add("--num-fewshot", type=int, default=None, metavar="N", help="examples in the prompt (default: those of the task)")
+    add("--num-fewshot", type=natural, default=None, metavar="N", help="examples in the prompt (default: those of the task)")
     add("--chat-template", action="store_true", default=False, help="put prompts into the chat template of each model")
     add("--limit", type=positive, default=None, metavar="N", help="only the first N examples of each part of a task, as a trial")
     return parser
-
-
-def _found(model: str) -> Source:
-    """Return the source of a model; UserError for an adapter, which is no model."""
-    source = find(model)
-    if is_adapter(source.folder):
-        raise UserError(
-            f"{model}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
-            f" --expert {model} --method weight_averaging --output FOLDER"
-        )
-    return source
 
 
 def _entries() -> dict[str, Any]:
@@ -99,7 +85,7 @@ def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mappin
         raise UserError(f"--data {task}={data}: there is no such folder; correct the path")
     known = _entries()
     if task in known:
-        return data or _fetched(known[task]["assets"][0], output), known[task]["harness"], ""
+        return data or _fetched(task, known[task]["assets"][0], output), known[task]["harness"], ""
     from nan_merge.models.harness import shipped_task
 
     shipped = shipped_task(task)
@@ -115,7 +101,7 @@ def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mappin
     return data, {"folder": str(folder), "tasks": [task]}, f"--tasks {task}"
 
 
-def _fetched(asset: str, output: Path) -> Path:
+def _fetched(task: str, asset: str, output: Path) -> Path:
     """Return the folder of an asset: that of the workflow, or else of the output, fetched and verified where it is missing."""
     for folder in (ROOT / "results/assets" / asset, output / "data" / asset):
         if (folder / "asset.json").is_file():
@@ -124,7 +110,7 @@ def _fetched(asset: str, output: Path) -> Path:
     try:
         fetch(asset, spec, lock, output / "data" / asset, output / "downloads")
     except UserError as error:
-        raise UserError(f"{error}; or name a copy of the data with `--data`") from None
+        raise UserError(f"{error}; or give a copy of the data: `--data {task}=FOLDER`") from None
     return output / "data" / asset
 
 

@@ -61,13 +61,19 @@ class Scoring:
         """Return all that the answers of a model to a benchmark depend on."""
         return {
             "model": model_digest(checkpoint),
-            "data": digest_files(file for file in benchmark.data.glob("**/*") if file.is_file()),
+            "data": digest_files(_visible(benchmark.data)),
             "settings": self.settings,
             "batch_size": self.batch_size,
             **{key: value for key, value in self.forward.record().items() if key != "threads"},
             "versions": {name: version for name, version in versions().items() if name in DECIDES},
             "harness": {key: benchmark.harness.get(key) for key in ("folder", "num_fewshot", "metric", "filter")},
         }
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return the files below a folder, without hidden ones, in which tools of the hub note when they fetched it."""
+    files = (file for file in folder.glob("**/*") if file.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
+from nan_merge.layouts.adapters import is_adapter
 
 RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
@@ -150,8 +151,13 @@ def shipped_task(name: str) -> tuple[Path, str] | None:
 def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
     """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
 
-    Raises UserError if the chat template that is asked for is missing, or the tensors do not fit config.json.
+    Raises UserError for an adapter, and if the chat template that is asked for is missing, or the tensors do not fit config.json.
     """
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
+            f" --expert {folder} --method weight_averaging --output FOLDER"
+        )
     _library()
     from lm_eval.models.huggingface import HFLM
 

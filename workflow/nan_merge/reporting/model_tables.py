@@ -15,11 +15,12 @@ AVERAGE = "average"
 
 def models(study: Study, record: dict[str, Any]) -> Table:
     """One row a model: every task and the average with interval and paired difference to the model of the pairs `against`."""
-    table = Table(study.title(record), ["Model", *(task["label"] for task in study.tasks), "Average"])
+    columns = [*study.tasks, *([{"id": AVERAGE, "label": "Average"}] if len(study.tasks) > 1 else [])]
+    table = Table(study.title(record), ["Model", *(column["label"] for column in columns)])
     pairs = {(pair["method"], pair["task"]): pair for pair in study.comparisons}
     for row in summarise(study):
         name, cells, numbers = row.method["id"], [], {"model": row.method["id"]}
-        for task in [*study.tasks, {"id": AVERAGE}]:
+        for task in columns:
             estimate = row.average if task["id"] == AVERAGE else row.tasks[task["id"]]
             pair = pairs.get((name, task["id"]))
             remark = "" if task["id"] == AVERAGE else parts.unanswered(study, row.method, task)

@@ -14,6 +14,7 @@ from nan_merge.cli.parser import command_parser, folder_by_name, natural, positi
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.files import read_json
+from nan_merge.core.names import nearest
 from nan_merge.reporting.formats import write
 from nan_merge.reporting.model_tables import AVERAGE, models
 from nan_merge.reporting.paired_tests import compare_methods
@@ -90,8 +91,10 @@ def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mappin
 
     shipped = shipped_task(task)
     if shipped is None:
-        known_names("--tasks", [task], known, "lm_eval has no task of that name either")
-    folder, repository = shipped or (Path(), "")
+        raise UserError(
+            f"--tasks {task}: lm_eval has no task or group of that name, and config/tasks.yaml none; {nearest(task, known)}"
+        )
+    folder, repository = shipped
     if data is None:
         get = f", as made by `hf download --repo-type dataset {repository} --local-dir FOLDER`" if repository else ""
         raise UserError(

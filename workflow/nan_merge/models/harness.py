@@ -139,7 +139,7 @@ def shipped_task(name: str) -> tuple[Path, str] | None:
 
     None for an unknown name.
     """
-    line = re.compile(rf"""^(?:task|group): *["']?{re.escape(name)}["']? *$""", re.MULTILINE)
+    line = re.compile(rf"""^["']?(?:task|group)["']?: *["']?{re.escape(name)}["']? *$""", re.MULTILINE)
     root = shipped_tasks()
     for file in sorted(root.rglob("*.yaml")):
         if line.search(text := file.read_text("utf-8")):

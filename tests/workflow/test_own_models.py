@@ -119,7 +119,7 @@ def scored(tmp_path_factory):
     for written, name in (("/models/base", "base"), ("/models/math", "solver"), ("owner/code@0123abc", "talker")):
         example = example.replace(written, str(models / name))
     (project / "scored.yaml").write_text(example)
-    assert project.shell("PYTHONPATH=workflow:. python -m scripts.update_lock data_mmlu data_gsm8k").code == 0
+    assert project.shell("PYTHONPATH=workflow:. python -m scripts.update_lock --configfile scored.yaml").code == 0
     project.made("--configfile", "scored.yaml")
     return project, models
 

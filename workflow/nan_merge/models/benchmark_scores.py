@@ -92,7 +92,7 @@ def score(
     UserError for models, tasks and data that cannot be read or do not fit each other.
     """
     scores: list[dict[str, Any]] = []
-    predictions: dict[str, np.ndarray] = {}
+    predictions: dict[str, Any] = {}
     batch_sizes: dict[str, int] = {}
     load = functools.lru_cache(maxsize=1)(lambda folder: load_model(folder, scoring.device, scoring.precision, scoring.settings))
     models = [*checkpoints] * (len(benchmarks) if len(checkpoints) == 1 else 1)

@@ -199,7 +199,7 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
     if not kept:
         raise UserError(f"{benchmark.where}: filter: unknown '{wanted}'; task {task.task_name} has {', '.join(filters)}")
     metric = benchmark.harness.get("metric") or next((name for name in kept[0]["metrics"] if name in RIGHT_OR_WRONG), None)
-    if metric not in kept[0]:
+    if metric is None or metric not in kept[0]:
         expected = metric or " or ".join(RIGHT_OR_WRONG)
         raise UserError(
             f"{benchmark.where}: metric: task {task.task_name} has no '{expected}'; it has {', '.join(kept[0]['metrics'])}"

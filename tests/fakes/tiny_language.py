@@ -101,6 +101,12 @@ def _dataset(folder: Path, configs: dict[str, dict[str, list[dict[str, Any]]]]) 
     (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
 
 
+def fewer(tasks: dict[str, Any]) -> None:
+    """Make the shipped benchmarks those of the small data."""
+    tasks["mmlu"]["harness"] |= {"tasks": [f"mmlu_{subject}" for subject in SUBJECTS], "examples": 12 * len(SUBJECTS)}
+    tasks["gsm8k"]["harness"] |= {"examples": SOLVED, "num_fewshot": 2, "filter": "strict-match"}
+
+
 def build(folder: Path, methods: list[str]) -> Project:
     """Make the project: the shipped suite of Table 2 with small models and data; nothing is locked or run."""
     project = Project(tiny.copy_code(folder))
@@ -110,10 +116,6 @@ def build(folder: Path, methods: list[str]) -> Project:
             assets[asset] |= {"repo": f"tiny/{name}", "bytes": 1_000_000}
         assets["llama2_13b"]["members"] = assets["wizardlm_13b"]["members"] = ["*.json", "model.safetensors"]
         assets["wizardmath_13b"]["members"] = ["*.json", "pytorch_model.bin"]
-
-    def fewer(tasks: dict[str, Any]) -> None:
-        tasks["mmlu"]["harness"] |= {"tasks": [f"mmlu_{subject}" for subject in SUBJECTS], "examples": 12 * len(SUBJECTS)}
-        tasks["gsm8k"]["harness"] |= {"examples": SOLVED, "num_fewshot": 2, "filter": "strict-match"}
 
     project.edit("config/assets.yaml", smaller)
     project.edit("config/tasks.yaml", fewer)

@@ -75,15 +75,18 @@ def check_run(experiment: Experiment) -> None:
     for method in experiment.config["methods"]:
         tune = experiment.methods[method].get("tune", {})
         if experiment.models and tune:
-            raise UserError(f"{where}: '{method}' needs scores to choose '{tune['hyper_parameter']}'; `models` have none")
+            found = f"'{method}' needs scores on validation data to choose '{tune['hyper_parameter']}'"
+            raise UserError(f"{where}: {found}; `models` have none")
         if tune.get("as", method) not in experiment.config["methods"]:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
 
 
 def check_models(experiment: Experiment) -> None:
-    """Check the names of the user's models, and that those given by a path are there."""
+    """Check the names of the user's models and of their tasks, and that models given by a path are there."""
+    benchmarks = [task for task, entry in experiment.tasks.items() if "harness" in entry]
     for suite, record in experiment.models.items():
-        if suite in experiment.suites or "base" in record["experts"]:
+        known_names(experiment.where("models", suite, "tasks"), record.get("tasks", []), benchmarks)
+        if suite in experiment.config["suites"] or "base" in record["experts"]:
             raise UserError(f"{experiment.where('models', suite)}: a suite or the base has that name; choose another")
         for keys in (("base",), *(("experts", name) for name in record["experts"])):
             place = str(experiment.own_models(suite)[keys[-1]])
@@ -110,7 +113,7 @@ def check_reports(experiment: Experiment) -> None:
 def check_suites(experiment: Experiment, root: Path) -> None:
     """Check every suite of the run: family, tasks, groups and assets."""
     for suite, record in experiment.suites.items():
-        where = f"config/suites/{suite}.yaml"
+        where = experiment.file(suite)
         families = sorted(p.stem for p in (root / "workflow/nan_merge/models/families").glob("[a-z]*.py"))
         known_names(f"{where}: family", [record["family"]], families)
         known_names(f"{where}: tasks", record["tasks"], experiment.tasks)
@@ -121,7 +124,7 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         free = isinstance(record.get("experts"), Mapping)
         names = [*(record["experts"] if free else record["tasks"]), "multitask"]
         fetched = [experiment.expert_asset(suite, name) for name in dict.fromkeys(names)]
-        wanted = [record["base"], record.get("text_tower"), record.get("input", {}).get("tokenizer"), *fetched]
+        wanted = [experiment.base_asset(suite), record.get("text_tower"), record.get("input", {}).get("tokenizer"), *fetched]
         known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets, ALL_ASSETS)
         for kind, keys in SHARED.items():
             _check_shared(experiment, suite, kind, keys)

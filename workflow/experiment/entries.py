@@ -71,6 +71,14 @@ def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
     return record
 
 
+def scored_models(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the suite that an entry of `models` with `tasks` stands for: language models on benchmarks."""
+    keys = ("base", "experts", "tasks", "examples", "harness")
+    given = {key: record[key] for key in keys if key in record}
+    together = {"groups": {"benchmarks": record["tasks"]}}  # a model is loaded once
+    return {"label": name, "family": "causal_lm", "merge": record.get("merge", {}), **together, **given}
+
+
 def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]:
     where = f"config/suites/{name}.yaml"
     if name in trail:

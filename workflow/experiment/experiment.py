@@ -54,7 +54,10 @@ class Experiment:
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
         known_names(self.where("suites"), self.config["suites"], known)
         self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
-        self.models: dict[str, dict[str, Any]] = self.config.get("models", {})  # of the user: merged, not scored
+        self.models: dict[str, dict[str, Any]] = self.config.get(
+            "models", {}
+        )  # of the user: merged, and scored if they name tasks
+        self.suites |= {name: entries.scored_models(name, record) for name, record in self.models.items() if "tasks" in record}
         run = {name: self.catalogue.members(name, self.where("methods")) for name in self.config["methods"]}
         self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
         self.sweeps: dict[str, list[str]] = {}
@@ -96,6 +99,10 @@ class Experiment:
         """Whether the merges of suites stay once they were scored."""
         return bool(self.config.get("keep_merged", True))
 
+    def file(self, suite: str) -> str:
+        """Return where the config has a suite, for messages."""
+        return self.where("models", suite) if suite in self.models else f"config/suites/{suite}.yaml"
+
     def own_models(self, suite: str) -> dict[str, str]:
         """Return the folder or hub id of the base and of every expert of an entry of `models`."""
         return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}
@@ -129,8 +136,14 @@ class Experiment:
         place = {"data": self.data, "checkpoints": self.checkpoints, "tower": self.tower}[kind]
         return [suite for suite in self.suites if place(suite) == name]
 
+    def base_asset(self, suite: str) -> str | None:
+        """Return the asset of the base of a suite, None for models of the user."""
+        return None if suite in self.models else str(self.suites[suite]["base"])
+
     def expert_asset(self, suite: str, task: str) -> str | None:
-        """Return the asset of a fetched expert, named as its task (or `multitask`), None if it is fine-tuned here."""
+        """Return the asset of a fetched expert, named as its task (or `multitask`), None if it is made here or of the user."""
+        if suite in self.models:
+            return None
         record = self.suites[suite]
         if task == "multitask":
             return record.get("multitask")
@@ -163,7 +176,7 @@ class Experiment:
 
     def absent(self, suite: str) -> list[str]:
         """Return the references of the run that a suite cannot have: `individual`, or the experts of other suites."""
-        if suite in self.models:
+        if suite not in self.suites:
             return []
         own = [] if self.has_experts_of_tasks(suite) else self.experts(suite)
         others = [row for row, name in self.expert_rows.items() if name not in own]
@@ -189,7 +202,7 @@ class Experiment:
         """Return the assets of the run: bases, text towers, tokenizers, captions, data and fetched experts."""
         names: set[str | None] = set()
         for suite, record in self.suites.items():
-            names |= {record["base"], record.get("text_tower"), record.get("input", {}).get("tokenizer")}
+            names |= {self.base_asset(suite), record.get("text_tower"), record.get("input", {}).get("tokenizer")}
             tasks = self.task_ids(suite)
             names |= {name for task in [*tasks, *self.captions(suite)] for name in self.tasks[task]["assets"]}
             multitask = ["multitask"] if "multitask" in self.run(suite) else []
@@ -240,10 +253,9 @@ class Experiment:
         return self._skipped_methods[suite]
 
     def _unfit(self, suite: str) -> dict[str, str]:
-        own = suite in self.models
         merged = [method for method in self.config["methods"] if method not in self.references]
         found = {method: self._reason(method, suite, len(self.experts(suite))) for method in merged}
-        if not own and not {"finetune", "multitask"} & self.suites[suite].keys():
+        if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}

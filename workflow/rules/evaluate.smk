@@ -83,5 +83,4 @@ rule evaluate_benchmark:
     shell:
         "python -m scripts.evaluate_benchmark --checkpoints {input.checkpoints:q} --data {input.data:q} {params.scoring:q}"
         " --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q} --cache {params.cache:q}"
-        " --scores {output.scores:q} --predictions {output.predictions:q} --samples {output.samples:q}"
-        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+        " --scores {output.scores:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

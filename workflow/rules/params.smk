@@ -127,7 +127,8 @@ def layout(wildcards):
 
 def origins(wildcards):
     """Hub id and commit of the base and the experts of a suite that came from a hub; `models` have theirs in source.json."""
-    suite, record = wildcards.suite, experiment.suites.get(wildcards.suite, {})
+    suite = wildcards.suite
+    record = {} if suite in experiment.models else experiment.suites[suite]
     found = {name: experiment.expert_asset(suite, name) for name in experts(wildcards)} if record else {}
     found |= {"base": record.get("base") if "alignment" not in record else None}
     hub = {name: asset for name, asset in found.items() if asset and experiment.assets[asset]["kind"] == "hub"}

@@ -50,7 +50,7 @@ def start(published, out, entry, data=None, **settings):
         data,
     ]
     command += ["--suite", "s", "--method", "pretrained", "--seed", "0", "--cache", out / "cache", "--scores", out / "all.json"]
-    command += ["--predictions", out / "all.npz", "--samples", out / "all.jsonl.gz", "--spec", spec]
+    command += ["--spec", spec]
     paths = os.pathsep.join([str(tiny.ROOT / "workflow"), str(tiny.ROOT)])
     return subprocess.Popen([*map(str, command)], env={**os.environ, "PYTHONPATH": paths}, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip

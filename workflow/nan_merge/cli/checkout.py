@@ -1,4 +1,4 @@
-"""`nan-merge plan`, `lock`, `status` and `clean`: the scripts of a checkout, with the library of that checkout."""
+"""`nan-merge evaluate`, `plan`, `lock`, `status` and `clean`: the scripts of a checkout, with the library of that checkout."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from pathlib import Path
 from nan_merge.catalogue import places
 from nan_merge.core.errors import UserError
 
-SCRIPTS = {"plan": "plan_run", "lock": "update_lock", "status": "show_status", "clean": "remove_partial"}
+SCRIPTS = {
+    "evaluate": "evaluate_models",
+    "plan": "plan_run",
+    "lock": "update_lock",
+    "status": "show_status",
+    "clean": "remove_partial",
+}
 NEEDS = {"plan": "snakemake"}
+NO_RUN = ("evaluate", "lock")  # what is not about a run of the workflow
 
 
 def main(command: str, argv: Sequence[str]) -> None:
@@ -29,7 +36,7 @@ def main(command: str, argv: Sequence[str]) -> None:
         )
     if (package := NEEDS.get(command)) and importlib.util.find_spec(package) is None:
         raise UserError(f"nan-merge {command}: needs {package}, which is not installed here; run: pip install '{root}[workflow]'")
-    run = [] if command == "lock" else ["--directory", str(here if (here / ".snakemake").is_dir() else root)]
+    run = [] if command in NO_RUN else ["--directory", str(here if (here / ".snakemake").is_dir() else root)]
     path = [str(root / "workflow"), str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     words = [sys.executable, "-P", "-m", f"scripts.{SCRIPTS[command]}", *run, *argv]
     sys.stdout.flush()

@@ -21,6 +21,7 @@ ANYWHERE = {
     "convert": "turn a CLIP of open_clip into one of transformers, or back",
 }
 IN_A_CHECKOUT = {
+    "evaluate": "score language models on benchmarks, and compare them",
     "plan": "say what a run fetches, needs and takes",
     "lock": "pin assets: revision, sizes and SHA-256",
     "status": "show how the last run stands",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from functools import partial
+from pathlib import Path
 
 WIDTH, COLUMN = 100, 36  # of a help, and where the descriptions of its options begin
 
@@ -24,11 +25,14 @@ def command_parser(name: str, description: str | None, example: str, usage: str 
     return parser
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+def natural(text: str, least: int = 0) -> int:
+    """Read a whole number from 0, or from another least one."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, found {text}")
     return int(text)
+
+
+positive = partial(natural, least=1)
 
 
 def number_by_name(text: str) -> tuple[str, int]:
@@ -37,3 +41,11 @@ def number_by_name(text: str) -> tuple[str, int]:
     if not name:
         raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, found {text}")
     return name, positive(number)
+
+
+def folder_by_name(text: str) -> tuple[str, Path]:
+    """Read `NAME=FOLDER`."""
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, found {text}")
+    return name, Path(folder).expanduser()

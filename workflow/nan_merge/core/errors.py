@@ -25,6 +25,10 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
     (r"choose a `dtype` with", "choose a `--dtype` with"),
     (r"correct `device:` of the config or --device", "correct `--device`"),
     (r"set `device:` of the config \(`scoring: device:` for scores\) to cpu", "choose `--device cpu`"),
+    (r"`harness: chat_template: true` of the suite asks", "`--chat-template` asks"),
+    (r"Add it to the base, or write `chat_template: false`", "Add it to the model, or leave out `--chat-template`"),
+    (r"take `scoring: precision: bfloat16`, a device with more memory, or `scoring: device: cpu`",
+     "take `--precision bfloat16`, a device with more memory, or `--device cpu`"),
     (r"see config/assets.yaml, or choose another `family:` in the suite", "give the folder of such a model"),
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
+from nan_merge.layouts.adapters import is_adapter
 
+RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 Sample = dict[str, Any]
@@ -34,16 +37,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data."""
+    """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data.
+
+    Of a task that the config does not have, `option` is what named it on the command line.
+    """
 
     id: str
     data: Path
     harness: Mapping[str, Any]
+    option: str = ""
 
     @property
     def where(self) -> str:
-        """The place in the config, for messages."""
-        return f"config/tasks.yaml: {self.id}: harness"
+        """The place that names it, for messages."""
+        return self.option or f"config/tasks.yaml: {self.id}: harness"
+
+    @property
+    def way_out(self) -> str:
+        """What to do about data of another form."""
+        if self.option:
+            return f"Give `--data {self.id}=FOLDER` a copy of the data set with those"
+        return "Lock that revision of the asset, or correct `folder:` and `tasks:`"
 
 
 class Answers(NamedTuple):
@@ -91,15 +105,14 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
 
     Raises UserError for tasks or data that do not exist or do not fit each other.
     """
-    lm_eval = _library()
+    shipped = shipped_tasks()
     import datasets
     from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
-
     folder = Path(benchmark.harness["folder"])
     if not benchmark.harness["folder"].startswith("."):
-        folder = Path(lm_eval.__file__).parent / "tasks" / folder
+        folder = shipped / folder
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -116,11 +129,35 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     return dict(sorted(found.items()))
 
 
+def shipped_tasks() -> Path:
+    """Return the folder of the tasks that come with lm_eval."""
+    return Path(_library().__file__).parent / "tasks"
+
+
+def shipped_task(name: str) -> tuple[Path, str] | None:
+    """Return the folder below `shipped_tasks` of a task or group of lm_eval, and the data set that its file names, if it does.
+
+    None for an unknown name.
+    """
+    line = re.compile(rf"""^["']?(?:task|group)["']?: *["']?{re.escape(name)}["']? *$""", re.MULTILINE)
+    root = shipped_tasks()
+    for file in sorted(root.rglob("*.yaml")):
+        if line.search(text := file.read_text("utf-8")):
+            stated = re.search(r"^dataset_path: *(\S+/\S+)", text, re.MULTILINE)
+            return file.parent.relative_to(root), stated[1] if stated else ""
+    return None
+
+
 def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
     """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
 
-    Raises UserError if the chat template that is asked for is missing, or the tensors do not fit config.json.
+    Raises UserError for an adapter, and if the chat template that is asked for is missing, or the tensors do not fit config.json.
     """
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
+            f" --expert {folder} --method weight_averaging --output FOLDER"
+        )
     _library()
     from lm_eval.models.huggingface import HFLM
 
@@ -153,17 +190,19 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
     with _data_faults(benchmark), _quiet_random():
         found = lm_eval.simple_evaluate(
             model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
-            apply_chat_template=bool(settings.get("chat_template")),
+            apply_chat_template=bool(settings.get("chat_template")), limit=settings.get("limit"),
         )  # fmt: skip
-    wanted, metric = benchmark.harness.get("filter", "none"), benchmark.harness["metric"]
     samples = [sample for each in found["samples"].values() for sample in each]
     filters = sorted({sample["filter"] for sample in samples})
+    wanted = benchmark.harness.get("filter", samples[0]["filter"] if benchmark.option else "none")
     kept = [sample for sample in samples if sample["filter"] == wanted]
     if not kept:
         raise UserError(f"{benchmark.where}: filter: unknown '{wanted}'; task {task.task_name} has {', '.join(filters)}")
-    if metric not in kept[0]:
+    metric = benchmark.harness.get("metric") or next((name for name in kept[0]["metrics"] if name in RIGHT_OR_WRONG), None)
+    if metric is None or metric not in kept[0]:
+        expected = metric or " or ".join(RIGHT_OR_WRONG)
         raise UserError(
-            f"{benchmark.where}: metric: task {task.task_name} has no '{metric}'; it has {', '.join(kept[0]['metrics'])}"
+            f"{benchmark.where}: metric: task {task.task_name} has no '{expected}'; it has {', '.join(kept[0]['metrics'])}"
         )
     return [_record(task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
 
@@ -272,7 +311,7 @@ def _data_faults(benchmark: Benchmark) -> Iterator[None]:
         raise UserError(
             f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
             f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"
-            " the revision that these tasks were written for. Lock that revision of the asset, or correct `folder:` and `tasks:`"
+            f" the revision that these tasks were written for. {benchmark.way_out}"
         ) from None
 
 

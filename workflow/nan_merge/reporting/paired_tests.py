@@ -125,7 +125,8 @@ def compare_methods(
 ) -> None:
     """Compare pairs of methods example by example and write one row a pair; predictions lie beside the score files, as .npz.
 
-    `pairs` are records with `suite`, `method`, `against` and `kind`. With `draws`, the method is compared with the mean of
+    `pairs` are records with `suite`, `method`, `against` and `kind`. One with `task` compares on that task alone, and is adjusted
+    with the others on it; without, on the average of all. With `draws`, the method is compared with the mean of
     these methods and the row counts those it exceeds. A pair without a common task has empty numbers. Where `sizes`, the
     training-set sizes by suite and task, are all known, a second row `weighted_average` is written.
 
@@ -138,11 +139,12 @@ def compare_methods(
     for pair in pairs:
         suite = pair["suite"]
         sized = (sizes or {}).get(suite, {})
-        weightings = {"average": [1.0] * len(tasks.get(suite, []))}
-        if tasks.get(suite) and all(task in sized for task in tasks[suite]):
-            weightings["weighted_average"] = [sized[task] for task in tasks[suite]]
+        chosen = [pair["task"]] if "task" in pair else tasks.get(suite, [])
+        weightings = {pair.get("task", "average"): [1.0] * len(chosen)}
+        if "task" not in pair and chosen and all(task in sized for task in chosen):
+            weightings["weighted_average"] = [sized[task] for task in chosen]
         for name, weights in weightings.items():
-            numbers = _compare(answers, pair, tasks.get(suite, []), weights)
+            numbers = _compare(answers, pair, chosen, weights)
             named = {key: value for key, value in pair.items() if key != "draws"}
             rows.append({**dict.fromkeys([*COLUMNS, "models"], ""), **named, "task": name, **numbers})
     groups: dict[tuple[str, ...], list[dict]] = {}

@@ -111,12 +111,12 @@ def find(given: str) -> Source:
     return Source(given, folder, repository.id, folder.name)
 
 
-def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken; never `base`.
+def short_names(models: Sequence[str], taken: Iterable[str] = ("base",)) -> list[str]:
+    """Return a unique name for each folder or hub id: its last part, with -2, -3, ... if taken.
 
     Letters that no name has become `-`, so that `named` reads back what is written here: `my model` is `my-model`.
     """
-    taken, names = {"base", *taken}, []
+    taken, names = {*taken}, []
     for model in models:
         stem = Path(model.partition("@")[0] if HUB_ID.fullmatch(model) else local(model).resolve()).name
         stem = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).lstrip("-_.").rstrip("-") or "model"
@@ -126,10 +126,13 @@ def short_names(models: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     return names
 
 
-def named(models: Mapping[str, str | Path] | Iterable[str | Path]) -> dict[str, str]:
-    """Name every expert: {name: folder or hub id}; of `NAME=model` the stated name, else that of `short_names`.
+def named(
+    models: Mapping[str, str | Path] | Iterable[str | Path], option: str = "--expert", taken: Sequence[str] = ("base",)
+) -> dict[str, str]:
+    """Name every model: {name: folder or hub id}; of `NAME=model` the stated name, else that of `short_names`.
 
-    Raises UserError for a name that is taken, is `base`, or has other characters than letters, digits, `_`, `.` and `-`.
+    Raises UserError, which names the option, for a name that is taken, or has other characters than letters, digits, `_`, `.`
+    and `-`.
     """
     stated = isinstance(models, Mapping)
     written = [f"{name}={model}" for name, model in models.items()] if isinstance(models, Mapping) else [*map(str, models)]
@@ -137,15 +140,15 @@ def named(models: Mapping[str, str | Path] | Iterable[str | Path]) -> dict[str, 
     rest = []
     for text in written:
         match = None if not stated and local(text).exists() else re.fullmatch(rf"({NAME.pattern})=(.+)", text, re.DOTALL)
-        if match is not None and match[1] in ("base", *found):
-            raise UserError(f"--expert {text}: the name '{match[1]}' is taken; choose another")
+        if match is not None and match[1] in (*taken, *found):
+            raise UserError(f"{option} {text}: the name '{match[1]}' is taken; choose another")
         if match is not None:
             found[match[1]] = match[2]
         elif stated:
             raise UserError(f"experts: {text}: expected a name of letters, digits, `_`, `.` and `-`, and a folder or hub id")
         else:
             rest.append(text)
-    return {**found, **dict(zip(short_names(rest, found), rest, strict=True))}
+    return {**found, **dict(zip(short_names(rest, (*taken, *found)), rest, strict=True))}
 
 
 def weight_files(names: Iterable[str], index: Callable[[str], Any]) -> list[str]:

@@ -100,7 +100,8 @@ def judge(number: Printed | None, estimate: Estimate, collection: str, record: M
     """Compare a measured fraction with a printed percentage, and judge the difference where the two should agree.
 
     They should agree where the collection of checkpoints is the same, the individual models are not `unmet`, and `unlike` names
-    no other settings. The measured number is rounded to the printed digits first, so that the verdict follows from the numbers shown.
+    no other settings. The measured number is rounded to the printed digits first, so that the verdict follows from the numbers
+    shown.
     """
     if number is None or estimate.value is None:
         return Judged()

@@ -68,7 +68,7 @@ def _distance(number: Printed, label: str, error: float, estimate: Estimate, rec
 
 
 def sampling_notes(record: Mapping[str, Any], blocks: list[Block]) -> list[str]:
-    """Explain the errors, and give every printed difference of a variant from its host with its error; none without `examples`."""
+    """Explain the errors, and give printed differences of variants from their hosts with errors; none without `examples`."""
     if not record.get("examples"):
         return []
     sizes = ", ".join(f"{label} {count(record['examples'][task])}" for task, label in record["tasks"].items())

@@ -28,7 +28,7 @@ from nan_merge.reporting.published.sampling import errors, sampling_notes, unmet
 from nan_merge.reporting.published.sources import Source, sources
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import INTERVAL_NOTE, limits, sentence
+from nan_merge.reporting.table_parts import interval_notes, limits, sentence
 
 
 def render_published(record: dict[str, Any], numbers: Path | str, studies: Sequence[Study], output: Path | str) -> None:
@@ -52,7 +52,7 @@ def published(record: dict[str, Any], numbers: Sequence[Printed], studies: Seque
     rows.table.notes = [
         *remarks(record, printed, used),
         *sampling_notes(record, rows.blocks),
-        *[INTERVAL_NOTE] * (rows.interval and bool(used)),
+        *(interval_notes(*(study for source in used for study in source.studies.values())) if rows.interval and used else []),
     ]
     return rows.table
 

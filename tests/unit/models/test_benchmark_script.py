@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +37,8 @@ def published(tmp_path_factory):
     return folder
 
 
-def start(published, out, entry, data=None, **settings):
-    """Start the script on the tiny base."""
+def start(published, out, entry, data=None, model=None, **settings):
+    """Start the script on a model, by default the tiny base."""
     spec = json.dumps({"benchmarks": [entry], "settings": settings})
     data = data or published / f"datasets/tiny/{entry['id']}"
     command = [
@@ -45,7 +46,7 @@ def start(published, out, entry, data=None, **settings):
         "-m",
         "scripts.evaluate_benchmark",
         "--checkpoints",
-        published / "models/tiny/base",
+        model or published / "models/tiny/base",
         "--data",
         data,
     ]
@@ -57,10 +58,10 @@ def start(published, out, entry, data=None, **settings):
 
 
 def message(process):
-    """Return what a command that failed said last."""
+    """Return the one error of a command that failed."""
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 1 and "Traceback" not in text, text
-    return text.splitlines()[-1]
+    return next(line[line.index("error: ") :] for line in text.splitlines() if "error: " in line)
 
 
 def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_path):
@@ -76,6 +77,30 @@ def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_
     assert (
         told.startswith("error: config/tasks.yaml: gsm8k: harness: ") and "'question' is undefined" in told and str(odd) in told
     )
+
+
+def with_config(folder, name, **changes):
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "settings", "told"),
+    [
+        (
+            "tokenizer_config.json",
+            {"chat_template": "{{ raise_exception('system only') }}"},
+            {"chat_template": True},
+            "system only",
+        ),
+        ("config.json", {"max_position_embeddings": 64}, {}, "sequence length"),
+    ],
+)
+def test_a_fault_of_the_model_is_not_blamed_on_the_data(file, changes, settings, told, published, tmp_path):
+    model = shutil.copytree(published / "models/tiny/base", tmp_path / "model")
+    with_config(model, file, **changes)
+    text = message(start(published, tmp_path, GSM8K, model=model, **settings))
+    assert text.startswith(f"error: {model}: the model failed on the prompts of gsm8k (") and told in text, text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     if "num_fewshot" in benchmark.harness:
         overrides["num_fewshot"] = benchmark.harness["num_fewshot"]
     children = [{("group" if name in manager.all_groups else "task"): name, **overrides} for name in wanted]
-    with _data_faults(benchmark):
+    with _faults(benchmark):
         found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
     return dict(sorted(found.items()))
 
@@ -144,13 +145,13 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
 def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
     """Return one record an example of a harness task, in the order of the data; greedy, with fixed draws of examples.
 
-    Raises UserError for data without the columns that the task reads, and for an unknown metric or filter.
+    Raises UserError for data without the columns that the task reads, for an unknown metric or filter, and if the model fails.
     """
     import lm_eval
 
     model.batch_size_per_gpu = batch_size
     manager = lm_eval.tasks.TaskManager(include_defaults=False)
-    with _data_faults(benchmark), _quiet_random():
+    with _faults(benchmark, model), _quiet_random():
         found = lm_eval.simple_evaluate(
             model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
             apply_chat_template=bool(settings.get("chat_template")),
@@ -260,15 +261,20 @@ def _library() -> Any:
 
 
 @contextmanager
-def _data_faults(benchmark: Benchmark) -> Iterator[None]:
-    """Turn what lm_eval and datasets raise for data of another form into a UserError that names the data."""
+def _faults(benchmark: Benchmark, model: Any = None) -> Iterator[None]:
+    """Turn what lm_eval and datasets raise into a UserError that names the model if its code raised it, else the data."""
     from datasets.exceptions import DatasetsError
     from jinja2.exceptions import TemplateError
 
     try:
         yield
-    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError) as error:
+    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError, AssertionError) as error:
         text = " ".join(str(error).split())[:300]
+        if model is not None and any(frame.f_locals.get("self") is model for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise UserError(
+                f"{model.model.name_or_path}: the model failed on the prompts of {benchmark.id} ({type(error).__name__}: {text});"
+                " check its tokenizer, chat template and length of context, or leave this task out of the suite"
+            ) from None
         raise UserError(
             f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
             f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"

@@ -27,6 +27,7 @@ from nan_merge.models.harness import (
     load_tasks,
     run_task,
 )
+from nan_merge.models.own_tasks import definition
 from scripts.arguments import options, parse_with_spec
 
 Ask = Callable[[Any, Benchmark], tuple[list[Sample], int]]
@@ -106,6 +107,7 @@ def scored(
         **{key: value for key, value in forward.record().items() if key != "threads"},
         "versions": {name: version for name, version in versions().items() if name in DECIDES},
         "harness": {key: benchmark.harness.get(key) for key in ("folder", "num_fewshot", "metric", "filter")},
+        "definition": definition(benchmark.harness["folder"]),
     }
     found: dict[str, list[Sample]] = {}
     for name, task in tasks.items():

@@ -140,10 +140,11 @@ def origins(wildcards):
 
 
 def benchmarks_of_group(wildcards):
-    """`harness:` of the tasks of a group, less what only the plan reads and what tables say."""
+    """`harness:` of the tasks of a group with a digest of own YAML files, less what only the plan reads and what tables say."""
     unread = ("examples", "generated", "unanswered")
     entries = [{"id": t, **experiment.tasks[t]["harness"]} for t in experiment.groups(wildcards.suite)[wildcards.group]]
-    return [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+    kept = [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+    return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
 
 
 def harness_settings(wildcards):

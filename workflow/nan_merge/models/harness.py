@@ -26,6 +26,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
+from nan_merge.models.own_tasks import own_folder
 
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -98,9 +99,8 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
 
     datasets.disable_progress_bars()
 
-    folder = Path(benchmark.harness["folder"])
-    if not benchmark.harness["folder"].startswith("."):
-        folder = Path(lm_eval.__file__).parent / "tasks" / folder
+    name = benchmark.harness["folder"]
+    folder = own_folder(name) or Path(lm_eval.__file__).parent / "tasks" / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
     manager = TaskManager(include_path=str(folder), include_defaults=False)

@@ -120,16 +120,22 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
 def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
     """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
 
-    Raises UserError if the chat template that is asked for is missing, or the tensors do not fit config.json.
+    Raises UserError if the chat template that is asked for is missing, the tensors do not fit config.json, or GPUs are missing.
     """
     _library()
     from lm_eval.models.huggingface import HFLM
+
+    if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
+        raise UserError(
+            f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
+            " (resource `gpu` of rule evaluate_benchmark), or take another number"
+        )
 
     torch.set_num_threads(1)
     try:
         model = HFLM(
             pretrained=str(folder), backend="causal", device=device, dtype=dtype, add_bos_token=settings.get("bos"),
-            trust_remote_code=False,
+            trust_remote_code=False, parallelize="parallelize" in settings,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[:1]

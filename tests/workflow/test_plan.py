@@ -21,9 +21,10 @@ from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES
 from planning.costs import rate, seconds, wall_time
 from planning.jobs import PlannedJob, planned_jobs
+from planning.memory import gpu_memory
 from planning.overview import assets, check_fits, lock_command, overview
 from planning.sizes import Sizes, held
-from planning.text import duration, lock_lines, text
+from planning.text import _memory, duration, lock_lines, text
 
 CONFIG, ASSETS, LOCK = "config/config.yaml", "config/assets.yaml", "config/assets.lock.json"
 PRICES = "config/costs.yaml"
@@ -372,3 +373,25 @@ def test_times_are_written_in_their_natural_unit():
     assert [duration(seconds) for seconds in (0, 4.4, 89, 90, 5000, 12_345, 7e6)] == [
         "-", "4 s", "89 s", "2 min", "83 min", "3.4 h", "1,944.4 h",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scoring", "weights", "needed"),
+    [
+        ({"device": "cuda", "precision": "float16", "batch_size": 8}, 26.033e9, 39.9e9),
+        ({"device": "cuda", "precision": "float16", "batch_size": 1}, 26.033e9, 27.8e9),
+        ({"device": "cuda", "precision": "float32", "batch_size": 8}, 52.066e9, 79.8e9),
+        ({"device": "cuda", "precision": "bfloat16", "batch_size": 8, "parallelize": 2}, 26.033e9, 39.9e9),
+    ],
+)
+def test_memory_of_gpus_follows_from_precision_and_batch(scoring, weights, needed):
+    suite = "llama2_13b_wizard"
+    config = {**tiny.read_yaml(ROOT / CONFIG), "suites": [suite], "methods": ["individual"], "scoring": scoring}
+    sizes = Sizes(Experiment(config, ROOT), ROOT)
+    job = PlannedJob("evaluate_benchmark", {"suite": suite, "group": "bbh"}, [], ["results/scores/none.json"], True)
+    (found,) = gpu_memory(sizes, [job, job])
+    assert found["weights"] == pytest.approx(weights) and found["needed"] == pytest.approx(needed, rel=0.01)
+    assert gpu_memory(sizes, [replace(job, to_do=False)]) == []
+    shown = _memory({"gpu_memory": [found]})[1]
+    each = human(found["needed"] / scoring.get("parallelize", 1))
+    assert each in shown and f"{scoring['precision']}, batches of {scoring['batch_size']}" in shown

@@ -81,6 +81,19 @@ def check_run(experiment: Experiment) -> None:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
 
 
+def check_parallel(experiment: Experiment) -> None:
+    """Check that models which are spread over several GPUs are language models on GPUs."""
+    scoring = experiment.config.get("scoring", {})
+    if "parallelize" not in scoring:
+        return
+    where = experiment.where("scoring", "parallelize")
+    if scoring.get("device", "cpu") != "cuda":
+        found = scoring.get("device", "cpu")
+        raise UserError(f"{where}: the layers of a model are spread over GPUs with `device: cuda`; found `device: {found}`")
+    if others := [suite for suite in experiment.suites if not experiment.is_benchmarked(suite)]:
+        raise UserError(f"{where}: only language models on benchmarks are spread over GPUs, and '{others[0]}' is no such suite")
+
+
 def check_models(experiment: Experiment) -> None:
     """Check the names of the user's models and of their tasks, and that models given by a path are there."""
     benchmarks = [task for task, entry in experiment.tasks.items() if "harness" in entry]

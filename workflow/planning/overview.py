@@ -15,6 +15,7 @@ from nan_merge.core.disk import MARGIN, human
 from nan_merge.core.errors import UserError
 from planning.costs import ends, on_gpu, seconds, wall_time
 from planning.jobs import PlannedJob
+from planning.memory import gpu_memory
 from planning.sizes import Sizes, held
 
 STORE = Path("results/downloads")
@@ -31,6 +32,7 @@ def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str
         "skipped": {suite: reasons for suite, reasons in sizes.experiment.skipped.items() if reasons},
         "disk": disk(sizes, jobs, at_once),
         "jobs": by_rule(sizes, jobs),
+        "gpu_memory": gpu_memory(sizes, jobs),
         "time": times(sizes, jobs, at_once),
     }
 

@@ -15,7 +15,8 @@ NONE = "-"
 
 def text(plan: Mapping[str, Any]) -> str:
     """Return the whole plan as text."""
-    return "\n\n".join("\n".join(part) for part in (_assets(plan), _disk(plan), _jobs(plan), _time(plan)) if part)
+    parts = (_assets(plan), _disk(plan), _jobs(plan), _memory(plan), _time(plan))
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def _assets(plan: Mapping[str, Any]) -> list[str]:
@@ -79,6 +80,16 @@ def _jobs(plan: Mapping[str, Any]) -> list[str]:
         counts = (f"{row[key]:,}" if row[key] else NONE for key in ("to_do", "done"))
         rows.append((row["rule"], *counts, duration(row["core_seconds"]), duration(row["gpu_seconds"])))
     return _table(rows, "<>>>>")
+
+
+def _memory(plan: Mapping[str, Any]) -> list[str]:
+    """Say what one model takes on GPUs."""
+    rows: list[Sequence[str]] = [("GPU memory", "weights", "with a batch", "on each GPU", "")]
+    for found in plan["gpu_memory"]:
+        sizes = (human(size) for size in (found["weights"], found["needed"], found["needed"] / found["gpus"]))
+        gpus = f"{found['gpus']} GPUs" if found["gpus"] > 1 else "one GPU"
+        rows.append((found["suite"], *sizes, f"{found['precision']}, batches of {found['batch_size']}, {gpus}"))
+    return _table(rows, "<>>><") if len(rows) > 1 else []
 
 
 def _time(plan: Mapping[str, Any]) -> list[str]:

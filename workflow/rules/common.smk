@@ -17,6 +17,7 @@ from experiment.parts import ConfigParts  # noqa: E402
 from nan_merge.core.code_digest import code_digest  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
+from nan_merge.models.own_tasks import definition  # noqa: E402
 
 
 def checked(function, *arguments):

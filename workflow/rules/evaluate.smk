@@ -70,7 +70,7 @@ rule evaluate_benchmark:
     conda:
         environment
     resources:
-        gpu=GPU_OF_MODELS,
+        gpu=GPU_OF_BENCHMARKS,
         mem_mb=memory(4000, per_input=2),
         runtime=minutes(480),
     params:

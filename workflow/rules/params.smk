@@ -11,6 +11,10 @@ ENVIRONMENTS = {
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
 GPU_OF_MODELS = int(DEVICE != "cpu")
+SPREAD = {
+    k: v for k, v in experiment.config.get("scoring", {}).items() if k == "parallelize"
+}  # layers over several GPUs
+GPU_OF_BENCHMARKS = SPREAD.get("parallelize", GPU_OF_MODELS)
 
 
 def spec(**keys):
@@ -31,6 +35,7 @@ def words(name, values):
 SCORING = [
     word
     for key, value in sorted(experiment.config.get("scoring", {}).items())
+    if key not in SPREAD
     for word in words(key.replace("_", "-"), [str(value)])
 ]
 
@@ -141,14 +146,16 @@ def origins(wildcards):
 
 
 def benchmarks_of_group(wildcards):
-    """`harness:` of the tasks of a group, less what only the plan reads and what tables say."""
+    """`harness:` of the tasks of a group with a digest of own YAML files, less what only the plan reads and what tables say."""
     unread = ("examples", "generated", "unanswered")
     entries = [{"id": t, **experiment.tasks[t]["harness"]} for t in experiment.groups(wildcards.suite)[wildcards.group]]
-    return [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+    kept = [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+    return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
 
 
 def harness_settings(wildcards):
-    return experiment.suites[wildcards.suite].get("harness", {})
+    """`harness:` of the suite, and over how many GPUs a model is spread, which is part of a result's identity."""
+    return {**experiment.suites[wildcards.suite].get("harness", {}), **SPREAD}
 
 
 def logit_scale(wildcards):

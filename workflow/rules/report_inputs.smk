@@ -88,7 +88,9 @@ def task_record(suite, task):
     counts = record.get("arguments", {}).get("counts", {}) if "experts" in experiment.suites[suite] else {}
     fetched = {"train": counts["train"]} if "train" in counts else {}  # what the expert saw, not what is prepared here
     harness = record.get("harness", {})
-    benchmark = {**part(harness, "unanswered", "examples"), **part(record, "source", "licence")} if harness else {}
+    benchmark = (
+        {**part(harness, "unanswered", "examples", "generated"), **part(record, "source", "licence")} if harness else {}
+    )
     metric = {"metric": experiment.metric(suite, task)} if task in experiment.suites[suite].get("metrics", {}) else {}
     known = part(record, "leaks")
     return {"id": task, "label": record["label"], **known, **metric, **fetched, **benchmark}

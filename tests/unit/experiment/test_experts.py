@@ -104,3 +104,13 @@ def test_a_suite_that_does_not_fit_its_tasks_is_refused(change, message, tmp_pat
     with pytest.raises(UserError) as error:
         edited(tmp_path, lambda suite: suite.update(change))
     assert "config/suites/llama2_13b_wizard.yaml" in str(error.value) and message in str(error.value)
+
+
+def test_layers_of_language_models_may_be_spread_over_gpus():
+    spread = {"device": "cuda", "parallelize": 2}
+    assert read("llama2_13b_wizard", scoring=spread).config["scoring"]["parallelize"] == 2
+    for device in ("cpu", "cuda:1"):
+        with pytest.raises(UserError, match=f"scoring: parallelize: .*with `device: cuda`; found `device: {device}`"):
+            read("llama2_13b_wizard", scoring={**spread, "device": device})
+    with pytest.raises(UserError, match=r"scoring: parallelize: only language models .* 'text' is no such suite"):
+        read("llama2_13b_wizard", "text", scoring=spread)

@@ -1,7 +1,9 @@
 """The script that scores benchmarks, on tiny models: mistakes are one message, and a run that was killed goes on."""
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,9 @@ import pandas as pd
 import pytest
 import tiny
 import tiny_language as world
+
+from nan_merge.models.own_tasks import SHIPPED
+from nan_merge.models.tasks.qwen25_math.score import answer
 
 GSM8K = {
     "id": "gsm8k",
@@ -36,8 +41,8 @@ def published(tmp_path_factory):
     return folder
 
 
-def start(published, out, entry, data=None, **settings):
-    """Start the script on the tiny base."""
+def start(published, out, entry, data=None, model=None, **settings):
+    """Start the script on a model, by default the tiny base."""
     spec = json.dumps({"benchmarks": [entry], "settings": settings})
     data = data or published / f"datasets/tiny/{entry['id']}"
     command = [
@@ -45,7 +50,7 @@ def start(published, out, entry, data=None, **settings):
         "-m",
         "scripts.evaluate_benchmark",
         "--checkpoints",
-        published / "models/tiny/base",
+        model or published / "models/tiny/base",
         "--data",
         data,
     ]
@@ -57,10 +62,10 @@ def start(published, out, entry, data=None, **settings):
 
 
 def message(process):
-    """Return what a command that failed said last."""
+    """Return the one error of a command that failed."""
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 1 and "Traceback" not in text, text
-    return text.splitlines()[-1]
+    return next(line[line.index("error: ") :] for line in text.splitlines() if "error: " in line)
 
 
 def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_path):
@@ -78,6 +83,30 @@ def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_
     )
 
 
+def with_config(folder, name, **changes):
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "settings", "told"),
+    [
+        (
+            "tokenizer_config.json",
+            {"chat_template": "{{ raise_exception('system only') }}"},
+            {"chat_template": True},
+            "system only",
+        ),
+        ("config.json", {"max_position_embeddings": 64}, {}, "sequence length"),
+    ],
+)
+def test_a_fault_of_the_model_is_not_blamed_on_the_data(file, changes, settings, told, published, tmp_path):
+    model = shutil.copytree(published / "models/tiny/base", tmp_path / "model")
+    with_config(model, file, **changes)
+    text = message(start(published, tmp_path, GSM8K, model=model, **settings))
+    assert text.startswith(f"error: {model}: the model failed on the prompts of gsm8k (") and told in text, text
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "told"),
     [
@@ -88,6 +117,33 @@ def test_a_benchmark_whose_columns_changed_is_told_with_its_data(published, tmp_
 )
 def test_a_mistake_in_the_config_is_told(change, settings, told, published, tmp_path):
     assert told in message(start(published, tmp_path, {**GSM8K, **change}, **settings))
+
+
+def test_prompts_of_the_toolkit_are_asked_and_an_edited_task_is_asked_again(published, tmp_path):
+    model = shutil.copytree(published / "models/tiny/base", tmp_path / "model")
+    with_config(model, "config.json", max_position_embeddings=4096)
+    mine = shutil.copytree(SHIPPED / "qwen25_math", tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    shared = mine / "_gsm8k.yaml"
+    for file in mine.glob("gsm8k_*.yaml"):
+        file.write_text(file.read_text().replace("2048", "24"))
+    folder = os.path.relpath(mine)
+    tasks = ["gsm8k_qwen25_math_cot", "gsm8k_toolkit_cot", "gsm8k_wizard_zs"]
+    entry = {"id": "gsm8k", "folder": folder, "tasks": tasks, "metric": "exact_match", "filter": "toolkit"}
+    assert folder.startswith(".")
+    for _ in range(2):
+        done = start(published, tmp_path, entry, model=model)
+        text = done.communicate(timeout=600)[0]
+        assert done.returncode == 0, text
+        kept = [json.loads(gzip.decompress(file.read_bytes())) for file in tmp_path.glob("cache/*/*.json.gz")]
+    assert {each["identity"]["task"] for each in kept} == set(tasks) and len(kept) == 3
+    lines = [json.loads(line) for line in gzip.decompress((tmp_path / "all.jsonl.gz").read_bytes()).splitlines()]
+    assert len(lines) == 3 * world.SOLVED and len({line["prompt_hash"] for line in lines}) == len(lines)
+    assert all(line["answer"] == (answer(line["output"]) or "[invalid]") for line in lines)
+    assert all(line["found"] == (line["answer"] != "[invalid]") for line in lines)
+    shared.write_text(shared.read_text() + "# changed\n")
+    done = start(published, tmp_path, entry, model=model)
+    assert done.communicate(timeout=600) and done.returncode == 0
+    assert len(list(tmp_path.glob("cache/*/*.json.gz"))) == 6
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_bytes(published, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nan_merge.core.errors import UserError
-from nan_merge.models.harness import Answers, answers, clustered_error, halved_until_it_fits, kept
+from nan_merge.models.harness import Answers, answers, clustered_error, halved_until_it_fits, kept, load_model
 
 
 def sample(number, answer, right, found=True):
@@ -86,3 +86,11 @@ def test_a_run_that_was_ended_leaves_whole_files_only(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path, {"model": "a"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert not list(tmp_path.glob("*/*.json.gz"))
+
+
+def test_a_job_that_sees_too_few_gpus_says_so(tmp_path):
+    seen = torch.cuda.device_count()
+    with pytest.raises(
+        UserError, match=rf"scoring: parallelize: {seen + 1} GPUs are to hold .* this job sees {seen}; ask for as"
+    ):
+        load_model(tmp_path, "cuda", "float16", {"parallelize": seen + 1})

@@ -10,10 +10,11 @@ import pytest
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import score_tables
+from nan_merge.reporting import method_tables, score_tables
 from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.report import write_report
 from nan_merge.reporting.statistics import candidates, summarise, wilson
-from nan_merge.reporting.study import gather_scores, studies
+from nan_merge.reporting.study import Score, Study, gather_scores, studies
 
 TASKS = [
     {"id": "cola", "label": "CoLA", "metric": "matthews"},
@@ -114,3 +115,31 @@ def test_only_correlations_may_be_negative(tmp_path, metric, value, fits):
     else:
         with pytest.raises(UserError, match=rf"{value!r}; expected a fraction from -?\d to 1"):
             gather_scores([file], tmp_path / "scores.tsv")
+
+
+BINOMIAL = math.sqrt(0.7 * 0.3 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("error", "task", "says", "does_not_say"),
+    [
+        (BINOMIAL, {}, ["examples independent within a task", "Wilson's limits"], ["parts", "other score", "batch size"]),
+        (0.04, {}, ["clustered standard error", "take whole parts as the sample"], ["independent within a task", "batch size"]),
+        (0.02, {"metric": "matthews"}, ["normal limits of each other score, by a bootstrap"], ["Wilson", "parts"]),
+        (BINOMIAL, {"generated": 256}, ["no other batch size, machine or library"], ["parts", "other score"]),
+    ],
+)
+def test_notes_on_intervals_are_true_of_the_scores(error, task, says, does_not_say, tmp_path):
+    metric = task.get("metric", "accuracy")
+    score = Score("s", "ties", "bbh", metric, 0.7, 1000, 0, error)
+    one = Study({"id": "s", "tasks": [{"id": "bbh", **task}]}, [{"id": "ties", "label": "TIES"}], [score])
+    write_report([one], one.methods, [], [], {}, tmp_path / "report.html")
+    how = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for table in (score_tables.accuracy, method_tables.methods):
+        notes = " ".join(table(one, {"title": "Scores", "id": "main"}).notes)
+        assert all(words in notes for words in says), notes
+        assert not any(words in notes for words in does_not_say), notes
+    assert ("clustered by part" in how) == (error == 0.04)
+    assert ("standard error of a bootstrap" in how) == ("metric" in task)
+    assert ("another batch size" in how) == ("generated" in task)
+    assert ("strata of independent examples" in how) == (error != 0.04)

@@ -28,6 +28,7 @@ from nan_merge.models.harness import (
     load_tasks,
     run_task,
 )
+from nan_merge.models.own_tasks import definition
 
 DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "machine")  # versions that an answer depends on
 
@@ -67,6 +68,7 @@ class Scoring:
             **{key: value for key, value in self.forward.record().items() if key != "threads"},
             "versions": {name: version for name, version in versions().items() if name in DECIDES},
             "harness": {key: benchmark.harness.get(key) for key in ("folder", "num_fewshot", "metric", "filter")},
+            "definition": definition(benchmark.harness["folder"]),
         }
 
 

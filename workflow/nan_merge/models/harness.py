@@ -12,6 +12,7 @@ import math
 import os
 import random
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
 from nan_merge.layouts.adapters import is_adapter
+from nan_merge.models.own_tasks import own_folder
 
 RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
@@ -110,9 +112,8 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
-    folder = Path(benchmark.harness["folder"])
-    if not benchmark.harness["folder"].startswith("."):
-        folder = shipped / folder
+    name = benchmark.harness["folder"]
+    folder = own_folder(name) or shipped / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -124,7 +125,7 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     if "num_fewshot" in benchmark.harness:
         overrides["num_fewshot"] = benchmark.harness["num_fewshot"]
     children = [{("group" if name in manager.all_groups else "task"): name, **overrides} for name in wanted]
-    with _data_faults(benchmark):
+    with _faults(benchmark):
         found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
     return dict(sorted(found.items()))
 
@@ -151,7 +152,8 @@ def shipped_task(name: str) -> tuple[Path, str] | None:
 def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
     """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
 
-    Raises UserError for an adapter, and if the chat template that is asked for is missing, or the tensors do not fit config.json.
+    Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
+    tensors do not fit config.json.
     """
     if is_adapter(folder):
         raise UserError(
@@ -161,11 +163,17 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     _library()
     from lm_eval.models.huggingface import HFLM
 
+    if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
+        raise UserError(
+            f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
+            " (resource `gpu` of rule evaluate_benchmark), or take another number"
+        )
+
     torch.set_num_threads(1)
     try:
         model = HFLM(
             pretrained=str(folder), backend="causal", device=device, dtype=dtype, add_bos_token=settings.get("bos"),
-            trust_remote_code=False,
+            trust_remote_code=False, parallelize="parallelize" in settings,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[:1]
@@ -181,13 +189,13 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
 def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
     """Return one record an example of a harness task, in the order of the data; greedy, with fixed draws of examples.
 
-    Raises UserError for data without the columns that the task reads, and for an unknown metric or filter.
+    Raises UserError for data without the columns that the task reads, for an unknown metric or filter, and if the model fails.
     """
     import lm_eval
 
     model.batch_size_per_gpu = batch_size
     manager = lm_eval.tasks.TaskManager(include_defaults=False)
-    with _data_faults(benchmark), _quiet_random():
+    with _faults(benchmark, model), _quiet_random():
         found = lm_eval.simple_evaluate(
             model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
             apply_chat_template=bool(settings.get("chat_template")), limit=settings.get("limit"),
@@ -299,15 +307,20 @@ def _library() -> Any:
 
 
 @contextmanager
-def _data_faults(benchmark: Benchmark) -> Iterator[None]:
-    """Turn what lm_eval and datasets raise for data of another form into a UserError that names the data."""
+def _faults(benchmark: Benchmark, model: Any = None) -> Iterator[None]:
+    """Turn what lm_eval and datasets raise into a UserError that names the model if its code raised it, else the data."""
     from datasets.exceptions import DatasetsError
     from jinja2.exceptions import TemplateError
 
     try:
         yield
-    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError) as error:
+    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError, AssertionError) as error:
         text = " ".join(str(error).split())[:300]
+        if model is not None and any(frame.f_locals.get("self") is model for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise UserError(
+                f"{model.model.name_or_path}: the model failed on the prompts of {benchmark.id} ({type(error).__name__}: {text});"
+                " check its tokenizer, chat template and length of context, or leave this task out of the suite"
+            ) from None
         raise UserError(
             f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
             f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"

@@ -8,12 +8,12 @@ from nan_merge.reporting.formats import BREAK, Table
 from nan_merge.reporting.statistics import candidates, summarise
 from nan_merge.reporting.study import Study
 from nan_merge.reporting.table_parts import (
-    INTERVAL_NOTE,
     TESTED,
     columns,
     counted,
     difference,
     estimated,
+    interval_notes,
     limits,
     metric_notes,
     pairs_of,
@@ -40,7 +40,7 @@ def methods(study: Study, record: dict[str, Any]) -> Table:
         f"must be known. Reference: number of arXiv, or where it was published. Average: {study.measure} in % on the test split, "
         "over tasks.",
         *metric_notes(study),
-        INTERVAL_NOTE,
+        *interval_notes(study),
         *study.choices(),
     ]
     return table
@@ -68,7 +68,7 @@ def scan(study: Study, record: dict[str, Any]) -> Table:
         *metric_notes(study),
         f"Δ: difference of the averages in percentage points; p adjusted with Holm's method over the {scanned} of scans in the "
         "suite. The best of many rows is biased upwards; no other row takes over a value from them.",
-        INTERVAL_NOTE,
+        *interval_notes(study),
     ]
     return table
 
@@ -93,6 +93,6 @@ def sweep(study: Study, record: dict[str, Any]) -> Table:
         f"{', for each seed' if len(study.seeds) > 1 else ''}. λ: mean coefficient; p: exponent of the "
         "norm, 0 for uniform coefficients, 1 for NAN.",
         *metric_notes(study),
-        INTERVAL_NOTE,
+        *interval_notes(study),
     ]
     return table

@@ -31,8 +31,7 @@ def models(study: Study, record: dict[str, Any]) -> Table:
     against = next((pair["against"] for pair in study.comparisons), "")
     table.notes = [
         "Accuracy in % with its 95 % interval. Average: over tasks.",
-        parts.INTERVAL_NOTE,
-        *([parts.CLUSTER_NOTE] if any(score.independent < score.n for score in study.scores) else []),
+        *parts.interval_notes(study),
         *([f"Δ: difference to {against} in points, on the same examples, with a 95 % bootstrap interval and the p of a sign-flip "
            "test, adjusted with Holm's method over the models in the column."] if against else []),
     ]  # fmt: skip

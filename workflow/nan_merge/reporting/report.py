@@ -19,7 +19,7 @@ from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import ESCAPED, count, interval, number_of, percent
 from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
 from nan_merge.reporting.statistics import AVERAGING, BASE, POWER, best_merge, summarise
-from nan_merge.reporting.study import Study
+from nan_merge.reporting.study import ACCURACY, Study
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}(, \d{4}\.\d{4,5})*")
@@ -68,6 +68,9 @@ def write_report(
         resamples=RESAMPLES,
         power=POWER,
         leaves=_leaves,
+        grouped=any(study.grouped for study in studies),
+        generated=any(study.generated for study in studies),
+        others=any(study.measure != ACCURACY for study in studies),
     )
     with atomic_write(Path(output)) as part:
         part.write_text(page, encoding="utf-8")

@@ -53,8 +53,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
             else ""
         ),
         *parts.metric_notes(study),
-        parts.INTERVAL_NOTE,
-        *([parts.CLUSTER_NOTE] if any(score.independent < score.n for score in study.scores) else []),
+        *parts.interval_notes(study),
         parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *study.choices(),

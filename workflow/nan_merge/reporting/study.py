@@ -150,6 +150,16 @@ class Study:
         """What the tables show: accuracy, or scores where a task has another metric."""
         return ACCURACY if all(self.metric(task["id"]) == ACCURACY for task in self.tasks) else "score"
 
+    @property
+    def grouped(self) -> bool:
+        """Whether examples of a task come in groups, so that its standard error is not that of independent examples."""
+        return any(score.independent != score.n for score in self.scores)
+
+    @property
+    def generated(self) -> bool:
+        """Whether answers to a task are generated texts."""
+        return any("generated" in task for task in self.tasks)
+
     def reported(self, split: str = "test") -> list[Score]:
         """Return the scores of a split by the metrics of the tasks; a task may have other metrics beside."""
         return [score for score in self.scores if score.metric == self.metric(score.task, split)]

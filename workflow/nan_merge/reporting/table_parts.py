@@ -13,10 +13,6 @@ from nan_merge.reporting.study import ACCURACY, METRIC_NAMES, REGRESSION, Study
 UNANSWERED = 0.02  # share of outputs without an answer above which a table says so
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
-INTERVAL_NOTE = (
-    "Intervals: 95 %, examples independent within a task; Wilson's limits of each task joined by "
-    "square-and-add (MOVER). They cover the choice of examples, not another fine-tuning."
-)
 CLUSTER_NOTE = (
     "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, "
     "and the accuracy is that over all examples."
@@ -79,6 +75,25 @@ def limits(table: Table, estimate: Estimate) -> str:
     return table.mark(text, "Smallest and largest average of the draws; this is no interval.")
 
 
+def interval_notes(*studies: Study) -> list[str]:
+    """Say how intervals are computed from the metrics and examples of these suites, and what they cover."""
+    metrics = {study.metric(task["id"]) for study in studies for task in study.tasks}
+    grouped, generated = any(study.grouped for study in studies), any(study.generated for study in studies)
+    limits = []
+    if ACCURACY in metrics or not metrics:
+        clustered = ", with as many independent examples as have the clustered standard error where a task has several parts"
+        limits.append(f"Wilson's limits of each accuracy{clustered * grouped}")
+    if metrics - {ACCURACY}:
+        limits.append("normal limits of each other score, by a bootstrap of the examples")
+    examples = "" if grouped else ", examples independent within a task"
+    batches = ", and no other batch size, machine or library, by which generated answers can change"
+    return [
+        f"Intervals: 95 %{examples}; {', '.join(limits)}, joined by square-and-add (MOVER). They cover the choice of examples, "
+        f"not another fine-tuning{batches * generated}.",
+        *[CLUSTER_NOTE] * grouped,
+    ]
+
+
 def sentence(text: str) -> str:
     """Return a text with a capital and a full stop, empty for an empty one."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
@@ -96,7 +111,7 @@ def metric_notes(study: Study) -> list[str]:
     numbers = others.get(REGRESSION, [])
     left_out = f", without {', '.join(numbers)}, whose labels are numbers" if numbers else ""
     return [
-        f"Scores are accuracy except for {'; '.join(named)}. Their intervals are normal, by a bootstrap of the examples.",
+        f"Scores are accuracy except for {'; '.join(named)}.",
         f"Differences, p and discordant examples count correct answers: they compare accuracy on the tasks{left_out}.",
     ]
 

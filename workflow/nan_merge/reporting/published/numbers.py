@@ -15,6 +15,7 @@ COLUMNS = ("table", "suite", "collection", "method", "label", "task", "value", "
 AVERAGE, NORMALISED = "average", "normalised_average"
 MEANS = {AVERAGE: "Average", NORMALISED: "Normalised average"}  # values of `task` for a printed mean over tasks
 WITHIN, OUTSIDE, OTHERS, UNLIKE = "within", "outside", "other checkpoints", "other settings"
+NOT_COMPARABLE = "not comparable"  # the individual models are not those in print, or were not asked in the same way
 NOT_PRINTED = "not printed"
 ROUNDING = 0.05  # a mean that differs more from its row is footnoted; numbers are printed with one digit
 
@@ -95,11 +96,12 @@ def check(record: Mapping[str, Any], numbers: Iterable[Printed]) -> None:
                     )
 
 
-def judge(number: Printed | None, estimate: Estimate, collection: str, record: Mapping[str, Any]) -> Judged:
+def judge(number: Printed | None, estimate: Estimate, collection: str, record: Mapping[str, Any], unmet: bool = False) -> Judged:
     """Compare a measured fraction with a printed percentage, and judge the difference where the two should agree.
 
-    They should agree where the collection of checkpoints is the same and `unlike` names no other settings. The measured
-    number is rounded to the printed digits first, so that the verdict follows from the numbers shown.
+    They should agree where the collection of checkpoints is the same, the individual models are not `unmet`, and `unlike` names
+    no other settings. The measured number is rounded to the printed digits first, so that the verdict follows from the numbers
+    shown.
     """
     if number is None or estimate.value is None:
         return Judged()
@@ -108,6 +110,8 @@ def judge(number: Printed | None, estimate: Estimate, collection: str, record: M
     limit = float(limits["average" if number.task in MEANS else "task"])
     if collection != number.collection:
         return Judged(difference, None, OTHERS)
+    if unmet:
+        return Judged(difference, None, NOT_COMPARABLE)
     if unlike(record, number.suite, number.method):
         return Judged(difference, None, UNLIKE)
     return Judged(difference, limit, WITHIN if abs(difference) <= limit + 1e-9 else OUTSIDE)

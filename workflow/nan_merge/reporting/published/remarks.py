@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nan_merge.reporting.formats import count
-from nan_merge.reporting.published.numbers import OTHERS, OUTSIDE, UNLIKE, WITHIN, Printed, shared
+from nan_merge.reporting.published.numbers import NOT_COMPARABLE, OTHERS, OUTSIDE, UNLIKE, WITHIN, Printed, shared
 from nan_merge.reporting.published.sources import Source
 
 READ = "Numbers in %, as printed; the letter names the collection of checkpoints."
@@ -15,12 +15,17 @@ MEASURED = (
     "its digits."
 )
 
+UNMET = (
+    f"{NOT_COMPARABLE.capitalize()}: a merge on a task on which an individual model is further from print than tolerance and "
+    "sampling (95 %) explain, or was not measured; task, prompt or checkpoint is another there."
+)
+
 
 def row_verdict(labels: Sequence[str], verdicts: Sequence[str]) -> str:
     """Join the verdicts of a row: columns are named where the row has other verdicts too."""
     distinct = {verdict for verdict in verdicts if verdict}
     parts = []
-    for verdict in (OUTSIDE, OTHERS, UNLIKE):
+    for verdict in (OUTSIDE, NOT_COMPARABLE, OTHERS, UNLIKE):
         columns = [label for label, of_column in zip(labels, verdicts, strict=True) if of_column == verdict]
         parts += [verdict if distinct == {verdict} else f"{verdict}: {', '.join(columns)}"] * bool(columns)
     return "; ".join(parts) or (WITHIN if distinct else "")
@@ -40,7 +45,7 @@ def remarks(record: dict[str, Any], printed: Sequence[Printed], used: Sequence[S
         *([] if used else ["Nothing of this table was measured in this run."]),
         *(record["notes"][note] for note in shared(printed)),
         READ,
-        *([MEASURED, _judged(record["tolerance"], printed)] if used else []),
+        *([MEASURED, _judged(record["tolerance"], printed), *[UNMET] * ("examples" in record)] if used else []),
         *known,
         *measured,
         f"Printed in: {'; '.join(_origins(printed))}.",

@@ -29,6 +29,11 @@ class Source:
         estimates = [self.estimate(suite, method, task) for suite, task in keys]
         return any(e.value is not None or (skipped and e.reason.startswith("skipped")) for e in estimates)
 
+    def merges(self, method: str) -> bool:
+        """Return whether a method is a merge, and no reference such as the base or an individual model."""
+        found = [each for study in self.studies.values() for each in study.methods if each["id"] == method]
+        return any(each.get("group") != "reference" for each in found)
+
     def examples(self, suite: str, method: str, task: str) -> int | None:
         """Return the number of test examples behind an estimate."""
         members = self.studies[suite].members(method)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nan_merge.reporting.formats import Table, percent, signed_number, write
+from nan_merge.reporting.published.blocks import Block, Key, Row, blocks
 from nan_merge.reporting.published.numbers import (
     AVERAGE,
     MEANS,
+    NOT_COMPARABLE,
     NOT_PRINTED,
     UNLIKE,
     Judged,
@@ -22,21 +24,11 @@ from nan_merge.reporting.published.numbers import (
     unlike,
 )
 from nan_merge.reporting.published.remarks import remarks, row_verdict
+from nan_merge.reporting.published.sampling import errors, sampling_notes, unmet
 from nan_merge.reporting.published.sources import Source, sources
 from nan_merge.reporting.statistics import Estimate
 from nan_merge.reporting.study import Study
-from nan_merge.reporting.table_parts import INTERVAL_NOTE, limits, sentence
-
-Key = tuple[str, str]  # printed suite and task of a column
-Row = dict[Key, Printed]
-
-
-class Block(NamedTuple):
-    """Rows that share their columns: those of one printed suite, or of all."""
-
-    label: str
-    keys: list[Key]
-    rows: dict[str, Row]  # by label
+from nan_merge.reporting.table_parts import interval_notes, limits, sentence
 
 
 def render_published(record: dict[str, Any], numbers: Path | str, studies: Sequence[Study], output: Path | str) -> None:
@@ -57,38 +49,25 @@ def published(record: dict[str, Any], numbers: Sequence[Printed], studies: Seque
         used += here
         rows.add(block, here)
     rows.table.records = rows.lines
-    rows.table.notes = remarks(record, printed, used) + [INTERVAL_NOTE] * (rows.interval and bool(used))
+    rows.table.notes = [
+        *remarks(record, printed, used),
+        *sampling_notes(record, rows.blocks),
+        *(interval_notes(*(study for source in used for study in source.studies.values())) if rows.interval and used else []),
+    ]
     return rows.table
-
-
-def _in_print(labels: dict[str, str], printed: Sequence[Printed], column: str) -> dict[str, str]:
-    """Return labels of tasks or suites in the order of print, which a record in canonical JSON has lost."""
-    order = list(dict.fromkeys(getattr(number, column) for number in printed))
-    return {name: labels[name] for name in sorted(labels, key=lambda name: order.index(name) if name in order else len(order))}
 
 
 class _Rows:
     """Adds blocks of rows to a table, and collects one line a number for the CSV file."""
 
     def __init__(self, record: dict[str, Any], printed: Sequence[Printed]) -> None:
-        """Lay out columns and blocks: tasks, with a block a suite, or suites; columns without a number are left out."""
+        """Lay out the columns."""
         self.record, self.general, self.lines = record, shared(printed), list[dict[str, Any]]()
-        names = {**_in_print(record["tasks"], printed, "task"), **MEANS}
-        suites = _in_print(record["suites"], printed, "suite")
-        shown = {(number.suite, number.task) for number in printed}
-        if record.get("columns") == "suites":
-            keys = [(suite, task) for suite in suites for task in names if (suite, task) in shown]
-            self.labels = [suites[suite] for suite, _ in keys]
-            self.blocks = [Block("", keys, _by_label(printed))]
-        else:
-            tasks = [task for task in names if any(task == other for _, other in shown)]
-            self.labels = [names[task] for task in tasks]
-            self.blocks = [
-                Block(label, [(suite, task) for task in tasks], _by_label(n for n in printed if n.suite == suite))
-                for suite, label in suites.items()
-            ]
+        self.labels, self.blocks = blocks(record, printed)
+        rows = [row for block in self.blocks for row in block.rows.values()]
+        self.errors = {row[key]: error for row in rows for key, error in errors(record, row).items()}
         self.lead = ["Models"] * any(block.label for block in self.blocks) + ["Method", "Numbers"]
-        self.interval = len(self.lead) > 2 and any(task == AVERAGE for _, task in shown)
+        self.interval = len(self.lead) > 2 and any(number.task == AVERAGE for number in printed)
         header = [*self.lead, *self.labels, *["95 % interval"] * self.interval, "Verdict"]
         self.table = Table(record["title"], header, text=(*range(len(self.lead)), len(header) - 1))
 
@@ -99,7 +78,7 @@ class _Rows:
             method = next(iter(row.values())).method
             beside = [source for source in here if method and source.shows(block.keys, method)]
             for source in beside:
-                self._measured(block, source, method, row)
+                self._measured(block, source, method, row, unmet(self.record, block, source) if source.merges(method) else {})
             alone = [number for (suite, _), number in row.items() if not any(suite in source.studies for source in beside)]
             self.lines += [self._line((number.suite, number.task), number) for number in alone]
         known = {number.method for row in block.rows.values() for number in row.values()}
@@ -107,7 +86,7 @@ class _Rows:
         for method in dict.fromkeys(method["id"] for study in studies for method in study.only(self.record).methods):
             for source in here if method not in known else ():
                 if source.shows(block.keys, method, skipped=False):
-                    self._measured(block, source, method, {})
+                    self._measured(block, source, method, {}, {})
 
     def _printed(self, block: Block, label: str, row: Row) -> None:
         """Add a printed row; a note of all its numbers marks its label, any other note its number."""
@@ -115,7 +94,8 @@ class _Rows:
         name = self._noted(label, [note for note in own if note not in self.general])
         cells = []
         for number in map(row.get, block.keys):
-            cell = self._noted(number.text, [note for note in number.notes if note not in own]) if number else ""
+            text = number.text + (f" ± {self.errors[number]:.1f}" if number in self.errors else "") if number else ""
+            cell = self._noted(text, [note for note in number.notes if note not in own]) if number else ""
             mean = recomputed(number, row.values(), self.record["tasks"]) if number else None
             cells.append(
                 cell if mean is None else _mark(self.table, cell, f"The mean of the printed tasks is {mean + 1e-9:.2f}.")
@@ -123,12 +103,15 @@ class _Rows:
         collections = ", ".join(dict.fromkeys(number.collection for number in row.values()))
         self._row(block, "printed", [name, f"published, {collections}"], cells)
 
-    def _measured(self, block: Block, source: Source, method: str, row: Row) -> None:
-        """Add the measured row of a method in one collection, with the difference from the printed row."""
+    def _measured(self, block: Block, source: Source, method: str, row: Row, lacking: Mapping[Key, str]) -> None:
+        """Add the measured row of a method in one collection, with the difference from the printed row.
+
+        `lacking` are the columns that cannot be compared.
+        """
         cells, verdicts, average = [], list[str](), Estimate(None)
         for key in block.keys:
             number, estimate = row.get(key), source.estimate(key[0], method, key[1])
-            judged = judge(number, estimate, source.collection, self.record)
+            judged = judge(number, estimate, source.collection, self.record, key in lacking)
             cells.append(_cell(self.table, estimate, judged, number.digits if number else 1))
             verdicts.append(judged.verdict)
             average = estimate if key[1] == AVERAGE else average
@@ -136,7 +119,9 @@ class _Rows:
                 self.lines.append(self._line(key, number, source, method, judged))
         name = next(iter(source.studies.values())).label(method)
         for why in dict.fromkeys(unlike(self.record, suite, method) for suite, _ in row if suite in source.studies):
-            name = _mark(self.table, name, why) if UNLIKE in verdicts else name
+            name = _mark(self.table, name, why) if {UNLIKE, NOT_COMPARABLE} & {*verdicts} else name
+        for why in (lacking[key] for key in block.keys if key in lacking and key[1] not in MEANS):
+            name = _mark(self.table, name, why) if NOT_COMPARABLE in verdicts else name
         interval = limits(self.table, average) if self.interval else ""
         verdict = row_verdict(self.labels, verdicts) if row else NOT_PRINTED
         self._row(block, "printed" if row else "more", [name, f"measured, {source.collection}"], cells, interval, verdict)
@@ -168,6 +153,7 @@ class _Rows:
             "label": number.label if number else None,
             "task": task,
             "published": number.text if number else None,
+            "published_error": self.errors.get(number) if number else None,
             "measured": value,
             "low": low,
             "high": high,
@@ -179,13 +165,6 @@ class _Rows:
             "note": " ".join(number.notes) if number else None,
             "remark": estimate.reason,
         }
-
-
-def _by_label(printed: Iterable[Printed]) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    for number in printed:
-        rows.setdefault(number.label, {})[number.suite, number.task] = number
-    return rows
 
 
 def _mark(table: Table, text: str, footnote: str) -> str:

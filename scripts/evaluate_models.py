@@ -81,12 +81,13 @@ def _label(task: str) -> str:
 
 
 def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mapping[str, Any], str]:
-    """Return data, keys of `harness` and, for a task that config/tasks.yaml lacks, the option that names it."""
+    """Return data, keys of `harness` and, where the command line names task or data that the config lacks, its option."""
     if data is not None and not data.is_dir():
         raise UserError(f"--data {task}={data}: there is no such folder; correct the path")
     known = _entries()
     if task in known:
-        return data or _fetched(task, known[task]["assets"][0], output), known[task]["harness"], ""
+        option = f"--data {task}={data}" if data else ""
+        return data or _fetched(task, known[task]["assets"][0], output), known[task]["harness"], option
     from nan_merge.models.harness import shipped_task
 
     shipped = shipped_task(task)

@@ -63,6 +63,19 @@ def test_a_task_of_the_harness_is_scored_on_local_data_and_a_trial_is_not_taken_
     assert len(list(tmp_path.glob("evaluation/answers/*/*.json.gz"))) == 4, "two models, a trial and the whole; no third time"
 
 
+def test_a_copy_of_the_data_with_notes_of_the_hub_is_the_same_data(evaluate, published, tmp_path):
+    shutil.copytree(published / "datasets/tiny/mmlu", tmp_path / "copy")
+    words = (BASE, *ANATOMY[:3], "mmlu_anatomy=copy", "--limit", "2")
+    evaluate(*words)
+    (tmp_path / "copy/.cache/huggingface").mkdir(parents=True)
+    (tmp_path / "copy/.cache/huggingface/README.md.metadata").write_text("2026-01-01")
+    evaluate(*words)
+    assert len(list(tmp_path.glob("evaluation/answers/*/*.json.gz"))) == 1
+    (tmp_path / "copy/README.md").open("a").write("changed")
+    evaluate(*words)
+    assert len(list(tmp_path.glob("evaluation/answers/*/*.json.gz"))) == 2
+
+
 DATA = ("--data", "gsm8k=@data/gsm8k")
 MISTAKES = {
     "a task that does not exist": ((BASE, "--tasks", "gsm8"), "--tasks gsm8: lm_eval has no task .* did you mean 'gsm8k'"),
@@ -72,6 +85,10 @@ MISTAKES = {
     "data of another form": (
         (BASE, "--tasks", "arc_easy", "--data", "arc_easy=@data/mmlu"),
         "--tasks arc_easy: .*mmlu: the data are not of the form .* Give `--data arc_easy=FOLDER`",
+    ),
+    "data of another form for a task of the config": (
+        (BASE, "--tasks", "gsm8k", "--data", "gsm8k=@data/mmlu"),
+        "--data gsm8k=.*mmlu: the data are not of the form .* Give `--data gsm8k=FOLDER`",
     ),
     "a model that is not there": (("nowhere", "--tasks", "gsm8k", *DATA), "nowhere: no such folder here"),
     "two models of one name": ((BASE, BASE, "--tasks", "gsm8k", *DATA), "MODEL base=.* the name 'base' is taken"),

@@ -41,7 +41,8 @@ T = TypeVar("T")
 class Benchmark:
     """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data.
 
-    Of a task that the config does not have, `option` is what named it on the command line.
+    `option` is what named task or data on the command line, if it did. Without `metric`, the first of RIGHT_OR_WRONG that a task
+    has counts, by its first filter.
     """
 
     id: str
@@ -202,7 +203,7 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
         )  # fmt: skip
     samples = [sample for each in found["samples"].values() for sample in each]
     filters = sorted({sample["filter"] for sample in samples})
-    wanted = benchmark.harness.get("filter", samples[0]["filter"] if benchmark.option else "none")
+    wanted = benchmark.harness.get("filter", "none" if "metric" in benchmark.harness else samples[0]["filter"])
     kept = [sample for sample in samples if sample["filter"] == wanted]
     if not kept:
         raise UserError(f"{benchmark.where}: filter: unknown '{wanted}'; task {task.task_name} has {', '.join(filters)}")

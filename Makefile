@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # A kernel lock instead of Snakemake's lock files: it ends with its process, so a killed run needs no unlocking.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" flock --exclusive .run.lock snakemake --nolock --cores all --logger rich
 
-SAY = @flock --nonblock .run.lock true || echo "another run is at work in this folder; waiting for it to end"
+SAY = @flock --nonblock --conflict-exit-code 9 .run.lock true || [ $$? != 9 ] || echo "another run is at work in this folder; waiting for it to end"
 
 # The table of a suite, and where the report is: the last lines of a run, also where nothing had to be done.
 SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv && echo && echo results/report.html

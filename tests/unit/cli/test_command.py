@@ -242,3 +242,28 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path):
     for wrong in (tmp_path / "plain.txt", tmp_path / "none.jinja", tmp_path, "chatml", "a\0b", "x" * 9999):
         with pytest.raises(UserError, match=r"^--chat-template .*template in Jinja.*; correct it"):
             template(str(wrong))
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["plan", "--help"], ["methods"]])
+def test_a_reader_that_goes_away_is_no_traceback(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(*words, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("option", ["--base=other", "--expert=c=other", "--method=slerp"])
+def test_an_option_that_contradicts_a_file_of_mergekit_is_refused(option, tmp_path):
+    family(tmp_path, experts=2)
+    models = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5}} for name in "ab"]
+    config = {"merge_method": "linear", "models": models, "dtype": "float32"}
+    (tmp_path / "m.yml").write_text(yaml.safe_dump(config))
+    done = run("import-mergekit", tmp_path / "m.yml", "--output", tmp_path / "out", option)
+    assert done.returncode == 1 and f"{option.partition('=')[0]}: {tmp_path / 'm.yml'} has it" in done.stderr
+
+
+def test_a_conversion_does_not_write_into_its_input(tmp_path):
+    family(tmp_path, experts=1)
+    done = run("convert", tmp_path / "base", "--to", "open_clip", "--output", tmp_path / "base/new")
+    assert done.returncode == 1 and f"base/new: lies inside {tmp_path / 'base'}, which is read" in done.stderr

@@ -303,15 +303,16 @@ def test_documents_are_composed_before_the_merge(models, monkeypatch):
         merge(models)
 
 
-def test_a_document_that_cannot_be_written_leaves_the_merge(models, monkeypatch, capsys):
+def test_a_document_that_cannot_be_written_leaves_the_merge_and_is_an_error(models, monkeypatch):
     merge(models, output=models / "first")
 
-    def full(*_):
+    def full(folder, *_):
+        (folder / "provenance.json").write_text("")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(documented_merge, "document", full)
-    merge(models)
-    assert f"warning: {models / 'out'}: the model is whole, its documents are not" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"out: the merged model is whole and stays, its documents .*No space .*merge again"):
+        merge(models)
     assert sha256(models / "out/model.safetensors") == sha256(models / "first/model.safetensors")
     with pytest.raises(UserError, match=r"it has no provenance\.json"):
         merge(models, overwrite=True)

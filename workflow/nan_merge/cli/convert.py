@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
         recover(model)
         if not model.exists():
             raise UserError(f"{model}: no such folder or file; correct the path")
+        if model.resolve() in args.output.resolve().parents:
+            raise UserError(f"{args.output}: lies inside {model}, which is read; choose another --output")
     if args.to == "open_clip":
         clip_conversion.to_open_clip(args.model, args.output, args.base)
     else:

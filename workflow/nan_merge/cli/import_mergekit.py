@@ -35,6 +35,9 @@ def main(argv: Sequence[str]) -> None:
     from nan_merge.standalone.mergekit_import import translate
 
     required = ["--base=", "--expert=", "--method="]  # which the file has
+    for given in (word.partition("=")[0] for word in rest):
+        if f"{given}=" in required:
+            raise UserError(f"{given}: {args.file} has it; change the file, or remove the option")
     options = merge.arguments("import-mergekit")
     output = options.parse_known_args([*required, *rest])[0].output if rest else "OUTPUT"
     merged: dict[str, str] = {}

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from nan_merge.cli.parser import command_parser
-from nan_merge.core.command_line import command_line
-from nan_merge.core.errors import about
+from nan_merge.core.command_line import CLOSED, command_line
 
 ANYWHERE = {
     "merge": "merge models, in folders or on the hub, into one",
@@ -35,7 +34,7 @@ anywhere:
 in a checkout of the workflow:
 {}"""
 PACKAGES = {"open_clip": "open_clip_torch"}  # that are installed by another name
-INTERRUPTED, CLOSED = 130, 141  # exit codes of a shell for SIGINT and SIGPIPE
+INTERRUPTED = 130  # exit code of a shell for SIGINT
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,20 +66,13 @@ def run() -> None:
     os._exit(_code())  # all is on disk, and the tear-down of numba takes a tenth of a second
 
 
-def _flushed() -> None:
-    """Run, and write out what was printed: a full disk behind stdout is an error like any other."""
-    main(sys.argv[1:])
-    with about("standard output"):
-        sys.stdout.flush()
-
-
 def _code() -> int:
     """Run and return the exit code, with both streams flushed; any other error than a user's passes with its traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may be no text
     try:
         try:
-            command_line(_flushed)
+            command_line(lambda: main(sys.argv[1:]))
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nan_merge.core.errors import UserError, as_user_errors
+from nan_merge.core.errors import UserError, about, as_user_errors
+
+CLOSED = 141  # exit code of a shell for SIGPIPE
 
 
 def parse_named_folders(arguments: Iterable[str]) -> dict[str, Path]:
@@ -17,11 +19,19 @@ def parse_named_folders(arguments: Iterable[str]) -> dict[str, Path]:
 
 
 def command_line(main: Any) -> None:
-    """Run a script's `main`; end a user error, or one of the system, with one message and exit code 1 instead of a traceback."""
+    """Run a script's `main`; end a user error, or one of the system, with one message and exit code 1 instead of a traceback.
+
+    A reader of the output that goes away ends it with CLOSED, without a message.
+    """
     open_streams()
     try:
         with as_user_errors():
             main()
+            with about("standard output"):
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes out once more at its end
+        raise SystemExit(CLOSED) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nan_merge.core.errors import UserError, explained, tell
+from nan_merge.core.errors import UserError, explained
 from nan_merge.core.files import canonical
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import merge
 from nan_merge.engine.request import MergeRequest
-from nan_merge.standalone.model_card import card, command, document, loading, origin
+from nan_merge.standalone.model_card import PROVENANCE, card, command, document, loading, origin
 from nan_merge.standalone.outputs import Inputs, seal
 from nan_merge.standalone.sources import Source
 
@@ -65,9 +65,16 @@ def merge_and_document(
             document(folder, {**record, "inputs": entered})
             seal(folder, written)
         except Exception as error:
-            tell(f"warning: {output}: the model is whole, its documents are not ({explained(error) or error!r})")
+            failed.append(explained(error) or repr(error))
+            (folder / PROVENANCE).unlink(missing_ok=True)  # half a document proves nothing
 
+    failed: list[str] = []
     merge(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
+    if failed:
+        raise UserError(
+            f"{output}: the merged model is whole and stays, its documents could not be written ({failed[0]}). It can be used as"
+            " it is; to have the card and provenance.json, remove the folder by hand and merge again"
+        )
 
 
 def _rehearse(record: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError, advice_for_options, as_user_errors, tell
+from nan_merge.core.errors import UserError, about, advice_for_options, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -219,7 +219,7 @@ def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: 
             progress.print(f"coefficients of {own.method}:\n{printed(table)}")
         if own.export_mergekit:
             text = _mergekit(own, sources, models, table)
-            with atomic_write(own.export_mergekit) as part:
+            with about(own.export_mergekit), atomic_write(own.export_mergekit) as part:
                 part.write_text(text, encoding="utf-8")
         request = own.request(models, table, cuts)
         inputs.check()

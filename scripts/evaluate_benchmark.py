@@ -31,7 +31,7 @@ from nan_merge.models.own_tasks import definition
 from scripts.arguments import options, parse_with_spec
 
 Ask = Callable[[Any, Benchmark], tuple[list[Sample], int]]
-DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "machine")  # versions that an answer depends on
+DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "vllm", "machine")  # versions that an answer depends on
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def provenance(args: argparse.Namespace, forward: Forward, batch_sizes: dict[str
     """Say how it was computed and from what; `smaller_batches` are those of harness tasks for which memory ran out."""
     return {
         **forward.record(),
-        "backend": "hf",
+        "backend": args.settings.get("backend", "hf"),
         "batch_size": args.batch_size,
         "smaller_batches": {name: size for name, size in batch_sizes.items() if size != args.batch_size},
         "benchmarks": args.benchmarks,

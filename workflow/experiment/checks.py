@@ -24,6 +24,7 @@ HEADS = (
     "premise",
     "finetune",
 )  # keys of suites with prepared data
+HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input",),
@@ -81,17 +82,15 @@ def check_run(experiment: Experiment) -> None:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
 
 
-def check_parallel(experiment: Experiment) -> None:
-    """Check that models which are spread over several GPUs are language models on GPUs."""
+def check_harness_keys(experiment: Experiment) -> None:
+    """Check that keys of `scoring` which only benchmarks read stand in a run of language models on GPUs."""
     scoring = experiment.config.get("scoring", {})
-    if "parallelize" not in scoring:
-        return
-    where = experiment.where("scoring", "parallelize")
-    if scoring.get("device", "cpu") != "cuda":
-        found = scoring.get("device", "cpu")
-        raise UserError(f"{where}: the layers of a model are spread over GPUs with `device: cuda`; found `device: {found}`")
-    if others := [suite for suite in experiment.suites if not experiment.is_benchmarked(suite)]:
-        raise UserError(f"{where}: only language models on benchmarks are spread over GPUs, and '{others[0]}' is no such suite")
+    for key in (key for key in HARNESS_KEYS if scoring.get(key, "hf") != "hf"):
+        where, device = experiment.where("scoring", key), scoring.get("device", "cpu")
+        if device != "cuda":
+            raise UserError(f"{where}: {scoring[key]} needs GPUs, `device: cuda`; found `device: {device}`")
+        if others := [suite for suite in experiment.suites if not experiment.is_benchmarked(suite)]:
+            raise UserError(f"{where}: only for language models on benchmarks, and '{others[0]}' is no such suite; remove one")
 
 
 def check_models(experiment: Experiment) -> None:

@@ -80,7 +80,7 @@ class Experiment:
                 for suite, texts in record.get("unlike", {}).items()
             }
         checks.check_suites(self, root)
-        checks.check_parallel(self)
+        checks.check_harness_keys(self)
         for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
             self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 from cluster.job_resources import memory, minutes, threads_for_models  # noqa: E402
 from cluster.preflight import check_run  # noqa: E402
+from experiment.checks import HARNESS_KEYS  # noqa: E402
 from experiment.experiment import Experiment  # noqa: E402
 from experiment.parts import ConfigParts  # noqa: E402
 from nan_merge.core.code_digest import code_digest  # noqa: E402

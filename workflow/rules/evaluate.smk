@@ -68,7 +68,7 @@ rule evaluate_benchmark:
     wildcard_constraints:
         suite=any_of(BENCHMARKED),
     conda:
-        environment
+        environment_of_backend
     resources:
         gpu=GPU_OF_BENCHMARKS,
         mem_mb=memory(4000, per_input=2),

@@ -11,10 +11,10 @@ ENVIRONMENTS = {
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
 GPU_OF_MODELS = int(DEVICE != "cpu")
-SPREAD = {
-    k: v for k, v in experiment.config.get("scoring", {}).items() if k == "parallelize"
-}  # layers over several GPUs
-GPU_OF_BENCHMARKS = SPREAD.get("parallelize", GPU_OF_MODELS)
+RUN_BY = {  # what scores benchmarks, where it is not the default
+    key: value for key, value in experiment.config.get("scoring", {}).items() if key in HARNESS_KEYS and value != "hf"
+}
+GPU_OF_BENCHMARKS = RUN_BY.get("parallelize", GPU_OF_MODELS)
 
 
 def spec(**keys):
@@ -35,7 +35,7 @@ def words(name, values):
 SCORING = [
     word
     for key, value in sorted(experiment.config.get("scoring", {}).items())
-    if key not in SPREAD
+    if key not in HARNESS_KEYS
     for word in words(key.replace("_", "-"), [str(value)])
 ]
 
@@ -79,6 +79,11 @@ def family(wildcards):
 def environment(wildcards):
     """The conda environment of what runs models, by their family."""
     return environment_file(ENVIRONMENTS.get(family(wildcards), family(wildcards)))
+
+
+def environment_of_backend(wildcards):
+    """The conda environment of benchmarks: vLLM has its own, since its pins are others."""
+    return environment_file("vllm") if RUN_BY.get("backend") == "vllm" else environment(wildcards)
 
 
 def code_with_family(script):
@@ -154,8 +159,8 @@ def benchmarks_of_group(wildcards):
 
 
 def harness_settings(wildcards):
-    """`harness:` of the suite, and over how many GPUs a model is spread, which is part of a result's identity."""
-    return {**experiment.suites[wildcards.suite].get("harness", {}), **SPREAD}
+    """`harness:` of the suite, and the backend and number of GPUs of a model, which are part of a result's identity."""
+    return {**experiment.suites[wildcards.suite].get("harness", {}), **RUN_BY}
 
 
 def logit_scale(wildcards):

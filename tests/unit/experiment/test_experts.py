@@ -106,11 +106,13 @@ def test_a_suite_that_does_not_fit_its_tasks_is_refused(change, message, tmp_pat
     assert "config/suites/llama2_13b_wizard.yaml" in str(error.value) and message in str(error.value)
 
 
-def test_layers_of_language_models_may_be_spread_over_gpus():
-    spread = {"device": "cuda", "parallelize": 2}
-    assert read("llama2_13b_wizard", scoring=spread).config["scoring"]["parallelize"] == 2
+@pytest.mark.parametrize("more", [{"parallelize": 2}, {"backend": "vllm"}])
+def test_keys_of_benchmarks_need_language_models_on_gpus(more):
+    ((key, value),) = more.items()
+    assert read("llama2_13b_wizard", scoring={"device": "cuda", **more}).config["scoring"][key] == value
     for device in ("cpu", "cuda:1"):
-        with pytest.raises(UserError, match=f"scoring: parallelize: .*with `device: cuda`; found `device: {device}`"):
-            read("llama2_13b_wizard", scoring={**spread, "device": device})
-    with pytest.raises(UserError, match=r"scoring: parallelize: only language models .* 'text' is no such suite"):
-        read("llama2_13b_wizard", "text", scoring=spread)
+        with pytest.raises(UserError, match=f"scoring: {key}: {value} needs GPUs, `device: cuda`; found `device: {device}`"):
+            read("llama2_13b_wizard", scoring={"device": device, **more})
+    with pytest.raises(UserError, match=rf"scoring: {key}: only for language models .* 'text' is no such suite"):
+        read("llama2_13b_wizard", "text", scoring={"device": "cuda", **more})
+    assert read("text", scoring={"backend": "hf"}), "the default may be written anywhere"

@@ -1,6 +1,7 @@
 """Answers to benchmarks: hashes, clustered errors, the cache, and memory that runs out. lm_eval itself runs in tests/workflow."""
 
 import gzip
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -86,6 +87,12 @@ def test_a_run_that_was_ended_leaves_whole_files_only(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path, {"model": "a"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert not list(tmp_path.glob("*/*.json.gz"))
+
+
+@pytest.mark.skipif(bool(find_spec("vllm")), reason="vLLM is installed")
+def test_without_vllm_its_backend_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"vLLM is not installed here.*--sdm conda.*envs/vllm.yaml"):
+        load_model(tmp_path, "cuda", "float16", {"backend": "vllm"})
 
 
 def test_a_job_that_sees_too_few_gpus_says_so(tmp_path):

@@ -264,10 +264,12 @@ def test_a_conversion_of_nothing_is_one_message(to, tmp_path):
 
 
 def test_a_conversion_passes_by_what_is_no_file(tmp_path):
-    pipe(tmp_path / "x.pt")
-    (tmp_path / "y.pt").mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    pipe(model / "x.pt")
+    (model / "y.pt").mkdir()
     with pytest.raises(UserError, match="0 weight files"):
-        convert.main([str(tmp_path), "--to", "transformers", "--output", str(tmp_path / "out")])
+        convert.main([str(model), "--to", "transformers", "--output", str(tmp_path / "out")])
 
 
 def test_a_conversion_takes_a_fine_tuned_file(world, tmp_path):

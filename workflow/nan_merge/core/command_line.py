@@ -26,15 +26,23 @@ def command_line(main: Any) -> None:
     open_streams()
     try:
         with as_user_errors():
-            main()
-            with about("standard output"):
-                sys.stdout.flush()
+            try:
+                main()
+            except SystemExit:  # after a help
+                _flush()
+                raise
+            _flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes out once more at its end
         raise SystemExit(CLOSED) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _flush() -> None:
+    with about("standard output"):
+        sys.stdout.flush()
 
 
 def open_streams() -> None:

@@ -7,7 +7,7 @@ import platform
 
 PACKAGES = (
     "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
-    "safetensors", "snakemake", "lm_eval",
+    "safetensors", "snakemake", "lm_eval", "vllm",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from nan_merge.models.harness import (
 )
 from nan_merge.models.own_tasks import definition
 
-DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "machine")  # versions that an answer depends on
+DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "vllm", "machine")  # versions that an answer depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _provenance(
     """Say how it was computed and from what; `smaller_batches` are those of harness tasks for which memory ran out."""
     return {
         **scoring.forward.record(),
-        "backend": "hf",
+        "backend": scoring.settings.get("backend", "hf"),
         "batch_size": scoring.batch_size,
         "smaller_batches": {name: size for name, size in batch_sizes.items() if size != scoring.batch_size},
         "benchmarks": [{"id": benchmark.id, **benchmark.harness} for benchmark in benchmarks],

@@ -6,6 +6,7 @@ on after its last task, and equal models are run once.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -162,8 +164,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             f" --expert {folder} --method weight_averaging --output FOLDER"
         )
     _library()
-    from lm_eval.models.huggingface import HFLM
-
+    make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
         raise UserError(
             f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
@@ -172,19 +173,35 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
 
     torch.set_num_threads(1)
     try:
-        model = HFLM(
-            pretrained=str(folder), backend="causal", device=device, dtype=dtype, add_bos_token=settings.get("bos"),
-            trust_remote_code=False, parallelize="parallelize" in settings,
-        )  # fmt: skip
+        model = make(pretrained=str(folder), dtype=dtype, add_bos_token=settings.get("bos"), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
+    model.origin = folder
     if settings.get("chat_template") and not model.tokenizer.chat_template:
         raise UserError(
             f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
             " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
     return model
+
+
+def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
+    from lm_eval.models.huggingface import HFLM
+
+    return functools.partial(HFLM, backend="causal", device=device, parallelize="parallelize" in settings)
+
+
+def _vllm(settings: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the maker of a model that vLLM runs, its heads spread over GPUs."""
+    if not find_spec("vllm"):
+        raise UserError(
+            "scoring: backend: vLLM is not installed here, which `backend: vllm` needs; run with `--sdm conda`, which makes the"
+            " environment envs/vllm.yaml, or write `backend: hf`"
+        )
+    from lm_eval.models.vllm_causallms import VLLM
+
+    return functools.partial(VLLM, tensor_parallel_size=settings.get("parallelize", 1), seed=0)
 
 
 def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
@@ -194,7 +211,7 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
     """
     import lm_eval
 
-    model.batch_size_per_gpu = batch_size
+    setattr(model, "batch_size_per_gpu" if hasattr(model, "batch_size_per_gpu") else "batch_size", batch_size)
     manager = lm_eval.tasks.TaskManager(include_defaults=False)
     with _faults(benchmark, model), _quiet_random():
         found = lm_eval.simple_evaluate(
@@ -319,7 +336,7 @@ def _faults(benchmark: Benchmark, model: Any = None) -> Iterator[None]:
         text = " ".join(str(error).split())[:300]
         if model is not None and any(frame.f_locals.get("self") is model for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise UserError(
-                f"{model.model.name_or_path}: the model failed on the prompts of {benchmark.id} ({type(error).__name__}: {text});"
+                f"{model.origin}: the model failed on the prompts of {benchmark.id} ({type(error).__name__}: {text});"
                 " check its tokenizer, chat template and length of context, or leave this task out of the suite"
             ) from None
         raise UserError(

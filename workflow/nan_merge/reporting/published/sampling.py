@@ -82,7 +82,7 @@ def sampling_notes(record: Mapping[str, Any], blocks: list[Block]) -> list[str]:
 def _variants(block: Block) -> list[tuple[str, str]]:
     """Return the labels of printed rows `host+variant`, each with that of the row of its host, that share several tasks."""
     methods = {next(iter(row.values())).method: label for label, row in block.rows.items()}
-    pairs = [(label, methods.get(method.rpartition("+")[0], "")) for method, label in methods.items()]
+    pairs = [(label, methods.get(method.rpartition("+")[0], "")) for method, label in methods.items() if "+" in method]
     return [(label, host) for label, host in pairs if host and len(_shared(block.rows[label], block.rows[host])) > 1]
 
 

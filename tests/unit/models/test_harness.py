@@ -81,6 +81,11 @@ def test_the_cache_knows_answers_by_all_that_they_depend_on(tmp_path):
     assert made == ["one", "three"]
     (first, second) = sorted(tmp_path.glob("*/*.json.gz"))
     assert gzip.decompress(first.read_bytes()) != gzip.decompress(second.read_bytes())
+    for content in (first.read_bytes()[:-9], b"no gzip", gzip.compress(b"{")):
+        for file in (first, second):
+            file.write_bytes(content)
+        with pytest.raises(UserError, match=r"\.json\.gz: (damaged answers|not valid JSON)"):
+            kept(tmp_path, {"model": "a"}, make("four"))
 
 
 def test_a_run_that_was_ended_leaves_whole_files_only(tmp_path):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import gzip
-import json
 import math
 import os
 import random
 import re
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
+from nan_merge.core.text import parse_json
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.models.own_tasks import own_folder
 
@@ -307,7 +308,10 @@ def kept(cache: Path, identity: Mapping[str, Any], make: Callable[[], tuple[list
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
             part.write_bytes(gzip.compress(canonical(record).encode(), mtime=0))
-    record = json.loads(gzip.decompress(file.read_bytes()))
+    try:
+        record = parse_json(gzip.decompress(file.read_bytes()), file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: damaged answers ({error}); delete the file and run again") from None
     return record["samples"], int(record["batch_size"])
 
 

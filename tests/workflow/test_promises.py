@@ -22,7 +22,7 @@ pytestmark = pytest.mark.demo
 ROOT = tiny.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*/README.md"))]
 PROGRAMS = r"(?:\w+=\w+ )?(?:make|snakemake|python3? -m|pip|nan-merge|sbatch|bash|grep|export|(?:\.venv|\.bench/[\w-]+)/bin/\w+)"
-SHELL_ONLY = ("source .venv/bin/activate", "export SNAKEMAKE_OUTPUT_CACHE=")  # without effect of their own
+SHELL_ONLY = ("source .venv/bin/activate", "export SNAKEMAKE_OUTPUT_CACHE=", "export HF_TOKEN=")  # without effect of their own
 
 
 def of_page(page: Path) -> set[str]:
@@ -249,6 +249,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"nan-merge merge .*task_arithmetic\+ranked.*", elsewhere("workflow/test_contributing.py")),
     (r"nan-merge merge .*", with_models),
     (r"nan-merge import-mergekit .*", with_mergekit),
+    (r"nan-merge evaluate .*", helped),  # on tiny models: tests/unit/models and test_own_models.py
     (r"python -m scripts\.<\w+> --help", of_scripts),
     (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
@@ -256,7 +257,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
-    (r"snakemake --cores \w+ --configfile own\.yaml", elsewhere("workflow/test_own_models.py")),
+    (r"snakemake --cores \w+ --configfile (own|scored)\.yaml", elsewhere("workflow/test_own_models.py")),
     (r"snakemake .*--cache .*", of_group),
     (r"snakemake .*--sdm conda.*", elsewhere("workflow/test_envs.py")),  # conda's channels
     (r"snakemake --profile slurm( --unlock)?", dry),  # on a real SLURM: tests/slurm
@@ -268,7 +269,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make format", formatted),
     (r"make docs", verbatim),
     (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
-    (r"make (bench|pins)", shown),  # 30 GB and two other programs; conda's channels
+    (r"make (language|bench|pins)", shown),  # an installation; 30 GB and two other programs; conda's channels
     (r"pip install \.", elsewhere("workflow/test_install.py")),
     (r"python3 -m venv \.venv|\.venv/bin/python -m pip install torch==.*", elsewhere("unit/test_docs.py")),  # 6 GB of downloads
     (r"python -m benchmarks\..*", helped),  # with small models: tests/unit/benchmarks

@@ -2,7 +2,7 @@
 
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json, write_json
-from nan_merge.engine.measure import processed
+from nan_merge.engine.processed import processed
 from nan_merge.engine.request import Contexts
 from nan_merge.layouts.unify import unify_layout
 from scripts.arguments import LAYOUT, options, parse_with_spec

@@ -16,6 +16,7 @@ from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure, merge
+from nan_merge.engine.processed import processed as norms_processed
 from nan_merge.engine.request import Contexts, MergeRequest
 from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
@@ -109,7 +110,7 @@ def measures(method_spec: Mapping, base: Path, experts: Mapping[str, Path], excl
     models = unify_layout(base, enough(recipe, experts), exclude)
     cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
     if processed := recipe.requirements.get("processed"):
-        norms = measure.processed(Contexts(models, cuts), **processed)
+        norms = norms_processed(Contexts(models, cuts), **processed)
     else:
         norms = measure.norms(models)
     if statistics := calibration_for(recipe, base, models.experts):

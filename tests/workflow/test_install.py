@@ -183,7 +183,8 @@ def requirements():
 
 
 def test_what_the_package_needs_is_pinned_within_its_bounds():
-    lines = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    files = ((ROOT / name).read_text() for name in ("requirements.txt", "requirements-language.txt"))
+    lines = re.findall(r"^([\w.-]+)==([\w.]+)", "".join(files), re.MULTILINE)
     pins = {canonicalize_name(name): Version(version) for name, version in lines}
     for requirement in requirements():
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement

@@ -57,7 +57,8 @@ def test_a_merge_that_is_asked_for_stays_until_the_next_run_scores_it(project):
 def test_an_evaluation_that_fails_keeps_its_merge_and_no_other(project):
     keep(project, False)
     project.remove("results/merged", "results/scores/tiny/dare", *OF_TIES[1:])
-    project.replace("workflow/rules/evaluate.smk", '"python -m scripts', '"test {wildcards.method} != ties; python -m scripts')
+    start = '"python -m scripts.evaluate_checkpoint'
+    project.replace("workflow/rules/evaluate.smk", start, start.replace('"', '"test {wildcards.method} != ties; ', 1))
     assert project.run().code == 1
     assert [path.name for path in (project / "results/merged/tiny").iterdir()] == ["ties"]
 

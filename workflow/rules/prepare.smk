@@ -137,6 +137,8 @@ rule extract_head:
         "results/heads/{checkpoints}/{task}.safetensors",
     log:
         "results/logs/extract_head/{checkpoints}/{task}.log",
+    benchmark:
+        "results/benchmarks/extract_head/{checkpoints}/{task}.tsv"
     wildcard_constraints:
         checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "head" in record),
     conda:

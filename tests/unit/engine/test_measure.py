@@ -8,6 +8,7 @@ from models import BFLOAT16, FLOAT32, SHAPES, family, flat, merged, save, tensor
 
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure, reader
+from nan_merge.engine.processed import processed as norms_processed
 from nan_merge.engine.request import Contexts
 from nan_merge.layouts import unify
 from nan_merge.layouts.unify import unify_layout
@@ -154,7 +155,7 @@ def processed(base, experts, operator, cuts=None, seed=0, **how):
     models = unify_layout(base, experts)
     if name == "trim":
         cuts = measure.thresholds(models, **{"density": 0.2, **given})
-    return measure.processed(Contexts(models, cuts or {}, seed), preprocess=operator, **how)
+    return norms_processed(Contexts(models, cuts or {}, seed), preprocess=operator, **how)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

@@ -1,11 +1,11 @@
-"""Measure checkpoints in streaming passes: norms of weights and of task vectors, processed or not, exact trim thresholds."""
+"""Measure checkpoints in streaming passes: norms of weights and of task vectors, exact trim thresholds."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,11 @@ import numpy as np
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.errors import UserError
-from nan_merge.core.parallel import MemoryBudget, parallel_map
+from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
-from nan_merge.engine.fused import fused
-from nan_merge.engine.reader import Reader, squares_of, sums_of_squares
-from nan_merge.engine.request import Contexts
+from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL
-from nan_merge.methods.recipe import bind
 from nan_merge.methods.varying import block_counts, value_at, varies
 
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
@@ -48,53 +45,10 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
 
         return work
 
-    return _by_tensor(models, chunks, parallel_map(chunks, worker, threads), ("weights", "task_vector"))
+    return record(models, chunks, parallel_map(chunks, worker, threads), ("weights", "task_vector"))
 
 
-def processed(
-    contexts: Contexts,
-    *,
-    preprocess: Mapping[str, Any],
-    threads: int = 1,
-    step: int | None = None,
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Return the squared Frobenius norm of every merged tensor of every expert's task vector as `preprocess` leaves it.
-
-    `preprocess` is one operator with its hyper-parameters; `contexts` are those of the merge, with its seed and thresholds, so
-    the random draws are the same. The vectors are those of the merge too, but for the rounding of 16-bit models of which another
-    operator of the method takes whole tensors (in float64; here in float32). Tiles are summed as in `norms`: for float32 files
-    `identity` gives the sums of `norms`. Raises UserError for NaN and infinity.
-
-    ASSUME: NAN (arXiv 2505.16148) is a step that goes after other methods; whether its norms are then of their vectors is open.
-    """
-    models, recipe = contexts.models, fused(bind({"preprocess": preprocess}))
-    units = [unit for unit in models.units(models.merged, recipe.whole) if unit]
-    budget = MemoryBudget(max(map(models.memory, models.merged)))
-
-    def vectors(reader: Reader, unit: Sequence[Chunk]) -> Iterator[np.ndarray]:
-        name = unit[0][0]
-        if recipe.whole:
-            with budget.hold(models.memory(name)):
-                theta, *_ = values = reader.whole(name, unit, [()] * len(unit))
-                yield contexts.preprocess(recipe, values[1:], contexts.of_tensor(name, base=theta)).reshape(len(values) - 1, -1)
-            return
-        for first, stored in reader.pieces(*unit[0]):
-            yield contexts.preprocess(recipe, reader.task_vectors(name, first, stored)[1:], contexts.of_tensor(name, first))
-
-    def worker() -> Callable[[Sequence[Chunk]], np.ndarray]:
-        reader = Reader(models.all, progress, step)
-
-        def work(unit: Sequence[Chunk]) -> np.ndarray:
-            tiles = np.concatenate([squares_of(taus) for taus in vectors(reader, unit)], axis=1)
-            return np.array([[math.fsum(row)] for row in tiles])
-
-        return work
-
-    return _by_tensor(models, [unit[0] for unit in units], parallel_map(units, worker, threads), ("processed",))
-
-
-def _by_tensor(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
+def record(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
     """Return the sums of squares (T, keys) of chunks, added up for every tensor, as a record of measures."""
     by_tensor: dict[str, list[np.ndarray]] = {name: [] for name in models.merged}
     for (name, _, _), part in zip(chunks, sums, strict=True):

@@ -280,7 +280,7 @@ def estimate(
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
-    `measures` is the result of `measure.norms` or `measure.processed`, with `calibration` where that was collected, and with
+    `measures` is the result of `measure.norms` or `processed.processed`, with `calibration` where that was collected, and with
     `examples`, a number for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
     Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
     matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns

@@ -29,7 +29,8 @@ from nan_merge.core.errors import UserError, about, advice_for_options, as_user_
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
-from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, processed, thresholds
+from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
+from nan_merge.engine.processed import processed
 from nan_merge.engine.request import Contexts, MergeRequest, Thresholds
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout

@@ -7,7 +7,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.models.benchmark_scores import Scoring, score
 from nan_merge.models.classification import PRECISIONS
-from nan_merge.models.harness import Benchmark
+from nan_merge.models.harness.tasks import Benchmark
 from scripts.arguments import options, parse_with_spec
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     tasks = list(dict.fromkeys(name for text in args.tasks for name in text.split(",") if name))
     known_names("--data", given, tasks)
     from nan_merge.models.benchmark_scores import Scoring, score
-    from nan_merge.models.harness import Benchmark
+    from nan_merge.models.harness.tasks import Benchmark
 
     found = {task: _benchmark(task, given.get(task), args.output) for task in tasks}
     settings = {key: vars(args)[key] for key in ("chat_template", "limit") if vars(args)[key]}
@@ -88,7 +88,7 @@ def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mappin
     if task in known:
         option = f"--data {task}={data}" if data else ""
         return data or _fetched(task, known[task]["assets"][0], output), known[task]["harness"], option
-    from nan_merge.models.harness import shipped_task
+    from nan_merge.models.harness.tasks import shipped_task
 
     shipped = shipped_task(task)
     if shipped is None:

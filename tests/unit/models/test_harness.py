@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nan_merge.core.errors import UserError
-from nan_merge.models.harness import Answers, answers, clustered_error, halved_until_it_fits, kept, load_model
+from nan_merge.models.harness.answers import Answers, answers, clustered_error
+from nan_merge.models.harness.backends import halved_until_it_fits, load_model
+from nan_merge.models.harness.cache import kept
 
 
 def sample(number, answer, right, found=True):

@@ -18,16 +18,11 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, write_json
 from nan_merge.core.versions import versions
 from nan_merge.models.classification import Forward, digest_files
-from nan_merge.models.harness import (
-    Benchmark,
-    Sample,
-    answers,
-    halved_until_it_fits,
-    kept,
-    load_model,
-    load_tasks,
-    run_task,
-)
+from nan_merge.models.harness.answers import Sample, answers
+from nan_merge.models.harness.backends import halved_until_it_fits, load_model
+from nan_merge.models.harness.cache import kept
+from nan_merge.models.harness.run import run_task
+from nan_merge.models.harness.tasks import Benchmark, load_tasks
 from nan_merge.models.own_tasks import definition
 
 DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "vllm", "machine")  # versions that an answer depends on

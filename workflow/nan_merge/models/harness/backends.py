@@ -1,0 +1,95 @@
+"""What runs a language model for lm_eval: transformers or vLLM, with smaller batches where memory runs out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from nan_merge.core.errors import UserError
+from nan_merge.layouts.adapters import is_adapter
+from nan_merge.models.harness.tasks import library
+
+T = TypeVar("T")
+
+
+def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
+    """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
+
+    Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
+    tensors do not fit config.json.
+    """
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
+            f" --expert {folder} --method weight_averaging --output FOLDER"
+        )
+    library()
+    make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
+    if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
+        raise UserError(
+            f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
+            " (resource `gpu` of rule evaluate_benchmark), or take another number"
+        )
+
+    torch.set_num_threads(1)
+    try:
+        model = make(pretrained=str(folder), dtype=dtype, add_bos_token=settings.get("bos"), trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[:1]
+        raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
+    model.origin = folder
+    if settings.get("chat_template") and not model.tokenizer.chat_template:
+        raise UserError(
+            f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
+            " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+        )
+    return model
+
+
+def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
+    from lm_eval.models.huggingface import HFLM
+
+    return functools.partial(HFLM, backend="causal", device=device, parallelize="parallelize" in settings)
+
+
+def _vllm(settings: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the maker of a model that vLLM runs, its heads spread over GPUs."""
+    if not find_spec("vllm"):
+        raise UserError(
+            "scoring: backend: vLLM is not installed here, which `backend: vllm` needs; run with `--sdm conda`, which makes the"
+            " environment envs/vllm.yaml, or write `backend: hf`"
+        )
+    from lm_eval.models.vllm_causallms import VLLM
+
+    return functools.partial(VLLM, tensor_parallel_size=settings.get("parallelize", 1), seed=0)
+
+
+def halved_until_it_fits(attempt: Callable[[int], T], batch_size: int, say: Callable[[str], object]) -> tuple[T, int]:
+    """Call `attempt` with a batch size that is halved as long as memory runs out; return its result and the batch size.
+
+    Raises UserError if one example at a time does not fit.
+    """
+    while True:
+        try:
+            return attempt(batch_size), batch_size
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if batch_size == 1:
+            raise UserError(
+                "out of memory with one example at a time: the model does not fit this device; take `scoring: precision:"
+                " bfloat16`, a device with more memory, or `scoring: device: cpu`"
+            )
+        batch_size //= 2
+        say(f"out of memory: going on with batches of {batch_size}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

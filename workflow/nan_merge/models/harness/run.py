@@ -1,0 +1,78 @@
+"""Run one task of lm_eval on a model and keep of every example what tables, tests and people need."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from nan_merge.core.errors import UserError
+from nan_merge.models.harness.answers import Sample
+from nan_merge.models.harness.tasks import Benchmark, faults
+
+RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
+NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
+
+
+def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
+    """Return one record an example of a harness task, in the order of the data; greedy, with fixed draws of examples.
+
+    Raises UserError for data without the columns that the task reads, for an unknown metric or filter, and if the model fails.
+    """
+    import lm_eval
+
+    setattr(model, "batch_size_per_gpu" if hasattr(model, "batch_size_per_gpu") else "batch_size", batch_size)
+    manager = lm_eval.tasks.TaskManager(include_defaults=False)
+    with faults(benchmark, model), _quiet_random():
+        found = lm_eval.simple_evaluate(
+            model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
+            apply_chat_template=bool(settings.get("chat_template")), limit=settings.get("limit"),
+        )  # fmt: skip
+    samples = [sample for each in found["samples"].values() for sample in each]
+    filters = sorted({sample["filter"] for sample in samples})
+    wanted = benchmark.harness.get("filter", "none" if "metric" in benchmark.harness else samples[0]["filter"])
+    kept = [sample for sample in samples if sample["filter"] == wanted]
+    if not kept:
+        raise UserError(f"{benchmark.where}: filter: unknown '{wanted}'; task {task.task_name} has {', '.join(filters)}")
+    metric = benchmark.harness.get("metric") or next((name for name in kept[0]["metrics"] if name in RIGHT_OR_WRONG), None)
+    if metric is None or metric not in kept[0]:
+        expected = metric or " or ".join(RIGHT_OR_WRONG)
+        raise UserError(
+            f"{benchmark.where}: metric: task {task.task_name} has no '{expected}'; it has {', '.join(kept[0]['metrics'])}"
+        )
+    return [_record(task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
+
+
+def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
+    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right."""
+    given = sample["filtered_resps"]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        scores = [float(each[0] if isinstance(each, tuple | list) else each) for each in given]
+        answer = str(int(np.argmax(scores)))
+        text: Any = scores
+    else:
+        answer = text = str(given[0] if isinstance(given, list) else given)
+    return {
+        "task": task.task_name,
+        "doc_id": int(sample["doc_id"]),
+        **{key: sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")},
+        "target": str(sample["target"]),
+        "answer": answer,
+        "found": answer not in NOTHING,
+        "right": int(sample[metric]),
+        "output": text if task.OUTPUT_TYPE == "multiple_choice" else str(sample["resps"][0][0]),
+    }
+
+
+@contextmanager
+def _quiet_random() -> Iterator[None]:
+    """Keep the states of the random numbers of Python and NumPy, which lm_eval sets."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
+from nan_merge.core.scoring import BENCHMARK_BATCH, PRECISIONS
 from nan_merge.models.benchmark_scores import Scoring, score
-from nan_merge.models.classification import PRECISIONS
 from nan_merge.models.harness.tasks import Benchmark
 from scripts.arguments import options, parse_with_spec
 
@@ -31,8 +31,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = options(__doc__, "device", "suite", "method", "seed")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all benchmarks, or one for each")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder of the data of each benchmark")
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="type of the weights")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="type of the weights")
+    parser.add_argument("--batch-size", type=int, default=BENCHMARK_BATCH)
     parser.add_argument("--cache", type=Path, required=True, help="folder of answers that were given already")
     parser.add_argument("--scores", type=Path, required=True, help="FILE.json; answers, .npz, and outputs, .jsonl.gz, lie beside")
     return parser

@@ -12,10 +12,11 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
+from nan_merge.core.scoring import BATCH, PRECISIONS
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset, is_number
 from nan_merge.data.metrics import METRICS, score, standard_error
-from nan_merge.models.classification import PRECISIONS, Forward, digest_files, embed
+from nan_merge.models.classification import Forward, digest_files, embed
 from nan_merge.models.heads import Head, predict
 from nan_merge.models.registry import find_family
 from scripts.arguments import options
@@ -58,9 +59,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = options(__doc__, "family", "datasets", "heads", "device", "suite", "method", "seed")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all tasks, or one for each")
     parser.add_argument("--split", choices=sorted(PREFIX), default="test")
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="of the forward pass, by autocast")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the forward pass, by autocast")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="TASK=METRIC", help=f"not accuracy: {', '.join(METRICS)}")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)

@@ -15,6 +15,7 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.files import read_json
 from nan_merge.core.names import nearest
+from nan_merge.core.scoring import BENCHMARK_BATCH, PRECISIONS
 from nan_merge.reporting.formats import write
 from nan_merge.reporting.model_tables import AVERAGE, models
 from nan_merge.reporting.paired_tests import compare_methods
@@ -24,7 +25,6 @@ from nan_merge.standalone.sources import find, named
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "own"  # of the score files
 EXAMPLE = "nan-merge evaluate MERGED math=A code=B --tasks mmlu,gsm8k"
-PRECISIONS = ("float32", "bfloat16", "float16")  # as in the library, which a help does not wait for
 
 
 @advice_for_options()
@@ -65,7 +65,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
     add("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     add("--precision", choices=PRECISIONS, default="float32", metavar="TYPE", help=f"of the weights: {', '.join(PRECISIONS)}")
-    add("--batch-size", type=positive, default=8, metavar="N", help="default: 8")
+    add("--batch-size", type=positive, default=BENCHMARK_BATCH, metavar="N", help=f"default: {BENCHMARK_BATCH}")
     add("--num-fewshot", type=natural, default=None, metavar="N", help="examples in the prompt (default: those of the task)")
     add("--chat-template", action="store_true", default=False, help="put prompts into the chat template of each model")
     add("--limit", type=positive, default=None, metavar="N", help="only the first N examples of each part of a task, as a trial")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nan_merge.core.scoring import BENCHMARK_BATCH
 from planning.costs import on_gpu
 from planning.jobs import PlannedJob
 from planning.sizes import Sizes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a weight
-BATCH = 8  # examples, where the config names no number
 
 
 def gpu_memory(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def of_suite(sizes: Sizes, suite: str) -> dict[str, Any]:
     ASSUME: as many heads of keys as of queries; with fewer it is less.
     """
     scoring, table = sizes.experiment.config.get("scoring", {}), sizes.table["memory"]
-    precision, batch = scoring.get("precision", "float32"), scoring.get("batch_size", BATCH)
+    precision, batch = scoring.get("precision", "float32"), scoring.get("batch_size", BENCHMARK_BATCH)
     weights = (sizes.checkpoint(suite) or 0) / table["stored"] * BYTES[precision]
     needed = weights * (1 + batch * table["context"] / (6 * sizes.model(suite)["width"]))
     about = {"suite": suite, "precision": precision, "batch_size": batch, "gpus": scoring.get("parallelize", 1)}

@@ -37,7 +37,7 @@ class Scoring:
 
     device: str = "cpu"
     precision: str = "float32"
-    batch_size: int = 8
+    batch_size: int
     settings: Mapping[str, Any]
     cache: Path
 

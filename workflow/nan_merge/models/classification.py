@@ -21,7 +21,6 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
 
 Encoder = Callable[[np.ndarray], torch.Tensor]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Forward:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if isinstance(encoder, torch.nn.Module):
             encoder.to(self.device)
-        return torch.autocast(self.device.partition(":")[0], PRECISIONS[self.precision], enabled=self.precision != "float32")
+        return torch.autocast(self.device.partition(":")[0], getattr(torch, self.precision), enabled=self.precision != "float32")
 
 
 def embed(encoder: Encoder, inputs: np.ndarray, batches: Sequence[np.ndarray], forward: Forward | None = None) -> np.ndarray:

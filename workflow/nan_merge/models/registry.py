@@ -13,6 +13,7 @@ HEADS = {  # function that makes heads -> what a suite of a family without it wr
     "head": "its experts keep their own: write `head: expert` in place of `text_tower:` of the suite",
     "extract_head": "its heads are made of class prompts: write `text_tower:` in place of `head: expert` of the suite",
 }
+BENCHMARKS = "a harness runs its models: name benchmarks in `tasks:` of the suite, and no `text_tower:`, `head:` or `input:`"
 
 
 def family_names() -> list[str]:
@@ -27,5 +28,5 @@ def find_family(name: str, heads: str | None = None) -> ModuleType:
         raise UserError(f"unknown family {name!r}; known: {known}; correct `family:` of the suite in config/suites")
     module = importlib.import_module(f"{package.__name__}.{name}")
     if heads is not None and not hasattr(module, heads):
-        raise UserError(f"family {name} has no `{heads}`; {HEADS[heads]}")
+        raise UserError(f"family {name} has no `{heads}`; {BENCHMARKS if hasattr(module, 'HARNESS') else HEADS[heads]}")
     return module

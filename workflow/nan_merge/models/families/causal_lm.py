@@ -1,4 +1,4 @@
-"""Causal language models: folders that transformers loads, with tokenizer; benchmarks run them (`models.harness`).
+"""Causal language models: folders that transformers loads, with tokenizer; lm_eval loads and runs them (`models.harness`).
 
 Their layout is canonical already as far as a merge needs it (`layouts.unify` renames, folds and cuts as it reads), so weights are
 linked, not copied: a model of 13 billion parameters has 26 GB.
@@ -22,6 +22,7 @@ from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised
 
 __all__ = ["prepare"]
 
+HARNESS = True  # runs these models: a family with it has no heads, `load` or `batches`
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of these makes a tokenizer
 
 

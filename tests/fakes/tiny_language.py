@@ -73,9 +73,9 @@ def publish(root: Path) -> None:
     subjects = {
         s: {"test": [question(n, s) for n in range(12)], "dev": [question(n, s) for n in range(20, 25)]} for s in SUBJECTS
     }
-    _dataset(root / "datasets/tiny/mmlu", subjects)
+    dataset(root / "datasets/tiny/mmlu", subjects)
     problems = {"test": [problem(n) for n in range(SOLVED)], "train": [problem(n) for n in range(20, 30)]}
-    _dataset(root / "datasets/tiny/gsm8k", {"main": problems, "socratic": problems})
+    dataset(root / "datasets/tiny/gsm8k", {"main": problems, "socratic": problems})
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -90,7 +90,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def _dataset(folder: Path, configs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+def dataset(folder: Path, configs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    """Write a data set as the hub has it: a file each split of a configuration, and README.md that names them."""
     lines = ["---", "configs:"]
     for name, splits in configs.items():
         (folder / name).mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,10 +97,10 @@ def score(
         atomic_write(output.with_suffix(".jsonl.gz")) as part,
         gzip.GzipFile(part, "wb", mtime=0) as lines,
     ):
-        os.environ["HF_DATASETS_CACHE"] = scratch  # what datasets makes of the data; not those of another run
         for checkpoint, benchmark in zip(models, benchmarks, strict=True):
             task, loaded = benchmark.id, functools.partial(load, checkpoint)
-            samples = _samples(scoring, checkpoint, benchmark, loaded, f"{labels['method']}, {task}", batch_sizes)
+            tasks = load_tasks(benchmark, Path(scratch))
+            samples = _samples(scoring, checkpoint, benchmark, tasks, loaded, f"{labels['method']}, {task}", batch_sizes)
             found = answers(samples)
             lines.writelines(f"{canonical({'benchmark': task, **each})}\n".encode() for of in samples.values() for each in of)
             scores += [{**labels, "task": task, "n": len(found.label), **each} for each in found.scores()]
@@ -114,10 +113,16 @@ def score(
 
 
 def _samples(
-    scoring: Scoring, checkpoint: Path, benchmark: Benchmark, load: Callable[[], Any], name: str, batch_sizes: dict[str, int]
+    scoring: Scoring,
+    checkpoint: Path,
+    benchmark: Benchmark,
+    tasks: Mapping[str, Any],
+    load: Callable[[], Any],
+    name: str,
+    batch_sizes: dict[str, int],
 ) -> dict[str, list[Sample]]:
     """Return the samples of a benchmark by harness task; the model answers those that the cache does not have."""
-    identity, tasks = scoring.identity(checkpoint, benchmark), load_tasks(benchmark)
+    identity = scoring.identity(checkpoint, benchmark)
     found: dict[str, list[Sample]] = {}
 
     def ask(task: Any) -> tuple[list[Sample], int]:

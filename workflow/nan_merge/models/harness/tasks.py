@@ -56,16 +56,17 @@ def library() -> Any:
     return lm_eval
 
 
-def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
+def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     """Return the harness tasks of a benchmark by name, with its local data; groups are expanded.
 
-    Raises UserError for tasks or data that do not exist or do not fit each other.
+    `scratch` takes what datasets makes of the data. Raises UserError for tasks or data that are missing or do not fit each other.
     """
     shipped = shipped_tasks()
     import datasets
     from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = scratch  # not that of another run: read from the environment only once
     name = benchmark.harness["folder"]
     folder = own_folder(name) or shipped / name
     if not folder.is_dir():
@@ -81,7 +82,24 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     children = [{("group" if name in manager.all_groups else "task"): name, **overrides} for name in wanted]
     with faults(benchmark):
         found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
+        for task in found.values():
+            _try(task)
     return dict(sorted(found.items()))
+
+
+def _try(task: Any) -> None:
+    """Make the first prompt, before a model is loaded, and look at every right answer.
+
+    Raises what lm_eval does, and ValueError for one that is none of the choices, where lm_eval counts any answer as wrong.
+    """
+    task.fewshot_context(task.eval_docs[0], task.config.num_fewshot or 0)
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.config.process_results is not None:
+        return
+    for number, doc in enumerate(task.eval_docs):
+        choices, right = task.doc_to_choice(doc), task.doc_to_target(doc)
+        for each in right if isinstance(right, list) else [right]:
+            if each not in (choices if isinstance(each, str) else range(len(choices))):
+                raise ValueError(f"the right answer to example {number} is {each!r}, none of the choices {', '.join(choices)}")
 
 
 def shipped_tasks() -> Path:
@@ -112,14 +130,28 @@ def faults(benchmark: Benchmark, model: Any = None) -> Iterator[None]:
     try:
         yield
     except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError, AssertionError) as error:
-        text = " ".join(str(error).split())[:300]
-        if model is not None and any(frame.f_locals.get("self") is model for frame, _ in traceback.walk_tb(error.__traceback__)):
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if model is not None and any(seen.get("self") is model for seen in frames):
             raise UserError(
-                f"{model.origin}: the model failed on the prompts of {benchmark.id} ({type(error).__name__}: {text});"
+                f"{model.origin}: the model failed on the prompts of {benchmark.id} ({cause});"
                 " check its tokenizer, chat template and length of context, or leave this task out of the suite"
             ) from None
-        raise UserError(
-            f"{benchmark.where}: {benchmark.data}: the data are not of the form that lm_eval's tasks"
-            f" {', '.join(benchmark.harness['tasks'])} read ({type(error).__name__}: {text}); expected the files and columns of"
-            f" the revision that these tasks were written for. {benchmark.way_out}"
-        ) from None
+        raise UserError(_other_data(benchmark, cause, frames)) from None
+
+
+def _other_data(benchmark: Benchmark, cause: str, frames: list[dict[str, Any]]) -> str:
+    """Say that data are of another form than a task reads: the one that one of the `frames` has, or any of the benchmark."""
+    from lm_eval.api.task import Task
+
+    task = next((seen[key] for seen in frames for key in ("task", "self") if isinstance(seen.get(key), Task)), None)
+    part = None if task is None else task.config.dataset_name
+    place = benchmark.data if part is None else benchmark.data / part
+    inside = "" if place.is_dir() else f", configuration {part}"
+    names = ", ".join(benchmark.harness["tasks"]) if task is None else str(task.config.task)
+    columns = ", ".join(getattr(task, "features", ()))
+    return (
+        f"{benchmark.where}: {place if place.is_dir() else benchmark.data}{inside}: the data are not of the form that lm_eval's"
+        f" {names} reads ({cause}){columns and f'; found the columns {columns}'}; expected the files and columns of the"
+        f" revision that it was written for. {benchmark.way_out}"
+    )

@@ -30,8 +30,8 @@ def parts(benchmark: str) -> list[str]:
 
 
 def right(part: int) -> list[bool]:
-    """Return which examples of a part the model answers right: one or two, with another share in each third of the parts."""
-    return [(part + number) % 3 == 0 for number in range(1 + part % 2)]
+    """Return which examples of a part the model answers right, by three kinds of parts."""
+    return ([True, False], [True], [False, False])[part % 3]
 
 
 def mmlu(number: int, known: bool) -> Row:

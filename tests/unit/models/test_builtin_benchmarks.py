@@ -106,21 +106,27 @@ def without(split):
     return lambda folder: next(folder.glob(f"{split}-*")).unlink()
 
 
+def damaged(folder):
+    next(folder.glob("test-*")).write_bytes(b"PAR1")
+
+
 FAULTS = {
     "MMLU: the question": ("mmlu", renamed(question="text"), "'question' is undefined); found the columns text, subject"),
     "MMLU: the right answer": ("mmlu", renamed(answer="key"), "example 0 is 'answer', none of the choices A, B, C, D"),
-    "MMLU: answers from 1": ("mmlu", columns(lambda rows: rows.assign(answer=4)), "example 0 is 4, none of the choices"),
-    "MMLU: its file": ("mmlu", without("test"), "test-*"),
-    "MMLU: its examples": ("mmlu", without("dev"), "dev-*"),
+    "MMLU: hidden answers": ("mmlu", columns(lambda rows: rows.assign(answer=-1)), "example 0 is -1, none of the choices"),
+    "MMLU: its file": ("mmlu", without("test"), "found the files dev-00000-of-00001.parquet;"),
+    "MMLU: its examples": ("mmlu", without("dev"), "found the files test-00000-of-00001.parquet;"),
     "MMLU: too few examples": ("mmlu", columns(lambda rows: rows[:4]), "exceeds the 4 that are available"),
+    "MMLU: no examples": ("mmlu", columns(lambda rows: rows[:0]), "ArrowInvalid"),
+    "MMLU: a damaged file": ("mmlu", damaged, "ArrowInvalid: Parquet file size is 4 bytes"),
     "C-Eval: a choice": ("ceval", renamed(D="d"), "'D' is undefined); found the columns id, question, A, B, C, d,"),
     "C-Eval: the right answer": ("ceval", renamed(answer="key"), "); found the columns id, question, A, B, C, D, key"),
     "C-Eval: hidden answers": ("ceval", columns(lambda rows: rows.assign(answer="")), "''"),
-    "C-Eval: its file": ("ceval", without("val"), "val-*"),
-    "C-Eval: the part": ("ceval", shutil.rmtree, "logic/"),
+    "C-Eval: its file": ("ceval", without("val"), "found the files dev-00000-of-00001.parquet;"),
+    "C-Eval: the part": ("ceval", shutil.rmtree, ", configuration logic: the data are not of the form"),
     "BBH: the question": ("bbh", renamed(input="question"), "'input' is undefined); found the columns question, target"),
     "BBH: the right answer": ("bbh", renamed(target="label"), "'target' is undefined"),
-    "BBH: its file": ("bbh", without("test"), "test-*"),
+    "BBH: its file": ("bbh", without("test"), "navigate: the data are not"),
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from nan_merge.core.errors import UserError
 from nan_merge.models.harness.answers import Sample
@@ -25,10 +26,11 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
     import lm_eval
 
     setattr(model, "batch_size_per_gpu" if hasattr(model, "batch_size_per_gpu") else "batch_size", batch_size)
-    manager = lm_eval.tasks.TaskManager(include_defaults=False)
-    with faults(benchmark, model), _quiet_random():
-        found = lm_eval.simple_evaluate(
-            model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True,
+    if task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    with faults(benchmark, model), _seeded(task):  # as simple_evaluate does, which also lists all packages, 2 s a task
+        found = lm_eval.evaluate(
+            model, {"tasks": {task.task_name: task}}, bootstrap_iters=0, log_samples=True,
             apply_chat_template=bool(settings.get("chat_template")), limit=settings.get("limit"),
         )  # fmt: skip
     samples = [sample for each in found["samples"].values() for sample in each]
@@ -68,9 +70,15 @@ def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
 
 
 @contextmanager
-def _quiet_random() -> Iterator[None]:
-    """Keep the states of the random numbers of Python and NumPy, which lm_eval sets."""
+def _seeded(task: Any) -> Iterator[None]:
+    """Seed all random numbers as lm_eval does by default, and put back the states of Python's and NumPy's."""
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
     states = random.getstate(), np.random.get_state()
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    task.set_fewshot_seed(DEFAULT_OTHER_SEED)
     try:
         yield
     finally:

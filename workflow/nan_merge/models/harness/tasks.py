@@ -79,27 +79,35 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     overrides = {"dataset_path": str(benchmark.data.resolve())}
     if "num_fewshot" in benchmark.harness:
         overrides["num_fewshot"] = benchmark.harness["num_fewshot"]
-    children = [{("group" if name in manager.all_groups else "task"): name, **overrides} for name in wanted]
     with faults(benchmark):
-        found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
+        found = manager.load(_built(manager, wanted, overrides))["tasks"]
         for task in found.values():
             _try(task)
     return dict(sorted(found.items()))
 
 
+def _built(manager: Any, names: list[str], overrides: Mapping[str, Any]) -> list[Any]:
+    """Return tasks and groups, with keys that replace those of all their tasks; a tag is its tasks.
+
+    By lm_eval's factory: `load` takes a mapping with such keys as a task of its own, or renames all tasks of a group to one name.
+    """
+    index = manager.task_index
+    built = [manager._factory.build(index[name], overrides=dict(overrides), registry=index) for name in names]
+    return [part for each in built for part in (each if isinstance(each, list) else [each])]
+
+
 def _try(task: Any) -> None:
-    """Make the first prompt, before a model is loaded, and look at every right answer.
+    """Look at every right answer and make the first prompt, before a model is loaded.
 
     Raises what lm_eval does, and ValueError for one that is none of the choices, where lm_eval counts any answer as wrong.
     """
-    task.fewshot_context(task.eval_docs[0], task.config.num_fewshot or 0)
-    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.config.process_results is not None:
-        return
-    for number, doc in enumerate(task.eval_docs):
+    chosen = task.OUTPUT_TYPE == "multiple_choice" and not task.multiple_input and task.config.process_results is None
+    for number, doc in enumerate(task.eval_docs if chosen else ()):
         choices, right = task.doc_to_choice(doc), task.doc_to_target(doc)
         for each in right if isinstance(right, list) else [right]:
             if each not in (choices if isinstance(each, str) else range(len(choices))):
                 raise ValueError(f"the right answer to example {number} is {each!r}, none of the choices {', '.join(choices)}")
+    task.fewshot_context(task.eval_docs[0], task.config.num_fewshot or 0)
 
 
 def shipped_tasks() -> Path:
@@ -129,8 +137,9 @@ def faults(benchmark: Benchmark, model: Any = None) -> Iterator[None]:
 
     try:
         yield
-    except (DatasetsError, TemplateError, KeyError, ValueError, FileNotFoundError, TypeError, AssertionError) as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    except (DatasetsError, TemplateError, LookupError, ValueError, FileNotFoundError, TypeError, AssertionError) as error:
+        first = error.__cause__ or error
+        cause = f"{type(first).__name__}: {' '.join(str(first).split())[:300]}"
         frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
         if model is not None and any(seen.get("self") is model for seen in frames):
             raise UserError(
@@ -147,11 +156,11 @@ def _other_data(benchmark: Benchmark, cause: str, frames: list[dict[str, Any]]) 
     task = next((seen[key] for seen in frames for key in ("task", "self") if isinstance(seen.get(key), Task)), None)
     part = None if task is None else task.config.dataset_name
     place = benchmark.data if part is None else benchmark.data / part
-    inside = "" if place.is_dir() else f", configuration {part}"
+    where = place if place.is_dir() else f"{benchmark.data}, configuration {part}"
     names = ", ".join(benchmark.harness["tasks"]) if task is None else str(task.config.task)
-    columns = ", ".join(getattr(task, "features", ()))
+    columns, files = getattr(task, "features", []), sorted(path.name for path in place.glob("*.*"))
+    found = f"; found the columns {', '.join(columns)}" if columns else f"; found the files {', '.join(files)}" if part else ""
     return (
-        f"{benchmark.where}: {place if place.is_dir() else benchmark.data}{inside}: the data are not of the form that lm_eval's"
-        f" {names} reads ({cause}){columns and f'; found the columns {columns}'}; expected the files and columns of the"
-        f" revision that it was written for. {benchmark.way_out}"
+        f"{benchmark.where}: {where}: the data are not of the form that lm_eval's {names} reads ({cause}){found}; expected the"
+        f" files and columns of the revision that it was written for. {benchmark.way_out}"
     )

@@ -22,9 +22,13 @@ ROOT = tiny.ROOT
 ON_CONDA = {"pytorch": "torch", "python-xxhash": "xxhash"}  # packages that have another name on conda-forge
 IMPORTED_AS = {"yaml": "pyyaml", "PIL": "pillow", "open_clip": "open-clip-torch", "fontTools": "fonttools"}
 PULLED_IN = {"markupsafe": "jinja2", "urllib3": "requests"}  # by a package that is named
-OTHERS = {  # what the wheel of vLLM asks for
-    "vllm": {"vllm": "0.33.0", "torch": "2.14.0", "torchvision": "0.29.0", "transformers": "5.20.0", "numba": "0.65.0"}
-}
+OTHERS = {  # what the wheel of vLLM asks for, and with what OpenCompass imports
+    "vllm": {"vllm": "0.33.0", "torch": "2.14.0", "torchvision": "0.29.0", "transformers": "5.20.0", "numba": "0.65.0"},
+    "opencompass": {
+        "opencompass": "0.5.4", "torch": "2.13.0", "transformers": "4.49.0", "datasets": "3.6.0", "numpy": "1.26.4",
+        "pyarrow": "20.0.0", "pandas": "2.3.3", "huggingface-hub": "0.36.0",
+    },
+}  # fmt: skip
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
@@ -142,7 +146,8 @@ def test_rules_that_run_models_get_the_environment_of_their_family(fresh, tmp_pa
         language = ("--configfile", f"config/papers/{overlay}.yaml")
         assert environments_of(real, tmp_path, *language) == {"workflow", "causal_lm", "merge", "report"}
     by_vllm = tmp_path / "by_vllm.yaml"
-    tiny.write_yaml(by_vllm, {"scoring": {"device": "cuda", "precision": "float16", "backend": "vllm"}})
+    scoring = {"device": "cuda", "precision": "float16", "backend": "vllm"}
+    tiny.write_yaml(by_vllm, {"scoring": scoring, "cross_check": ["pretrained"]})
     found = environments_of(real, tmp_path, "--configfile", "config/papers/nan_table2.yaml", str(by_vllm))
-    assert found == {"workflow", "causal_lm", "vllm", "merge", "report"}
-    assert {path.stem for path in ENVIRONMENTS} == {"workflow", "text", "clip", "causal_lm", "vllm", "merge", "report"}
+    assert found == {"workflow", "causal_lm", "vllm", "opencompass", "merge", "report"}
+    assert {path.stem for path in ENVIRONMENTS} == found | {"text", "clip"}

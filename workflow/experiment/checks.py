@@ -10,6 +10,7 @@ from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import operator_in
+from nan_merge.models.opencompass import COUNTERPARTS
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
@@ -91,6 +92,17 @@ def check_harness_keys(experiment: Experiment) -> None:
             raise UserError(f"{where}: {scoring[key]} needs GPUs, `device: cuda`; found `device: {device}`")
         if others := [suite for suite in experiment.suites if not experiment.is_benchmarked(suite)]:
             raise UserError(f"{where}: only for language models on benchmarks, and '{others[0]}' is no such suite; remove one")
+
+
+def check_cross_check(experiment: Experiment) -> None:
+    """Check that OpenCompass has the benchmarks of a run that asks for its scores, and that the run has the methods."""
+    where, asked = experiment.where("cross_check"), experiment.config.get("cross_check", [])
+    known_names(where, asked, experiment.config["methods"])
+    for suite in experiment.suites if asked else ():
+        entries = {task: experiment.tasks[task].get("harness", {}).get("tasks", []) for task in experiment.suites[suite]["tasks"]}
+        if others := [task for task, names in entries.items() if len(names) != 1 or names[0] not in COUNTERPARTS]:
+            has = ", ".join(COUNTERPARTS)
+            raise UserError(f"{where}: OpenCompass has {has} of lm_eval, and '{others[0]}' of '{suite}' is none; remove the key")
 
 
 def check_models(experiment: Experiment) -> None:

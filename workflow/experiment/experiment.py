@@ -81,6 +81,7 @@ class Experiment:
             }
         checks.check_suites(self, root)
         checks.check_harness_keys(self)
+        checks.check_cross_check(self)
         for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
             self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}
@@ -313,6 +314,12 @@ class Experiment:
             return {name: stated.get(name) for name in self.experts(suite)}
         tasks = self.task_ids(suite) if "experts" in self.suites[suite] else []
         return {task: self.tasks[task].get("arguments", {}).get("counts", {}).get("train") for task in tasks}
+
+    def cross_checked(self, suite: str) -> list[str]:
+        """Return the methods of a suite that OpenCompass scores, too; `individual` stands for every expert."""
+        wanted = {*self.config.get("cross_check", [])}
+        wanted |= {*self.expert_rows} if INDIVIDUAL in wanted else set()
+        return [method for method in self.run(suite) if method in wanted]
 
     def merges(self, suite: str) -> list[str]:
         """Return the methods that need a merge of a suite."""

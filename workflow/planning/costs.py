@@ -176,5 +176,5 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
-    "evaluate_benchmark": _benchmark,
+    **dict.fromkeys(("evaluate_benchmark", "cross_check"), _benchmark),
 }

@@ -84,3 +84,34 @@ rule evaluate_benchmark:
         "python -m scripts.evaluate_benchmark --checkpoints {input.checkpoints:q} --data {input.data:q} {params.scoring:q}"
         " --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q} --cache {params.cache:q}"
         " --scores {output.scores:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
+rule cross_check:
+    # OpenCompass on the models of the methods that `cross_check` names; `gather_scores` puts its scores beside those of lm_eval.
+    input:
+        checkpoints=scored_checkpoints,
+        data=data_of_group,
+    output:
+        "results/cross_checks/{suite}/{method}/seed{seed}/{group}.json",
+    log:
+        "results/logs/cross_check/{suite}/{method}/seed{seed}/{group}.log",
+    benchmark:
+        "results/benchmarks/cross_check/{suite}/{method}/seed{seed}/{group}.tsv"
+    wildcard_constraints:
+        suite=any_of(BENCHMARKED),
+    conda:
+        environment_file("opencompass")
+    resources:
+        gpu=GPU_OF_BENCHMARKS,
+        mem_mb=memory(4000, per_input=2),
+        runtime=minutes(960),
+    params:
+        spec=spec(benchmarks=harness_task_by_benchmark, gpus=GPU_OF_BENCHMARKS),
+        scoring=SCORING,
+        code=code("scripts.cross_check"),
+    message:
+        "cross_check: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.cross_check --checkpoints {input.checkpoints:q} --data {input.data:q} {params.scoring:q}"
+        " --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q} --scores {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

@@ -158,6 +158,10 @@ def benchmarks_of_group(wildcards):
     return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
 
 
+def harness_task_by_benchmark(wildcards):
+    return {t: experiment.tasks[t]["harness"]["tasks"][0] for t in experiment.groups(wildcards.suite)[wildcards.group]}
+
+
 def harness_settings(wildcards):
     """`harness:` of the suite, and the backend and number of GPUs of a model, which are part of a result's identity."""
     return {**experiment.suites[wildcards.suite].get("harness", {}), **RUN_BY}

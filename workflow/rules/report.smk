@@ -4,6 +4,7 @@
 rule gather_scores:
     input:
         scores(),
+        cross_checks(),
     output:
         report("results/scores.tsv", caption="../report/scores.rst", category="Scores", labels={"file": "all scores"}),
     log:

@@ -30,6 +30,21 @@ def scores():
     ]
 
 
+def cross_checks():
+    """The scores of OpenCompass, where the config asks for them."""
+    return [
+        file
+        for suite in experiment.suites
+        for file in collect(
+            rules.cross_check.output,
+            suite=suite,
+            method=experiment.cross_checked(suite),
+            seed=SEEDS,
+            group=list(experiment.groups(suite)),
+        )
+    ]
+
+
 def of_each_suite(kind):
     """The tables or figures of the config for every suite; one of the premise experiment needs a suite that has it."""
     pattern = {"tables": rules.render_table.output.md, "figures": rules.draw_figure.output.svg}[kind]

@@ -116,3 +116,24 @@ def test_keys_of_benchmarks_need_language_models_on_gpus(more):
     with pytest.raises(UserError, match=rf"scoring: {key}: only for language models .* 'text' is no such suite"):
         read("llama2_13b_wizard", "text", scoring={"device": "cuda", **more})
     assert read("text", scoring={"backend": "hf"}), "the default may be written anywhere"
+
+
+def test_opencompass_scores_the_methods_that_the_config_names():
+    suite = "llama2_13b_wizard"
+    assert not read(suite).cross_checked(suite), "only if it is asked for"
+    asked = read(suite, cross_check=["individual", "pretrained"])
+    assert asked.cross_checked(suite) == ["pretrained", "expert_wizardlm", "expert_wizardmath"]
+    assert read(suite, cross_check=["task_arithmetic"]).cross_checked(suite) == ["task_arithmetic"]
+
+
+@pytest.mark.parametrize(
+    ("suites", "asked", "message"),
+    [
+        (["llama2_13b_wizard"], "task_aritmetic", r"cross_check: unknown 'task_aritmetic'; did you mean 'task_arithmetic'"),
+        (["text"], "pretrained", r"cross_check: OpenCompass has mmlu, .* and '\w+' of 'text' is none; remove the key"),
+        (["llama2_13b_prompts"], "pretrained", r"cross_check: OpenCompass has .* and 'gsm8k_qwen25_math_cot' of .* is none"),
+    ],
+)
+def test_a_check_that_opencompass_cannot_make_is_refused(suites, asked, message):
+    with pytest.raises(UserError, match=message):
+        read(*suites, cross_check=[asked])

@@ -143,3 +143,22 @@ def test_notes_on_intervals_are_true_of_the_scores(error, task, says, does_not_s
     assert ("standard error of a bootstrap" in how) == ("metric" in task)
     assert ("another batch size" in how) == ("generated" in task)
     assert ("strata of independent examples" in how) == (error != 0.04)
+
+
+def test_scores_of_opencompass_stand_beside_means_over_parts(tmp_path):
+    tasks = [{"id": "mmlu", "label": "MMLU"}, {"id": "bbh", "label": "BBH"}]
+    ours = {"accuracy": (0.5, 0.01), "macro_accuracy": (0.52, 0.01)}
+    files = written(tmp_path, {method: {task["id"]: ours for task in tasks} for method in ("base", "merge")})
+    usual = {"suite": "glue", "method": "base", "metric": "opencompass", "stderr": None, "n": 100, "seed": 0}
+    scores = [{**usual, "task": task, "value": value} for task, value in (("mmlu", 0.5576), ("bbh", 0.4568))]
+    (tmp_path / "check.json").write_text(json.dumps({"scores": scores}))
+    methods = [{"id": "base", "label": "Base"}, {"id": "merge", "label": "Merge"}]
+    for more in ([], [tmp_path / "check.json"]):
+        gather_scores([*files, *more], tmp_path / "scores.tsv")
+        suite = {"id": "glue", "label": "GLUE", "tasks": tasks, "seeds": [0]}
+        (study,) = studies([suite], methods, tmp_path / "scores.tsv")
+        notes = [note for note in score_tables.accuracy(study, {"title": "Scores"}).notes if "OpenCompass" in note]
+        assert bool(notes) == bool(more)
+    assert notes[0] == "Base by OpenCompass: BBH 45.7 (52.0), MMLU 55.8 (52.0)."
+    assert len(notes) == 2 and "both are means over parts" in notes[1]
+    assert [row.average.value for row in summarise(study)] == [0.5, 0.5], "no average has them"

@@ -53,6 +53,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
             else ""
         ),
         *parts.metric_notes(study),
+        *parts.cross_check_notes(study),
         *parts.interval_notes(study),
         parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),

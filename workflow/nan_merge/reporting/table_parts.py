@@ -17,6 +17,7 @@ CLUSTER_NOTE = (
     "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, "
     "and the accuracy is that over all examples."
 )
+CROSS_CHECK_NOTE = "By OpenCompass: % on the same data, and in brackets lm_eval's; both are means over parts, not over examples."
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
     "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
@@ -60,6 +61,20 @@ def unanswered(study: Study, method: Mapping[str, Any], task: Mapping[str, Any])
     if not shares or max(shares) <= task.get("unanswered", UNANSWERED):
         return ""
     return f"No answer was found in {percent(max(shares))} % of the outputs; they count as wrong."
+
+
+def cross_check_notes(study: Study) -> list[str]:
+    """Set the scores of OpenCompass beside those of lm_eval that are averaged alike, a sentence each method; none without any."""
+    found = {(s.method, s.task, s.seed, s.metric): s.value for s in study.scores}
+    notes = []
+    for method in study.methods:
+        pairs = [
+            f"{study.label(task)} {percent(value)} ({percent(found[name, task, seed, 'macro_accuracy'])})"
+            for (name, task, seed, metric), value in found.items()
+            if metric == "opencompass" and name in study.members(str(method["id"]))
+        ]
+        notes += [f"{method.get('label', method['id'])} by OpenCompass: {', '.join(pairs)}."] if pairs else []
+    return [*notes, CROSS_CHECK_NOTE] if notes else []
 
 
 def collection(study: Study) -> str:

@@ -343,7 +343,7 @@ def test_a_pass_over_processed_vectors_costs_what_their_preprocess_does(sizes):
     run = sizes(methods=[f"{host}+nan_processed" for host in hosts])
     plain = seconds(run, PlannedJob("measure_weights", {"suite": "tiny", "seed": "0"}), gpu=False)
     jobs = [PlannedJob("measure_processed", {"suite": "tiny", "seed": "0", "processed": name})
-            for name in run.experiment.methods_processed()]  # fmt: skip
+            for name in run.experiment.needing(run.experiment.processed)]  # fmt: skip
     nothing, dropped, ranked = (seconds(run, job, gpu=False) for job in jobs)
     assert plain == nothing < dropped < ranked
 

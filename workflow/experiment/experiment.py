@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -366,11 +366,6 @@ class Experiment:
         settings = self.requirements(method).get("thresholds")
         return None if settings is None else "-".join(_parts_of_id(settings))
 
-    def threshold_settings(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of every set of thresholds that the run's methods need, by id."""
-        methods = [method for method in self.config["methods"] if method not in self.references]
-        return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
-
     def processed(self, method: str) -> str | None:
         """Return the id of the norms of processed vectors that a method needs, None if it needs none.
 
@@ -379,10 +374,10 @@ class Experiment:
         settings = self.requirements(method).get("processed", {"preprocess": {}})["preprocess"]
         return "-".join(part for operator, given in settings.items() for part in (operator, *_parts_of_id(given))) or None
 
-    def methods_processed(self) -> dict[str, str]:
-        """Return the ids of all norms of processed vectors that the run needs, each with one of the methods that need it."""
+    def needing(self, measurement: Callable[[str], str | None]) -> dict[str, str]:
+        """Return the ids that `thresholds` or `processed` gives for the run, each with one of the methods that need it."""
         methods = [method for method in self.config["methods"] if method not in self.references]
-        return {name: method for method in methods if (name := self.processed(method))}
+        return {name: method for method in methods if (name := measurement(method))}
 
     def tuner(self, method: str) -> str | None:
         """Return the method whose value, chosen on validation, `method` uses (itself, if it has a grid), or None."""

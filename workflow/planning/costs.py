@@ -122,7 +122,8 @@ def _measure(sizes: Sizes, job: PlannedJob) -> Work:
 
 
 def _processed(sizes: Sizes, job: PlannedJob) -> Work:
-    suite, method = job.suite(sizes.experiment), sizes.experiment.methods_processed()[job.wildcards["processed"]]
+    suite = job.suite(sizes.experiment)
+    method = sizes.experiment.needing(sizes.experiment.processed)[job.wildcards["processed"]]
     prices, record = sizes.table["merges"], sizes.experiment.method(method)
     a_gigabyte = prices["measure"] + rate(prices, sizes.model(suite)["width"] / 1000, record, "preprocess")["cpu"]
     return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * a_gigabyte)

@@ -76,8 +76,7 @@ PER_TASK_METHODS = [
 ]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
-THRESHOLDS = experiment.threshold_settings()
-PROCESSED = experiment.methods_processed()
+THRESHOLDS, PROCESSED = map(experiment.needing, (experiment.thresholds, experiment.processed))
 
 
 wildcard_constraints:

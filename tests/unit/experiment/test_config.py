@@ -238,7 +238,7 @@ def test_thresholds_of_every_density_have_a_short_name_of_their_own():
         made.methods["ties"] = {**made.methods["ties"], "preprocess": {"trim": {"density": density, "scope": "tensor"}}}
         ids.add(found := made.thresholds("ties"))
         assert re.fullmatch(r"density_varying_[0-9a-f]{8}-scope_tensor", found)
-        assert made.threshold_settings()[found]["density"] == density
+        assert made.requirements(made.needing(made.thresholds)[found])["thresholds"]["density"] == density
     assert len(ids) == len(VARYING)
 
 
@@ -248,16 +248,16 @@ def test_methods_that_preprocess_alike_share_the_norms_of_what_it_leaves():
     names = [found.processed(method) for method in found.config["methods"]]
     trimmed = "trim-density_0.2-scope_model"
     assert names == [None, None, trimmed, trimmed, "drop-rate_0.9", "identity"]
-    assert set(found.methods_processed()) == {*names} - {None}
-    assert found.thresholds(found.methods_processed()[trimmed]) == "density_0.2-scope_model"
-    assert shipped().methods_processed() == {}
+    assert set(found.needing(found.processed)) == {*names} - {None}
+    assert found.thresholds(found.needing(found.processed)[trimmed]) == "density_0.2-scope_model"
+    assert shipped().needing(shipped().processed) == {}
 
 
 @pytest.mark.parametrize("pattern", ["", "embed", "a/b", r"[{(|x \\.$(touch y)", "größe"])
 def test_a_pattern_becomes_a_plain_part_of_a_file_name(pattern):
     made = Experiment({**shipped().config, "methods": ["star+nan_processed"]}, ROOT)
     made.methods["star+nan_processed"]["preprocess"] = {"star": {"exclude": pattern}}
-    (name,) = made.methods_processed()
+    (name,) = made.needing(made.processed)
     assert re.fullmatch(r"star-eta_0\.4-exclude_(\w*|pattern_[0-9a-f]{8})-largest_16384-rescale_nuclear", name)
     assert (pattern in name) == (pattern.isalpha() or not pattern)
 

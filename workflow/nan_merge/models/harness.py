@@ -29,6 +29,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
+from nan_merge.core.names import first_of
 from nan_merge.core.text import parse_json
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.models.own_tasks import own_folder
@@ -178,6 +179,8 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
+    if "parallelize" in settings:
+        refuse_offloaded(folder, getattr(model.model, "hf_device_map", {}))
     model.origin = folder
     if settings.get("chat_template") and not model.tokenizer.chat_template:
         raise UserError(
@@ -185,6 +188,17 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
     return model
+
+
+def refuse_offloaded(folder: Path, places: Mapping[str, Any]) -> None:
+    """Raise a UserError for layers that accelerate put beside the GPUs, as it does without a word where their memory is short."""
+    outside = [f"'{layers}' on {place}" for layers, place in places.items() if str(place) in ("cpu", "disk", "meta")]
+    if outside:
+        raise UserError(
+            f"{folder}: does not fit the GPUs of this job: {len(outside)} of {len(places)} parts would run beside them"
+            f" ({first_of(outside)}), many times slower; take more GPUs (`scoring: parallelize:`) or GPUs with more memory, or"
+            " `scoring: precision: bfloat16`"
+        )
 
 
 def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:

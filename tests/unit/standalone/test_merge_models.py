@@ -376,7 +376,9 @@ def test_only_an_older_merge_is_overwritten_and_only_when_asked(tmp_path):
     assert not same_bytes(first, merge(tmp_path, "--overwrite", method="ties"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_text("a cat")
-    with pytest.raises(UserError, match=r"photos: is no merged model as it was written \(it has no provenance.json\)"):
+    with pytest.raises(
+        UserError, match=r"photos: exists already, and is no merged model as it was written \(it has no provenance.json\)"
+    ):
         merge(tmp_path, "--overwrite", output="photos")
     assert (tmp_path / "photos/cat.jpg").exists()
 
@@ -388,7 +390,7 @@ def test_an_input_is_never_overwritten(tmp_path):
         (output / "provenance.json").touch()
         with pytest.raises(UserError, match=r"would replace or lie in the input|is no merged model as it was written"):
             merge(tmp_path, "--overwrite", "--expert", str(tmp_path / "first"), output=output.name)
-    with pytest.raises(UserError, match="is no merged model"):
+    with pytest.raises(UserError, match="would replace or lie in the input 'base'"):
         command.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])
 
 

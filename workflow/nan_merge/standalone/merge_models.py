@@ -25,7 +25,7 @@ from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError, about, advice_for_options, as_user_errors, tell
+from nan_merge.core.errors import UserError, about, advice_for_arguments, advice_for_options, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -41,7 +41,7 @@ from nan_merge.standalone.mergekit_export import check_names, export
 from nan_merge.standalone.method import choose, flow
 from nan_merge.standalone.model_card import PROVENANCE
 from nan_merge.standalone.outputs import Inputs, Output, check_export, check_inputs
-from nan_merge.standalone.sources import Source, find, named
+from nan_merge.standalone.sources import Source, find, local, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 PRINTED_ROWS = 8  # of a coefficient table
@@ -177,8 +177,8 @@ def merge(
     """Merge models into the folder `output`, as `nan-merge merge` does, and return what was written.
 
     `base` and `experts` are folders or hub ids; experts have names, or get those of their folders. `options` are the other
-    fields of `OwnModels`, which are the options of the command; a message that names `--set` means `set` here.
-    Raises UserError for all that the caller can correct.
+    fields of `OwnModels`, which are the options of the command.
+    Raises UserError for all that the caller can correct; it names arguments where the command names options.
     """
     return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
 
@@ -191,12 +191,13 @@ def run(own: OwnModels, show: bool = False) -> Merged:
     """
     started, output = time.monotonic(), Output(own.output)
     with as_user_errors(), contextlib.ExitStack() as held:
+@advice_for_arguments()
         held.enter_context(exclusive(output.target, removable=output.is_unchanged))
         output.check(own.overwrite)
         if own.export_mergekit:
             check_export(own.export_mergekit, own.output, own.overwrite)
             held.enter_context(exclusive(own.export_mergekit))
-        sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
+        sources = {name: find(model) for name, model in given.items()}
         inputs = Inputs.of({name: source.folder for name, source in sources.items()})
         check_inputs(own.output, sources, inputs)
         models, table = _merge(own, sources, inputs, show)
@@ -210,8 +211,11 @@ def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: 
     written = output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
     if not own.quiet:
+    given = {"base": own.base, **dict(sorted(own.experts.items()))}
         _introduce(sources, models)
     total = passes_bytes(models, own.recipe, own.measured) + copied_bytes(models) + written
+        here = {name: Source(model, local(model)) for name, model in given.items() if local(model).is_dir()}
+        check_inputs(own.output, here, Inputs({}))
     with Passes(total, own.quiet) as progress:
         cuts = own.thresholds(models, progress)
         table = own.table(models, cuts, progress)

@@ -15,8 +15,7 @@ from experiment import checks, entries
 from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
-from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
-from nan_merge.catalogue.sweeps import lacks_shuffle
+from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import requirements
@@ -264,16 +263,13 @@ class Experiment:
     def _reason(self, method: str, suite: str, experts: int) -> str:
         """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
         record = self.methods[method]
-        for operator in operators(record):
-            if (wanted := getattr(operator, "experts", experts)) != experts:
-                return f"{operator.__name__} merges {wanted} experts, here are {experts}"
+        if reason := unfit(record, experts):
+            return reason
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
-        if suite in self.suites and (reason := self._lacks_data(suite, record) or self._lacks_classes(suite, record)):
-            return reason
-        return lacks_shuffle(record, experts)
+        return self._lacks_data(suite, record) or self._lacks_classes(suite, record) if suite in self.suites else ""
 
     def _lacks_data(self, suite: str, record: Mapping[str, Any]) -> str:
         """Return which data or task of its experts a method needs that a suite does not have; empty if it needs none."""

@@ -64,6 +64,7 @@ def merge_state_dicts(
     chosen = Settings(method=method, **settings)
     origin = StateDict("the base", base, config or {})
     opened = {name: StateDict(f"the expert '{name}'", tensors, config or {}) for name, tensors in experts.items()}
+    chosen.check_experts([*opened])
     models = chosen.unified(origin, opened)
     check_distinct(models)
     for note in () if chosen.quiet else models.notes:

@@ -48,8 +48,15 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             entry = described({**catalogue.templates(name)[name], **method_spec}, name)
         if replaced:  # the label describes other operators
             entry["label"] = name
-        entry["label"] += f", changed by {', '.join(f'{path}={flow(value)}' for path, value in changes.items())}"
+        entry["label"] += f", changed by {_shown(changes)}"
     return entry, method_spec
+
+
+def _shown(changes: Mapping[str, Any]) -> str:
+    """Return changes for a label: with their values, or in short; the whole of them stands in the recipe of the card."""
+    whole = ", ".join(f"{path}={flow(value)}" for path, value in changes.items())
+    paths = ", ".join(changes)
+    return whole if len(whole) <= LONGEST else paths if len(paths) <= LONGEST else f"{len(changes)} settings"
 
 
 def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:

@@ -160,8 +160,8 @@ def _benchmark(sizes: Sizes, job: PlannedJob) -> Work:
     """Count a pass a prompt, and the tokens that are generated."""
     suite = job.wildcards["suite"]
     entries = [sizes.experiment.tasks[task]["harness"] for task in sizes.experiment.groups(suite)[job.wildcards["group"]]]
-    price = sizes.table["generation"]
-    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries))
+    price, loaded = sizes.table["generation"], sizes.gigabytes(suite) * _entry(sizes, job)["gigabyte"]
+    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries), core=loaded)
 
 
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {

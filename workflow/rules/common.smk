@@ -55,7 +55,7 @@ parts = checked(ConfigParts.read, ROOT, workflow.overwrite_configfiles, workflow
 configfile: f"{workflow.basedir}/config/config.yaml"  # after the check of its syntax
 
 
-experiment = checked(Experiment, config, ROOT, parts)
+experiment = checked(Experiment, parts.onto(config), ROOT, parts)
 
 if os.pathsep in str(ROOT):
     raise WorkflowError(

@@ -7,9 +7,11 @@ import re
 import jsonschema
 import pytest
 from models import ROOT, every_method, shipped
+from snakemake.cli import parse_config
 
 from experiment import experiment
 from experiment.experiment import Experiment
+from experiment.parts import ConfigParts, typed
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.catalogue.methods import definitions
 from nan_merge.core.files import read_json
@@ -276,3 +278,23 @@ def test_a_method_that_is_tuned_or_needs_data_declares_it():
         sees = "validation" if "tune" in record else record.get("data", "none")
         assert sees in record.get("data", "none"), method
         assert sees != "none" or not {"calibration", "learn"} & record.keys(), method
+
+
+def test_values_of_the_command_line_are_what_they_would_be_in_a_file():
+    """Snakemake reads the values of --config with a loader of YAML that leaves texts in lists and mappings."""
+    given = parse_config(
+        ["scoring={device: cuda, batch_size: 16, limit: null}", "seeds=[0, 1]", "keep_merged=false", "note=1e-3x"]
+    )
+    assert given["scoring"]["batch_size"] == "16" and given["seeds"] == ["0", "1"]
+    parts = ConfigParts.read(ROOT, [], given)
+    meant = {
+        "scoring": {"device": "cuda", "batch_size": 16, "limit": None},
+        "seeds": [0, 1],
+        "keep_merged": False,
+        "note": "1e-3x",
+    }
+    assert parts.parts["--config"] == meant
+    below = {"scoring": {"device": "cpu", "precision": "float32"}, "suites": ["text"]}
+    assert parts.onto(below) == {**meant, "suites": ["text"], "scoring": {**meant["scoring"], "precision": "float32"}}
+    kept = {"a": "x: y", "b": "[1", "c": "2024-01-01", "d": True, "e": 1.5}
+    assert typed(kept) == kept

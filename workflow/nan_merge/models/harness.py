@@ -160,11 +160,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
     tensors do not fit config.json.
     """
-    if is_adapter(folder):
-        raise UserError(
-            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
-            f" --expert {folder} --method weight_averaging --output FOLDER"
-        )
+    refuse_adapter(folder)
     _library()
     make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
@@ -188,6 +184,15 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
     return model
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise a UserError for an adapter, which is no whole model."""
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
+            f" --expert {folder} --method weight_averaging --output FOLDER"
+        )
 
 
 def refuse_offloaded(folder: Path, places: Mapping[str, Any]) -> None:

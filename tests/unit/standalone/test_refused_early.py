@@ -29,7 +29,11 @@ REFUSED = {  # method, options, the message
         ["--set", "coefficients.nan.norm_of=calibration"],
         "norm_of: calibration: was not measured",
     ),
-    "a model for each task": ("ties+nan_delta", ["--set", "combine=emr"], "emr makes a model for each task; choose another method"),
+    "a model for each task": (
+        "ties+nan_delta",
+        ["--set", "combine=emr"],
+        "emr makes a model for each task; choose another method",
+    ),
     "norms of no tensor": ("ties+nan_delta", ["--set", "coefficients.nan.only=nowhere"], "'nowhere' is found in none of the 7"),
     "rates of others": (
         "dare+nan_delta",

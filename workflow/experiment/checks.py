@@ -163,8 +163,10 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
     tasks = {task: experiment.tasks[task] for task in record["tasks"]}
     for task, entry in tasks.items():
         if wrong := [key for key in READ if (key in entry) == ("harness" in entry)]:
-            more = f"{wrong[0]}: a harness reads the data of this task; remove the key, or `harness:`"
-            raise UserError(f"config/tasks.yaml: {task}: " + (more if "harness" in entry else f"the key '{wrong[0]}' is missing"))
+            reason = f"the key '{wrong[0]}' is missing"
+            if "harness" in entry:
+                reason = f"{wrong[0]}: a harness reads the data of this task; remove the key, or `harness:`"
+            raise UserError(f"config/tasks.yaml: {task}: {reason}")
     plain, harnessed = ([task for task in tasks if ("harness" in tasks[task]) is kind] for kind in (False, True))
     if plain and harnessed:
         found = f"'{harnessed[0]}' is a benchmark of a harness, '{plain[0]}' is none"

@@ -19,7 +19,7 @@ WIDTH, COLUMN = 100, 36  # of a help, and where the descriptions of its options 
 class Parser(argparse.ArgumentParser):
     """A parser that takes options by their whole names, and names an unknown one before anything else that is wrong."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse the words of a command line; a mistake in them ends it with exit code 2."""
         words = list(sys.argv[1:] if args is None else args)
         known = [option for option in self._option_string_actions if option.startswith("--")]

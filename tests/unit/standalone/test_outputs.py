@@ -242,7 +242,7 @@ def test_a_second_merge_is_refused_at_its_start(models, monkeypatch):
 def test_an_export_goes_to_a_new_file_or_replaces_an_older_export(models):
     merge(models, export_mergekit=models / "m.yml")
     text = (models / "m.yml").read_text()
-    with pytest.raises(UserError, match=r"--export-mergekit .*m.yml: exists already; choose another file, or add --overwrite"):
+    with pytest.raises(UserError, match=r"export_mergekit .*m.yml: exists already; choose another file, or set overwrite=True"):
         merge(models, output=models / "out2", export_mergekit=models / "m.yml")
     assert not (models / "out2").exists()
     merge(models, export_mergekit=models / "m.yml", overwrite=True, method="weight_averaging")

@@ -31,16 +31,20 @@ EXAMPLE = "nan-merge evaluate MERGED math=A code=B --tasks mmlu,gsm8k"
 def main() -> None:
     """Parse the command line, score every model and print the table."""
     args = arguments().parse_args()
-    sources = {name: find(model) for name, model in named(args.models, "MODEL", ()).items()}
-    against = args.against or next(iter(sources))
-    known_names("--against", [against], sources)
+    models = named(args.models, "MODEL", ())
+    against = args.against or next(iter(models))
+    known_names("--against", [against], models)
     given = dict(args.data)
     tasks = list(dict.fromkeys(name for text in args.tasks for name in text.split(",") if name))
     known_names("--data", given, tasks)
+    found = {task: _benchmark(task, given.get(task), args.output) for task in tasks}
+    sources = {name: find(model) for name, model in models.items()}
     from nan_merge.models.benchmark_scores import Scoring, score
+    from nan_merge.models.harness.backends import refuse_adapter
     from nan_merge.models.harness.tasks import Benchmark
 
-    found = {task: _benchmark(task, given.get(task), args.output) for task in tasks}
+    for source in sources.values():
+        refuse_adapter(source.folder)
     settings = {key: vars(args)[key] for key in ("chat_template", "limit") if vars(args)[key]}
     shots = {} if args.num_fewshot is None else {"num_fewshot": args.num_fewshot}
     benchmarks = [Benchmark(task, data, {**harness, **shots}, option) for task, (data, harness, option) in found.items()]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from nan_merge.cli.parser import command_parser, positive
 from nan_merge.core.command_line import command_line
@@ -16,10 +17,27 @@ def main() -> None:
     parser = command_parser("plan", __doc__, "nan-merge plan --configfile config/study.yaml")
     parser.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="the folder that Snakemake runs in")
     parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="overlays, as of snakemake")
-    parser.add_argument("--config", type=json.loads, default={}, metavar="JSON", help="keys of the config as JSON")
+    parser.add_argument(
+        "--config", type=values, nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as of snakemake, or as JSON"
+    )
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="jobs at once (%(default)s)")
     parser.add_argument("--json", action="store_true", default=False, help="print JSON")
     plan(parser.parse_args())
+
+
+def values(text: str) -> dict[str, Any]:
+    """Read `KEY=VALUE`, the value in YAML, or a JSON mapping of several."""
+    from nan_merge.core.errors import UserError
+    from nan_merge.core.text import parse_json, parse_yaml
+
+    key, equals, value = text.partition("=")
+    try:
+        found = {key: parse_yaml(value, "--config")} if equals and key.isidentifier() else parse_json(text, "--config")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as scoring='{{device: cuda}}', or JSON; {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, or a JSON mapping, found {text}")
+    return found
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -33,8 +51,9 @@ def plan(args: argparse.Namespace) -> None:
 
     overlays = [file.resolve() for file in args.configfile]
     os.chdir(args.directory)
-    parts = ConfigParts.read(ROOT, overlays, args.config)
-    found = overview(Sizes(Experiment(parts.merged(), ROOT, parts), ROOT), planned_jobs(ROOT, overlays, args.config), args.jobs)
+    given = {key: value for each in args.config for key, value in each.items()}
+    parts = ConfigParts.read(ROOT, overlays, given)
+    found = overview(Sizes(Experiment(parts.merged(), ROOT, parts), ROOT), planned_jobs(ROOT, overlays, given), args.jobs)
     print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else text(found), flush=True)
     check_fits(found)
 

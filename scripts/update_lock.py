@@ -8,6 +8,7 @@ from experiment import entries
 from experiment.experiment import Experiment
 from experiment.parts import ConfigParts
 from nan_merge.assets.fetch import differences, pin
+from nan_merge.assets.retry import Offline
 from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import REFERENCES
 from nan_merge.cli.parser import command_parser
@@ -44,6 +45,8 @@ def main() -> None:
     for asset in assets:
         try:
             lock[asset] = renewed(asset, specs[asset], lock.get(asset, {}), args.accept)
+        except Offline as error:
+            raise UserError(f"locked {assets.index(asset) - len(failed)} of {len(assets)} assets; {error}") from None
         except UserError as error:
             tell(f"error: {error}")
             failed.append(asset)

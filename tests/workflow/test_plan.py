@@ -343,9 +343,43 @@ def test_a_pass_over_processed_vectors_costs_what_their_preprocess_does(sizes):
     run = sizes(methods=[f"{host}+nan_processed" for host in hosts])
     plain = seconds(run, PlannedJob("measure_weights", {"suite": "tiny", "seed": "0"}), gpu=False)
     jobs = [PlannedJob("measure_processed", {"suite": "tiny", "seed": "0", "processed": name})
-            for name in run.experiment.methods_processed()]  # fmt: skip
+            for name in run.experiment.needing(run.experiment.processed)]  # fmt: skip
     nothing, dropped, ranked = (seconds(run, job, gpu=False) for job in jobs)
     assert plain == nothing < dropped < ranked
+
+
+def own_models(fresh, folder, size):
+    """Return the plan's sizes of a run that scores a user's models of so many bytes."""
+    for name in ("base", "a"):
+        (folder / name).mkdir(parents=True)
+        with open(folder / name / "model.safetensors", "wb") as file:
+            file.truncate(size)
+    suite = {"base": str(folder / "base"), "experts": {"a": str(folder / "a")}, "tasks": ["gsm8k"]}
+    config = {**tiny.read_yaml(ROOT / CONFIG), "suites": [], "models": {"mine": suite}, "methods": ["pretrained", "tsv_m"]}
+    return Sizes(Experiment({**config, "tables": [], "figures": []}, ROOT), ROOT)
+
+
+def test_what_own_models_take_follows_from_their_size(fresh, tmp_path, monkeypatch):
+    monkeypatch.chdir(fresh.folder)
+    score = PlannedJob("evaluate_benchmark", {"suite": "mine", "method": "pretrained", "seed": "0", "group": "benchmarks"})
+    merge = PlannedJob("merge_checkpoints", {"suite": "mine", "method": "tsv_m", "seed": "0"})
+    known = COSTS["models"]["causal_lm"]
+    sizes = {size: own_models(fresh, tmp_path / str(size), size) for size in (10**6, 10**9, known["of"])}
+    times = {size: [seconds(each, job, gpu=False) for job in (score, merge)] for size, each in sizes.items()}
+    small, middle, large = times.values()
+    assert small[0] < 300 and small[1] < 4, "a model of a megabyte takes no hours"
+    assert middle[0] == pytest.approx(large[0] * 1e9 / known["of"], rel=0.01)
+    assert sizes[known["of"]].model("mine") == known, "the table is for this size"
+    assert sizes[10**9].model("mine")["width"] == pytest.approx(known["width"] * (1e9 / known["of"]) ** (1 / 3))
+
+
+def test_keys_of_the_config_are_given_as_to_snakemake(fresh):
+    wanted = {"methods": ["ties"], "tables": [], "figures": []}
+    as_json = plan_of(fresh, "--config", json.dumps(wanted))
+    assert plan_of(fresh, "--config", "methods=[ties]", "tables=[]", "figures=[]") == as_json
+    assert plan_of(fresh, "--config", "methods=[ties]", "--config", "tables=[]", "figures=[]") == as_json
+    refused = planned(fresh, "--config", "scoring")
+    assert refused.code == 2 and "expected KEY=VALUE, such as scoring='{device: cuda}', or JSON" in refused.text
 
 
 # ---- jobs at once -----------------------------------------------------------------------------------------------------

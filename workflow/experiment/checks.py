@@ -15,16 +15,7 @@ from nan_merge.models.opencompass import COUNTERPARTS
 Experiment = Any  # experiment.Experiment, which imports this module
 
 ALL_ASSETS = "config/assets.yaml has all"
-HEADS = (
-    "text_tower",
-    "head",
-    "input",
-    "logit_scale",
-    "metrics",
-    "alignment",
-    "premise",
-    "finetune",
-)  # keys of suites with prepared data
+HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "premise", "finetune")  # of prepared data
 HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
@@ -178,22 +169,17 @@ def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
             raise UserError(f"{where}: metrics: {task}: {metric} needs two labels, and '{task}' has {len(labels)}; remove it")
 
 
-def _check_keys(task: Mapping[str, Any], where: str) -> None:
-    """Check that a task has a reader and splits, or none of both if a harness reads its data."""
-    for key in READ:
-        if "harness" in task and key in task:
-            raise UserError(f"{where}: {key}: a harness reads the data of this task; remove the key, or `harness:`")
-        if "harness" not in task and key not in task:
-            raise UserError(f"{where}: the key '{key}' is missing")
-
-
 def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
     """Check that a suite has what its tasks are scored with: heads and prepared data, or a harness, and not both."""
     record = experiment.suites[suite]
-    for task in record["tasks"]:
-        _check_keys(experiment.tasks[task], f"config/tasks.yaml: {task}")
-    plain = [task for task in record["tasks"] if "harness" not in experiment.tasks[task]]
-    harnessed = [task for task in record["tasks"] if task not in plain]
+    tasks = {task: experiment.tasks[task] for task in record["tasks"]}
+    for task, entry in tasks.items():
+        if wrong := [key for key in READ if (key in entry) == ("harness" in entry)]:
+            reason = f"the key '{wrong[0]}' is missing"
+            if "harness" in entry:
+                reason = f"{wrong[0]}: a harness reads the data of this task; remove the key, or `harness:`"
+            raise UserError(f"config/tasks.yaml: {task}: {reason}")
+    plain, harnessed = ([task for task in tasks if ("harness" in tasks[task]) is kind] for kind in (False, True))
     if plain and harnessed:
         found = f"'{harnessed[0]}' is a benchmark of a harness, '{plain[0]}' is none"
         raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")

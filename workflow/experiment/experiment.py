@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from experiment import checks, entries
 from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
-from nan_merge.catalogue.methods import REFERENCES, Catalogue, operators, reads_examples, takes_norms_of_calibration
-from nan_merge.catalogue.sweeps import lacks_shuffle
+from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import requirements
@@ -265,16 +264,13 @@ class Experiment:
     def _reason(self, method: str, suite: str, experts: int) -> str:
         """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
         record = self.methods[method]
-        for operator in operators(record):
-            if (wanted := getattr(operator, "experts", experts)) != experts:
-                return f"{operator.__name__} merges {wanted} experts, here are {experts}"
+        if reason := unfit(record, experts):
+            return reason
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
             return "it needs data of the tasks, and models of your own come without data"
-        if suite in self.suites and (reason := self._lacks_data(suite, record) or self._lacks_classes(suite, record)):
-            return reason
-        return lacks_shuffle(record, experts)
+        return self._lacks_data(suite, record) or self._lacks_classes(suite, record) if suite in self.suites else ""
 
     def _lacks_data(self, suite: str, record: Mapping[str, Any]) -> str:
         """Return which data or task of its experts a method needs that a suite does not have; empty if it needs none."""
@@ -373,11 +369,6 @@ class Experiment:
         settings = self.requirements(method).get("thresholds")
         return None if settings is None else "-".join(_parts_of_id(settings))
 
-    def threshold_settings(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of every set of thresholds that the run's methods need, by id."""
-        methods = [method for method in self.config["methods"] if method not in self.references]
-        return {name: self.requirements(method)["thresholds"] for method in methods if (name := self.thresholds(method))}
-
     def processed(self, method: str) -> str | None:
         """Return the id of the norms of processed vectors that a method needs, None if it needs none.
 
@@ -386,10 +377,10 @@ class Experiment:
         settings = self.requirements(method).get("processed", {"preprocess": {}})["preprocess"]
         return "-".join(part for operator, given in settings.items() for part in (operator, *_parts_of_id(given))) or None
 
-    def methods_processed(self) -> dict[str, str]:
-        """Return the ids of all norms of processed vectors that the run needs, each with one of the methods that need it."""
+    def needing(self, measurement: Callable[[str], str | None]) -> dict[str, str]:
+        """Return the ids that `thresholds` or `processed` gives for the run, each with one of the methods that need it."""
         methods = [method for method in self.config["methods"] if method not in self.references]
-        return {name: method for method in methods if (name := self.processed(method))}
+        return {name: method for method in methods if (name := measurement(method))}
 
     def tuner(self, method: str) -> str | None:
         """Return the method whose value, chosen on validation, `method` uses (itself, if it has a grid), or None."""

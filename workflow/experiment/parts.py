@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import Place, read_yaml
 from nan_merge.core.errors import UserError
+from nan_merge.core.text import parse_yaml
 
 CONFIG = "config/config.yaml"
 
@@ -27,7 +29,7 @@ class ConfigParts:
             if not isinstance(part, dict) or not part:
                 found = "is empty" if part == {} else "holds no keys at its top level"
                 raise UserError(f"{name}: the file {found}; expected lines such as `methods: [task_arithmetic, ties]`")
-        return cls({**parts, "--config": dict(values)})
+        return cls({**parts, "--config": {key: typed(value) for key, value in values.items()}})
 
     def merged(self) -> dict[str, Any]:
         """Return the config as Snakemake merges it: mappings key by key, all else replaced."""
@@ -36,6 +38,10 @@ class ConfigParts:
             config = _merged(config, part)
         return config
 
+    def onto(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a config that Snakemake merged, with the values of --config as they were meant."""
+        return dict(_merged(config, self.parts["--config"]))
+
     def file(self, place: Place) -> str:
         """Return the last part that sets the value at a place of the config; config/config.yaml if none does."""
         return next((name for name, part in reversed(self.parts.items()) if _sets(part, place)), CONFIG)
@@ -43,6 +49,20 @@ class ConfigParts:
     def where(self, *place: Any) -> str:
         """Return the part that sets a value, and the value's keys: `own.yaml: models: mine`."""
         return ": ".join(map(str, (self.file(place), *place)))
+
+
+def typed(value: Any) -> Any:
+    """Return a value of --config with numbers, booleans and nothing in place of their texts, which Snakemake leaves in lists and
+    mappings."""
+    if isinstance(value, Mapping):
+        return {key: typed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [*map(typed, value)]
+    if isinstance(value, str):
+        with suppress(UserError):
+            found = parse_yaml(value, "--config")
+            return value if isinstance(found, str | list | dict) else found
+    return value
 
 
 def _from_here(file: Path) -> Path:

@@ -122,7 +122,8 @@ def _measure(sizes: Sizes, job: PlannedJob) -> Work:
 
 
 def _processed(sizes: Sizes, job: PlannedJob) -> Work:
-    suite, method = job.suite(sizes.experiment), sizes.experiment.methods_processed()[job.wildcards["processed"]]
+    suite = job.suite(sizes.experiment)
+    method = sizes.experiment.needing(sizes.experiment.processed)[job.wildcards["processed"]]
     prices, record = sizes.table["merges"], sizes.experiment.method(method)
     a_gigabyte = prices["measure"] + rate(prices, sizes.model(suite)["width"] / 1000, record, "preprocess")["cpu"]
     return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * a_gigabyte)
@@ -159,8 +160,8 @@ def _benchmark(sizes: Sizes, job: PlannedJob) -> Work:
     """Count a pass a prompt, and the tokens that are generated."""
     suite = job.wildcards["suite"]
     entries = [sizes.experiment.tasks[task]["harness"] for task in sizes.experiment.groups(suite)[job.wildcards["group"]]]
-    price = sizes.table["generation"]
-    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries))
+    price, loaded = sizes.table["generation"], sizes.gigabytes(suite) * _entry(sizes, job)["gigabyte"]
+    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries), core=loaded)
 
 
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {

@@ -30,6 +30,15 @@ class Sizes:
         self._records: dict[Path, Mapping[str, Any]] = {}
 
     def model(self, suite: str) -> dict[str, Any]:
+        """Return the entry of `models` of a suite; one `of` another size in proportion to that of the suite's checkpoints.
+
+        ASSUME: a forward pass costs in proportion to the weights, which grow with the third power of the width.
+        """
+        entry = self._entry(suite)
+        factor = (self.checkpoint(suite) or entry["of"]) / entry["of"] if "of" in entry else 1.0
+        return entry | {"width": entry["width"] * factor ** (1 / 3), **{key: entry[key] * factor for key in ("cpu", "gpu")}}
+
+    def _entry(self, suite: str) -> dict[str, Any]:
         """Return the entry of `models` of a suite: by the asset of its base, by its family, or `any`."""
         record = self.experiment.suites.get(suite, {})
         models = self.table["models"]
@@ -54,7 +63,7 @@ class Sizes:
             places = (Path(self.experiment.models[suite]["base"]), Path(f"results/models/{suite}/base"))
             return next(filter(None, map(_weights, places)), None)
         there = held(Path(f"results/checkpoints/{self.experiment.checkpoints(suite)}/pretrained"))
-        return there or self.model(suite).get("bytes") or self.asset(self.experiment.suites[suite]["base"])
+        return there or self._entry(suite).get("bytes") or self.asset(self.experiment.suites[suite]["base"])
 
     def gigabytes(self, suite: str, models: int = 1) -> float:
         """Return the gigabytes of so many checkpoints."""

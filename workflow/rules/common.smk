@@ -55,7 +55,7 @@ parts = checked(ConfigParts.read, ROOT, workflow.overwrite_configfiles, workflow
 configfile: f"{workflow.basedir}/config/config.yaml"  # after the check of its syntax
 
 
-experiment = checked(Experiment, config, ROOT, parts)
+experiment = checked(Experiment, parts.onto(config), ROOT, parts)
 
 if os.pathsep in str(ROOT):
     raise WorkflowError(
@@ -76,8 +76,7 @@ PER_TASK_METHODS = [
 ]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
-THRESHOLDS = experiment.threshold_settings()
-PROCESSED = experiment.methods_processed()
+THRESHOLDS, PROCESSED = map(experiment.needing, (experiment.thresholds, experiment.processed))
 
 
 wildcard_constraints:

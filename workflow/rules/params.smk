@@ -190,7 +190,7 @@ def stated_examples(wildcards):
 
 
 def threshold_settings(wildcards):
-    return THRESHOLDS[wildcards.thresholds]
+    return experiment.requirements(THRESHOLDS[wildcards.thresholds])["thresholds"]
 
 
 def preprocess(wildcards):

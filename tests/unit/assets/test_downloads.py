@@ -587,6 +587,30 @@ def test_values_that_were_noted_are_compared_and_differences_need_to_be_accepted
     assert "unverified" not in read_json(config)["toy_model"]
 
 
+@pytest.mark.parametrize("asset", ["toy_model", "toy_gone"])
+def test_without_a_network_locking_ends_at_the_first_asset(asset, config, hub, monkeypatch, capfd):
+    """`.invalid` is a name that no resolver knows (RFC 6761)."""
+    locking(monkeypatch, "local")
+    point_to("http://hub.invalid", monkeypatch)
+    with pytest.raises(UserError) as error:
+        locking(monkeypatch, asset, "toy_gone", "toy_model")
+    message = str(error.value)
+    assert (
+        message.startswith(f"locked 0 of 2 assets; asset '{asset}' (hub owner/")
+        and "the host hub.invalid cannot be found" in message
+    )
+    assert capfd.readouterr().err.count("next attempt") == 1 and list(read_json(config)) == ["local"]
+
+
+def test_a_host_that_cannot_be_found_is_tried_twice(case, monkeypatch, capfd):
+    point_to("http://hub.invalid", monkeypatch)
+    with pytest.raises(
+        retry.Offline, match=r"config.json: the host hub.invalid cannot be found \(.*\): no network here, or a wrong"
+    ):
+        case.fetch()
+    assert capfd.readouterr().err.count("next attempt") == 1
+
+
 def test_locking_says_what_is_wrong_and_loses_nothing(config, hub, monkeypatch, capfd):
     def refused(asset, *parts):
         with pytest.raises(UserError, match="locked 0 of 1"):

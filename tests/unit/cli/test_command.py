@@ -13,6 +13,7 @@ from project import LIMIT
 
 from nan_merge.cli import merge
 from nan_merge.cli.main import ANYWHERE, IN_A_CHECKOUT
+from nan_merge.cli.parser import command_parser
 from nan_merge.layouts.mismatch import MISSING
 from nan_merge.layouts.vocabulary import POLICIES
 from nan_merge.standalone.merge_models import TYPES
@@ -75,9 +76,20 @@ def test_the_version_is_that_of_the_package():
 
 
 WRONG = {
-    "no such command": (["mege"], "invalid choice: 'mege'"),
+    "no such command": (["mege"], "unknown command 'mege'; did you mean 'merge'?"),
     "an option that is missing": (["merge", "--base", "b"], "the following arguments are required: --expert"),
-    "an option that is unknown": (["methods", "--jsn"], "unrecognized arguments: --jsn"),
+    "an option that is unknown": (["methods", "--jsn"], "unknown option --jsn; did you mean '--json'?"),
+    "a letter too much": (["merge", "--base", "b", "--experts", "a"], "unknown option --experts; did you mean '--expert'?"),
+    "a letter too few": (["merge", "--ouput=o", "--expert", "a"], "unknown option --ouput; did you mean '--output'?"),
+    "the beginning of another": (["merge", "--export", "a=A"], "unknown option --export; did you mean '--expert'?"),
+    "the beginning of one": (["merge", "--base", "b", "--over"], "unknown option --over; did you mean '--overwrite'?"),
+    "one dash": (["merge", "-output", "o"], "unknown option -output; did you mean '--output'?"),
+    "an option of a mergekit file": (
+        ["import-mergekit", "m.yml", "--ouput=o"],
+        "unknown option --ouput; did you mean '--output'?",
+    ),
+    "an option of a script": (["lock", "--suites", "text"], "unknown option --suites; did you mean '--suite'?"),
+    "an option like none": (["merge", "--xyz"], "nan-merge merge --help lists all"),
     "a number of threads": (["merge", "--threads", "0"], "expected a whole number from 1, found 0"),
 }
 
@@ -261,6 +273,26 @@ def test_an_option_that_contradicts_a_file_of_mergekit_is_refused(option, tmp_pa
     (tmp_path / "m.yml").write_text(yaml.safe_dump(config))
     done = run("import-mergekit", tmp_path / "m.yml", "--output", tmp_path / "out", option)
     assert done.returncode == 1 and f"{option.partition('=')[0]}: {tmp_path / 'm.yml'} has it" in done.stderr
+
+
+def test_what_follows_two_dashes_and_a_value_with_a_dash_are_no_options(tmp_path):
+    (tmp_path / "-base").mkdir()
+    for words in (["--", "--bas"], ["--exclude=--bas", "ties"]):
+        with pytest.raises(SystemExit):  # both lack other options, and none is unknown
+            merge.arguments().parse_args(["--expert", "x", *words])
+    parser = command_parser("methods", "", "")
+    parser.add_argument("name")
+    assert parser.parse_args(["--", "--bas"]).name == "--bas"
+
+
+def test_notes_of_a_mergekit_file_are_printed_unless_quiet(tmp_path):
+    family(tmp_path, experts=2)
+    models = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5, "density": 0.5}} for name in "ab"]
+    (tmp_path / "m.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"}))
+    said = run("import-mergekit", tmp_path / "m.yml", "--output", tmp_path / "out").stderr
+    assert "note: density: has no effect for 'linear'" in said
+    done = run("import-mergekit", tmp_path / "m.yml", "--output", tmp_path / "again", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_conversion_does_not_write_into_its_input(tmp_path):

@@ -3,10 +3,13 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 from models import ROOT
 from project import LIMIT
@@ -16,6 +19,8 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError, about, as_user_errors, explained
 from nan_merge.core.handles import PooledFile, Stamp
 from nan_merge.core.parallel import parallel_map
+from nan_merge.methods.context import TensorContext
+from nan_merge.methods.recipe import bind
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
 KINDS = {
@@ -115,6 +120,38 @@ def test_the_limit_is_that_of_the_process():
 
 
 # ---- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(2.5, True), (0.001, False)])
+def test_an_interruption_says_what_it_waits_for_if_that_takes_long(seconds, said, capsys):
+    ended = []
+
+    def work(item):
+        if item == 50:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # the thread that waits
+        time.sleep(seconds if item == 50 else 0.001)
+        ended.append(item)
+        return item
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_map(range(1, 10_000), lambda: work, 2)
+    assert 50 in ended and len(ended) < 9_999
+    assert ("interrupted: waiting for the end of the computations" in capsys.readouterr().err) is said
+
+
+def test_long_work_ends_between_its_steps_at_an_interruption(capsys):
+    wudi, started = bind({"combine": {"wudi": {"steps": 10**9}}}), []
+
+    def work(item):
+        started.append(item)
+        if len(started) == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        taus = np.random.default_rng(item).standard_normal((2, 8, 8))
+        return wudi.merge(taus, [1.0, 1.0], TensorContext("w"))
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_map(range(9), lambda: work, 2)
+    assert len(started) == 2 and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])

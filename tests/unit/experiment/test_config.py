@@ -7,9 +7,11 @@ import re
 import jsonschema
 import pytest
 from models import ROOT, every_method, shipped
+from snakemake.cli import parse_config
 
 from experiment import experiment
 from experiment.experiment import Experiment
+from experiment.parts import ConfigParts, typed
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.catalogue.methods import definitions
 from nan_merge.core.files import read_json
@@ -238,7 +240,7 @@ def test_thresholds_of_every_density_have_a_short_name_of_their_own():
         made.methods["ties"] = {**made.methods["ties"], "preprocess": {"trim": {"density": density, "scope": "tensor"}}}
         ids.add(found := made.thresholds("ties"))
         assert re.fullmatch(r"density_varying_[0-9a-f]{8}-scope_tensor", found)
-        assert made.threshold_settings()[found]["density"] == density
+        assert made.requirements(made.needing(made.thresholds)[found])["thresholds"]["density"] == density
     assert len(ids) == len(VARYING)
 
 
@@ -248,16 +250,16 @@ def test_methods_that_preprocess_alike_share_the_norms_of_what_it_leaves():
     names = [found.processed(method) for method in found.config["methods"]]
     trimmed = "trim-density_0.2-scope_model"
     assert names == [None, None, trimmed, trimmed, "drop-rate_0.9", "identity"]
-    assert set(found.methods_processed()) == {*names} - {None}
-    assert found.thresholds(found.methods_processed()[trimmed]) == "density_0.2-scope_model"
-    assert shipped().methods_processed() == {}
+    assert set(found.needing(found.processed)) == {*names} - {None}
+    assert found.thresholds(found.needing(found.processed)[trimmed]) == "density_0.2-scope_model"
+    assert shipped().needing(shipped().processed) == {}
 
 
 @pytest.mark.parametrize("pattern", ["", "embed", "a/b", r"[{(|x \\.$(touch y)", "größe"])
 def test_a_pattern_becomes_a_plain_part_of_a_file_name(pattern):
     made = Experiment({**shipped().config, "methods": ["star+nan_processed"]}, ROOT)
     made.methods["star+nan_processed"]["preprocess"] = {"star": {"exclude": pattern}}
-    (name,) = made.methods_processed()
+    (name,) = made.needing(made.processed)
     assert re.fullmatch(r"star-eta_0\.4-exclude_(\w*|pattern_[0-9a-f]{8})-largest_16384-rescale_nuclear", name)
     assert (pattern in name) == (pattern.isalpha() or not pattern)
 
@@ -276,3 +278,23 @@ def test_a_method_that_is_tuned_or_needs_data_declares_it():
         sees = "validation" if "tune" in record else record.get("data", "none")
         assert sees in record.get("data", "none"), method
         assert sees != "none" or not {"calibration", "learn"} & record.keys(), method
+
+
+def test_values_of_the_command_line_are_what_they_would_be_in_a_file():
+    """Snakemake reads the values of --config with a loader of YAML that leaves texts in lists and mappings."""
+    given = parse_config(
+        ["scoring={device: cuda, batch_size: 16, limit: null}", "seeds=[0, 1]", "keep_merged=false", "note=1e-3x"]
+    )
+    assert given["scoring"]["batch_size"] == "16" and given["seeds"] == ["0", "1"]
+    parts = ConfigParts.read(ROOT, [], given)
+    meant = {
+        "scoring": {"device": "cuda", "batch_size": 16, "limit": None},
+        "seeds": [0, 1],
+        "keep_merged": False,
+        "note": "1e-3x",
+    }
+    assert parts.parts["--config"] == meant
+    below = {"scoring": {"device": "cpu", "precision": "float32"}, "suites": ["text"]}
+    assert parts.onto(below) == {**meant, "suites": ["text"], "scoring": {**meant["scoring"], "precision": "float32"}}
+    kept = {"a": "x: y", "b": "[1", "c": "2024-01-01", "d": True, "e": 1.5}
+    assert typed(kept) == kept

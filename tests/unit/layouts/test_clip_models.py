@@ -498,6 +498,31 @@ def test_the_command_lines_prepare_and_convert(world, tmp_path, monkeypatch, cap
     assert same_bytes(tensors_of(tmp_path / "hf"), before), "a script called by hand replaces nothing either"
 
 
+@pytest.mark.parametrize(
+    ("model", "library"),
+    [
+        ("hub/base", "open_clip"),
+        ("open_clip/base", "open_clip"),
+        ("hub/base/open_clip_model.safetensors", "open_clip"),
+        ("hf/base", "transformers"),
+        ("clip/one", "transformers"),
+    ],
+)
+def test_a_model_that_is_as_wanted_is_not_converted(model, library, world, tmp_path):
+    words = [str(world / model), "--to", library, "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=f"{model}: is a model of {library} already; there is nothing to convert"):
+        convert.main(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_both_is_converted_either_way(world, copied, tmp_path):
+    folder = copied("hf/base")
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (folder / name).write_bytes((world / "hub/base" / name).read_bytes())
+    for library in ("open_clip", "transformers"):
+        convert.main([str(folder), "--to", library, "--output", str(tmp_path / library)])
+
+
 def test_what_cannot_be_converted_is_named(world, copied, tmp_path):
     with pytest.raises(
         UserError, match=r"hub/one: no open_clip_config.json; give the model that it was fine-tuned from with --base"

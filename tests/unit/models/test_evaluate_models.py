@@ -10,6 +10,7 @@ import tiny_language as world
 from models import ROOT
 
 from nan_merge.core.errors import UserError
+from nan_merge.standalone import sources
 from scripts import evaluate_models
 
 
@@ -103,6 +104,16 @@ def test_a_mistake_is_one_message_in_terms_of_options(mistake, evaluate):
     words, message = MISTAKES[mistake]
     with pytest.raises(UserError, match=message):
         evaluate(*words)
+
+
+def test_what_is_known_before_is_refused_before_a_model_is_scored_or_fetched(evaluate, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="is a LoRA adapter"):
+        evaluate(BASE, "@adapter", "--tasks", "gsm8k", *DATA)
+    assert not (tmp_path / "evaluation").exists()
+    monkeypatch.setattr(sources, "download", lambda repository: pytest.fail(f"{repository} was fetched"))
+    for words, message in [(("gsm8",), "lm_eval has no task"), (("gsm8k", *DATA, "--against", "x"), "--against: unknown 'x'")]:
+        with pytest.raises(UserError, match=message):
+            evaluate("owner/model", "--tasks", *words)
 
 
 def test_data_that_are_not_locked_can_be_locked_or_given(evaluate, tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from nan_merge.core.errors import UserError
 from nan_merge.models.harness.answers import Answers, answers, clustered_error
-from nan_merge.models.harness.backends import halved_until_it_fits, load_model
+from nan_merge.models.harness.backends import halved_until_it_fits, load_model, refuse_offloaded
 from nan_merge.models.harness.cache import kept
 
 
@@ -108,3 +109,31 @@ def test_a_job_that_sees_too_few_gpus_says_so(tmp_path):
         UserError, match=rf"scoring: parallelize: {seen + 1} GPUs are to hold .* this job sees {seen}; ask for as"
     ):
         load_model(tmp_path, "cuda", "float16", {"parallelize": seen + 1})
+
+
+def test_layers_beside_the_gpus_are_refused(tmp_path):
+    """accelerate itself puts layers where it is told to, or where the memory of a device ends."""
+    accelerate = pytest.importorskip("accelerate")
+    config = transformers.GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=4, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    parts = (
+        "transformer.wte",
+        "transformer.wpe",
+        *(f"transformer.h.{layer}" for layer in range(4)),
+        "transformer.ln_f",
+        "lm_head",
+    )
+    wanted = {part: "disk" if part.endswith("h.3") else "cpu" for part in parts}
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, device_map=wanted, offload_folder=tmp_path / "disk")
+    assert model.hf_device_map == wanted
+    with pytest.raises(
+        UserError, match=r"does not fit the GPUs of this job: 8 of 8 parts .*'transformer.wte' on cpu, .*h.3' on disk"
+    ):
+        refuse_offloaded(tmp_path, model.hf_device_map)
+    split = accelerate.infer_auto_device_map(model, max_memory={0: 30_000, "cpu": 10_000, "disk": 10**9})
+    assert {0, "disk"} < {*split.values()}
+    with pytest.raises(UserError, match="take more GPUs") as error:
+        refuse_offloaded(tmp_path, split)
+    assert " on disk" in str(error.value) and " on 0" not in str(error.value)
+    refuse_offloaded(tmp_path, dict.fromkeys(split, 0))
+    refuse_offloaded(tmp_path, {"": "cuda:0"})

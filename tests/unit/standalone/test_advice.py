@@ -5,13 +5,14 @@ import re
 
 import numpy as np
 import pytest
-from models import ROOT, family, moved, random_model, save
+from models import ROOT, family, moved, random_model, save, tensors_of
 
 import nan_merge
 from nan_merge.cli import convert
 from nan_merge.core.errors import OPTIONS, UserError, advice_for_options
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import norm_law
+from nan_merge.standalone.merge_models import OwnModels, run
 
 OF_THE_WORKFLOW = re.compile(
     r"`?\bmerge: \w+:|\bof the (suite|config)\b|\bin the suite\b|config/\w+\.yaml|`(missing|dtype|calibration|device):?[ `]"
@@ -53,47 +54,134 @@ def huge(folder):
         save(folder / name, moved(base, seed))
 
 
-MISTAKES = {  # how the models are made, options, the advice
-    "a tensor is missing": (lacking, {}, "with `--exclude '^logit_scale\\b'`; with `--missing base` missing tensors keep"),
+MISTAKES = {  # how the models are made, options, the advice on the command line and in Python
+    "a tensor is missing": (
+        lacking,
+        {},
+        "with `--exclude '^logit_scale\\b'`; with `--missing base` missing tensors keep",
+        "with `exclude=['^logit_scale\\b']`; with `missing=\"base\"` missing tensors keep",
+    ),
     "too much is missing": (
         half,
         {"experts": ("c", "b"), "missing": "base"},
         "with `--missing base` at most 5% may stay at the base",
+        'with `missing="base"` at most 5% may stay at the base',
     ),
     "what should not move": (
         half,
         {"experts": ("c", "b"), "missing": "base"},
         "exclude what it should not move with `--exclude`",
+        "exclude what it should not move with `exclude`",
     ),
-    "a policy for missing tensors": (None, {"missing": "no"}, "--missing: unknown 'no'; expected error or base"),
-    "a policy for vocabularies": (None, {"vocabulary": "no"}, "--vocabulary: unknown 'no'; expected"),
-    "a pattern that matches nothing": (None, {"exclude": ["none"]}, "--exclude: 'none' matches none of the 9 tensors"),
-    "a pattern that matches all": (None, {"exclude": [".*"]}, "correct `--exclude` (['.*'])"),
+    "a policy for missing tensors": (
+        None,
+        {"missing": "no"},
+        "--missing: unknown 'no'; expected error or base",
+        "missing: unknown 'no'; expected error or base",
+    ),
+    "a policy for vocabularies": (
+        None,
+        {"vocabulary": "no"},
+        "--vocabulary: unknown 'no'; expected",
+        "vocabulary: unknown 'no'; expected",
+    ),
+    "a pattern that matches nothing": (
+        None,
+        {"exclude": ["none"]},
+        "--exclude: 'none' matches none of the 9 tensors",
+        "exclude: 'none' matches none of the 9 tensors",
+    ),
+    "a pattern that matches all": (None, {"exclude": [".*"]}, "correct `--exclude` (['.*'])", "correct `exclude` (['.*'])"),
     "a frozen layer": (
         frozen,
         {"method": "task_arithmetic+nan_delta_layer"},
         "leaves nothing of it), which has no inverse; leave it out, or `--set coefficients.<rule>.zero_norm=drop`",
+        'leaves nothing of it), which has no inverse; leave it out, or `set={"coefficients.<rule>.zero_norm": "drop"}`',
     ),
     "a wide matrix": (
         wide,
         {"method": "tsv_m", "set": {"combine.tsv.largest": 8}},
         "Leave it out with `--exclude`, or set the hyper-parameters `exclude` or `largest` (40) of the operator with `--set",
+        'Leave it out with `exclude`, or set the hyper-parameters `exclude` or `largest` (40) of the operator with `set={"comb',
     ),
-    "a copy out of range": (huge, {"dtype": "float16", "exclude": ["embeddings"]}, "choose a `--dtype` with a wider range"),
-    "a merge out of range": (huge, {"dtype": "float16"}, "or choose a `--dtype` with a wider range"),
-    "a device": (None, {"device": "tpu"}, "expected cpu, cuda or cuda:N; correct `--device`"),
+    "a copy out of range": (
+        huge,
+        {"dtype": "float16", "exclude": ["embeddings"]},
+        "choose a `--dtype` with a wider range",
+        "choose a `dtype` with a wider range",
+    ),
+    "a merge out of range": (
+        huge,
+        {"dtype": "float16"},
+        "or choose a `--dtype` with a wider range",
+        "or choose a `dtype` with a wider range",
+    ),
+    "a shape of a setting": (
+        None,
+        {"set": {"trim.density": 1}},
+        "--set trim.density=1: expected stage.operator.hyper_parameter=value",
+        'set={"trim.density": 1}: expected stage.operator.hyper_parameter=value',
+    ),
+    "a tuned method": (
+        None,
+        {"method": "task_arithmetic_tuned"},
+        "take --method task_arithmetic --set coefficients.constant.value=<number>",
+        'take method="task_arithmetic", set={"coefficients.constant.value": <number>}',
+    ),
+    "sizes that are not stated": (
+        None,
+        {"method": "ties+data_size"},
+        "--method ties+data_size: needs the number of training examples of each expert: --examples NAME=N ...",
+        "method ties+data_size: needs the number of training examples of each expert: examples={NAME: N}",
+    ),
+    "a device": (
+        None,
+        {"device": "tpu"},
+        "expected cpu, cuda or cuda:N; correct `--device`",
+        "expected cpu, cuda or cuda:N; correct `device`",
+    ),
 }
+
+
+def made(mistake, folder):
+    """Return the models and the options of a mistake."""
+    make, options = MISTAKES[mistake][:2]
+    (make or (lambda folder: family(folder, experts=2)))(folder)
+    experts = {name: str(folder / name) for name in options.get("experts", "ab")}
+    return {"method": "task_arithmetic", **options, "base": str(folder / "base"), "experts": experts, "output": folder / "out"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_message_names_options_to_who_gives_options(mistake, tmp_path):
-    make, options, advice = MISTAKES[mistake]
-    (make or (lambda folder: family(folder, experts=2)))(tmp_path)
-    experts = {name: tmp_path / name for name in options.get("experts", "ab")}
-    given = {"method": "task_arithmetic", **options, "base": tmp_path / "base", "experts": experts}
+    given = made(mistake, tmp_path)
     with pytest.raises(UserError) as error:
-        nan_merge.merge(**given, output=tmp_path / "out", quiet=True)
-    assert advice in str(error.value) and not OF_THE_WORKFLOW.search(str(error.value)), error.value
+        run(OwnModels(**given, quiet=True))
+    assert MISTAKES[mistake][2] in str(error.value) and not OF_THE_WORKFLOW.search(str(error.value)), error.value
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_message_names_arguments_to_who_calls_from_python(mistake, tmp_path):
+    given = made(mistake, tmp_path)
+    with pytest.raises(UserError) as error:
+        nan_merge.merge(**given, quiet=True)
+    assert MISTAKES[mistake][3] in str(error.value) and not re.search(r"--\w|merge:", str(error.value)), error.value
+    models = {name: tensors_of(folder) for name, folder in {"base": given["base"], **given["experts"]}.items()}
+    options = {key: value for key, value in given.items() if key not in ("base", "experts", "output")}
+    with pytest.raises(UserError) as error:
+        nan_merge.merge_state_dicts(models.pop("base"), models, **options)
+    assert MISTAKES[mistake][3] in str(error.value), error.value
+
+
+def test_a_folder_that_is_there_is_named_in_the_words_of_who_asks(tmp_path):
+    base, experts = family(tmp_path, experts=2)
+    given = {"base": base, "experts": experts, "method": "ties", "output": tmp_path / "out", "quiet": True}
+    nan_merge.merge(**given)
+    with pytest.raises(UserError, match="choose another output, or set overwrite=True to replace it"):
+        nan_merge.merge(**given)
+    with pytest.raises(UserError, match="experts a=x: the name 'a' is taken"):
+        nan_merge.merge(**{**given, "experts": ["a=x", "a=x"]})
+    with pytest.raises(UserError, match=r"export_mergekit .*out: is or lies in the output"):
+        nan_merge.merge(**given, export_mergekit=tmp_path / "out", overwrite=True)
 
 
 def test_a_message_names_keys_of_the_config_to_the_workflow(tmp_path):

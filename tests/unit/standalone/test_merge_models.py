@@ -180,6 +180,23 @@ def test_set_overrides_a_hyper_parameter_and_puts_in_another_operator(tmp_path):
     assert record["coefficients"]["rows"] == {"model": [0.5, 0.3]}
 
 
+def test_a_label_stays_short_where_many_settings_are_changed(tmp_path):
+    family(tmp_path)
+
+    def label(*settings):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        merge(tmp_path, *(word for setting in settings for word in ("--set", setting)), method="ties")
+        return read_json(tmp_path / "out/provenance.json")["label"]
+
+    assert label("preprocess.trim.density=0.1").endswith(", changed by preprocess.trim.density=0.1")
+    values = "coefficients.given.values={a: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], b: [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]}"
+    assert label(values).endswith(", changed by coefficients.given.values")
+    assert "0.7" in (tmp_path / "out/README.md").read_text(), "the recipe has the values"
+    several = ["preprocess.trim.density=0.1", "preprocess.trim.scope=tensor", "combine.disjoint_sum.elect=unweighted"]
+    assert label(*several).endswith("trim.density, preprocess.trim.scope, combine.disjoint_sum.elect")
+    assert label(*several, "coefficients.constant.value=0.25").endswith(", changed by 4 settings")
+
+
 def test_coefficients_and_time_are_printed(tmp_path, capsys):
     family(tmp_path)
     merge(tmp_path, "--set", "coefficients.constant.value=0.25")
@@ -376,7 +393,9 @@ def test_only_an_older_merge_is_overwritten_and_only_when_asked(tmp_path):
     assert not same_bytes(first, merge(tmp_path, "--overwrite", method="ties"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_text("a cat")
-    with pytest.raises(UserError, match=r"photos: is no merged model as it was written \(it has no provenance.json\)"):
+    with pytest.raises(
+        UserError, match=r"photos: exists already, and is no merged model as it was written \(it has no provenance.json\)"
+    ):
         merge(tmp_path, "--overwrite", output="photos")
     assert (tmp_path / "photos/cat.jpg").exists()
 
@@ -388,7 +407,7 @@ def test_an_input_is_never_overwritten(tmp_path):
         (output / "provenance.json").touch()
         with pytest.raises(UserError, match=r"would replace or lie in the input|is no merged model as it was written"):
             merge(tmp_path, "--overwrite", "--expert", str(tmp_path / "first"), output=output.name)
-    with pytest.raises(UserError, match="is no merged model"):
+    with pytest.raises(UserError, match="would replace or lie in the input 'base'"):
         command.main(["--base", str(tmp_path / "base"), *words(tmp_path)[2:-4], "--output", str(tmp_path), "--overwrite"])
 
 

@@ -107,6 +107,48 @@ def test_models_are_mappings_and_adapters_on_the_base(work):
     same(merge(document), found, within=0)
 
 
+def average(*models, **more):
+    """Return a document that averages models."""
+    listed = [{"model": model, "parameters": {"weight": 1}} for model in models]
+    return {"merge_method": "linear", "models": listed, "dtype": "float64", **more}
+
+
+@pytest.mark.parametrize("listed", [("base", "base+adapter"), ("base+adapter", "base")])
+def test_an_average_of_a_model_and_its_adapter_stands_on_the_model(listed, work):
+    whole = merge(content({"base+adapter": 0.5}))
+    shutil.rmtree("out")
+    same(merge(average(*listed)), whole)
+
+
+def test_an_average_of_adapters_of_one_model_needs_no_base(work):
+    shutil.copytree("adapter", "second")
+    whole = merge(content({"base+adapter": 0.5, "base+second": 0.5}))
+    shutil.rmtree("out")
+    same(merge(average("base+adapter", "base+second")), whole)
+
+
+AVERAGES = {
+    "an adapter first": (
+        average("base+adapter", "expert_1"),
+        "the base 'base+adapter', the first of `models` since there is no `base_model`, is not supported;",
+        "write `base_model: base`",
+    ),
+    "a base without a weight": (
+        average("base+adapter", "expert_1", base_model="base"),
+        "the base base is averaged with them, in mergekit too, and has no `weight`; list it with one,",
+        "or remove `base_model`, which adapters of one model do not need",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AVERAGES)
+def test_what_an_average_with_adapters_lacks_is_said(case, work):
+    document, *parts = AVERAGES[case]
+    with pytest.raises(UserError) as error:
+        merge(document)
+    assert not [part for part in parts if part not in str(error.value)], error.value
+
+
 ODD = [
     "mein modell",
     "größe-7b",

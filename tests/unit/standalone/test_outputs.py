@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,35 @@ def test_what_is_not_the_merge_as_it_was_written_is_refused(change, models):
     assert state(models) == before
 
 
+OFFER = re.compile(r"(add|set) (--)?overwrite")
+TELL_BY_SIZE = [change for change in NOT_OURS if change not in ("weights trained further", "a provenance that was edited")]
+
+
+@pytest.mark.parametrize("change", TELL_BY_SIZE)
+def test_to_overwrite_is_no_way_out_where_that_is_refused(change, models):
+    merge(models)
+    NOT_OURS[change][0](models / "out")
+    with pytest.raises(UserError) as error:
+        merge(models)
+    assert NOT_OURS[change][1] in str(error.value) and not OFFER.search(str(error.value))
+
+
+def test_to_overwrite_is_no_way_out_for_a_file_an_input_and_a_config_of_another_program(models):
+    merge(models)
+    (models / "file").write_text("mine")
+    for changes in (
+        {"output": models / "file"},
+        {"output": models / "base"},
+        {"experts": {"a": models / "a", "old": models / "out"}},
+        {"output": models / "new", "export_mergekit": models / "file"},
+    ):
+        for overwrite in (False, True):
+            with pytest.raises(UserError) as error:
+                merge(models, **changes, overwrite=overwrite)
+            assert not OFFER.search(str(error.value)), error.value
+    assert (models / "file").read_text() == "mine"
+
+
 def test_a_folder_with_a_thesis_and_a_file_of_that_name_is_refused(models):
     (models / "out").mkdir()
     (models / "out/provenance.json").write_text('{"painting": "bought in 1912"}')
@@ -212,7 +242,7 @@ def test_a_second_merge_is_refused_at_its_start(models, monkeypatch):
 def test_an_export_goes_to_a_new_file_or_replaces_an_older_export(models):
     merge(models, export_mergekit=models / "m.yml")
     text = (models / "m.yml").read_text()
-    with pytest.raises(UserError, match=r"--export-mergekit .*m.yml: exists already; choose another file, or add --overwrite"):
+    with pytest.raises(UserError, match=r"export_mergekit .*m.yml: exists already; choose another file, or set overwrite=True"):
         merge(models, output=models / "out2", export_mergekit=models / "m.yml")
     assert not (models / "out2").exists()
     merge(models, export_mergekit=models / "m.yml", overwrite=True, method="weight_averaging")

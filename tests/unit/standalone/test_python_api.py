@@ -52,12 +52,12 @@ def test_experts_without_names_get_those_of_their_folders(tmp_path, capsys):
 
 
 MISTAKES = {
-    "a method": ({"method": "tise"}, "--method: unknown 'tise'; did you mean 'ties'?"),
-    "a type": ({"dtype": "float23"}, "--dtype: unknown 'float23'; did you mean 'float32'?"),
-    "threads": ({"threads": 0}, "--threads 0: expected a whole number from 1"),
+    "a method": ({"method": "tise"}, "method: unknown 'tise'; did you mean 'ties'?"),
+    "a type": ({"dtype": "float23"}, "dtype: unknown 'float23'; did you mean 'float32'?"),
+    "threads": ({"threads": 0}, "threads 0: expected a whole number from 1"),
     "a name": ({"experts": {"a b": "x"}}, "experts: a b=x: expected a name of letters"),
     "the name of the base": ({"experts": {"base": "x"}}, "the name 'base' is taken"),
-    "a setting": ({"set": {"trim.density": 1}}, "--set trim.density=1: expected stage.operator.hyper_parameter=value"),
+    "a setting": ({"set": {"trim.density": 1}}, 'set={"trim.density": 1}: expected stage.operator.hyper_parameter=value'),
     "data": ({"method": "fisher"}, "needs data (calibration: fisher), which only a suite has"),
 }
 

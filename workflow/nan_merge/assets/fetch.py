@@ -200,7 +200,7 @@ def _explained(asset: str, spec: AssetSpec) -> Iterator[None]:
             correction = hub.Repository.of(spec).correction(error, _lock_command(asset))
         raise UserError(f"asset '{asset}' ({_title(spec)}): {error}; {correction}") from None
     except UserError as error:
-        raise UserError(f"asset '{asset}' ({_title(spec)}): {error}") from None
+        raise type(error)(f"asset '{asset}' ({_title(spec)}): {error}") from None
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"asset '{asset}' ({_title(spec)}) cannot be downloaded: {error}") from None
 

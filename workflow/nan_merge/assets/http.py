@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from nan_merge.assets import retry
-from nan_merge.assets.retry import Pace, PermanentError, TransientError, status_error, with_retries, within
+from nan_merge.assets.retry import (
+    NoHost,
+    Pace,
+    PermanentError,
+    TransientError,
+    resolution_failed,
+    status_error,
+    with_retries,
+    within,
+)
 from nan_merge.core.progress import bar
 
 if TYPE_CHECKING:
@@ -158,13 +166,15 @@ def _translated(url: str) -> Iterator[None]:
     except (exceptions.RequestException, HTTPError) as error:
         request = getattr(error, "request", None)  # the one after a redirect
         host = urlsplit(str(request.url) if request else url).hostname
+        if unresolved := resolution_failed(error):
+            raise NoHost(str(host), unresolved) from None
         if isinstance(error, (exceptions.Timeout, TimeoutError)):
             raise TransientError(f"{host} timed out") from None
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
             causes.append(cause)
         reason = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror), type(error).__name__)
-        if any(isinstance(cause, (socket.gaierror, ConnectionRefusedError)) for cause in causes):
+        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
             raise TransientError(f"{host} cannot be reached ({reason})", weight=2) from None
         raise TransientError(f"connection to {host} lost ({reason})") from None
 

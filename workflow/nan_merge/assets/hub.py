@@ -8,11 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nan_merge.assets import retry
 from nan_merge.assets.archives import Selection
 from nan_merge.assets.http import Remote
-from nan_merge.assets.retry import PermanentError, TransientError, status_error, with_retries, within
+from nan_merge.assets.retry import (
+    NoHost,
+    PermanentError,
+    TransientError,
+    resolution_failed,
+    status_error,
+    with_retries,
+    within,
+)
 from nan_merge.assets.store import ensure
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import sha256
@@ -87,6 +96,8 @@ class Repository:
         except Exception as error:
             if not type(error).__module__.startswith("httpx"):  # its name differs between versions of huggingface_hub
                 raise
+            if unresolved := resolution_failed(error):
+                raise NoHost(str(urlsplit(constants.ENDPOINT).hostname), unresolved) from None
             reason = f"{constants.ENDPOINT} cannot be reached, or the connection was lost ({type(error).__name__})"
             raise TransientError(reason, weight=2) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import socket
 import sys
 import threading
 import time
@@ -46,6 +47,17 @@ class TransientError(Exception):
     def __init__(self, reason: str, wait: float = 0.0, weight: int = 1) -> None:
         super().__init__(reason)
         self.wait, self.weight = wait, weight
+
+
+class NoHost(TransientError):
+    """The name of a host cannot be resolved; tried once more, since a name server may be slow."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"the host {host} cannot be found ({reason}): no network here, or a wrong address", weight=3)
+
+
+class Offline(UserError):
+    """The retries ended with a NoHost."""
 
 
 class PermanentError(UserError):
@@ -111,12 +123,22 @@ def with_retries(what: str, attempt: Callable[[], T], reached: Callable[[], int]
             failed += error.weight
             if error.wait > RETRY_POLICY.longest_retry_after:
                 raise UserError(f"{what}: {error}, retry after {error.wait:,.0f} s; run again then") from None
+            if failed >= (attempts or RETRY_POLICY.attempts) and isinstance(error, NoHost):
+                raise Offline(f"{what}: {error}; connect or correct it, and run again") from None
             if failed >= (attempts or RETRY_POLICY.attempts):
                 raise UserError(f"{what}: {error}; given up, run again to resume (the bytes received are kept)") from None
             backoff = min(RETRY_POLICY.first_wait * 2.0 ** (failed - 1), RETRY_POLICY.longest_wait)
             wait = error.wait + backoff * random.uniform(0.5, 1)
             log(f"{what}: {error}; next attempt in {wait:.0f} s")
             time.sleep(wait)
+
+
+def resolution_failed(error: BaseException) -> str | None:
+    """Return the reason if an error goes back to a name that cannot be resolved, else None."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, socket.gaierror):
+        cause = cause.__cause__ or cause.__context__
+    return None if cause is None else str(cause.strerror)
 
 
 def status_error(what: str, status: int, headers: Mapping[str, str], code: str = "") -> TransientError | PermanentError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.catalogue.labels import described
-from nan_merge.catalogue.sweeps import members
+from nan_merge.catalogue.sweeps import lacks_shuffle, members
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
 from nan_merge.methods.recipe import DEFAULTS, Operator, operator_in
@@ -196,6 +196,14 @@ def check_method_spec(method_spec: Mapping[str, Any], root: Path, where: str) ->
 def operators(record: Mapping[str, Any]) -> list[Operator]:
     """Return the operators of a method, one a stage."""
     return [OPERATORS[stage][operator_in(record, stage)[0]] for stage in STAGES]
+
+
+def unfit(record: Mapping[str, Any], experts: int) -> str:
+    """Return why a method does not merge so many experts; empty if it does."""
+    for operator in operators(record):
+        if (wanted := getattr(operator, "experts", experts)) != experts:
+            return f"{operator.__name__} merges {wanted} experts, here are {experts}"
+    return lacks_shuffle(record, experts)
 
 
 def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import is_cached, read_json
+from nan_merge.core.names import first_of
 
 SUFFIXES = (
     ".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".codes", ".vocab", ".merges", ".yaml", ".yml", ".npz",
@@ -42,7 +43,6 @@ SECRET_TEXT = re.compile(
 )
 SEARCHED_BYTES = 1 << 20  # larger files are vocabularies
 LEVELS, MOST = 8, 10_000  # folders below each other, and files, that are searched
-SHOWN = 8  # names in a note
 BOM = b"\xef\xbb\xbf"
 
 
@@ -100,7 +100,7 @@ class Companions:
             ),
             "not copied from the folder of the base": self.left,
         }
-        return [f"{text}: {_shown(names)}" for text, names in texts.items() if names]
+        return [f"{text}: {first_of(names)}" for text, names in texts.items() if names]
 
     @cached_property
     def _modules(self) -> list[Mapping[str, Any]]:
@@ -145,7 +145,7 @@ def of_folder(folder: Path, weights: Iterable[str] = ()) -> tuple[Companions, li
     found = replace(found, names=names - {name for name in found.copied if _holds_secret(files[name])})
     secret = sorted(files.keys() - found.names)
     reasons = {"links that lead out of it": outside, "files that look like secrets": secret, "not searched, or no files": odd}
-    return found, [f"not copied from the folder of the base, {why}: {_shown(left)}" for why, left in reasons.items() if left]
+    return found, [f"not copied from the folder of the base, {why}: {first_of(left)}" for why, left in reasons.items() if left]
 
 
 def companion_notes(folder: Path, weights: Iterable[str] = ()) -> list[str]:
@@ -241,7 +241,3 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _texts(inner)
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -39,15 +39,16 @@ def main(argv: Sequence[str]) -> None:
         if f"{given}=" in required:
             raise UserError(f"{given}: {args.file} has it; change the file, or remove the option")
     options = merge.arguments("import-mergekit")
-    output = options.parse_known_args([*required, *rest])[0].output if rest else "OUTPUT"
+    chosen = vars(options.parse_args([*required, *rest])) if rest else {}
     merged: dict[str, str] = {}
     for name, content in documents(args.file):
         where = f"{args.file}: {name}" if name else str(args.file)
         request = translate(content, where, merged)
+        output = chosen.get("output", "OUTPUT")
         place = f"{output}-{name}" if name else str(output)
         merged |= {name: place} if name else {}
         if rest:
-            _merge(request, where, [*rest, f"--output={place}"])
+            _merge(request, where, [*rest, f"--output={place}"], quiet="quiet" in chosen)
         else:
             _print(request, where, place, name or args.file.stem)
 
@@ -94,14 +95,14 @@ def _texts(content: Any) -> Iterator[str]:
         yield content
 
 
-def _merge(request: MergekitConfig, where: str, options: Sequence[str]) -> None:
+def _merge(request: MergekitConfig, where: str, options: Sequence[str], quiet: bool) -> None:
     """Find the models, compare them with what the config says of their files, and merge."""
     from nan_merge.standalone.mergekit_files import check
     from nan_merge.standalone.sources import find
 
     folders = {name: find(model).folder for name, model in {"base": request.base, **request.experts}.items()}
     files = check(request, folders, where)
-    _tell(request.notes + files.notes)
+    _tell(() if quiet else request.notes + files.notes)
     merge.main([*merge_arguments(request, files.chat_template), *options], "import-mergekit")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from nan_merge.cli.parser import command_parser
 from nan_merge.core.command_line import CLOSED, command_line
+from nan_merge.core.names import nearest
 
 ANYWHERE = {
     "merge": "merge models, in folders or on the hub, into one",
@@ -48,8 +49,9 @@ def main(argv: Sequence[str]) -> None:
         lists = ["\n".join(f"  {each:17}{what}" for each, what in group.items()) for group in (ANYWHERE, IN_A_CHECKOUT)]
         parser = command_parser("", HELP.format(*lists), "nan-merge merge --help", usage="nan-merge COMMAND ...")
         parser.add_argument("--version", action="version", version=f"nan-merge {version()}", help="print the version")
-        parser.add_argument("command", metavar="COMMAND", choices=[*ANYWHERE, *IN_A_CHECKOUT], help="one of the above")
+        parser.add_argument("command", metavar="COMMAND", help="one of the above")
         parser.parse_args([name])
+        parser.error(f"unknown command '{name}'; {nearest(name, [*ANYWHERE, *IN_A_CHECKOUT])}")
 
 
 def version() -> str:

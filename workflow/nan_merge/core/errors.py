@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from nan_merge.core.escape import visible
@@ -22,6 +22,7 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
      r"or set the hyper-parameters `exclude` or `largest` (\1) of the operator with `--set combine.<operator>.largest=\1`"),
     (r"; name `calibration:` too", "; only a suite of the workflow has it"),
     (r"state `examples`", "state `--examples NAME=N`"),
+    (r"; name one with `--task`, or choose a method with `static: true`", "; choose another method or operator"),
     (r"choose a `dtype` with", "choose a `--dtype` with"),
     (r"correct `device:` of the config or --device", "correct `--device`"),
     (r"set `device:` of the config \(`scoring: device:` for scores\) to cpu", "choose `--device cpu`"),
@@ -31,6 +32,19 @@ OPTIONS = (  # how messages of the library name a key of the config, and what ta
      "take `--precision bfloat16`, a device with more memory, or `--device cpu`"),
     (r"see config/assets.yaml, or choose another `family:` in the suite", "give the folder of such a model"),
 )  # fmt: skip
+
+ARGUMENTS = (  # how such messages name an option, and what takes its place in a call from Python
+    (r"--examples NAME=N( \.\.\.)?", "examples={NAME: N}"),
+    (r"--set ([\w.<>]+)=([-+.\d]+|<number>)(?![\w.])", r'set={"\1": \2}'),
+    (r"--set ([\w.<>]+)=([^\s`:;,]+)", r'set={"\1": "\2"}'),
+    (r"--method ([\w+]+)(?= set=)", r'method="\1",'),
+    (r"`--exclude ([^`]+)`", r"`exclude=[\1]`"),
+    (r"`--(missing|vocabulary|device|dtype) (\w+)`", r'`\1="\2"`'),
+    (r"add --overwrite", "set overwrite=True"),
+    (r"--export-mergekit\b", "export_mergekit"),
+    (r"--expert\b", "experts"),
+    (r"--(base|method|set|output|overwrite|exclude|vocabulary|missing|dtype|device|threads|seed|examples)\b", r"\1"),
+)
 
 
 def tell(text: str) -> None:
@@ -50,15 +64,29 @@ class UserError(Exception):
 
 
 @contextmanager
-def advice_for_options() -> Iterator[None]:
-    """Let UserErrors from inside name options of the command line in place of keys of the config."""
+def _in_words(table: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Let UserErrors from inside have other words: pairs of a pattern and what takes its place."""
     try:
         yield
     except UserError as error:
         message = str(error)
-        for key, option in OPTIONS:
-            message = re.sub(key, option, message)
+        for pattern, words in table:
+            message = re.sub(pattern, words, message)
         raise UserError(message).with_traceback(error.__traceback__) from error.__cause__
+
+
+@contextmanager
+def advice_for_options() -> Iterator[None]:
+    """Let UserErrors from inside name options of the command line in place of keys of the config."""
+    with _in_words(OPTIONS):
+        yield
+
+
+@contextmanager
+def advice_for_arguments() -> Iterator[None]:
+    """Let UserErrors from inside name arguments of a call from Python in place of keys and options."""
+    with _in_words(OPTIONS + ARGUMENTS):
+        yield
 
 
 _NAMES = "expected {} there; correct the path"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 RENAMED = {"evidence": "calibration", "words": "operators"}  # keys and values of earlier versions: what they are called now
 SHOWN = 8  # names of a long list
@@ -20,5 +20,9 @@ def nearest(name: str, known: Iterable[str], see: str = "") -> str:
     folded = {one.casefold(): one for one in known}
     if close := difflib.get_close_matches(name.casefold(), folded, 1):
         return f"did you mean '{folded[close[0]]}'?"
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    return f"known are: {', '.join(known[:SHOWN]) or 'none'}{more}" + (f"; {see}" if more and see else "")
+    return f"known are: {first_of(known) or 'none'}" + (f"; {see}" if len(known) > SHOWN and see else "")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Join the first SHOWN names with commas and count the others."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from nan_merge.core.errors import tell
+
+_thread = threading.local()
+PATIENCE = 1.0  # seconds after an interruption until it is said what is waited for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -38,6 +42,12 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def stop_if_interrupted() -> None:
+    """End the work of this thread of `parallel_map` after Ctrl-C; long work calls it between its steps."""
+    if (interrupted := getattr(_thread, "interrupted", None)) is not None and interrupted.is_set():
+        raise KeyboardInterrupt
+
+
 def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Result]], threads: int = 1) -> list[Result]:
     """Return work(item) for every item, in order; each thread calls `worker` once to get its own `work`.
 
@@ -48,9 +58,10 @@ def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Re
     results: dict[int, Result] = {}
     errors: dict[int, BaseException] = {}
     waiting: Iterator[tuple[int, Item]] = iter(enumerate(items))
-    lock, stop = threading.Lock(), threading.Event()
+    lock, stop, interrupted = threading.Lock(), threading.Event(), threading.Event()
 
     def run() -> None:
+        _thread.interrupted = interrupted
         work = worker()
         while not stop.is_set():
             with lock:
@@ -68,13 +79,17 @@ def parallel_map(items: Sequence[Item], worker: Callable[[], Callable[[Item], Re
     threads = min(threads, len(items))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            with suppress(RuntimeError):  # can't start new thread
-                running.extend(pool.submit(run) for _ in range(threads))
             try:
+                with suppress(RuntimeError):  # can't start new thread
+                    running.extend(pool.submit(run) for _ in range(threads))
                 for each in running:
                     each.result()
-            except BaseException:  # Ctrl-C: the threads end first
+            except BaseException as error:  # Ctrl-C: the threads end first
                 stop.set()
+                if isinstance(error, KeyboardInterrupt):
+                    interrupted.set()
+                    if wait(running, PATIENCE).not_done:
+                        tell("interrupted: waiting for the end of the computations that are running")
                 raise
     if not running:
         run()

@@ -12,13 +12,13 @@ import numpy as np
 
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
-from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.coefficients import MODEL
-from nan_merge.methods.varying import block_counts, value_at, varies
+from nan_merge.methods.preprocess import check_scope
+from nan_merge.methods.varying import block_counts, value_at
 
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
 
@@ -76,8 +76,7 @@ def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: 
     `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and
     `progress` as for `norms`.
     """
-    if scope == MODEL and any(map(varies, density.values() if isinstance(density, Mapping) else [density])):
-        raise UserError("preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`")
+    check_scope((), None, density=density, scope=scope)
     blocks = block_counts(models.base.names)
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     by_expert: dict[str, dict[str, float]] = {}

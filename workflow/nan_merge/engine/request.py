@@ -47,6 +47,11 @@ class Contexts:
     def _task(self) -> int | None:
         return None if self.task is None else list(self.models.experts).index(self.task)
 
+    def check(self, recipe: Recipe) -> None:
+        """Raise the UserErrors of a recipe that names, shapes and hyper-parameters alone decide; no tensor is read."""
+        for name in self.models.merged:
+            recipe.check(self.models.base.entries[name].shape, list(self.models.experts), self.of_tensor(name))
+
     def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
         """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""
         return TensorContext(
@@ -71,7 +76,8 @@ class MergeRequest:
     """Everything that decides the bytes of a merge.
 
     Raises:
-        UserError: the table is of other experts, or an expert has no calibration where others have some.
+        UserError: the table is of other experts, an expert has no calibration where others have some, or an operator refuses a
+            tensor by its shape.
     """
 
     models: Models
@@ -84,12 +90,13 @@ class MergeRequest:
     dtype: np.dtype | None = None  # of all floats of the output; None keeps those of the base
 
     def __post_init__(self) -> None:
-        """Check that coefficients and calibration are those of the experts."""
+        """Check that coefficients and calibration are those of the experts, and that the operators take all tensors."""
         experts = list(self.models.experts)
         if experts != list(self.table.experts):
             raise UserError(f"coefficients are for the experts {list(self.table.experts)}, the merge has {experts}")
         if self.calibration and (missing := [expert for expert in experts if expert not in self.calibration]):
             raise UserError(f"calibration: none for the experts {missing}; expected one folder for each of {experts}")
+        self.contexts.check(self.recipe)
 
     @cached_property
     def contexts(self) -> Contexts:

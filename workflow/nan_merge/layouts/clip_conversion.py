@@ -19,6 +19,8 @@ def to_transformers(source: Path, output: Path, base: Path | None = None, tokeni
     A model with both towers becomes a CLIPModel with its `tokenizer`, an image encoder a CLIPVisionModelWithProjection
     without the remaining text tensors of its file. A state dict or module without a config takes the config of its `base`.
     """
+    if clip_folders.libraries(source) == {"transformers"}:
+        raise UserError(f"{source}: is a model of transformers already; there is nothing to convert")
     model = clip_folders.of_open_clip(source)
     record = model.config or (clip_folders.of_open_clip(base).config if base else {})
     if not record:
@@ -37,6 +39,8 @@ def to_open_clip(source: Path, output: Path, base: Path | None = None) -> None:
     A CLIPModel becomes a folder that open_clip reads as `local-dir:`, a vision tower a canonical checkpoint of the family
     open_clip. A CLIPVisionModel has no projection; the projection of its `base` is used.
     """
+    if clip_folders.libraries(source) == {"open_clip"}:
+        raise UserError(f"{source}: is a model of open_clip already; there is nothing to convert")
     model = clip_folders.of_transformers(source)
     whole = any(name.startswith("text_model.encoder.") for name in model.entries)
     entries = dict(model.entries)

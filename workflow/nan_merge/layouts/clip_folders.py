@@ -16,6 +16,7 @@ from nan_merge.layouts.names import is_buffer
 STEM = "vision_model."
 PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")  # starts of names without the stem
 OTHERS = ("visual_projection.", "text_model.", "text_projection.", "logit_scale")
+TYPES = ("clip", "clip_vision_model")  # `model_type` of transformers
 HUB_CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # hub, hub, canonical checkpoint
 ANCHOR = "visual.conv1.weight"  # text before it in a name is a prefix of a training program
@@ -23,10 +24,19 @@ LEFTOVERS = ("positional_embedding", "text_projection", "logit_scale", "token_em
 TOWERS = ("visual", "transformer", *LEFTOVERS)
 
 
+def libraries(folder: Path) -> set[str]:
+    """Return the libraries whose configs a folder holds; a file without one is of open_clip, which fine-tuning programs use."""
+    if folder.is_file():
+        return {"open_clip"}
+    record = read_mapping(folder / "config.json") if is_given(folder / "config.json") else {}
+    found = {"open_clip": bool(_config(folder)), "transformers": record.get("model_type") in TYPES}
+    return {library for library, is_there in found.items() if is_there}
+
+
 def of_transformers(folder: Path) -> SourceModel:
     """Open a CLIPModel, a CLIPVisionModel with or without stem in its names, or a canonical checkpoint; else raise UserError."""
     config = read_mapping(folder / "config.json")
-    if config.get("model_type") not in ("clip", "clip_vision_model"):
+    if config.get("model_type") not in TYPES:
         raise UserError(
             f"{folder}/config.json: model_type is {config.get('model_type')!r}; expected 'clip' or 'clip_vision_model' (family"
             " clip); see config/assets.yaml, or choose another `family:` in the suite"

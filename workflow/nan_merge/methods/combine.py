@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import Array, TensorContext, namespace, requires, whole
+from nan_merge.methods.context import Array, TensorContext, checked, namespace, requires, whole
 
 Elect = Annotated[Literal["weighted", "unweighted"], "whether signs are elected after or before weighting"]
 DivideBy = Annotated[Literal["count", "coefficients"], "number of agreeing experts or sum of their coefficients"]
@@ -133,6 +133,14 @@ def fisher(
     return _sum([w / total * tau for w, tau in zip(weights, taus, strict=True)])
 
 
+def _task(shape: tuple[int, ...], context: TensorContext) -> int:
+    """Return the task of a context; UserError without one."""
+    if context.task is None:
+        raise UserError("emr makes a model for each task; name one with `--task`, or choose a method with `static: true`")
+    return context.task
+
+
+@checked(_task)
 @whole
 def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
     """Elect one task vector, then mask and rescale it for the task of the context (EMR-Merging, arXiv 2405.17461).
@@ -143,15 +151,13 @@ def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -
 
     Raises UserError without a task.
     """
-    if context.task is None:
-        raise UserError("emr makes a model for each task; name one with `--task`, or choose a method with `static: true`")
     positive = _sum([c * tau for c, tau in zip(alpha, taus, strict=True)]) > 0
     sign = positive * 2.0 - 1.0
     largest = taus[0] * 0
     for tau in taus:
         agreeing = abs(tau) * (tau * sign > 0)
         largest = namespace(tau).where(agreeing > largest, agreeing, largest)
-    own = taus[context.task]
+    own = taus[_task((), context)]
     masked = largest * sign * (own * sign > 0)
     size = float(abs(masked).sum())
     return masked * (float(abs(own).sum()) / size if size else 1.0)

@@ -87,6 +87,16 @@ def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return mark
 
 
+def checked(check: Callable[..., object]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare what an operator refuses before it gets data: `check(shape, context, **hyper_parameters)` raises the UserError."""
+
+    def mark(operator: Callable[..., Any]) -> Callable[..., Any]:
+        operator.check = check  # type: ignore[attr-defined]
+        return operator
+
+    return mark
+
+
 def namespace(array: Array) -> Any:
     """Return the array API namespace of an array: of NumPy or of torch."""
     return array_namespace(array)

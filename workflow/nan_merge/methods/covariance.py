@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from array_api_compat import device
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import Array, TensorContext, namespace, requires
 from nan_merge.methods.matrices import mean, of_matrices, solve_right
 
@@ -103,6 +104,7 @@ def actmat(
     """
     numerator, denominator = 0 * taus[0], 0.0
     for c, tau in zip(alpha, taus, strict=True):
+        stop_if_interrupted()
         kept = _largest(tau, density)
         covariance = kept.T @ kept
         share = c / _or_one((kept * kept).sum()) if normalise == "trace" else c
@@ -167,6 +169,7 @@ def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning
     """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start`."""
     x, first, second = start, 0 * start, 0 * start
     for step in range(1, steps + 1):
+        stop_if_interrupted()
         g = gradient(x)
         first = BETA_1 * first + (1 - BETA_1) * g
         second = BETA_2 * second + (1 - BETA_2) * g * g

@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import Array, TensorContext, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, checked, namespace, whole
 
 LARGEST = 16384  # largest number of inputs of a matrix by default: its Gram matrix has 2 GiB
 
@@ -52,10 +52,10 @@ def of_matrices(operator: Combine) -> Combine:
         return operator(matrices, alpha, context, **values).reshape(shape)
 
     added = {"exclude": (Exclude, ""), "largest": (Largest, LARGEST)}
-    return whole(with_hyper_parameters(combine, operator, added))
+    return checked(is_decomposed)(whole(with_hyper_parameters(combine, operator, added)))
 
 
-def is_decomposed(shape: tuple[int, ...], context: TensorContext, exclude: str, largest: int) -> bool:
+def is_decomposed(shape: tuple[int, ...], context: TensorContext, exclude: str, largest: int, **_: Any) -> bool:
     """Return whether a tensor is a matrix that is not excluded; one with more inputs than `largest` is a UserError."""
     if len(shape) < 2 or any(size != 1 for size in shape[2:]) or (exclude and re.search(exclude, context.tensor)):
         return False

@@ -6,12 +6,14 @@ Written in operations that NumPy and torch share. Hyper-parameters are keyword-o
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nan_merge.methods.context import DRAWS, Array, TensorContext, requires
-from nan_merge.methods.varying import Varies
+from nan_merge.core.errors import UserError
+from nan_merge.methods.context import DRAWS, Array, TensorContext, checked, requires
+from nan_merge.methods.varying import Varies, varies
 
 
 def identity(tau: Array, context: TensorContext) -> Array:
@@ -19,6 +21,13 @@ def identity(tau: Array, context: TensorContext) -> Array:
     return tau
 
 
+def check_scope(shape: tuple[int, ...], context: TensorContext | None, *, density: Any, scope: str) -> None:
+    """Raise a UserError for a density of `trim` that varies over the tensors of a model of which a share is kept."""
+    if scope == "model" and any(map(varies, density.values() if isinstance(density, Mapping) else [density])):
+        raise UserError("preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`")
+
+
+@checked(check_scope)
 @requires("thresholds")
 def trim(
     tau: Array,

@@ -23,6 +23,7 @@ from nan_merge.methods import (
     spectral,
 )
 from nan_merge.methods.context import TensorContext
+from nan_merge.methods.varying import value_at
 
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
@@ -83,6 +84,20 @@ class Recipe:
         """Whether the merge is theta_0 + sum_t c_t tau_t."""
         operators = (self.preprocess.func, self.combine.func, self.postprocess.func)
         return operators == (preprocess.identity, combine.weighted_sum, postprocess.unchanged)
+
+    def check(self, shape: tuple[int, ...], experts: Sequence[str], context: TensorContext) -> None:
+        """Raise the UserErrors of operators on a tensor that its shape and their hyper-parameters alone decide."""
+        for stage, operator in (("preprocess", self.preprocess), ("combine", self.combine), ("postprocess", self.postprocess)):
+            values = _filled(operator.func, operator.keywords)
+            for key, value in values.items():
+                if isinstance(value, Mapping) and {*value} != {*experts}:
+                    raise UserError(
+                        f"{stage}: {operator.func.__name__}: {key}: expected a number for each of {', '.join(experts)}; found"
+                        f" {', '.join(value)}"
+                    )
+                value_at(value, context.tensor, context.blocks)
+            if hasattr(operator.func, "check"):
+                operator.func.check(shape, context, **values)
 
     def merge(self, taus: Any, alpha: Sequence[Any], context: TensorContext) -> Any:
         """Combine and postprocess the processed task vectors (T, ...) of one tensor: (...)."""

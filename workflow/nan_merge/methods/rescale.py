@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from nan_merge.methods.context import Array, TensorContext, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, checked, namespace, whole
 from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed, svd
 from nan_merge.methods.spectral import NEGLIGIBLE
 
 
+@checked(is_decomposed)
 @whole
 def star(
     tau: Array,
@@ -40,6 +41,7 @@ def star(
     return ((u[:, :rank] * (factor * s[:rank])) @ vt[:rank]).reshape(shape)
 
 
+@checked(is_decomposed)
 @whole
 def svc(
     merged: Array,

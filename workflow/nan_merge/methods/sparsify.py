@@ -6,12 +6,12 @@ Written in operations that NumPy and torch share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import DRAWS, Array, TensorContext, namespace, whole
+from nan_merge.methods.context import DRAWS, Array, TensorContext, checked, namespace, whole
 
 
 def ranks(values: Array, axis: int = -1) -> Array:
@@ -53,6 +53,16 @@ def breadcrumbs(
     return (entries * ((rank >= end - kept) & (rank < end))).reshape(tau.shape)
 
 
+def _check_window(shape: tuple[int, ...], context: TensorContext, *, density: float, window: float, **_: Any) -> None:
+    """Raise a UserError for probabilities of `della` outside (0, 1]."""
+    if not (density - window > 0 and density + window <= 1):
+        raise UserError(
+            f"della: density {density} and window {window} give probabilities of keeping an entry from {density - window:g} to"
+            f" {density + window:g}; expected above 0 and at most 1; take a smaller `window`"
+        )
+
+
+@checked(_check_window)
 @whole
 def della(
     tau: Array,
@@ -71,11 +81,7 @@ def della(
     `rescale` is `entry` (1 / probability, the paper: unbiased) or `l1` (mergekit, whose `epsilon` is `window`).
     Raises UserError for probabilities outside (0, 1].
     """
-    if not (density - window > 0 and density + window <= 1):
-        raise UserError(
-            f"della: density {density} and window {window} give probabilities of keeping an entry from {density - window:g} to"
-            f" {density + window:g}; expected above 0 and at most 1; take a smaller `window`"
-        )
+    _check_window((), context, density=density, window=window)
     axis = _row_axis(tau, context)
     n = tau.shape[axis] if tau.ndim else 1
     place = ranks(abs(tau), axis) / (n - 1) if n > 1 else 0.5  # 0 for the smallest of a row, 1 for the largest

@@ -43,18 +43,7 @@ def merge_and_document(
     that was changed meanwhile.
     """
     inputs = inputs or Inputs.of({name: source.folder for name, source in sources.items()})
-    record = {
-        "coefficients": request.table.record(),
-        "thresholds": request.thresholds,
-        "seed": request.seed,
-        "device": device_name,
-        "notes": list(request.models.notes),
-        "versions": versions(),
-        **about,
-    }
-    record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
-    record["inputs"] = {name: _readable(source.folder, partial(origin, source, "")) for name, source in sources.items()}
-    _readable(sources["base"].folder, lambda: _rehearse({**record, "loading": loading(sources["base"].folder)}))
+    record = compose(request, sources, about, output, device_name)
 
     def finish(folder: Path, digests: Mapping[str, str], written: Mapping[str, str]) -> None:
         inputs.check()
@@ -75,6 +64,25 @@ def merge_and_document(
             f"{output}: the merged model is whole and stays, its documents could not be written ({failed[0]}). It can be used as"
             " it is; to have the card and provenance.json, remove the folder by hand and merge again"
         )
+
+
+def compose(
+    request: MergeRequest, sources: Mapping[str, Source], about: Mapping[str, Any], output: Path, device_name: str = "cpu"
+) -> dict[str, Any]:
+    """Return what the documents are made of, see `merge_and_document`; UserError for an input that does not fit them."""
+    record: dict[str, Any] = {
+        "coefficients": request.table.record(),
+        "thresholds": request.thresholds,
+        "seed": request.seed,
+        "device": device_name,
+        "notes": list(request.models.notes),
+        "versions": versions(),
+        **about,
+    }
+    record["command"] = command(record, {name: source.pinned for name, source in sources.items()}, str(output))
+    record["inputs"] = {name: _readable(source.folder, partial(origin, source, "")) for name, source in sources.items()}
+    _readable(sources["base"].folder, lambda: _rehearse({**record, "loading": loading(sources["base"].folder)}))
+    return record
 
 
 def _rehearse(record: Mapping[str, Any]) -> None:

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import known_names
-from nan_merge.catalogue.methods import reads_examples
-from nan_merge.catalogue.sweeps import lacks_shuffle
+from nan_merge.catalogue.methods import reads_examples, unfit
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES
 from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import compute_type
 from nan_merge.core.disk import check_space
-from nan_merge.core.errors import UserError, about, advice_for_options, as_user_errors, tell
+from nan_merge.core.errors import UserError, about, advice_for_arguments, advice_for_options, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
@@ -36,12 +35,12 @@ from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
 from nan_merge.methods.recipe import Recipe, bind
-from nan_merge.standalone.documented_merge import merge_and_document
-from nan_merge.standalone.mergekit_export import check_names, export
+from nan_merge.standalone.documented_merge import compose, merge_and_document
+from nan_merge.standalone.mergekit_export import check_method, check_names, export
 from nan_merge.standalone.method import choose, flow
 from nan_merge.standalone.model_card import PROVENANCE
 from nan_merge.standalone.outputs import Inputs, Output, check_export, check_inputs
-from nan_merge.standalone.sources import Source, find, named
+from nan_merge.standalone.sources import Source, find, local, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 PRINTED_ROWS = 8  # of a coefficient table
@@ -87,6 +86,13 @@ class Settings:
             except re.error as error:
                 raise UserError(f"--exclude {pattern}: no regular expression: {error}") from None
 
+    def check_experts(self, names: Sequence[str]) -> None:
+        """Raise a UserError for a method that does not merge so many experts, and for `examples` of others."""
+        if reason := unfit({**self.chosen[0], **self.method_spec}, len(names)):
+            raise UserError(f"--method {self.method}: {reason}; choose another method, or other experts")
+        if self.examples is not None and self.examples.keys() != {*names}:
+            raise UserError(f"--examples: expected a number for each of {', '.join(names)}; found {dict(self.examples)}")
+
     @cached_property
     def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The record of the method in the catalogue, and its operators by stage with the changes of `set`."""
@@ -108,8 +114,11 @@ class Settings:
         return what_it_reads(self.recipe.estimate.keywords["operator"]) == "norms"
 
     def unified(self, base: Path | Checkpoint, experts: Mapping[str, Any]) -> Models:
-        """Return the models, folders or open checkpoints, in the layout of the base."""
-        return unify_layout(base, experts, self.exclude, vocabulary=self.vocabulary, missing=self.missing)
+        """Return the models, folders or open checkpoints, in the layout of the base; what headers tell is checked."""
+        models = unify_layout(base, experts, self.exclude, vocabulary=self.vocabulary, missing=self.missing)
+        Contexts(models, seed=self.seed).check(self.recipe)
+        self.assumed(models)
+        return models
 
     def thresholds(self, models: Models, progress: Passes) -> Callable[[], Thresholds]:
         """Return what gives the thresholds of a method that trims, {} for another; they are measured at its first call."""
@@ -125,21 +134,24 @@ class Settings:
 
     def table(self, models: Models, cuts: Callable[[], Thresholds], progress: Passes) -> CoefficientTable:
         """Return the coefficients; norms are measured only for a rule that needs them."""
-        if reason := lacks_shuffle(self.chosen[0], len(models.experts)):
-            raise UserError(f"--method {self.method}: {reason}")
-        if self.measured:
-            spec = self.recipe.requirements.get("processed")
-            contexts = Contexts(models, cuts() if spec else {}, self.seed)
-            progress.begin("norms")
-            how: dict[str, Any] = {"threads": self.threads, "progress": progress}
-            return self.recipe.estimate(processed(contexts, **spec, **how) if spec else norms(models, **how))
-        if self.examples is not None and self.examples.keys() != models.experts.keys():
-            raise UserError(f"--examples: expected a number for each of {', '.join(models.experts)}; found {dict(self.examples)}")
-        zeros = [0.0] * len(models.experts)
-        unmeasured = {name: {"weights": zeros, "task_vector": zeros} for name in models.merged}
+        if not self.measured:
+            return self.assumed(models)
+        spec = self.recipe.requirements.get("processed")
+        contexts = Contexts(models, cuts() if spec else {}, self.seed)
+        progress.begin("norms")
+        how: dict[str, Any] = {"threads": self.threads, "progress": progress}
+        return self.recipe.estimate(processed(contexts, **spec, **how) if spec else norms(models, **how))
+
+    def assumed(self, models: Models) -> CoefficientTable:
+        """Return the coefficients without reading a tensor: true for a rule that reads no norms, else for norms 1, 2, 3, ...
+
+        Raises the UserErrors that do not depend on the norms.
+        """
+        of = ["processed"] if "processed" in self.recipe.requirements else ["weights", "task_vector"]
+        squares = {key: [float(number**2) for number, _ in enumerate(models.experts, 1)] for key in of}
         sizes = {"examples": [self.examples[name] for name in models.experts]} if self.examples else {}
-        names = {"names": models.base.names}
-        table = self.recipe.estimate({"experts": list(models.experts), "tensors": unmeasured, **names, **sizes})
+        known = {"experts": list(models.experts), "names": models.base.names, **sizes}
+        table = self.recipe.estimate({**known, "tensors": dict.fromkeys(models.merged, squares)})
         return dataclasses.replace(table, norms={})
 
     def request(self, models: Models, table: CoefficientTable, cuts: Callable[[], Thresholds]) -> MergeRequest:
@@ -159,6 +171,14 @@ class OwnModels(Settings):
     export_mergekit: Path | None = None  # file for a mergekit config with the coefficients
     chat_template: str | None = None  # of the output, in place of the base's
 
+    @advice_for_options()
+    def __post_init__(self) -> None:
+        """Check what can be checked before models are looked for."""
+        super().__post_init__()
+        self.check_experts([*self.experts])
+        if self.export_mergekit:
+            check_method(self.method_spec)
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -171,14 +191,15 @@ class Merged:
     seconds: float
 
 
+@advice_for_arguments()
 def merge(
     *, base: str | Path, experts: Mapping[str, str | Path] | Iterable[str | Path], method: str, output: str | Path, **options: Any
 ) -> Merged:
     """Merge models into the folder `output`, as `nan-merge merge` does, and return what was written.
 
     `base` and `experts` are folders or hub ids; experts have names, or get those of their folders. `options` are the other
-    fields of `OwnModels`, which are the options of the command; a message that names `--set` means `set` here.
-    Raises UserError for all that the caller can correct.
+    fields of `OwnModels`, which are the options of the command.
+    Raises UserError for all that the caller can correct; it names arguments where the command names options.
     """
     return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
 
@@ -190,13 +211,16 @@ def run(own: OwnModels, show: bool = False) -> Merged:
     Raises UserError for all that the user can correct, before long work begins where that is possible.
     """
     started, output = time.monotonic(), Output(own.output)
+    given = {"base": own.base, **dict(sorted(own.experts.items()))}
     with as_user_errors(), contextlib.ExitStack() as held:
         held.enter_context(exclusive(output.target, removable=output.is_unchanged))
+        here = {name: Source(model, local(model)) for name, model in given.items() if local(model).is_dir()}
+        check_inputs(own.output, here, Inputs({}))
         output.check(own.overwrite)
         if own.export_mergekit:
             check_export(own.export_mergekit, own.output, own.overwrite)
             held.enter_context(exclusive(own.export_mergekit))
-        sources = {"base": find(own.base), **{name: find(model) for name, model in sorted(own.experts.items())}}
+        sources = {name: find(model) for name, model in given.items()}
         inputs = Inputs.of({name: source.folder for name, source in sources.items()})
         check_inputs(own.output, sources, inputs)
         models, table = _merge(own, sources, inputs, show)
@@ -206,9 +230,12 @@ def run(own: OwnModels, show: bool = False) -> Merged:
 def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: bool) -> tuple[Models, CoefficientTable]:
     """Merge models that were found; `inputs` are compared at the end of every pass."""
     models = own.unified(sources["base"].folder, {name: s.folder for name, s in sources.items() if name != "base"})
-    check_distinct(models)
     written = output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
+    if own.export_mergekit:
+        _mergekit(own, sources, models, own.assumed(models))
+    compose(own.request(models, own.assumed(models), dict), sources, _about(own), own.output, own.device)
+    check_distinct(models)
     if not own.quiet:
         _introduce(sources, models)
     total = passes_bytes(models, own.recipe, own.measured) + copied_bytes(models) + written

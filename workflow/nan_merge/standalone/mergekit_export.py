@@ -24,6 +24,7 @@ METHODS = {  # (preprocess, elects signs): merge_method
     ("drop", False): "dare_linear",
     ("drop", True): "dare_ties",
 }
+COMBINE = ("weighted_sum", "disjoint_sum", "disjoint_mean")
 TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -54,17 +55,22 @@ def export(
     return f"{HEAD}\n{head}" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
 
 
+def check_method(method_spec: Mapping[str, Any]) -> None:
+    """Raise a UserError for operators that mergekit does not have."""
+    preprocess, combine, after = (operator_in(method_spec, stage)[0] for stage in ("preprocess", "combine", "postprocess"))
+    if after != DEFAULTS["postprocess"]:
+        raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
+    if (preprocess, combine != "weighted_sum") not in METHODS or combine not in COMBINE:
+        raise UserError(f"--export-mergekit: mergekit has no counterpart of '{preprocess}' with '{combine}'; merge it here")
+
+
 def _parameters(method_spec: Mapping[str, Any], table: CoefficientTable, comments: list[str]) -> tuple[dict[str, Any], float]:
     """Return merge_method and global parameters, and the factor between a coefficient and mergekit's weight."""
+    check_method(method_spec)
     (preprocess, preprocess_values), (combine, combine_values) = (
         operator_in(method_spec, stage) for stage in ("preprocess", "combine")
     )
     elects = combine != "weighted_sum"
-    after = operator_in(method_spec, "postprocess")[0]
-    if after != DEFAULTS["postprocess"]:
-        raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
-    if (preprocess, elects) not in METHODS or combine not in ("weighted_sum", "disjoint_sum", "disjoint_mean"):
-        raise UserError(f"--export-mergekit: mergekit has no counterpart of '{preprocess}' with '{combine}'; merge it here")
     coefficients = {value for row in table.rows.values() for value in row}
     equal = len(coefficients) == 1
     if combine_values.get("elect") == "unweighted" and not (equal and min(coefficients) > 0):

@@ -74,7 +74,11 @@ def translate(config: Any, where: str, merged: Mapping[str, str] | None = None) 
     settings = read_settings(config, where, merged or {})
     base, weights = (around_a_model if method == LINEAR else around_base)(config, settings)
     if "+" in base and not local(base).is_dir():
-        raise UserError(f"{where}: the base {base!r} is not supported; supported is a folder or a hub id, without an adapter")
+        which = "" if settings.base else ", the first of `models` since there is no `base_model`,"
+        raise UserError(
+            f"{where}: the base {base!r}{which} is not supported; supported is a folder or a hub id, without an adapter: write"
+            f" `base_model: {base.partition('+')[0]}`"
+        )
     places = {model: _adapter(model, base, where) for model in weights if model != base}
     names = dict(sorted(zip(short_names([*places.values()]), places, strict=True)))
     method_spec, notes = method_spec_of(method, settings, names, weights)

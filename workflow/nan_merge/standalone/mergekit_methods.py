@@ -27,8 +27,8 @@ Sparsified = tuple[dict[str, Any], dict[str, Varying], float, list[str]]  # stag
 def around_a_model(config: Mapping[str, Any], settings: Settings) -> tuple[str, dict[str, Varying]]:
     """Return base and weights of sum_i w_i theta_i (divided by sum_i w_i): the base is one of the models."""
     trained_on = {model.partition("+")[0] for model in settings.models}
-    of_one = len(trained_on) == 1 and not any(local(model).is_dir() for model in settings.models)
-    if settings.base is None and of_one and not trained_on & {*settings.models}:  # adapters of one model, which has no weight
+    of_one = len(trained_on) == 1 and not any("+" in model and local(model).is_dir() for model in settings.models)
+    if settings.base is None and of_one:  # adapters of one model, which has a weight if it is listed
         return trained_on.pop(), {model: settings.number("weight", model) for model in settings.models}
     base = settings.base or settings.models[0]
     return base, {model: settings.number("weight", model) for model in dict.fromkeys([*settings.models, base])}

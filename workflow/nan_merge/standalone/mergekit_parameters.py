@@ -78,6 +78,11 @@ class Settings:
         for part in self.slices:
             found = [case for place, value in self._found(key, model, part) for case in self._cases(value, place)]
             found += [] if default is None else [{"value": default}]
+            if not found and model == self.base:
+                raise UserError(
+                    f"{part.where}: the base {model} is averaged with them, in mergekit too, and has no `{key}`; list it with"
+                    " one, or remove `base_model`, which adapters of one model do not need"
+                )
             if not found:
                 raise UserError(f"{part.where}: {model}: has no `{key}`, and `parameters` has none for all; write one")
             end = next((number for number, case in enumerate(found, 1) if "filter" not in case), len(found))

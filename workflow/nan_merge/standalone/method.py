@@ -17,6 +17,9 @@ from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import bind, operator_in
 
+LONGEST = 80  # characters of the changes in a label
+MEASURED = ("thresholds", "processed")  # requirements that models alone meet
+
 
 def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the record of a method, and its operators by stage with `changes`, as `override` reads them.
@@ -28,8 +31,12 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     method_spec = {stage: entry[stage] for stage in STAGES if stage in entry}
     for path, value in changes.items():
         method_spec = override(method_spec, path, value, name)
-    bind(method_spec, name)  # names first: its messages name the nearest
+    requires = bind(method_spec, name).requirements  # names first: its messages name the nearest
     check_method_spec(method_spec, catalogue_root(), "--set")
+    if needs := [kind for kind in requires if kind not in MEASURED]:
+        raise UserError(
+            f"--set: an operator needs {needs[0]} statistics of data, which only a suite has; choose another operator"
+        )
     replaced = [stage for stage in STAGES if operator_in(method_spec, stage)[0] != operator_in(entry, stage)[0]]
     if "variant" in entry and "coefficients" in replaced:
         host = name.split("+")[0]
@@ -41,8 +48,15 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             entry = described({**catalogue.templates(name)[name], **method_spec}, name)
         if replaced:  # the label describes other operators
             entry["label"] = name
-        entry["label"] += f", changed by {', '.join(f'{path}={flow(value)}' for path, value in changes.items())}"
+        entry["label"] += f", changed by {_shown(changes)}"
     return entry, method_spec
+
+
+def _shown(changes: Mapping[str, Any]) -> str:
+    """Return changes for a label: with their values, or in short; the whole of them stands in the recipe of the card."""
+    whole = ", ".join(f"{path}={flow(value)}" for path, value in changes.items())
+    paths = ", ".join(changes)
+    return whole if len(whole) <= LONGEST else paths if len(paths) <= LONGEST else f"{len(changes)} settings"
 
 
 def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:

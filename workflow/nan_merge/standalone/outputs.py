@@ -37,8 +37,11 @@ def seal(folder: Path, known: Mapping[str, str]) -> None:
     write_json(folder / PROVENANCE, {**record, FILES: {**listed, PROVENANCE: _of_record(record)}})
 
 
-def why_not_ours(folder: Path) -> str:
-    """Say why a folder is not a merged model as it was written; empty if it is one. All files are read."""
+def why_not_ours(folder: Path, *, by_size: bool = False) -> str:
+    """Say why a folder is not a merged model as it was written; empty if it is one.
+
+    All files are read; `by_size` only their sizes, which do not tell a number that was changed.
+    """
     if not (folder / PROVENANCE).is_file():
         return f"it has no {PROVENANCE}"
     try:
@@ -51,18 +54,18 @@ def why_not_ours(folder: Path) -> str:
     found = _files(folder)
     if added := sorted(found.keys() - listed.keys()):
         return f"it holds files that are not of the merge: {join_first(added)}"
-    changed = [name for name, file in sorted(found.items()) if not _is_as_listed(name, file, listed[name], record)]
+    changed = [name for name, file in sorted(found.items()) if not _is_as_listed(name, file, listed[name], record, by_size)]
     return f"files of it were changed: {join_first(changed)}" if changed else ""
 
 
-def _is_as_listed(name: str, file: Path, about: Any, record: Mapping[str, Any]) -> bool:
+def _is_as_listed(name: str, file: Path, about: Any, record: Mapping[str, Any], by_size: bool) -> bool:
     if file.is_symlink() or not file.is_file():
         return False
     if name == PROVENANCE:
         return about == _of_record(record)
     if not isinstance(about, dict) or file.stat().st_size != about.get("size"):
         return False
-    return digest(file) == about.get("xxh3_128")
+    return by_size or digest(file) == about.get("xxh3_128")
 
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, str]:
@@ -91,15 +94,18 @@ class Output:
         """Raise a UserError if the output exists, unless it is empty or an unchanged merge, and may be overwritten."""
         if not os.path.lexists(self.target):
             return
-        if not overwrite:
-            raise UserError(f"{self.given}: exists already; choose another --output, or add --overwrite to replace it")
         self.old = self._stamps(self.target) if self.target.is_dir() else {}
         empty = self.target.is_dir() and not any(self.target.iterdir())
-        reason = "it is a file" if not self.target.is_dir() else "" if empty else why_not_ours(self.target)
+        reason = "it is a file" if not self.target.is_dir() else "" if empty else why_not_ours(self.target, by_size=not overwrite)
         if reason:
             raise UserError(
-                f"{self.given}: is no merged model as it was written ({reason}); only those are overwritten. Move what you want"
-                " to keep elsewhere and remove the folder by hand, or choose another --output"
+                f"{self.given}: exists already, and is no merged model as it was written ({reason}); only those are overwritten."
+                " Move what you want to keep elsewhere and remove the folder by hand, or choose another --output"
+            )
+        if not overwrite:
+            raise UserError(
+                f"{self.given}: exists already; choose another --output, or add --overwrite to replace it, if nothing in it was"
+                " changed"
             )
 
     def is_unchanged(self, folder: Path) -> bool:
@@ -161,10 +167,13 @@ def check_export(file: Path, output: Path, overwrite: bool) -> None:
         raise UserError(f"--export-mergekit {file}: is or lies in the output, which is replaced whole; choose a file elsewhere")
     if not os.path.lexists(file):
         return
+    if not file.is_file() or not _begins(file, HEAD.encode()):
+        raise UserError(
+            f"--export-mergekit {file}: exists already, and is no config that was exported here; only those are overwritten."
+            " Choose another file"
+        )
     if not overwrite:
         raise UserError(f"--export-mergekit {file}: exists already; choose another file, or add --overwrite to replace it")
-    if not file.is_file() or not _begins(file, HEAD.encode()):
-        raise UserError(f"--export-mergekit {file}: is no config that was exported here; only those are overwritten")
 
 
 def _begins(file: Path, text: bytes) -> bool:

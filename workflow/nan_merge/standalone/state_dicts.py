@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, is_torch_array
 from nan_merge.checkpoints.checkpoint import SINGLE, Checkpoint
 from nan_merge.checkpoints.pickles import ArrayTensor
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
-from nan_merge.core.errors import UserError, advice_for_options
+from nan_merge.core.errors import UserError, advice_for_arguments
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import stream
@@ -41,6 +41,7 @@ class StateDict(Checkpoint):
         self.shards = {SINGLE: list(self.entries)}
 
 
+@advice_for_arguments()
 def merge_state_dicts(
     base: Mapping[str, Any],
     experts: Mapping[str, Mapping[str, Any]],
@@ -63,12 +64,12 @@ def merge_state_dicts(
     chosen = Settings(method=method, **settings)
     origin = StateDict("the base", base, config or {})
     opened = {name: StateDict(f"the expert '{name}'", tensors, config or {}) for name, tensors in experts.items()}
-    with advice_for_options():
-        models = chosen.unified(origin, opened)
-        check_distinct(models)
+    chosen.check_experts([*opened])
+    models = chosen.unified(origin, opened)
+    check_distinct(models)
     for note in () if chosen.quiet else models.notes:
-        warnings.warn(note, stacklevel=2)
-    with Passes(0, quiet=True) as progress, advice_for_options():
+        warnings.warn(note, stacklevel=3)  # above the decorator
+    with Passes(0, quiet=True) as progress:
         cuts = chosen.thresholds(models, progress)
         request = chosen.request(models, chosen.table(models, cuts, progress), cuts)
     entries = models.base.entries

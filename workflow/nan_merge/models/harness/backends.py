@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.names import first_of
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.models.harness.tasks import library
 
@@ -23,11 +24,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
     tensors do not fit config.json.
     """
-    if is_adapter(folder):
-        raise UserError(
-            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
-            f" --expert {folder} --method weight_averaging --output FOLDER"
-        )
+    refuse_adapter(folder)
     library()
     make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
@@ -42,6 +39,8 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
+    if "parallelize" in settings:
+        refuse_offloaded(folder, getattr(model.model, "hf_device_map", {}))
     model.origin = folder
     if settings.get("chat_template") and not model.tokenizer.chat_template:
         raise UserError(
@@ -49,6 +48,26 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
     return model
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise a UserError for an adapter, which is no whole model."""
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder}: is a LoRA adapter; expected a whole model. Fold it into its base first: nan-merge merge --base BASE"
+            f" --expert {folder} --method weight_averaging --output FOLDER"
+        )
+
+
+def refuse_offloaded(folder: Path, places: Mapping[str, Any]) -> None:
+    """Raise a UserError for layers that accelerate put beside the GPUs, as it does without a word where their memory is short."""
+    outside = [f"'{layers}' on {place}" for layers, place in places.items() if str(place) in ("cpu", "disk", "meta")]
+    if outside:
+        raise UserError(
+            f"{folder}: does not fit the GPUs of this job: {len(outside)} of {len(places)} parts would run beside them"
+            f" ({first_of(outside)}), many times slower; take more GPUs (`scoring: parallelize:`) or GPUs with more memory, or"
+            " `scoring: precision: bfloat16`"
+        )
 
 
 def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import logging
 import math
 import os
 import random
@@ -112,6 +113,7 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     Raises UserError for tasks or data that do not exist or do not fit each other.
     """
     shipped = shipped_tasks()
+    logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs" not in record.getMessage())
     import datasets
     from lm_eval.tasks import TaskManager
 
@@ -120,7 +122,7 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     folder = own_folder(name) or shipped / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata={"folder": str(benchmark.data.resolve())})
     wanted = benchmark.harness["tasks"]
     if unknown := [name for name in wanted if name not in manager.all_tasks]:
         known = ", ".join(manager.all_tasks[:8])
@@ -132,6 +134,30 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     with _faults(benchmark):
         found = manager.load([{"group": benchmark.id, "task": children}])["tasks"]
     return dict(sorted(found.items()))
+
+
+def training_pairs(benchmark: Benchmark) -> list[tuple[str, str]]:
+    """Return the prompts and right answers of the training splits of a benchmark, without examples in the prompt.
+
+    An answer is what is scored: a choice or a text, after the delimiter of the task, with the text that ends it. Raises UserError
+    for a task without a training split.
+    """
+    found = []
+    for name, task in load_tasks(benchmark).items():
+        if not task.has_training_docs():
+            raise UserError(f"{benchmark.where}: {name} has no training split; leave it out of `finetune: tasks:` of the suite")
+        with _faults(benchmark):
+            found += [(task.doc_to_text(doc), _right_answer(task, doc)) for doc in task.training_docs()]
+    return found
+
+
+def _right_answer(task: Any, doc: Mapping[str, Any]) -> str:
+    answer, end = task.doc_to_target(doc), ""
+    if task.OUTPUT_TYPE == "multiple_choice":
+        answer = task.doc_to_choice(doc)[answer]
+    else:
+        end = next(iter((task.config.generation_kwargs or {}).get("until", [])), "")
+    return f"{task.config.target_delimiter}{answer}{end}"
 
 
 def shipped_tasks() -> Path:

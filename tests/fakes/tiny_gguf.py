@@ -77,7 +77,7 @@ def _interleaved(weight: np.ndarray) -> np.ndarray:
 
 
 def tasks(folder: Path, names: list[str], count: int = 320) -> None:
-    """Write `count` examples of each task: by the colour that is named, a text, or a choice for those not of `linguistic_mappings`."""
+    """Write `count` examples of each task: the colour that the input names decides on the text, or on the choice."""
     for name in names:
         examples = []
         for number in range(count):

@@ -74,7 +74,7 @@ def bigbench(tmp_path: Path) -> Path:
 def test_splits_share_no_input_and_train_has_the_rest(bigbench, task):
     (found,) = load_tasks(Benchmark(task, bigbench, {**BIGBENCH, "tasks": [f"bigbench_{task}"]})).values()
     inputs = [{row["input"] for row in rows} for rows in (found.training_docs(), found.validation_docs(), found.test_docs())]
-    assert [len(each) for each in inputs] == [20, 100, 200]
+    assert [len(each) for each in inputs] == [70, 100, 150]
     assert len(set().union(*inputs)) == 320
 
 
@@ -95,7 +95,7 @@ def test_a_task_without_training_data_is_named(tmp_path):
 
 
 def test_a_missing_file_of_bigbench_is_named(bigbench):
-    harness = {**BIGBENCH, "tasks": ["bigbench_navigate"]}
+    harness = {**BIGBENCH, "tasks": ["bigbench_plural"]}
     with pytest.raises(UserError, match=r"navigate: harness: .*bigbench: the data are not of the form.*navigate/task.json"):
         load_tasks(Benchmark("navigate", bigbench, harness))
 

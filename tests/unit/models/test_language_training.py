@@ -95,9 +95,9 @@ def test_a_task_without_training_data_is_named(tmp_path):
 
 
 def test_a_missing_file_of_bigbench_is_named(bigbench):
-    harness = {**BIGBENCH, "tasks": ["bigbench_plural"]}
-    with pytest.raises(UserError, match=r"navigate: harness: .*bigbench: the data are not of the form.*navigate/task.json"):
-        load_tasks(Benchmark("navigate", bigbench, harness))
+    (bigbench / TASKS["plural"] / "task.json").unlink()
+    with pytest.raises(UserError, match=r"plural: harness: .*bigbench: the data are not of the form.*plural_json/task.json"):
+        load_tasks(Benchmark("plural", bigbench, {**BIGBENCH, "tasks": ["bigbench_plural"]}))
 
 
 def test_a_gguf_base_is_unpacked_into_a_folder_that_loads(tmp_path):

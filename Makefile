@@ -14,7 +14,7 @@ SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv
 
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
-.PHONY: help demo study demo-vision language bench check test test-slow lint docs format pins
+.PHONY: help demo study demo-vision demo-language language bench check test test-slow lint docs format pins
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -34,6 +34,11 @@ demo-vision: $(BIN)/.installed  ## the image suite
 	$(SAY)
 	$(RUN) --configfile config/vision.yaml
 	$(call SHOW,vision)
+
+demo-language: $(BIN)/.language  ## a small language model on benchmarks of lm_eval
+	$(SAY)
+	$(RUN) --configfile config/language.yaml
+	$(call SHOW,smollm)
 
 language: $(BIN)/.language  ## installs what benchmarks of language models need besides
 

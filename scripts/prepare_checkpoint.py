@@ -13,7 +13,11 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--base", type=Path, help="of an expert: what it was fine-tuned from, prepared or as fetched")
     parser.add_argument("--max-relative-distance", type=float, help="of an expert: the greatest |tau| / |W_0| that is believed")
+    parser.add_argument("--dequantise", action="store_true", help="of a base: unpack its GGUF file")
     args = parser.parse_args()
+    if args.dequantise:
+        find_family(args.family).dequantise(args.source, args.output)
+        return
     settings = {} if args.max_relative_distance is None else {"max_relative_distance": args.max_relative_distance}
     find_family(args.family).prepare(args.source, args.output, args.base, **settings)
 

@@ -41,7 +41,7 @@ def problem(number: int) -> dict[str, Any]:
 
 def publish(root: Path) -> None:
     """Write models and data sets below `root`, laid out as repositories of the hub."""
-    tokenizer = _tokenizer()
+    tokenizer = make_tokenizer()
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -67,7 +67,7 @@ def publish(root: Path) -> None:
         folder.mkdir(parents=True)
         grown.save_pretrained(folder)
         torch.save({key: tensor.half() for key, tensor in moved.items()}, folder / "pytorch_model.bin")
-        padded = _tokenizer()
+        padded = make_tokenizer()
         padded.add_special_tokens({"additional_special_tokens": ["[PAD]"]})
         padded.save_pretrained(folder)
     subjects = {
@@ -78,7 +78,7 @@ def publish(root: Path) -> None:
     dataset(root / "datasets/tiny/gsm8k", {"main": problems, "socratic": problems})
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

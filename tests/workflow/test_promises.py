@@ -253,6 +253,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"python -m scripts\.<\w+> --help", of_scripts),
     (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
+    (r"make demo-language|snakemake --cores \w+ --configfile config/language\.yaml", elsewhere("workflow/test_language_demo.py")),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),

@@ -15,7 +15,7 @@ from nan_merge.models.opencompass import COUNTERPARTS
 Experiment = Any  # experiment.Experiment, which imports this module
 
 ALL_ASSETS = "config/assets.yaml has all"
-HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "premise", "finetune")  # of prepared data
+HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "premise")  # of prepared data
 HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
@@ -185,6 +185,13 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
         raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")
     if harnessed and (more := [key for key in HEADS if key in record]):
         raise UserError(f"{where}: {more[0]}: its tasks are benchmarks of a harness, which need none; remove the key")
+    if record.get("dequantise") and not (harnessed and "finetune" in record):
+        raise UserError(
+            f"{where}: dequantise: only for a language model that experts are fine-tuned from here (`finetune: tasks:`), since"
+            " the task vectors of other experts would hold the rounding of the base; remove the key"
+        )
+    if "finetune" in record:
+        _check_finetune(record, where, bool(harnessed))
     if harnessed:
         return
     kinds = [key for key in ("text_tower", "head") if key in record]
@@ -196,6 +203,19 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
     needed = ["input", *(["experts"] if "head" in record else ["logit_scale"] if "experts" in record else [])]
     if lacking := [key for key in needed if key not in record]:
         raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks that are scored by heads of `{kinds[0]}` need it")
+
+
+def _check_finetune(record: Mapping[str, Any], where: str, harnessed: bool) -> None:
+    """Check that experts of language models name the tasks that they are trained on, each task once, and others a scale."""
+    needed, needless = ("tasks", "logit_scale") if harnessed else ("logit_scale", "tasks")
+    settings = record["finetune"]
+    if needed not in settings or needless in settings:
+        kind = "benchmarks of a harness" if harnessed else "prepared data sets"
+        raise UserError(f"{where}: finetune: its tasks are {kind}: expected the key '{needed}', and no '{needless}'")
+    trained = [task for tasks in settings.get("tasks", {}).values() for task in tasks]
+    known_names(f"{where}: finetune: tasks", trained, record["tasks"])
+    if twice := [task for task in trained if trained.count(task) > 1]:
+        raise UserError(f"{where}: finetune: tasks: '{twice[0]}' is named by two experts; leave it to one of them")
 
 
 def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str, ...]) -> None:

@@ -155,17 +155,30 @@ class Experiment:
 
     def experts(self, suite: str) -> list[str]:
         """Return the names of the experts of a suite (those of its tasks, if each belongs to one), or of an entry of `models`."""
+        return list(self._named_experts(suite)) or self.task_ids(suite)
+
+    def _named_experts(self, suite: str) -> Mapping[str, Any]:
+        """Return the experts that have names of their own; empty where each belongs to one task of the suite."""
         named = self.models[suite]["experts"] if suite in self.models else self.suites[suite].get("experts")
-        return list(named) if isinstance(named, Mapping) else self.task_ids(suite)
+        return named if isinstance(named, Mapping) else self.trained_on(suite)
 
     def has_experts_of_tasks(self, suite: str) -> bool:
         """Return whether each expert of a suite belongs to one of its tasks."""
-        return suite in self.suites and not isinstance(self.suites[suite].get("experts"), Mapping)
+        return not self._named_experts(suite)
+
+    def trained_on(self, suite: str) -> dict[str, list[str]]:
+        """Return the tasks that each expert with a name of its own is fine-tuned on here."""
+        return dict(self.suites.get(suite, {}).get("finetune", {}).get("tasks", {}))
+
+    def own_expert(self, suite: str, task: str) -> str | None:
+        """Return the expert of a task: its own, or the one that was trained on it, None if none was."""
+        if self.has_experts_of_tasks(suite):
+            return task
+        return next((expert for expert, tasks in self.trained_on(suite).items() if task in tasks), None)
 
     def _expert_rows(self) -> dict[str, str]:
         """Return the rows that stand for `individual` where experts belong to no task: {method: expert}."""
-        free = [suite for suite in self.suites if not self.has_experts_of_tasks(suite)]
-        return {f"expert_{name}": name for suite in free for name in self.suites[suite]["experts"]}
+        return {f"expert_{name}": name for suite in self.suites for name in self._named_experts(suite)}
 
     def _add_expert_rows(self) -> None:
         """Put one row an expert behind `individual`."""
@@ -179,9 +192,9 @@ class Experiment:
         """Return the references of the run that a suite cannot have: `individual`, or the experts of other suites."""
         if suite not in self.suites:
             return []
-        own = [] if self.has_experts_of_tasks(suite) else self.experts(suite)
+        own = self._named_experts(suite)
         others = [row for row, name in self.expert_rows.items() if name not in own]
-        return [*others, *([INDIVIDUAL] if own else [])]
+        return [*others, *([INDIVIDUAL] if own and not self.trained_on(suite) else [])]
 
     def class_prompts(self, task: str) -> dict[str, list[str]]:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.

@@ -169,7 +169,9 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "prepare_dataset": _dataset,
     **dict.fromkeys(("prepare_checkpoint", "prepare_expert"), _prepare),
     "build_head": _head,
-    **dict.fromkeys(("align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint"), _train),
+    **dict.fromkeys(
+        ("align_checkpoint", "finetune_checkpoint", "finetune_language", "finetune_premise", "finetune_joint"), _train
+    ),
     **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     "learn_coefficients": _learn,
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),

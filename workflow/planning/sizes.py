@@ -153,7 +153,8 @@ def scored(sizes: Sizes, job: PlannedJob) -> int:
 
 
 CHECKPOINTS = (
-    "prepare_checkpoint", "prepare_expert", "align_checkpoint", "finetune_checkpoint", "finetune_premise", "finetune_joint",
+    "prepare_checkpoint", "prepare_expert", "align_checkpoint", "finetune_checkpoint", "finetune_language",
+    "finetune_premise", "finetune_joint",
     "merge_checkpoints", "merge_candidate", "merge_for_task",
 )  # fmt: skip
 OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {

@@ -74,6 +74,7 @@ SEEDS = experiment.config["seeds"]
 PER_TASK_METHODS = [
     m for m in METHODS if not experiment.methods[m].get("static", True) and m not in experiment.references
 ]
+BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
 THRESHOLDS, PROCESSED = map(experiment.needing, (experiment.thresholds, experiment.processed))

@@ -1,8 +1,5 @@
 # Needs checkpoints, data sets and heads, or benchmarks. Makes results/scores (test split) and results/validation (candidates).
 
-BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
-
-
 rule evaluate_checkpoint:
     input:
         checkpoints=scored_checkpoints,

@@ -68,6 +68,10 @@ def metrics_option(wildcards):
     )
 
 
+def dequantise_option(wildcards):
+    return ["--dequantise"] if experiment.suites[suite_of(wildcards)].get("dequantise") else []
+
+
 def task_option(wildcards):
     return words("task", [wildcards.task] if wildcards.method in PER_TASK_METHODS else [])
 
@@ -151,9 +155,17 @@ def origins(wildcards):
 
 
 def benchmarks_of_group(wildcards):
-    """`harness:` of the tasks of a group with a digest of own YAML files, less what only the plan reads and what tables say."""
+    return benchmarks(experiment.groups(wildcards.suite)[wildcards.group])
+
+
+def benchmarks_of_expert(wildcards):
+    return benchmarks(experiment.trained_on(wildcards.suite)[wildcards.expert])
+
+
+def benchmarks(tasks):
+    """`harness:` of tasks with a digest of own YAML files, less what only the plan reads and what tables say."""
     unread = ("examples", "generated", "unanswered")
-    entries = [{"id": t, **experiment.tasks[t]["harness"]} for t in experiment.groups(wildcards.suite)[wildcards.group]]
+    entries = [{"id": task, **experiment.tasks[task]["harness"]} for task in tasks]
     kept = [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
     return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
 
@@ -203,6 +215,11 @@ def calibration_settings(wildcards):
 
 def learn_settings(wildcards):
     return {**experiment.methods[wildcards.method]["learn"], **experiment.suites[wildcards.suite].get("learn", {})}
+
+
+def language_training(wildcards):
+    """`finetune:` of the suite without the tasks of the other experts."""
+    return {key: value for key, value in section("finetune")(wildcards).items() if key != "tasks"}
 
 
 def premise_settings(wildcards):

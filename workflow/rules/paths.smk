@@ -130,6 +130,12 @@ def data_of_group(wildcards):
     return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
 
 
+def data_of_expert(wildcards):
+    """The folder of the data of each benchmark that an expert is trained on: its asset."""
+    tasks = experiment.trained_on(wildcards.suite)[wildcards.expert]
+    return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
+
+
 def scored_checkpoints(wildcards):
     """The checkpoints that are scored: one for all tasks of the group, or one for each."""
     suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed
@@ -138,8 +144,9 @@ def scored_checkpoints(wildcards):
         return base_model(wildcards)
     if method == "multitask":
         return expert(suite, seed, "multitask")
-    if method == "individual":
-        return [experts(wildcards)[task] for task in tasks]
+    if method == "individual":  # a task that no expert was trained on is left to the base
+        own = [experiment.own_expert(suite, task) for task in tasks]
+        return [experts(wildcards)[name] if name else base_model(wildcards) for name in own]
     if method in experiment.expert_rows:
         return experts(wildcards)[experiment.expert_rows[method]]
     if method in PER_TASK_METHODS:

@@ -45,11 +45,13 @@ rule prepare_checkpoint:
     params:
         family=family,
         base=option("base"),
+        dequantise=dequantise_option,
         code=code_with_family("scripts.prepare_checkpoint"),
     message:
         "prepare_checkpoint: {wildcards.checkpoints}"
     shell:
         "python -m scripts.prepare_checkpoint --family {params.family:q} --source {input.source:q} {params.base:q}"
+        " {params.dequantise:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -176,6 +178,8 @@ rule finetune_checkpoint:
         "results/logs/finetune_checkpoint/{suite}/seed{seed}/{task}.log",
     benchmark:
         "results/benchmarks/finetune_checkpoint/{suite}/seed{seed}/{task}.tsv"
+    wildcard_constraints:
+        suite=any_of({*experiment.suites}.difference(BENCHMARKED)),
     conda:
         environment
     resources:
@@ -191,3 +195,33 @@ rule finetune_checkpoint:
         "python -m scripts.finetune_checkpoint --family {params.family:q} --base {input.base:q} --dataset {input.dataset:q}"
         " --head {input.head:q} --seed {wildcards.seed:q} --output {output:q}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
+rule finetune_language:
+    # The prompts and answers are those of the benchmarks' training splits.
+    input:
+        base=base_model,
+        data=data_of_expert,
+    output:
+        directory("results/checkpoints/{suite}/seed{seed}/{expert}"),
+    log:
+        "results/logs/finetune_language/{suite}/seed{seed}/{expert}.log",
+    benchmark:
+        "results/benchmarks/finetune_language/{suite}/seed{seed}/{expert}.tsv"
+    wildcard_constraints:
+        suite=any_of(BENCHMARKED),
+        expert=any_of(experiment.expert_rows.values()),
+    conda:
+        environment
+    resources:
+        mem_mb=memory(2500, per_input=6),
+        runtime=minutes(240),
+    params:
+        spec=spec(benchmarks=benchmarks_of_expert, settings=language_training),
+        family=family,
+        code=code_with_family("scripts.finetune_language"),
+    message:
+        "finetune_language: {wildcards.suite}, {wildcards.expert}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.finetune_language --family {params.family:q} --base {input.base:q} --data {input.data:q}"
+        " --seed {wildcards.seed:q} --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

@@ -119,6 +119,7 @@ def suite_record(suite):
         "notes": record.get("notes", []),
         "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
         **{key: record[key] for key in ("collection", "published", "experts") if key in record},
+        **({"trained_on": trained} if (trained := experiment.trained_on(suite)) else {}),
         "data": experiment.data(suite),
         "tasks": [task_record(suite, task) for task in experiment.task_ids(suite)],
         "seeds": SEEDS,

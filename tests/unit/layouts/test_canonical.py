@@ -56,7 +56,7 @@ def test_a_family_is_complete(name):
     assert list(inspect.signature(module.prepare).parameters) == ["source", "output", "base", "max_relative_distance"]
     heads = {"head": ["classes", "templates", "tower"], "extract_head": ["source"]}
     if hasattr(module, "HARNESS"):
-        assert not any(hasattr(module, word) for word in (*heads, "load", "batches"))
+        assert not any(hasattr(module, word) for word in (*heads, "batches"))
         for own in heads:
             with pytest.raises(UserError, match=rf"family {name} has no `{own}`; a harness runs its models: name benchmarks"):
                 find_family(name, own)

@@ -59,7 +59,7 @@ def finetune(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     task, order = Task(inputs, labels, head, settings["logit_scale"]), index_batches(len(labels), settings["batch_size"], seed)
-    return optimise(_trained(encoder, settings["frozen"]), lambda: task.loss(encoder, next(order)), settings, progress)
+    return optimise(trained(encoder, settings["frozen"]), lambda: task.loss(encoder, next(order)), settings, progress)
 
 
 def finetune_joint(
@@ -83,7 +83,7 @@ def finetune_joint(
         return tasks[turn].loss(encoder, next(orders[turn]))
 
     longer = {**settings, "steps": len(tasks) * settings["steps"]}
-    return optimise(_trained(encoder, settings["frozen"]), loss, longer, progress)
+    return optimise(trained(encoder, settings["frozen"]), loss, longer, progress)
 
 
 def optimise(
@@ -117,7 +117,7 @@ def check(settings: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
         )
 
 
-def _trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Parameter]:
+def trained(encoder: torch.nn.Module, frozen: list[str]) -> list[torch.nn.Parameter]:
     """Freeze parameters by name patterns and return the others; raise UserError for a pattern without a match."""
     names = [name for name, _ in encoder.named_parameters()]
     for pattern in frozen:

@@ -26,6 +26,7 @@ from nan_merge.reporting.paired_tests import (
 from nan_merge.reporting.statistics import (
     AVERAGING,
     BASE,
+    INDIVIDUAL,
     LEVEL,
     POWER,
     Summary,
@@ -115,7 +116,7 @@ def separation(study: Study) -> list[Claim]:
             f"Every merge is compared with averaging, and Holm's adjustment covers all {counted(rows.values())} of this kind, so "
             "the selection does not favour the step above averaging."
         )
-    last = "individual" if study.has_experts_of_tasks else "best expert"
+    last = "individual" if study.uppers == [INDIVIDUAL] else "best expert"
     return [Claim(f"Methods are separated: pretrained < averaging < best merge < {last}", _all(verdicts), evidence)]
 
 

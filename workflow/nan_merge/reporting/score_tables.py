@@ -52,6 +52,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
             if related
             else ""
         ),
+        *_individual_notes(study),
         *parts.metric_notes(study),
         *parts.cross_check_notes(study),
         *parts.interval_notes(study),
@@ -62,6 +63,19 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         *(f"Task {study.label(entry['task'])} was skipped: {entry['reason']}." for entry in study.suite.get("skipped", [])),
     ]
     return table
+
+
+def _individual_notes(study: Study) -> list[str]:
+    """Say which expert stands for the individual model of a task, where experts have names of their own."""
+    if not study.trained_on:
+        return []
+    trained = "; ".join(f"{name}: {', '.join(map(study.label, tasks))}" for name, tasks in study.trained_on.items())
+    notes = [f"{study.label('individual')}: every task by the expert that was trained on it ({trained})."]
+    if study.unseen:
+        notes.append(
+            f"No expert was trained on {', '.join(study.unseen)}: there the pretrained model stands for the individual one."
+        )
+    return notes
 
 
 def _accuracy_record(study: Study, row: Any, against: dict[str, list[dict[str, str]]]) -> dict[str, Any]:

@@ -112,18 +112,34 @@ class Study:
     @property
     def experts(self) -> list[str]:
         """The names of the experts that are merged: those of the tasks, unless the suite names others."""
+        return list(self._named_experts) or [task["id"] for task in self.tasks]
+
+    @property
+    def _named_experts(self) -> Mapping[str, Any]:
         named = self.suite.get("experts")
-        return list(named) if isinstance(named, Mapping) else [task["id"] for task in self.tasks]
+        return named if isinstance(named, Mapping) else self.trained_on
+
+    @property
+    def trained_on(self) -> dict[str, list[str]]:
+        """The tasks that each expert with a name of its own was fine-tuned on here."""
+        return dict(self.suite.get("trained_on", {}))
+
+    @property
+    def unseen(self) -> list[str]:
+        """The labels of the tasks that no expert was fine-tuned on, where experts have names of their own."""
+        seen = {task for tasks in self.trained_on.values() for task in tasks}
+        return [self.label(task["id"]) for task in self.tasks if seen and task["id"] not in seen]
 
     @property
     def uppers(self) -> list[str]:
         """The upper references: `individual`, or the rows of the experts where these belong to no task."""
-        return ["individual"] if self.has_experts_of_tasks else [f"expert_{name}" for name in self.experts]
+        single = self.has_experts_of_tasks or self.trained_on
+        return ["individual"] if single else [f"expert_{name}" for name in self.experts]
 
     @property
     def has_experts_of_tasks(self) -> bool:
         """Whether each expert belongs to a task, so that accuracies relate to an individual model and training sets to tasks."""
-        return not isinstance(self.suite.get("experts"), Mapping)
+        return not self._named_experts
 
     @property
     def seeds(self) -> list[int]:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nan_merge.checkpoints.checkpoint import INDEX, PICKLE_INDEX, Checkpoint
 from nan_merge.checkpoints.companions import copy_companions
@@ -20,9 +21,7 @@ from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE
 from nan_merge.layouts.names import join_first
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised
 
-__all__ = ["prepare"]
-
-HARNESS = True  # runs these models: a family with it has no heads, `load` or `batches`
+HARNESS = True  # runs these models for scores: a family with it has no heads and no `batches`
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of these makes a tokenizer
 
 
@@ -47,6 +46,42 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
         copy_companions(source, part, model.shards)
         for name in [*model.shards, *(index for index in (INDEX, PICKLE_INDEX) if (source / index).is_file())]:
             _link(source / name, part / name)
+
+
+def dequantise(source: Path, output: Path) -> None:
+    """Write the model of the one GGUF file of a folder, with its tokenizer, as a folder of plain float32 weights.
+
+    transformers unpacks the weights; it writes none that it calls quantised, so they move into a model made of the config.
+    Raises UserError for a folder with no GGUF file or several, and for a file that transformers cannot read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    files = sorted(file.name for file in source.glob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(
+            f"{source}: expected one GGUF file for `dequantise: true` of the suite, found {join_first(files) or 'none'}"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=files[0])
+        packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=files[0], dtype="float32")
+    except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()[:1]
+        raise UserError(f"{source / files[0]}: transformers cannot unpack it: {''.join(first)}") from None
+    if hasattr(config := packed.config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(packed.state_dict())
+    with atomic_write(output) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Return a model and its tokenizer, for training."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="float32"), tokenizer
 
 
 def check_tokenizer(expert: Path, base: Path) -> None:

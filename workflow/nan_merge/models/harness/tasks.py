@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import traceback
@@ -62,6 +63,7 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     `scratch` takes what datasets makes of the data. Raises UserError for tasks or data that are missing or do not fit each other.
     """
     shipped = shipped_tasks()
+    logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs" not in record.getMessage())
     import datasets
     from lm_eval.tasks import TaskManager
 
@@ -71,7 +73,7 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     folder = own_folder(name) or shipped / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata={"folder": str(benchmark.data.resolve())})
     wanted = benchmark.harness["tasks"]
     if unknown := [name for name in wanted if name not in manager.all_tasks]:
         known = ", ".join(manager.all_tasks[:8])
@@ -108,6 +110,30 @@ def _try(task: Any) -> None:
             if each not in (choices if isinstance(each, str) else range(len(choices))):
                 raise ValueError(f"the right answer to example {number} is {each!r}, none of the choices {', '.join(choices)}")
     task.fewshot_context(task.eval_docs[0], task.config.num_fewshot or 0)
+
+
+def training_pairs(benchmark: Benchmark, scratch: Path) -> list[tuple[str, str]]:
+    """Return the prompts and right answers of the training splits of a benchmark, without examples in the prompt.
+
+    An answer is what is scored: a choice or a text, after the delimiter of the task, with the text that ends it. Raises UserError
+    for a task without a training split.
+    """
+    found = []
+    for name, task in load_tasks(benchmark, scratch).items():
+        if not task.has_training_docs():
+            raise UserError(f"{benchmark.where}: {name} has no training split; leave it out of `finetune: tasks:` of the suite")
+        with faults(benchmark):
+            found += [(task.doc_to_text(doc), _right_answer(task, doc)) for doc in task.training_docs()]
+    return found
+
+
+def _right_answer(task: Any, doc: Mapping[str, Any]) -> str:
+    answer, end = task.doc_to_target(doc), ""
+    if task.OUTPUT_TYPE == "multiple_choice":
+        answer = task.doc_to_choice(doc)[answer]
+    else:
+        end = next(iter((task.config.generation_kwargs or {}).get("until", [])), "")
+    return f"{task.config.target_delimiter}{answer}{end}"
 
 
 def shipped_tasks() -> Path:

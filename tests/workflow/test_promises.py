@@ -53,6 +53,7 @@ OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT 
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
            "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted", "ties_mean"]  # fmt: skip
 STUDY = ["pretrained", "individual", "multitask", "fisher", "regmean", "adamerging_layer", "slerp"]
+SCAN = ["pretrained", "individual", "weight_averaging", "ties", "ties+nan_scan_processed", "ties_mean", "ties_mean+nan_scan_norm"]
 VISION = ["pretrained", "individual", "weight_averaging", "task_arithmetic+nan_delta"]
 SUITES = {  # of the texts three sources; of the images the captions, a Debian package and one of npm
     "text": ["reuters8", "movie", "crowd"],
@@ -77,6 +78,7 @@ def cut(project: Project) -> Project:
     project.edit("config/calibration.yaml", lambda entries: [entry.update(examples=32) for entry in entries.values()])
     project.edit("config/config.yaml", lambda config: config.update(methods=METHODS))
     project.edit("config/study.yaml", lambda overlay: overlay.update(methods=STUDY))
+    project.edit("config/scan.yaml", lambda overlay: overlay.update(methods=SCAN))
     project.edit("config/vision.yaml", lambda overlay: overlay.update(methods=VISION))
     project.edit("config/methods.yaml", lambda methods: methods["task_arithmetic_tuned"]["tune"].update(grid=[0.3, 0.6]))
     project.edit("config/variants.yaml", _cut_variants)
@@ -254,7 +256,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"make demo-language|snakemake --cores \w+ --configfile config/language\.yaml", elsewhere("workflow/test_language_demo.py")),
-    (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties"])),
+    (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties", "ties_mean"])),
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py

@@ -66,6 +66,12 @@ def test_a_mistake_on_the_command_line_names_the_option(fresh):
     refused(fresh.run("--dry-run", "--config", "seeds=[zero]"), "--config: seeds.0: expected a whole number", "'zero'")
 
 
+def test_numbers_of_the_command_line_are_numbers(fresh):
+    small = ("methods=[ties]", "tables=[]", "figures=[]", "seeds=[0, 1]", "scoring={batch_size: 4, device: cpu}")
+    done = fresh.run("--dry-run", "--config", *small)
+    assert done.code == 0, done.text[-2000:]
+
+
 def test_config_yaml_is_checked_for_its_syntax_first(fresh):
     text = (fresh / CONFIG).read_text()
     (fresh / CONFIG).write_text(text + "seeds: [1]\n")

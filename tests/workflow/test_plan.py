@@ -25,6 +25,7 @@ from planning.memory import gpu_memory
 from planning.overview import assets, check_fits, lock_command, overview
 from planning.sizes import Sizes, held
 from planning.text import _memory, duration, lock_lines, text
+from scripts.plan_run import values
 
 CONFIG, ASSETS, LOCK = "config/config.yaml", "config/assets.yaml", "config/assets.lock.json"
 PRICES = "config/costs.yaml"
@@ -374,12 +375,12 @@ def test_what_own_models_take_follows_from_their_size(fresh, tmp_path, monkeypat
 
 
 def test_keys_of_the_config_are_given_as_to_snakemake(fresh):
-    wanted = {"methods": ["ties"], "tables": [], "figures": []}
-    as_json = plan_of(fresh, "--config", json.dumps(wanted))
-    assert plan_of(fresh, "--config", "methods=[ties]", "tables=[]", "figures=[]") == as_json
-    assert plan_of(fresh, "--config", "methods=[ties]", "--config", "tables=[]", "figures=[]") == as_json
+    assert values("scoring={device: cuda, batch_size: 4}") == {"scoring": {"device": "cuda", "batch_size": 4}}
+    assert values('{"methods": ["ties"], "seeds": [0]}') == {"methods": ["ties"], "seeds": [0]}
     refused = planned(fresh, "--config", "scoring")
     assert refused.code == 2 and "expected KEY=VALUE, such as scoring='{device: cuda}', or JSON" in refused.text
+    plan = plan_of(fresh, "--config", "methods=[ties]", "tables=[]", "--config", "figures=[]")
+    assert to_do(plan)["merge_checkpoints"] == 1 and "draw_figure" not in to_do(plan)
 
 
 # ---- jobs at once -----------------------------------------------------------------------------------------------------

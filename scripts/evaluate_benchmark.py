@@ -14,12 +14,17 @@ from scripts.arguments import options, parse_with_spec
 def main() -> None:
     """Parse the command line and score."""
     args = parse_with_spec(
-        arguments(), benchmarks="entries `harness:` of tasks, each with its `id`", settings="`harness:` of the suite"
+        arguments(),
+        benchmarks="entries `harness:` of tasks, each with `id` and, of several, its number of `folders`",
+        settings="`harness:` of the suite",
     )
-    if len(args.checkpoints) not in (1, len(args.benchmarks)) or len(args.data) != len(args.benchmarks):
+    counts = [entry.pop("folders", 1) for entry in args.benchmarks]
+    if len(args.checkpoints) not in (1, len(args.benchmarks)) or len(args.data) != sum(counts):
         raise UserError(f"{len(args.checkpoints)} checkpoints, {len(args.data)} folders, {len(args.benchmarks)} benchmarks")
-    named = [(entry.pop("id"), entry) for entry in args.benchmarks]
-    benchmarks = [Benchmark(task, data, harness) for data, (task, harness) in zip(args.data, named, strict=True)]
+    folders = iter(args.data)
+    taken = [[next(folders) for _ in range(count)] for count in counts]
+    pairs = zip(taken, args.benchmarks, strict=True)
+    benchmarks = [Benchmark(entry.pop("id"), data, entry, more=(*more,)) for (data, *more), entry in pairs]
     scoring = Scoring(
         device=args.device, precision=args.precision, batch_size=args.batch_size, settings=args.settings, cache=args.cache
     )
@@ -30,7 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = options(__doc__, "device", "suite", "method", "seed")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all benchmarks, or one for each")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder of the data of each benchmark")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of the data, one or `folders` a benchmark")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help="type of the weights")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--cache", type=Path, required=True, help="folder of answers that were given already")

@@ -28,9 +28,11 @@ from nan_merge.models.harness import (
     load_tasks,
     run_task,
 )
-from nan_merge.models.own_tasks import definition
+from nan_merge.models.own_tasks import definition, more_scores
 
-DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "vllm", "machine")  # versions that an answer depends on
+DECIDES = (  # versions that an answer depends on
+    "lm_eval", "transformers", "tokenizers", "torch", "torchvision", "pillow", "vllm", "machine",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Scoring:
         """Return all that the answers of a model to a benchmark depend on."""
         return {
             "model": model_digest(checkpoint),
-            "data": digest_files(_visible(benchmark.data)),
+            "data": digest_files(file for folder in (benchmark.data, *benchmark.more) for file in _visible(folder)),
             "settings": self.settings,
             "batch_size": self.batch_size,
             **{key: value for key, value in self.forward.record().items() if key != "threads"},
@@ -80,8 +82,18 @@ def _visible(folder: Path) -> list[Path]:
 
 @functools.cache
 def model_digest(folder: Path) -> str:
-    """Return the XXH3-128 of weights, configs and tokenizer of a model."""
-    kinds = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.jinja")
+    """Return the XXH3-128 of weights, configs, tokenizer and processor of a model."""
+    kinds = (
+        "*.safetensors",
+        "*.bin",
+        "*config.json",
+        "tokenizer*",
+        "special_tokens_map.json",
+        "vocab*",
+        "merges.txt",
+        "*.jinja",
+        "chat_template*",
+    )
     return digest_files({file for kind in kinds for file in folder.glob(kind)})
 
 
@@ -96,7 +108,11 @@ def score(
     scores: list[dict[str, Any]] = []
     predictions: dict[str, Any] = {}
     batch_sizes: dict[str, int] = {}
-    load = functools.lru_cache(maxsize=1)(lambda folder: load_model(folder, scoring.device, scoring.precision, scoring.settings))
+
+    @functools.lru_cache(maxsize=1)
+    def load(folder: Path, pictures: bool) -> Any:
+        return load_model(folder, scoring.device, scoring.precision, scoring.settings, pictures)
+
     models = [*checkpoints] * (len(benchmarks) if len(checkpoints) == 1 else 1)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -109,9 +125,10 @@ def score(
             samples = _samples(scoring, checkpoint, benchmark, loaded, f"{labels['method']}, {task}", batch_sizes)
             found = answers(samples)
             lines.writelines(f"{canonical({'benchmark': task, **each})}\n".encode() for of in samples.values() for each in of)
-            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in found.scores()]
+            more = more_scores(benchmark.harness["folder"], (sample for of in samples.values() for sample in of))
+            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in (*found.scores(), *more)]
             predictions |= {f"{task}.prediction": found.prediction, f"{task}.label": found.label}
-            predictions |= {f"{task}.cluster": found.cluster} if len(samples) > 1 else {}
+            predictions |= {f"{task}.cluster": found.cluster} if found.cluster.any() else {}
             _say(f"{labels['method']}, {task}: {found.right.mean():.4f} of {len(found.label)} examples")
     with atomic_write(output.with_suffix(".npz")) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
@@ -119,15 +136,16 @@ def score(
 
 
 def _samples(
-    scoring: Scoring, checkpoint: Path, benchmark: Benchmark, load: Callable[[], Any], name: str, batch_sizes: dict[str, int]
+    scoring: Scoring, checkpoint: Path, benchmark: Benchmark, load: Callable[[bool], Any], name: str, batch_sizes: dict[str, int]
 ) -> dict[str, list[Sample]]:
     """Return the samples of a benchmark by harness task; the model answers those that the cache does not have."""
     identity, tasks = scoring.identity(checkpoint, benchmark), load_tasks(benchmark)
     found: dict[str, list[Sample]] = {}
 
     def ask(task: Any) -> tuple[list[Sample], int]:
+        pictures = bool(getattr(task, "MULTIMODAL", False))
         return halved_until_it_fits(
-            lambda size: run_task(load(), task, benchmark, scoring.settings, size), scoring.batch_size, _say
+            lambda size: run_task(load(pictures), task, benchmark, scoring.settings, size), scoring.batch_size, _say
         )
 
     for each, task in tasks.items():

@@ -1,4 +1,4 @@
-"""Run benchmarks of lm_eval on a causal language model, one harness task at a time; the only importer of lm_eval.
+"""Run benchmarks of lm_eval on a language model, with pictures or without, one harness task at a time; its only importer.
 
 The answers to a task are kept in a file of their own, under a key of all that they depend on, so that a run that was ended goes
 on after its last task, and equal models are run once.
@@ -29,12 +29,14 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical
-from nan_merge.core.text import parse_json
+from nan_merge.core.text import parse_json, read_mapping
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.models.own_tasks import own_folder
 
 RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # of a model that takes pictures
+KEPT = ("group", "step")  # columns `_group`, `_step` that own tasks add to documents; those of a group are no independent sample
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 Sample = dict[str, Any]
 T = TypeVar("T")
@@ -44,14 +46,15 @@ T = TypeVar("T")
 class Benchmark:
     """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data.
 
-    `option` is what named task or data on the command line, if it did. Without `metric`, the first of RIGHT_OR_WRONG that a task
-    has counts, by its first filter.
+    `option` is what named task or data on the command line, if it did; `more` are further folders of data, for own tasks that
+    read several. Without `metric`, the first of RIGHT_OR_WRONG that a task has counts, by its first filter.
     """
 
     id: str
     data: Path
     harness: Mapping[str, Any]
     option: str = ""
+    more: tuple[Path, ...] = ()
 
     @property
     def where(self) -> str:
@@ -67,12 +70,18 @@ class Benchmark:
 
 
 class Answers(NamedTuple):
-    """The answers to a benchmark, (N,) int64 each: hashes of right and given answers, and the harness task of every example."""
+    """The answers to a benchmark, (N,) int64 each: hashes of right and given answers, and the group of every example.
+
+    Groups are harness tasks, or those of the documents of one task. `cut` counts outputs that reached the limit of tokens, None
+    where none are generated.
+    """
 
     label: NDArray
     prediction: NDArray
     cluster: NDArray
     unanswered: int
+    cut: int | None = None
+    part: NDArray | None = None  # the harness task of every example; without it, the group
 
     @property
     def right(self) -> NDArray:
@@ -80,16 +89,20 @@ class Answers(NamedTuple):
         return self.prediction == self.label
 
     def scores(self) -> list[dict[str, Any]]:
-        """Return metric, value and standard error: accuracy over examples and over tasks, share without an answer."""
+        """Return metric, value and standard error: accuracy over examples and tasks, shares without an answer and cut off."""
         right = self.right.astype(float)
-        sizes = np.bincount(self.cluster)
-        means = np.bincount(self.cluster, right) / sizes
-        lacking = self.unanswered / len(right)
+        part = self.cluster if self.part is None else self.part
+        sizes = np.bincount(part)
+        means = np.bincount(part, right) / sizes
+        shares = {"unanswered": self.unanswered, **({} if self.cut is None else {"cut_off": self.cut})}
         within = float(np.sqrt(np.sum(means * (1 - means) / sizes)) / len(sizes))
         return [
             {"metric": "accuracy", "value": float(right.mean()), "stderr": clustered_error(right, self.cluster)},
             {"metric": "macro_accuracy", "value": float(means.mean()), "stderr": within},
-            {"metric": "unanswered", "value": lacking, "stderr": math.sqrt(lacking * (1 - lacking) / len(right))},
+            *(
+                {"metric": name, "value": share, "stderr": math.sqrt(share * (1 - share) / len(right))}
+                for name, share in ((name, count / len(right)) for name, count in shares.items())
+            ),
         ]
 
 
@@ -97,10 +110,10 @@ def clustered_error(values: NDArray, cluster: NDArray) -> float:
     """Return the standard error of a mean of values (N,) that come in clusters (N,), numbered from 0.
 
     Residuals are summed within each of the G clusters, with the factor G / (G - 1) (Cameron and Miller 2015, eq. 11 for a mean);
-    with one cluster it is the binomial error of independent examples.
+    with one cluster, or one for each example, it is the binomial error of independent examples.
     """
     mean, count = values.mean(), int(cluster.max()) + 1
-    if count == 1:
+    if count in (1, len(values)):
         return float(np.sqrt(mean * (1 - mean) / len(values)))
     sums = np.bincount(cluster, values - mean)
     return float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(values))
@@ -120,7 +133,8 @@ def load_tasks(benchmark: Benchmark) -> dict[str, Any]:
     folder = own_folder(name) or shipped / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    places = {"folders": [str(place.resolve()) for place in (benchmark.data, *benchmark.more)]} if own_folder(name) else None
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=places)
     wanted = benchmark.harness["tasks"]
     if unknown := [name for name in wanted if name not in manager.all_tasks]:
         known = ", ".join(manager.all_tasks[:8])
@@ -153,11 +167,11 @@ def shipped_task(name: str) -> tuple[Path, str] | None:
     return None
 
 
-def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
-    """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
+def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any], pictures: bool = False) -> Any:
+    """Load a language model with its tokenizer, or with its processor if `pictures`; `settings` are `harness:` of the suite.
 
-    Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
-    tensors do not fit config.json.
+    Raises UserError for an adapter, a model that takes no pictures if they are asked for, for GPUs that are missing, and if the
+    chat template that is asked for is missing or the tensors do not fit config.json.
     """
     if is_adapter(folder):
         raise UserError(
@@ -165,7 +179,9 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             f" --expert {folder} --method weight_averaging --output FOLDER"
         )
     _library()
-    make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
+    if pictures:
+        _check_takes_pictures(folder)
+    make = (_vllm if settings.get("backend") == "vllm" else functools.partial(_transformers, device))(settings, pictures)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
         raise UserError(
             f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
@@ -175,32 +191,61 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     torch.set_num_threads(1)
     try:
         model = make(pretrained=str(folder), dtype=dtype, add_bos_token=settings.get("bos"), trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
     model.origin = folder
-    if settings.get("chat_template") and not model.tokenizer.chat_template:
+    if settings.get("chat_template") and not (model.processor if pictures else model.tokenizer).chat_template:
+        part, place = ("processor", "processor_config.json") if pictures else ("tokenizer", "tokenizer_config.json")
         raise UserError(
-            f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
-            " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+            f"{folder}: its {part} has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
+            f" it in {place} or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+        )
+    if pictures and (token := getattr(model, "image_token", "")) != getattr(model.processor, "image_token", token):
+        raise UserError(
+            f"{folder}: the token of pictures, number {model.image_token_id} of config.json, is {token!r} in the tokenizer, and"
+            f" the processor writes {model.processor.image_token!r}; expected the same. Take all three of one model"
         )
     return model
 
 
-def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
-    from lm_eval.models.huggingface import HFLM
+def _check_takes_pictures(folder: Path) -> None:
+    """Raise a UserError for a model without the config of a vision tower, or without a processor."""
+    if "vision_config" not in read_mapping(folder / "config.json"):
+        raise UserError(
+            f"{folder}: config.json has no `vision_config`, so transformers finds no model there that takes pictures. A LLaVA in"
+            " its original names is converted by `nan-merge convert`; a language model takes tasks without pictures only"
+        )
+    if not any((folder / name).is_file() for name in PROCESSORS):
+        raise UserError(
+            f"{folder}: no processor, which prepares the pictures; expected {' or '.join(PROCESSORS)}. Copy them, and"
+            " chat_template.jinja, from the model that it was made from"
+        )
 
-    return functools.partial(HFLM, backend="causal", device=device, parallelize="parallelize" in settings)
+
+def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
+    if pictures:
+        from lm_eval.models.hf_vlms import HFMultimodalLM
+
+        made = functools.partial(HFMultimodalLM, convert_img_format=True)
+    else:
+        from lm_eval.models.huggingface import HFLM
+
+        made = functools.partial(HFLM, backend="causal")
+    return functools.partial(made, device=device, parallelize="parallelize" in settings)
 
 
-def _vllm(settings: Mapping[str, Any]) -> Callable[..., Any]:
+def _vllm(settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
     """Return the maker of a model that vLLM runs, its heads spread over GPUs."""
     if not find_spec("vllm"):
         raise UserError(
             "scoring: backend: vLLM is not installed here, which `backend: vllm` needs; run with `--sdm conda`, which makes the"
             " environment envs/vllm.yaml, or write `backend: hf`"
         )
-    from lm_eval.models.vllm_causallms import VLLM
+    if pictures:
+        from lm_eval.models.vllm_vlms import VLLM_VLM as VLLM
+    else:
+        from lm_eval.models.vllm_causallms import VLLM
 
     return functools.partial(VLLM, tensor_parallel_size=settings.get("parallelize", 1), seed=0)
 
@@ -231,18 +276,25 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
         raise UserError(
             f"{benchmark.where}: metric: task {task.task_name} has no '{expected}'; it has {', '.join(kept[0]['metrics'])}"
         )
-    return [_record(task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
+    return [_record(model, task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
 
 
-def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
-    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right."""
+def _record(model: Any, task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
+    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right.
+
+    An output was cut off if its text has as many tokens as may be generated.
+    """
     given = sample["filtered_resps"]
+    more: dict[str, Any] = {key: str(sample["doc"][f"_{key}"]) for key in KEPT if f"_{key}" in sample["doc"]}
     if task.OUTPUT_TYPE == "multiple_choice":
         scores = [float(each[0] if isinstance(each, tuple | list) else each) for each in given]
         answer = str(int(np.argmax(scores)))
         text: Any = scores
     else:
-        answer = text = str(given[0] if isinstance(given, list) else given)
+        answer = str(given[0] if isinstance(given, list) else given)
+        text = str(sample["resps"][0][0])
+        limit = sample["arguments"][0][1].get("max_gen_toks") or model.max_gen_toks
+        more["cut"] = int(len(model.tokenizer.encode(text, add_special_tokens=False)) >= limit)
     return {
         "task": task.task_name,
         "doc_id": int(sample["doc_id"]),
@@ -251,21 +303,25 @@ def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
         "answer": answer,
         "found": answer not in NOTHING,
         "right": int(sample[metric]),
-        "output": text if task.OUTPUT_TYPE == "multiple_choice" else str(sample["resps"][0][0]),
+        "output": text,
+        **more,
     }
 
 
 def answers(samples: Mapping[str, Sequence[Sample]]) -> Answers:
     """Return the answers to all harness tasks of a benchmark: of a right one the label, of a wrong one another hash."""
-    rows = [(cluster, sample) for cluster, name in enumerate(samples) for sample in samples[name]]
+    rows = [(part, sample) for part, name in enumerate(samples) for sample in samples[name]]
+    groups = [part if len(samples) > 1 else sample.get("group", part) for part, sample in rows]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     label = [_hash("right", sample["doc_hash"], sample["target"]) for _, sample in rows]
     prediction = [
         right if sample["right"] else _hash("wrong", sample["answer"]) for right, (_, sample) in zip(label, rows, strict=True)
     ]
     lacking = sum(not sample["found"] for _, sample in rows)
-    columns = (label, prediction, [cluster for cluster, _ in rows])
-    right, given, parts = (np.array(column, np.int64) for column in columns)
-    return Answers(right, given, parts, lacking)
+    columns = (label, prediction, [numbers[group] for group in groups], [part for part, _ in rows])
+    right, given, cluster, parts = (np.array(column, np.int64) for column in columns)
+    cut = sum(sample["cut"] for _, sample in rows) if all("cut" in sample for _, sample in rows) else None
+    return Answers(right, given, cluster, lacking, cut, parts)
 
 
 def _hash(*parts: str) -> int:

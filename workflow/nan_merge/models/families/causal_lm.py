@@ -20,7 +20,7 @@ from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE
 from nan_merge.layouts.names import join_first
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised
 
-__all__ = ["prepare"]
+__all__ = ["check_tokenizer", "link", "prepare"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of these makes a tokenizer
 
@@ -31,9 +31,6 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     Weights are not read: what measures and merges them checks names, shapes, and NaN, and `max_relative_distance` is not used.
     Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one with other numbers than the base's.
     """
-    refuse_gguf(source, "the model")
-    model = refuse_quantised(Checkpoint(source), "the model", [])
-    read_mapping(source / "config.json")
     if not any((source / name).is_file() for name in TOKENIZERS):
         raise UserError(
             f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name its files in `members:`"
@@ -41,6 +38,14 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
         )
     if base is not None:
         check_tokenizer(source, base)
+    link(source, output)
+
+
+def link(source: Path, output: Path) -> None:
+    """Link weights and copy companions, whole or not at all; raise UserError for a GGUF file or packed weights."""
+    refuse_gguf(source, "the model")
+    model = refuse_quantised(Checkpoint(source), "the model", [])
+    read_mapping(source / "config.json")
     with atomic_write(output) as part:
         part.mkdir(parents=True)
         copy_companions(source, part, model.shards)

@@ -11,10 +11,10 @@ LETTER = r"(?<![A-Za-z0-9'])([A-Ha-h])(?![A-Za-z0-9'])"  # no part of a word; \b
 MARK = re.compile("answer|option|choice|答案|选项|故选|应选|选择|选", re.IGNORECASE)
 FILLER = (
     r"(?:\s|is|are|was|be|would|should|must|to|this|the|question|problem|correct|right|best|final|option|choice|letter"
-    r"|[:=,(\[{为是应该])*"
+    r"|[:=(\[{为是应该])*"
 )
-AFTER_MARK = re.compile(FILLER + LETTER, re.IGNORECASE)
-AND_ANOTHER = re.compile(r"\W*(?:and|or|和|或|/|,|&)\W*(?:option\s+)?\(?([A-Ha-h])(?![A-Za-z])", re.IGNORECASE)
+AFTER_MARK = re.compile(rf"{FILLER}{LETTER}(?!\s*[=+^×])", re.IGNORECASE)
+AND_ANOTHER = re.compile(r"\W*(?:and|or|和|或|还是|、|/|,|&)\W*(?:option\s+)?\(?([A-Ha-h])(?![A-Za-z])", re.IGNORECASE)
 ALONE = re.compile(rf"\W*{LETTER}\W*")
 LISTED = re.compile(r"(?:^|\s)\(?([A-H])[).:、]")
 AT_START = re.compile(r"\(?([A-H])[).:、](?![A-Z]\.)")
@@ -56,7 +56,8 @@ def chosen(text: str, choices: Mapping[str, str]) -> str:
     for mark in reversed([*MARK.finditer(text)]):
         if found := AFTER_MARK.match(text, mark.end()):
             return _after_mark(text, found, choices)
-        if stated := _equal(re.sub(f"^{FILLER}", "", text[mark.end() :].partition("\n")[0], flags=re.IGNORECASE), choices):
+        line = re.sub(f"^{FILLER}", "", text[mark.end() :].partition("\n")[0], flags=re.IGNORECASE)
+        if stated := _equal(line, choices) or _equal(line.rpartition("=")[2], choices) or _within(plain(line), choices):
             return stated
     if len({*LISTED.findall(text)}) == 1 and (found := AT_START.match(text)):
         return _known(found[1], choices)
@@ -73,7 +74,7 @@ def chosen(text: str, choices: Mapping[str, str]) -> str:
 def _after_mark(text: str, found: re.Match[str], choices: Mapping[str, str]) -> str:
     """Return the letter behind a mark; a small `a` within a sentence is an article, and two letters are no answer."""
     rest, letter = text[found.end() :], _known(found[1], choices)
-    if found[1].islower() and not re.match(r"\s*[).\]}]|\s*$", rest):
+    if found[1] == "a" and not re.match(r"\s*[).\]}]|\s*$", rest):
         return ""
     other = AND_ANOTHER.match(rest)
     return letter if other is None or _known(other[1], choices) in ("", letter) else ""

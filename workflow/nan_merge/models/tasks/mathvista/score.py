@@ -54,7 +54,7 @@ def _number(text: str) -> str:
         text = in_box(text)
     *_, behind = MARK.split(text)
     sentence = re.split(r"\.\s|\n|;", behind.strip())[0]
-    if behind != text and (found := _numbers(sentence)):
+    if behind != text and (found := _numbers(sentence)) and not REFUSAL.search(sentence):
         return found[-1] if "=" in sentence else found[0]
     if REFUSAL.search(text) or not (found := _numbers(text)):
         return ""

@@ -12,10 +12,13 @@ from layout_models import (
     VIT,
     vision_language,
     write,
+    write_clip,
     write_llava,
 )
 from models import merged, same_bytes, tensors_of
 
+from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.cli import convert
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.standalone.merge_models import merge
@@ -34,6 +37,13 @@ def loaded(folder, kind=None):
     model, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
+
+
+def turned(*words):
+    """Run `nan-merge convert` with its arguments and return the folder of its output."""
+    words = [str(word) for word in words]
+    convert.main(words)
+    return Checkpoint(words[words.index("--output") + 1]).folder
 
 
 def llavas(kind="llava", moved=True):
@@ -185,6 +195,123 @@ def test_towers_of_two_sizes_are_refused_and_merged_around_with_the_option_of_th
     assert not torch.equal(found["lm_head.weight"], base.state_dict()["lm_head.weight"])
 
 
+# ---- conversion -------------------------------------------------------------------------------------------------------------
+
+
+def pictures(model, count=2):
+    """Return a prompt with pictures: tokens with the places of image features, and pixels."""
+    rng = np.random.default_rng(0)
+    tokens = torch.tensor([[1, *[PICTURE] * 4, 5, 7, 9 + i] for i in range(count)])
+    return {"input_ids": tokens, "pixel_values": torch.tensor(rng.standard_normal((count, 3, 8, 8)), dtype=torch.float32)}
+
+
+def test_a_merge_in_original_names_is_converted_to_the_merge_of_the_library(tmp_path, capsys):
+    models = llavas(moved=False)
+    clip = write_clip(tmp_path / "clip", models["base"])
+    for who, tower in (("base", False), ("a", True), ("b", False)):  # as LLaVA-1.5, Math-LLaVA
+        write_llava(tmp_path / who, models[who], "original", tower)
+    merged(tmp_path / "merged", SUM, tmp_path / "base", {who: tmp_path / who for who in "ab"})
+    out = turned(tmp_path / "merged", "--to", "llava-hf", "--tower", clip, "--output", tmp_path / "hf")
+    model, state = loaded(out), sums(models)
+    for name, value in model.state_dict().items():
+        if len(value) == ROWS:
+            state[name][PICTURE:] = state[name][:PICTURE].mean(0)
+    expected = vision_language("llava", 5, vocab_size=ROWS)
+    expected.load_state_dict({name: value.float() for name, value in state.items()})
+    inputs = pictures(model)
+    with torch.inference_mode():
+        assert torch.allclose(model(**inputs).logits, expected(**inputs).logits, atol=1e-5)
+        assert torch.equal(*(each.generate(**inputs, max_new_tokens=4, do_sample=False) for each in (model, expected)))
+    assert np.ptp(model(**inputs).logits.detach().numpy()) > 0.1
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_way_there_and_back_keeps_every_byte(kind, tmp_path):
+    write_llava(tmp_path / "a", vision_language(kind, vocab_size=ROWS), "original")
+    clip = write_clip(tmp_path / "clip", vision_language(kind, vocab_size=ROWS))
+    layout = {"llava": "llava-hf", "llava_next": "llava-next-hf"}[kind]
+    there = turned(tmp_path / "a", "--to", layout, "--tower", clip, "--output", tmp_path / "hf")
+    loaded(there, VISION_LANGUAGE[kind][0]).save_pretrained(tmp_path / "saved")  # as the library writes what it has loaded
+    loaded(there).save_pretrained(tmp_path / "memory", save_original_format=False)
+    for source in (there, tmp_path / "saved", tmp_path / "memory"):
+        back = turned(source, "--to", "llava", "--output", tmp_path / f"back_{source.name}")
+        assert same_bytes(tensors_of(back), tensors_of(tmp_path / "a"))
+        again = turned(back, "--to", layout, "--tower", clip, "--output", tmp_path / f"again_{source.name}")
+        assert same_bytes(tensors_of(again), tensors_of(there))
+        old, new = (json.loads((each / "config.json").read_text()) for each in (tmp_path / "a", back))
+        assert {key: old[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "rms_norm_eps")} == {
+            key: new[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "rms_norm_eps")
+        }
+
+
+def test_a_llava_next_takes_tower_and_newline_from_where_the_options_say(tmp_path, capsys):
+    base, donor = vision_language("llava", vocab_size=ROWS), vision_language("llava_next", 3, vocab_size=ROWS)
+    write_llava(tmp_path / "merged", base, "original", tower=False)
+    write_llava(tmp_path / "donor", donor, "original")
+    clip = write_clip(tmp_path / "clip", base)
+    of_donor, of_base = donor.state_dict(), base.state_dict()
+    for tower, expected in ((clip, of_base), (tmp_path / "donor", of_donor)):
+        words = ["--tower", tower, "--newline", tmp_path / "donor", "--output", tmp_path / f"of_{tower.name}"]
+        found = loaded(turned(tmp_path / "merged", "--to", "llava-next-hf", *words)).state_dict()
+        assert torch.equal(found["model.image_newline"], of_donor["model.image_newline"])
+        assert all(torch.equal(found[name], expected[name]) for name in found if "vision_tower" in name)
+        assert torch.equal(found["lm_head.weight"][:PICTURE], of_base["lm_head.weight"][:PICTURE])
+    assert "`image_newline` is that of" in capsys.readouterr().err
+
+
+def test_the_tower_inside_an_expert_is_compared_with_that_of_clip(tmp_path, capsys):
+    model = vision_language("llava", vocab_size=ROWS)
+    clip = write_clip(tmp_path / "clip", model)
+
+    def told(name):
+        turned(tmp_path / name, "--to", "llava-hf", "--tower", clip, "--output", tmp_path / f"{name}_hf")
+        return capsys.readouterr().err
+
+    write_llava(tmp_path / "frozen", model, "original")
+    assert f"the tower of {tmp_path / 'frozen'} equals that of {clip}" in told("frozen")
+    write_llava(tmp_path / "half", model.bfloat16().float(), "original")  # trained in bfloat16, and stored so
+    tensors = {name: torch.tensor(value).bfloat16() for name, value in tensors_of(tmp_path / "half").items()}
+    from safetensors.torch import save_file
+
+    save_file(tensors, tmp_path / "half/model.safetensors")
+    assert f"the tower of {tmp_path / 'half'} equals that of {clip}" in told("half")
+    with torch.no_grad():
+        model.model.vision_tower.post_layernorm.weight.mul_(1.5)
+    write_llava(tmp_path / "tuned", model, "original")
+    assert re.search(r"tuned differs from that of \S+clip in \d+ of \d+ tensors, by 0\.\d+ of its norm", told("tuned"))
+
+
+def test_what_cannot_be_converted_is_named(tmp_path):
+    model = vision_language("llava", vocab_size=ROWS)
+    clip = write_clip(tmp_path / "clip", model)
+    write_llava(tmp_path / "a", model, "original", tower=False)
+
+    def refused(message, *words, name="a"):
+        with pytest.raises(UserError, match=message):
+            turned(tmp_path / name, *words, "--output", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    to = ("--to", "llava-hf")
+    refused(r"a: has no vision tower; give openai/clip, or a LLaVA with a tower, with --tower", *to)
+    refused(r"a: has no `image_newline`; give a LLaVA-Next with --newline", "--to", "llava-next-hf", "--tower", clip)
+    refused(r"--tower: only for LLaVAs, not for --to open_clip", "--to", "open_clip", "--tower", clip)
+    refused(r"nowhere: no such folder or file", *to, "--tower", tmp_path / "nowhere")
+    refused(r"clip: has no .model.multi_modal_projector.linear_1.weight., under no name", *to, name="clip")
+    vision_language("qwen2_vl").save_pretrained(tmp_path / "qwen")
+    refused(r"qwen/config.json: model_type is 'qwen2_vl'; expected a LLaVA", *to, name="qwen")
+    wide = {**json.loads((clip / "config.json").read_text()), "vision_config": {**VIT, "hidden_size": 16}}
+    write(tmp_path / "wide", {name: np.repeat(value, 2, 0) for name, value in tensors_of(clip).items() if value.ndim}, wide)
+    refused(r"wide: its tower gives 16 numbers for a patch, the projector of \S+a takes 8", *to, "--tower", tmp_path / "wide")
+    tensors = tensors_of(tmp_path / "a")
+    write(tmp_path / "linear", {n.replace("mm_projector.0", "mm_projector"): v for n, v in tensors.items()},
+          json.loads((tmp_path / "a/config.json").read_text()))  # fmt: skip
+    refused(r"linear: 2 tensors of no LLaVA with a projector of two layers .*mm_projector", *to, "--tower", clip, name="linear")
+    write_llava(tmp_path / "early", model, "hub")
+    record = json.loads((tmp_path / "early/config.json").read_text())
+    (tmp_path / "early/config.json").write_text(json.dumps({**record, "vocab_size": ROWS, "image_token_index": -2}))
+    refused(r"`image_token_index` is -2 of 64 tokens; expected it behind the vocabulary", "--to", "llava", name="early")
+
+
 # ---- processors -------------------------------------------------------------------------------------------------------------
 
 TEMPLATE = (
@@ -208,6 +335,25 @@ def write_processor(folder):
         pixels, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
+
+
+def test_a_converted_merge_answers_about_a_picture(tmp_path, capsys):
+    from PIL import Image
+
+    model = vision_language("llava", vocab_size=ROWS)
+    write_llava(tmp_path / "merged", model, "original", tower=False)
+    write_processor(tmp_path / "published")
+    words = ["--tower", write_clip(tmp_path / "clip", model), "--base", tmp_path / "published"]
+    out = turned(tmp_path / "merged", "--to", "llava-hf", *words, "--output", tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    content = [{"type": "image", "image": Image.new("RGB", (12, 9), "red")}, {"type": "text", "text": " w5 w7"}]
+    how = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **how)
+    assert inputs["input_ids"].tolist() == [[PICTURE] * 4 + [5, 7]]
+    with torch.inference_mode():
+        found, expected = (each(**inputs).logits[..., :PICTURE] for each in (loaded(out), model))
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 LACKING = {

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from models import merged, same_bytes, tensors_of
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.cli import convert
 from nan_merge.core.errors import UserError
+from nan_merge.layouts import llava_configs
+from nan_merge.layouts.clip_configs import VISION
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.standalone.merge_models import merge
 
@@ -242,6 +245,39 @@ def test_a_way_there_and_back_keeps_every_byte(kind, tmp_path):
         assert {key: old[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "rms_norm_eps")} == {
             key: new[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "rms_norm_eps")
         }
+
+
+PUBLISHED = {  # in the form of config.json of liuhaotian/llava-v1.6-vicuna-13b
+    "architectures": ["LlavaLlamaForCausalLM"], "attention_bias": False, "bos_token_id": 1, "eos_token_id": 2,
+    "freeze_mm_mlp_adapter": False, "freeze_mm_vision_resampler": False, "hidden_act": "silu", "hidden_size": 5120,
+    "image_aspect_ratio": "anyres", "image_crop_resolution": 224, "image_grid_pinpoints": [[336, 672], [672, 336]],
+    "image_split_resolution": 224, "initializer_range": 0.02, "intermediate_size": 13824, "max_length": 4096,
+    "max_position_embeddings": 4096, "mm_hidden_size": 1024, "mm_patch_merge_type": "spatial_unpad",
+    "mm_projector_lr": 2e-05, "mm_projector_type": "mlp2x_gelu", "mm_resampler_type": None, "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False, "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2,
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_tower_lr": 2e-06, "model_type": "llava",
+    "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 40, "pad_token_id": 0, "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    "tokenizer_model_max_length": 4096, "tokenizer_padding_side": "right", "torch_dtype": "bfloat16",
+    "transformers_version": "4.36.2", "tune_mm_mlp_adapter": False, "tune_mm_vision_resampler": False,
+    "unfreeze_mm_vision_tower": True, "use_cache": True, "use_mm_proj": True, "vocab_size": 32000,
+}  # fmt: skip
+TOWER = {**VISION, "hidden_size": 1024, "patch_size": 14, "image_size": 336, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+@pytest.mark.parametrize("layout", ["llava-hf", "llava-next-hf"])
+def test_the_config_of_a_published_llava_is_that_of_its_published_conversion(layout):
+    record = llava_configs.to_transformers(PUBLISHED, TOWER, layout, 32000)
+    kind = transformers.LlavaConfig if layout == "llava-hf" else transformers.LlavaNextConfig
+    config = kind(**record)
+    assert (config.image_token_index, config.text_config.vocab_size, config.image_seq_length) == (32000, 32064, 576)
+    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
+    assert config.text_config.num_attention_heads == 40 and config.text_config.intermediate_size == 13824
+    assert record["text_config"].keys() - {"pretraining_tp", "rope_theta", "rope_scaling"} <= config.text_config.to_dict().keys()
+    back = llava_configs.to_original(Path("config.json"), record, TOWER, 32000)
+    changed = {key for key in back.keys() & PUBLISHED.keys() if back[key] != PUBLISHED[key]}
+    assert changed <= {"model_type", "image_aspect_ratio"} and back["architectures"] == PUBLISHED["architectures"]
+    assert llava_configs.is_original(back)
 
 
 def test_a_llava_next_takes_tower_and_newline_from_where_the_options_say(tmp_path, capsys):

@@ -115,6 +115,8 @@ def test_the_suites_of_table_3_share_checkpoints_and_differ_in_how_pictures_are_
         )
     assert [found.suites[suite]["vlm"]["pipeline"] for suite in found.suites] == ["llava", "llava_next"]
     assert {"clip_vit_l14_336", "processor_llava", "processor_llava_next", "data_geoqa_answers"} <= {*found.used_assets()}
+    leaks = {task: found.tasks[task].get("leaks", {}).get("expert") for task in found.task_ids("llava_13b")}
+    assert leaks == {"mathvista": "math_llava", "wemath": None, "ai2d": None, "geoqa": "math_llava"}
     assert len({*found.unlocked(found.used_assets())}) == len(found.used_assets())
 
 

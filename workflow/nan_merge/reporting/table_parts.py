@@ -14,8 +14,8 @@ UNANSWERED = 0.02  # share of outputs without an answer above which a table says
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 CLUSTER_NOTE = (
-    "Where questions of a task belong together (a subject, a problem of several steps, one picture), standard errors, intervals "
-    "and tests take these groups as the sample, not single examples, and the accuracy is that over all examples."
+    "Where a task has several parts (subjects, problems of several steps, pictures with several questions), standard errors, "
+    "intervals and tests take whole parts as the sample, not single examples, and the accuracy is that over all examples."
 )
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "

@@ -186,7 +186,9 @@ def test_the_lock_pins_every_asset_of_the_embedded_suites_and_nothing_unknown():
     lock, assets = read_json(ROOT / "config/assets.lock.json"), shipped().assets
     assert lock.keys() <= assets.keys()
     open_ones = {name for name in assets if "unverified" in lock.get(name, {"unverified": ""})}
-    assert {assets[name]["kind"] for name in open_ones} <= {"hub", "path", "url"}, "looked up with a network that this project lacks"
+    assert {assets[name]["kind"] for name in open_ones} <= {"hub", "path", "url"}, (
+        "looked up with a network that this project lacks"
+    )
     for name in lock.keys() - open_ones:
         pinned = lock[name]
         assert pinned.keys() == {"name", "size", "sha256"}

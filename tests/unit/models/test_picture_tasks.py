@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_an_answer_is_taken_from_what_models_write(name):
     found = [task(name).extract(row["output"].replace(r"\n", "\n"), QUESTIONS[name][row["question"]]) for row in rows]
     wrong = [(row["output"], row["answer"], given) for row, given in zip(rows, found, strict=True) if given != row["answer"]]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "text", ["!" * 4000, "Answer: A" + "," * 4000, "[1" * 2000, "[" + "1, " * 2000, "1" * 4000, "the " * 1500]
+)
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_outputs_that_repeat_a_sign_are_read_in_no_time(name, text):
+    start = time.process_time()
+    for question in QUESTIONS[name].values():
+        task(name).extract(text, question)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

@@ -47,7 +47,9 @@ def main() -> None:
         refuse_adapter(source.folder)
     settings = {key: vars(args)[key] for key in ("chat_template", "limit") if vars(args)[key]}
     shots = {} if args.num_fewshot is None else {"num_fewshot": args.num_fewshot}
-    benchmarks = [Benchmark(task, data, {**harness, **shots}, option) for task, (data, harness, option) in found.items()]
+    benchmarks = [
+        Benchmark(task, data, {**harness, **shots}, option, (*more,)) for task, ((data, *more), harness, option) in found.items()
+    ]
     scoring = Scoring(
         device=args.device, precision=args.precision, batch_size=args.batch_size, settings=settings, cache=args.output / "answers"
     )
@@ -84,14 +86,15 @@ def _label(task: str) -> str:
     return str(_entries().get(task, {}).get("label", task))
 
 
-def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mapping[str, Any], str]:
-    """Return data, keys of `harness` and, where the command line names task or data that the config lacks, its option."""
+def _benchmark(task: str, data: Path | None, output: Path) -> tuple[list[Path], Mapping[str, Any], str]:
+    """Return folders of data, keys of `harness` and, where task or data are of the command line, the option."""
     if data is not None and not data.is_dir():
         raise UserError(f"--data {task}={data}: there is no such folder; correct the path")
     known = _entries()
     if task in known:
         option = f"--data {task}={data}" if data else ""
-        return data or _fetched(task, known[task]["assets"][0], output), known[task]["harness"], option
+        folders = [data] if data else [_fetched(task, asset, output) for asset in known[task]["assets"]]
+        return folders, known[task]["harness"], option
     from nan_merge.models.harness.tasks import shipped_task
 
     shipped = shipped_task(task)
@@ -106,7 +109,7 @@ def _benchmark(task: str, data: Path | None, output: Path) -> tuple[Path, Mappin
             f"--tasks {task}: the data of this task of lm_eval are not among the assets here; expected"
             f" `--data {task}=FOLDER` with a copy of its data set{get}"
         )
-    return data, {"folder": str(folder), "tasks": [task]}, f"--tasks {task}"
+    return [data], {"folder": str(folder), "tasks": [task]}, f"--tasks {task}"
 
 
 def _fetched(task: str, asset: str, output: Path) -> Path:

@@ -7,7 +7,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.command_line import command_line
 from nan_merge.core.progress import steps
 from nan_merge.models.classification import Forward
-from nan_merge.models.harness.tasks import Benchmark, training_pairs
+from nan_merge.models.harness.tasks import benchmarks_of, training_pairs
 from nan_merge.models.language_training import finetune
 from nan_merge.models.registry import find_family
 from scripts.arguments import options, parse_with_spec
@@ -16,14 +16,12 @@ from scripts.arguments import options, parse_with_spec
 def main() -> None:
     """Parse the command line and train."""
     parser = options(__doc__, "family", "base", "seed", "device", "output")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder of the data of each benchmark")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of the data of the benchmarks")
     args = parse_with_spec(
         parser, benchmarks="entries `harness:` of tasks, each with its `id`", settings="`finetune:` of the suite without `tasks`"
     )
-    named = [(entry.pop("id"), entry) for entry in args.benchmarks]
-    benchmarks = [Benchmark(task, data, harness) for data, (task, harness) in zip(args.data, named, strict=True)]
     with tempfile.TemporaryDirectory() as scratch:
-        tasks = [training_pairs(benchmark, Path(scratch)) for benchmark in benchmarks]
+        tasks = [training_pairs(benchmark, Path(scratch)) for benchmark in benchmarks_of(args.benchmarks, args.data)]
     model, tokenizer = find_family(args.family).load(args.base)
     Forward(args.device).place(model)
     finetune(model, tokenizer, tasks, args.settings, args.seed, steps(f"finetune {args.output.name}", args.settings["steps"]))

@@ -1,6 +1,7 @@
-"""Tiny models in the layouts of real ones: a decoder with embedding and head, LoRA adapters, weight files of PyTorch."""
+"""Tiny models in the layouts of real ones: a decoder with embedding and head, LoRA adapters, weight files of PyTorch, LLaVAs."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,75 @@ def all_floats() -> dict[str, np.dtype]:
     """Return the floating-point types that checkpoints are stored in."""
     kinds = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
     return {np.dtype(kind).name: np.dtype(kind) for kind in kinds}
+
+
+# ---- vision-language models -----------------------------------------------------------------------------------------
+
+WORDS = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12,
+         "num_key_value_heads": 1, "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1,
+         "eos_token_id": 2}  # fmt: skip
+VIT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12, "image_size": 8,
+       "patch_size": 4}  # fmt: skip
+CLIP_VIT, PICTURE = {"model_type": "clip_vision_model", **VIT}, 20  # the token of a picture
+QWEN_WORDS = {**WORDS, "num_attention_heads": 1, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+LLAVA_CONFIG = {"text_config": {"model_type": "llama", **WORDS}, "vision_config": CLIP_VIT, "image_token_index": PICTURE}
+VISION_LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llava": ("LlavaForConditionalGeneration", {**LLAVA_CONFIG, "image_seq_length": 4}),
+    "llava_next": ("LlavaNextForConditionalGeneration", LLAVA_CONFIG),
+    "qwen2_vl": ("Qwen2VLForConditionalGeneration", {"text_config": QWEN_WORDS, "vision_config": {
+        "depth": 1, "embed_dim": 8, "hidden_size": 8, "num_heads": 1, "mlp_ratio": 2, "patch_size": 4}}),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", {"text_config": QWEN_WORDS, "vision_config": {
+        "depth": 1, "hidden_size": 8, "intermediate_size": 12, "num_heads": 1, "out_hidden_size": 8, "patch_size": 4,
+        "window_size": 16, "fullatt_block_indexes": [0]}}),
+    "internvl": ("InternVLForConditionalGeneration", {"text_config": {"model_type": "qwen2", **WORDS}, "vision_config": {
+        **VIT, "image_size": [8, 8], "patch_size": [4, 4]}, "image_token_id": PICTURE}),
+    "gemma3": ("Gemma3ForConditionalGeneration", {"text_config": {"head_dim": 4, **WORDS}, "vision_config": VIT}),
+}  # fmt: skip
+LLAVA_NAMES = {  # layout -> from the names in the memory of transformers 5, which it writes if it is told to
+    "memory": (),
+    "hub": (
+        (r"^model\.language_model\.", "language_model.model."), (r"^lm_head", "language_model.lm_head"),
+        (r"^model\.vision_tower\.", "vision_tower.vision_model."), (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
+    ),
+    "original": (
+        (r"^model\.language_model\.", "model."), (r"^model\.multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
+        (r"^model\.multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
+        (r"^model\.vision_tower\.", "model.vision_tower.vision_tower.vision_model."),
+    ),
+}  # fmt: skip
+
+
+def vision_language(kind: str, seed: int = 0, **words: Any) -> Any:
+    """Make a random model of VISION_LANGUAGE with other keys of its language model."""
+    import transformers
+
+    name, record = VISION_LANGUAGE[kind]
+    model = getattr(transformers, name)
+    torch.manual_seed(seed)
+    return model(model.config_class(**{**record, "text_config": {**record["text_config"], **words}})).eval()
+
+
+def write_llava(folder: Path, model: Any, layout: str, tower: bool = True, picture: int = PICTURE) -> dict[str, torch.Tensor]:
+    """Write a LLaVA of transformers in one of LLAVA_NAMES, and return its tensors; the original one has no token of a picture."""
+    tensors = {
+        name: tensor.detach().clone() for name, tensor in model.state_dict().items() if tower or "vision_tower" not in name
+    }
+    record = json.loads(model.config.to_json_string())
+    if layout == "original":
+        tables = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+        tensors |= {name: tensors[name][:picture] for name in tables}
+        record = {**record["text_config"], "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"],
+                  "vocab_size": picture, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+                  "mm_vision_tower": "openai/clip"}  # fmt: skip
+    for pattern, new in LLAVA_NAMES[layout]:
+        tensors = {re.sub(pattern, new, name): tensor for name, tensor in tensors.items()}
+    write(folder, {name: tensor.numpy() for name, tensor in tensors.items()}, record)
+    return tensors
+
+
+def write_clip(folder: Path, model: Any) -> Path:
+    """Write the tower of a LLaVA as it is in a CLIPModel of the hub, with a projection and a text tower."""
+    tower = {name.partition(".vision_tower.")[2]: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    named = {f"vision_model.{name}": tensor for name, tensor in tower.items() if name}
+    other = draw(9, {"visual_projection.weight": (4, 8), "text_model.final_layer_norm.bias": (4,), "logit_scale": ()})
+    return write(folder, {**named, **other}, {"model_type": "clip", "vision_config": CLIP_VIT, "text_config": {}})

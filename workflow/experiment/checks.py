@@ -136,6 +136,7 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         premise = record.get("premise", {})
         known_names(f"{where}: groups, premise", [*grouped, *filter(None, [premise.get("task")])], record["tasks"])
         _check_scoring(experiment, suite, where)
+        _check_vlm(experiment, record, where)
         free = isinstance(record.get("experts"), Mapping)
         names = [*(record["experts"] if free else record["tasks"]), "multitask"]
         fetched = [experiment.expert_asset(suite, name) for name in dict.fromkeys(names)]
@@ -148,6 +149,18 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         for task in [*record["tasks"], *captions]:
             known_names(f"config/tasks.yaml: {task}: assets", experiment.tasks[task]["assets"], experiment.assets, ALL_ASSETS)
         _check_heads(experiment, suite, where)
+
+
+def _check_vlm(experiment: Experiment, record: Mapping[str, Any], where: str) -> None:
+    """Check the assets and the expert of which models that take pictures are put together."""
+    vlm, experts = record.get("vlm", {}), record.get("experts")
+    if vlm and not isinstance(experts, Mapping):
+        raise UserError(
+            f"{where}: vlm: what is converted is scored on all tasks; expected `experts:` by name, of which none has one"
+        )
+    assets = [vlm[key] for key in ("clip", "processor") if key in vlm]
+    known_names(f"{where}: vlm: clip, processor", assets, experiment.assets, ALL_ASSETS)
+    known_names(f"{where}: vlm: donor", [vlm["donor"]] if "donor" in vlm else [], experts or [])
 
 
 def _check_heads(experiment: Experiment, suite: str, where: str) -> None:

@@ -217,6 +217,7 @@ class Experiment:
         names: set[str | None] = set()
         for suite, record in self.suites.items():
             names |= {self.base_asset(suite), record.get("text_tower"), record.get("input", {}).get("tokenizer")}
+            names |= {record.get("vlm", {}).get(key) for key in ("clip", "processor")}
             tasks = self.task_ids(suite)
             names |= {name for task in [*tasks, *self.captions(suite)] for name in self.tasks[task]["assets"]}
             multitask = ["multitask"] if "multitask" in self.run(suite) else []

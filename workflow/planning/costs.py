@@ -156,12 +156,17 @@ def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], sta
     return {device: factor * found[device] for device in DEVICES}
 
 
+def _convert(sizes: Sizes, job: PlannedJob) -> Work:
+    return Work(core=sizes.gigabytes(job.wildcards["suite"]) * _entry(sizes, job)["gigabyte"])
+
+
 def _benchmark(sizes: Sizes, job: PlannedJob) -> Work:
     """Count a pass a prompt, and the tokens that are generated."""
     suite = job.wildcards["suite"]
     entries = [sizes.experiment.tasks[task]["harness"] for task in sizes.experiment.groups(suite)[job.wildcards["group"]]]
     price, loaded = sizes.table["generation"], sizes.gigabytes(suite) * _entry(sizes, job)["gigabyte"]
-    return Work(sum(entry["examples"] * (1 + entry.get("generated", 0) * price) for entry in entries), core=loaded)
+    prompt = sizes.pictures(suite).get("passes", 1)
+    return Work(sum(entry["examples"] * (prompt + entry.get("generated", 0) * price) for entry in entries), core=loaded)
 
 
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
@@ -179,5 +184,6 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
+    "convert_checkpoint": _convert,
     **dict.fromkeys(("evaluate_benchmark", "cross_check"), _benchmark),
 }

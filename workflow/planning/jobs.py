@@ -15,7 +15,7 @@ from nan_merge.core.errors import UserError
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
 
-TEMPORARY = ("merge_candidate", "finetune_premise")  # rules whose models Snakemake removes after use
+TEMPORARY = ("merge_candidate", "finetune_premise", "convert_checkpoint")  # rules whose models Snakemake removes after use
 MERGES = ("merge_checkpoints", "merge_for_task")  # with `keep_merged: false` those of these, too
 
 

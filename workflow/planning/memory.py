@@ -28,6 +28,7 @@ def of_suite(sizes: Sizes, suite: str) -> dict[str, Any]:
     scoring, table = sizes.experiment.config.get("scoring", {}), sizes.table["memory"]
     precision, batch = scoring.get("precision", "float32"), scoring.get("batch_size", BENCHMARK_BATCH)
     weights = (sizes.checkpoint(suite) or 0) / table["stored"] * BYTES[precision]
-    needed = weights * (1 + batch * table["context"] / (6 * sizes.model(suite)["width"]))
+    context = sizes.pictures(suite).get("context", table["context"])
+    needed = weights * (1 + batch * context / (6 * sizes.model(suite)["width"]))
     about = {"suite": suite, "precision": precision, "batch_size": batch, "gpus": scoring.get("parallelize", 1)}
     return {**about, "weights": int(weights), "needed": int(needed)}

@@ -44,6 +44,11 @@ class Sizes:
         models = self.table["models"]
         return dict(next(models[name] for name in (record.get("base"), record.get("family"), "any") if name in models))
 
+    def pictures(self, suite: str) -> dict[str, float]:
+        """Return what a prompt with a picture costs by the pipeline of a suite, {} where it costs one pass."""
+        pipeline = self.experiment.suites.get(suite, {}).get("vlm", {}).get("pipeline", "")
+        return dict(self.table["pictures"].get(pipeline, {}))
+
     def experts(self, suite: str) -> int:
         """Return how many experts are merged."""
         return len(self.experiment.experts(suite))
@@ -155,7 +160,7 @@ def scored(sizes: Sizes, job: PlannedJob) -> int:
 CHECKPOINTS = (
     "prepare_checkpoint", "prepare_expert", "align_checkpoint", "finetune_checkpoint", "finetune_language",
     "finetune_premise", "finetune_joint",
-    "merge_checkpoints", "merge_candidate", "merge_for_task",
+    "merge_checkpoints", "merge_candidate", "merge_for_task", "convert_checkpoint",
 )  # fmt: skip
 OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {
     **dict.fromkeys(CHECKPOINTS, _checkpoint),

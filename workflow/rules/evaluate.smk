@@ -49,10 +49,41 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
 
 
+rule convert_checkpoint:
+    # LLaVAs are merged in their original names; transformers loads what is made of one, with a vision tower and a processor.
+    input:
+        model=scored_checkpoints,
+        clip=part_of_vlm("clip"),
+        donor=part_of_vlm("donor"),
+        processor=part_of_vlm("processor"),
+    output:
+        temp(directory("results/converted/{suite}/{method}/seed{seed}")),
+    log:
+        "results/logs/convert_checkpoint/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/convert_checkpoint/{suite}/{method}/seed{seed}.tsv"
+    wildcard_constraints:
+        suite=any_of(suite for suite, record in experiment.suites.items() if "vlm" in record),
+    conda:
+        environment
+    resources:
+        mem_mb=memory(2000, per_input=1 / 10),
+        runtime=minutes(60),
+    params:
+        vlm=vlm_options,
+        donor=option("donor"),
+        code=code("scripts.convert_checkpoint"),
+    message:
+        "convert_checkpoint: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.convert_checkpoint --model {input.model:q} --clip {input.clip:q} {params.donor:q}"
+        " --processor {input.processor:q} {params.vlm:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule evaluate_benchmark:
     # The cache keeps the answers to every task of the harness, so a job that was ended goes on after the last one.
     input:
-        checkpoints=scored_checkpoints,
+        checkpoints=benchmarked_checkpoints,
         data=data_of_group,
     output:
         scores=rules.evaluate_checkpoint.output.scores,

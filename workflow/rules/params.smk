@@ -7,6 +7,7 @@ ENVIRONMENTS = {
     "image_encoder": "clip",
     "open_clip": "clip",
     "sequence_classification": "causal_lm",
+    "vlm": "causal_lm",
 }  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for
@@ -70,6 +71,13 @@ def metrics_option(wildcards):
 
 def dequantise_option(wildcards):
     return ["--dequantise"] if experiment.suites[suite_of(wildcards)].get("dequantise") else []
+
+
+def vlm_options(wildcards):
+    """How pictures are cut and whose tower merges get; base and experts keep one that they have."""
+    chosen = experiment.suites[wildcards.suite]["vlm"]
+    keeps = ["--keep-tower"] * (wildcards.method in experiment.references)
+    return [*words("pipeline", [chosen["pipeline"]]), *words("tower", [chosen["tower"]]), *keeps]
 
 
 def task_option(wildcards):
@@ -167,6 +175,9 @@ def benchmarks(tasks):
     unread = ("examples", "generated", "unanswered")
     entries = [{"id": task, **experiment.tasks[task]["harness"]} for task in tasks]
     kept = [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
+    for entry in kept:
+        if (folders := len(experiment.tasks[entry["id"]]["assets"])) > 1:
+            entry["folders"] = folders
     return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
 
 

@@ -125,33 +125,49 @@ def heads_of_group(wildcards):
 
 
 def data_of_group(wildcards):
-    """The folder of the data of each benchmark: its asset."""
+    """The folders of the data of each benchmark: its assets."""
     tasks = experiment.groups(wildcards.suite)[wildcards.group]
-    return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
+    return [asset(name) for task in tasks for name in experiment.tasks[task]["assets"]]
 
 
 def data_of_expert(wildcards):
-    """The folder of the data of each benchmark that an expert is trained on: its asset."""
+    """The folders of the data of each benchmark that an expert is trained on: its assets."""
     tasks = experiment.trained_on(wildcards.suite)[wildcards.expert]
-    return [asset(experiment.tasks[task]["assets"][0]) for task in tasks]
+    return [asset(name) for task in tasks for name in experiment.tasks[task]["assets"]]
 
 
 def scored_checkpoints(wildcards):
     """The checkpoints that are scored: one for all tasks of the group, or one for each."""
     suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed
-    tasks = experiment.groups(suite)[wildcards.group]
     if method == "pretrained":
         return base_model(wildcards)
     if method == "multitask":
         return expert(suite, seed, "multitask")
     if method == "individual":  # a task that no expert was trained on is left to the base
-        own = [experiment.own_expert(suite, task) for task in tasks]
+        own = [experiment.own_expert(suite, task) for task in experiment.groups(suite)[wildcards.group]]
         return [experts(wildcards)[name] if name else base_model(wildcards) for name in own]
     if method in experiment.expert_rows:
         return experts(wildcards)[experiment.expert_rows[method]]
     if method in PER_TASK_METHODS:
-        return [f"results/merged/{suite}/{method}/seed{seed}/{task}" for task in tasks]
+        return [f"results/merged/{suite}/{method}/seed{seed}/{t}" for t in experiment.groups(suite)[wildcards.group]]
     return f"results/{'candidates' if method in experiment.candidates else 'merged'}/{suite}/{method}/seed{seed}"
+
+
+def benchmarked_checkpoints(wildcards):
+    """The checkpoints that benchmarks score: those, or what is made of one whose suite has `vlm:`."""
+    if "vlm" in experiment.suites[wildcards.suite]:
+        return f"results/converted/{wildcards.suite}/{wildcards.method}/seed{wildcards.seed}"
+    return scored_checkpoints(wildcards)
+
+
+def part_of_vlm(key):
+    """The folder of an asset that `vlm:` of a suite names, or of the expert that it names as donor."""
+
+    def folder(wildcards):
+        name = experiment.suites[wildcards.suite]["vlm"].get(key)
+        return experts(wildcards)[name] if key == "donor" and name else asset(name) if name else []
+
+    return folder
 
 
 def validation_scores(wildcards):

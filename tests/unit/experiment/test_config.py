@@ -157,6 +157,7 @@ def test_every_suite_task_and_asset_is_valid_and_used():
     used = {asset for task in found.tasks.values() for asset in task["assets"]}
     for name, suite in found.suites.items():
         used |= {suite["base"], suite.get("text_tower"), suite.get("input", {}).get("tokenizer")}
+        used |= {suite.get("vlm", {}).get(key) for key in ("clip", "processor")}
         used |= {found.expert_asset(name, expert) for expert in [*found.experts(name), "multitask"]}
     used -= {None}
     assert tasks <= found.tasks.keys()
@@ -187,7 +188,9 @@ def test_the_lock_pins_every_asset_of_the_embedded_suites_and_nothing_unknown():
     lock, assets = read_json(ROOT / "config/assets.lock.json"), shipped().assets
     assert lock.keys() <= assets.keys()
     open_ones = {name for name in assets if "unverified" in lock.get(name, {"unverified": ""})}
-    assert {assets[name]["kind"] for name in open_ones} <= {"hub", "path"}, "looked up with a network that this project lacks"
+    assert {assets[name]["kind"] for name in open_ones} <= {"hub", "path", "url"}, (
+        "looked up with a network that this project lacks"
+    )
     for name in lock.keys() - open_ones:
         pinned = lock[name]
         assert pinned.keys() == {"name", "size", "sha256"}

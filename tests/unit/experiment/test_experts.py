@@ -106,6 +106,41 @@ def test_a_suite_that_does_not_fit_its_tasks_is_refused(change, message, tmp_pat
     assert "config/suites/llama2_13b_wizard.yaml" in str(error.value) and message in str(error.value)
 
 
+def test_the_suites_of_table_3_share_checkpoints_and_differ_in_how_pictures_are_taken():
+    found = read("llava_13b", "llava_13b_next")
+    for suite in found.suites:
+        assert (
+            found.run(suite)[:3] == ["pretrained", "expert_llava16", "expert_math_llava"]
+            and found.checkpoints(suite) == "llava_13b"
+        )
+    assert [found.suites[suite]["vlm"]["pipeline"] for suite in found.suites] == ["llava", "llava_next"]
+    assert {"clip_vit_l14_336", "processor_llava", "processor_llava_next", "data_geoqa_answers"} <= {*found.used_assets()}
+    leaks = {task: found.tasks[task].get("leaks", {}).get("expert") for task in found.task_ids("llava_13b")}
+    assert leaks == {"mathvista": "math_llava", "wemath": None, "ai2d": None, "geoqa": "math_llava"}
+    assert len({*found.unlocked(found.used_assets())}) == len(found.used_assets())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"donor": "llava15"}, "vlm: donor: unknown 'llava15'"),
+        ({"clip": "clip_vit_l14_33"}, "vlm: clip, processor: unknown 'clip_vit_l14_33'; did you mean 'clip_vit_l14_336'"),
+        ({"tower": "donor"}, "vlm: the key 'donor' is missing"),
+        ({"pipeline": "llava_next"}, "vlm: the key 'donor' is missing"),
+        ({"tower": "both"}, "tower"),
+    ],
+)
+def test_a_mistake_in_how_pictures_are_taken_is_told(change, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        edited(tmp_path, lambda suite: suite["vlm"].update(change), "llava_13b")
+    assert message in str(error.value) and "config/suites/llava_13b.yaml" in str(error.value)
+
+
+def test_a_model_that_is_converted_is_scored_on_all_tasks(tmp_path):
+    with pytest.raises(UserError, match=r"llava_13b.yaml: vlm: .* expected `experts:` by name"):
+        edited(tmp_path, lambda suite: suite.update(experts="llava16_{}", tasks=["ai2d"], groups={}), "llava_13b")
+
+
 @pytest.mark.parametrize("more", [{"parallelize": 2}, {"backend": "vllm"}])
 def test_keys_of_benchmarks_need_language_models_on_gpus(more):
     ((key, value),) = more.items()

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from layout_models import VISION_LANGUAGE, VIT
 from models import merged
 
 from nan_merge.checkpoints.safetensors_file import stored_tensors
@@ -23,22 +24,9 @@ BART = {"vocab_size": 20, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1
         "decoder_attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 24,
         "decoder_start_token_id": 1}  # fmt: skip
 GPT2 = {"vocab_size": 20, "n_positions": 24, "n_embd": 8, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
-VIT = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "image_size": 8,
-    "patch_size": 4,
-}
 SPEECH = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12,
           "conv_dim": (4,), "conv_stride": (2,), "conv_kernel": (3,), "num_feat_extract_layers": 1,
           "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}  # fmt: skip
-QWEN_VL = {
-    "text_config": {**LLAMA, "num_attention_heads": 1, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
-    "vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 12, "num_heads": 1, "out_hidden_size": 8,
-                      "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [0]},
-}  # fmt: skip
 MODELS = {
     "llama": ("LlamaForCausalLM", LLAMA), "qwen2": ("Qwen2ForCausalLM", LLAMA),
     "gpt2": ("GPT2LMHeadModel", GPT2),
@@ -61,13 +49,10 @@ MODELS = {
     "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 2}),
     "xlnet": ("XLNetLMHeadModel", {"vocab_size": 20, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 12}),
     "vit": ("ViTForImageClassification", VIT), "wav2vec2": ("Wav2Vec2ForCTC", SPEECH),
-    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", QWEN_VL),
-    "llava": ("LlavaForConditionalGeneration", {"text_config": {"model_type": "llama", **LLAMA},
-                                                "vision_config": {"model_type": "clip_vision_model", **VIT}}),
     "paligemma": ("PaliGemmaForConditionalGeneration", {
         "text_config": {"model_type": "gemma", "head_dim": 4, **LLAMA}, "projection_dim": 8,
         "vision_config": {"model_type": "siglip_vision_model", **VIT, "projection_dim": 8}}),
-    "gemma3": ("Gemma3ForConditionalGeneration", {"text_config": {"head_dim": 4, **LLAMA}, "vision_config": VIT}),
+    **VISION_LANGUAGE,
 }  # fmt: skip
 
 

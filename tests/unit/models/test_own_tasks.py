@@ -6,10 +6,11 @@ import pytest
 import yaml
 from models import ROOT
 
-from nan_merge.models.own_tasks import SHIPPED, definition, own_folder
+from nan_merge.models.own_tasks import SHIPPED, definition, more_scores, own_folder
 from nan_merge.models.tasks.qwen25_math.score import answer, equal, extracted, number, process_results
 
-TASKS = {name for name, task in yaml.safe_load((ROOT / "config/tasks.yaml").read_text()).items() if name.startswith("gsm8k_")}
+ENTRIES = yaml.safe_load((ROOT / "config/tasks.yaml").read_text())
+TASKS = {name for name, task in ENTRIES.items() if own_folder(task.get("harness", {}).get("folder", "none"))}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,23 @@ def test_the_digest_of_a_definition_changes_with_each_of_its_files(tmp_path, mon
     assert definition("./nowhere") == ""
 
 
+def test_functions_that_shipped_tasks_share_are_part_of_each_definition(tmp_path, monkeypatch):
+    copy = shutil.copytree(SHIPPED, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("nan_merge.models.own_tasks.SHIPPED", copy)
+    before = {name: definition(name) for name in ("ai2d", "geoqa")}
+    with open(copy / "letters.py", "a") as file:
+        file.write("# changed\n")
+    assert all(definition(name) != old for name, old in before.items())
+
+
 def test_each_shipped_task_is_in_the_config():
     names = {file.stem for file in SHIPPED.glob("*/[!_]*.yaml")}
-    assert names == TASKS
+    assert names == TASKS and {"ai2d", "gsm8k_wizard_zs"} <= TASKS
+
+
+def test_more_scores_come_from_own_folders_that_aggregate(tmp_path, monkeypatch):
+    assert more_scores("gsm8k", []) == more_scores("qwen25_math", []) == more_scores("ai2d", []) == []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/score.py").write_text("def aggregate(samples):\n    yield {'metric': 'count', 'value': len([*samples])}\n")
+    assert more_scores("./mine", [{}, {}]) == [{"metric": "count", "value": 2}]

@@ -106,6 +106,31 @@ def test_a_leak_of_one_collection_is_told_of_that_collection_only(study, tmp_pat
     assert "Another split" in page and "collection A, task" in page
 
 
+def test_a_leak_to_one_expert_is_told_of_its_row_and_of_merges(study, tmp_path):
+    study.suite["tasks"][0]["leaks"] = {"expert": "solver", "note": "Trained on its sources."}
+
+    def marked():
+        page = rendered(study, tmp_path)[1]
+        mark = re.search(r"(<sup>\w</sup>) Trained on its sources", page)[1]
+        names = ("Pre-trained", "Individual", "Averaging", "Permuted")
+        return [next(mark in line for line in page.splitlines() if line.startswith(f"| {name}")) for name in names]
+
+    assert marked() == [False, False, True, True]
+    study.methods = [{**m, "id": m["id"].replace("individual", "expert_solver")} for m in study.methods]
+    study.scores = [s._replace(method=s.method.replace("individual", "expert_solver")) for s in study.scores]
+    assert marked() == [False, True, True, True]
+
+
+def test_outputs_without_an_answer_or_cut_off_are_a_footnote(study, tmp_path):
+    score = next(s for s in study.scores if s.method == "nan")
+    study.scores += [score._replace(metric="unanswered", value=0.125), score._replace(metric="cut_off", value=0.01)]
+    told = "No answer was found in 12.5 % of the outputs; they count as wrong."
+    page = rendered(study, tmp_path)[1]
+    assert told in page and "limit of tokens" not in page
+    study.suite["tasks"][0]["unanswered"] = 0
+    assert f"{told} 1.0 % of the outputs reached the limit of tokens." in rendered(study, tmp_path)[1]
+
+
 def test_data_shared_by_suites_are_found_for_both(tmp_path):
     (tmp_path / "shared/digits").mkdir(parents=True)
     (tmp_path / "shared/digits/dataset.json").write_text(json.dumps({"splits": {"train": 7}}))

@@ -18,7 +18,7 @@ ANYWHERE = {
     "merge": "merge models, in folders or on the hub, into one",
     "import-mergekit": "translate a mergekit config, and merge by it",
     "methods": "list the methods and variants, or show one",
-    "convert": "turn a CLIP of open_clip into one of transformers, or back",
+    "convert": "turn a CLIP or a LLaVA into that of another library, or back",
 }
 IN_A_CHECKOUT = {
     "evaluate": "score language models on benchmarks, and compare them",

@@ -7,7 +7,7 @@ import platform
 
 PACKAGES = (
     "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
-    "safetensors", "snakemake", "lm_eval", "vllm",
+    "safetensors", "snakemake", "lm_eval", "vllm", "pillow",
 )  # fmt: skip
 
 

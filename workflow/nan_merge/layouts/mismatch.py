@@ -10,6 +10,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.names import count_phrase, is_buffer, join_first
 from nan_merge.layouts.views import view
+from nan_merge.layouts.vision_language import absent_parts, described
 
 MISSING = ("error", "base")  # policies for a tensor that an expert lacks
 MOST_MISSING = 0.05  # of the parameters, which `base` may leave at the base
@@ -25,11 +26,24 @@ def fill_missing(
     lacking = [name for name in names if name not in model.entries]
     if extra:
         notes.append(f"expert '{expert}': left out {count_phrase(len(extra), 'tensor')} that the base lacks: {join_first(extra)}")
-    if not lacking or missing == "error":
+    if not lacking:
         return model
-    _refuse_missing(expert, model, base, names, lacking)
-    count = count_phrase(len(lacking), "tensor")
-    notes.append(f"expert '{expert}': it lacks {count}, which it leaves at the base: {join_first(lacking)}")
+    parts = absent_parts(model.entries, base.entries, names)
+    absent = {name for tensors in parts.values() for name in tensors}
+    rest = [name for name in lacking if name not in absent]
+    if absent and not rest and missing == "error":
+        raise UserError(
+            f"expert '{expert}' ({model.folder}) has nothing of the base's {described(parts)}; expected a model with the parts of"
+            f" the base {base.folder}. To merge what it has and leave these at the base, use `merge: missing: base`"
+        )
+    if missing == "error":
+        return model
+    if absent:
+        notes.append(f"expert '{expert}': it has nothing of the base's {described(parts)}, which it leaves at the base")
+    _refuse_missing(expert, model, base, [name for name in names if name not in absent], rest)
+    if rest:
+        count = count_phrase(len(rest), "tensor")
+        notes.append(f"expert '{expert}': it lacks {count}, which it leaves at the base: {join_first(rest)}")
     return view(model, {**model.entries, **{name: base.entries[name] for name in lacking}})
 
 

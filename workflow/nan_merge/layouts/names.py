@@ -25,6 +25,11 @@ BUFFERS = {  # names of computed tensors -> number of dimensions (None: any), wh
     re.compile(r"(^|\.)(attn|attention)\.masked_bias$"): 0,
 }
 ALIASES = {"llava_llama": "llava"}  # model types of one architecture
+LANGUAGE_MODELS = {  # model types for images whose language model is a type of its own, where config.json does not say so
+    "llava": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2", "qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2",
+    "qwen3_vl": "qwen3",
+}  # fmt: skip
+NESTED = ("text_config", "llm_config")  # keys of the language model in config.json; the second is that of InternVL
 CONV1D = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}  # model types whose matrices are stored as (in, out)
 CONV1D_WEIGHT = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight$")
 
@@ -127,24 +132,27 @@ def config(checkpoint: Checkpoint) -> dict[str, Any]:
     return read_mapping(file) if is_given(file) else {}
 
 
+def nested_text(record: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the key and the config of the language model that is nested in a config.json; ("", {}) if there is none."""
+    return next(((key, value) for key in NESTED if isinstance(value := record.get(key), Mapping)), ("", {}))
+
+
 def setting(record: Mapping[str, Any], key: str) -> Any:
     """Return a key of a config.json, else of its nested language model, else None."""
-    nested = record.get("text_config")
     value = record.get(key)
-    return nested.get(key) if value is None and isinstance(nested, Mapping) else value
+    return nested_text(record)[1].get(key) if value is None else value
 
 
 def with_setting(record: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """Return the changes that set a key of a config.json where it stands: in the nested language model, if any, and above."""
-    nested = record.get("text_config")
-    changes = {"text_config": {**nested, key: value}} if isinstance(nested, Mapping) else {}
+    where, nested = nested_text(record)
+    changes = {where: {**nested, key: value}} if where else {}
     return changes if changes and key not in record else {**changes, key: value}
 
 
 def architectures(record: Mapping[str, Any]) -> set[str]:
     """Return the model types in a config.json: its own and that of a nested language model; may be empty."""
-    nested = record.get("text_config")
-    kinds = [record.get("model_type"), nested.get("model_type") if isinstance(nested, Mapping) else None]
+    kinds = [each.get("model_type") for each in (record, nested_text(record)[1])]
     return {ALIASES.get(kind, kind) for kind in kinds if isinstance(kind, str)}
 
 

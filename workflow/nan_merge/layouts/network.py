@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
-from nan_merge.layouts.names import config, join_first
+from nan_merge.layouts.names import config, join_first, nested_text
+from nan_merge.layouts.vision_language import tower
 
 STRUCTURE = {  # keys that say how weights are cut and connected: experts that differ are refused
     *("num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"),
@@ -34,27 +36,36 @@ NUMBERS = {  # keys that change what the same weights compute: experts that diff
 }
 DEFAULTS: Mapping[str, Any] = {"rope_theta": 10000.0, "rope_scaling": None, "sliding_window": None}  # where the key is absent
 
+OUTER = re.compile(r"^(?:(?:thinker|model)\.)*\w+")  # the module of a tower
 
-def check_network(expert: str, model: Checkpoint, base: Checkpoint, notes: list[str]) -> None:
+
+def check_network(
+    expert: str, model: Checkpoint, base: Checkpoint, notes: list[str], exclude: Sequence[re.Pattern[str]] = ()
+) -> None:
     """Compare the networks that two config.json describe, and note keys that change what the weights compute.
 
-    A plain language model is compared with the language model of a model for images too. Keys that only one of both has
-    are not compared, unless their default is known. Raises UserError for keys that cut or connect the weights otherwise.
+    A plain language model is compared with the language model of a model for images too, and so is a model for images whose
+    tower is excluded from the merge. Keys that only one of both has are not compared, unless their default is known.
+    Raises UserError for keys that cut or connect the weights otherwise.
     """
     here, there = _parts(config(model)), _parts(config(base))
+    sees = tower(base.names)
+    left = bool(sees) and all(any(pattern.search(name) for pattern in exclude) for name in sees)
     cut: list[str] = []
     other: list[str] = []
-    for part in sorted(here.keys() & there.keys()):
+    for part in sorted(here.keys() & there.keys() & ({""} if left else here.keys())):
         for key in sorted((STRUCTURE | NUMBERS) & (here[part].keys() | there[part].keys())):
             if key in DEFAULTS or (key in here[part] and key in there[part]):
                 found, expected = (record.get(key, DEFAULTS.get(key)) for record in (here[part], there[part]))
                 if found != expected:
                     (cut if key in STRUCTURE else other).append(f"`{part}{key}` is {found}, the base's {expected}")
     if cut:
+        only_tower = sees and all(each.startswith("`vision_config.") for each in cut)
+        keep = f"; `merge: exclude: ['^{OUTER.findall(sees[0])[0]}\\b']` leaves the tower at the base" if only_tower else ""
         raise UserError(
             f"expert '{expert}' ({model.folder}) is another network than the base {base.folder} by its config.json:"
             f" {join_first(cut)}. Weights of different networks cannot be averaged; use an expert that was fine-tuned from this"
-            " base, or correct config.json if it is wrong"
+            f" base, or correct config.json if it is wrong{keep}"
         )
     if other:
         notes.append(
@@ -66,7 +77,8 @@ def check_network(expert: str, model: Checkpoint, base: Checkpoint, notes: list[
 def _parts(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the language model ("") and other nested models of a config.json by prefix, in one spelling; {} if it is empty."""
     nested = {f"{key}.": value for key, value in record.items() if key.endswith("_config") and isinstance(value, Mapping)}
-    text = nested.pop("text_config.", {})
+    where, text = nested_text(record)
+    nested.pop(f"{where}.", None)
     parts = {"": {**text, **{key: value for key, value in record.items() if value is not None or key not in text}}, **nested}
     return {part: _unified(each) for part, each in parts.items()} if record else {}
 

@@ -26,7 +26,7 @@ GENERAL: Rules = (
 )
 PARTS = (
     "visual|vision_tower|vision_model|image_tower|video_tower|audio_tower|multi_modal_projector|image_newline"
-    "|vision_embed_tokens|embed_vision"
+    "|vision_embed_tokens|embed_vision|mlp1"
 )
 VISION_LANGUAGE: Rules = (  # LLaVA, Qwen-VL and relatives: original names, the hub's before and after transformers 4.52
     (r"^thinker\.", ""),
@@ -67,18 +67,24 @@ def match_names(
 def _renames(record: Mapping[str, Any] | None) -> Iterator[Rename]:
     """Yield the functions that give all spellings of a tensor one name, the cheapest first."""
     for rules in LAYOUTS:
-        yield functools.partial(_renamed, rules)
+        yield functools.partial(renamed, rules)
     library = _of_transformers(json.dumps(_kinds(record), sort_keys=True)) if record and record.get("architectures") else None
     if library is not None:
-        yield lambda name: library(_renamed(GENERAL, name))
+        yield lambda name: library(renamed(GENERAL, name))
+
+
+def common(name: str) -> str:
+    """Return the one name of all spellings of a tensor of a vision-language model: that in the memory of transformers 5."""
+    return renamed(LAYOUTS[-1], name)
 
 
 def unwrapped(name: str) -> str:
     """Return a name without the wrappers of torch."""
-    return _renamed(WRAPPERS, name)
+    return renamed(WRAPPERS, name)
 
 
-def _renamed(rules: Rules, name: str) -> str:
+def renamed(rules: Rules, name: str) -> str:
+    """Return a name after all rules."""
     for pattern, new in rules:
         name = re.sub(pattern, new, name)
     return name

@@ -14,14 +14,16 @@ from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
 from nan_merge.layouts.mismatch import check_match, fill_missing
-from nan_merge.layouts.names import architectures, config, count_phrase, is_buffer, join_first
+from nan_merge.layouts.names import LANGUAGE_MODELS, architectures, config, count_phrase, is_buffer, join_first
 from nan_merge.layouts.network import check_network
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised, without_labels
 from nan_merge.layouts.renames import match_names
 from nan_merge.layouts.ties import tie
 from nan_merge.layouts.views import equal, view
+from nan_merge.layouts.vision_language import processor_notes
 from nan_merge.layouts.vocabulary import unify_rows
 
+WITHOUT_PICTURES = "The base is merged all the same; add the files that were published with it"
 Chunk = tuple[str, int, int]  # tensor, start, stop
 
 
@@ -74,8 +76,9 @@ def unify_layout(
     origin = _base(base, notes)
     in_memory = origin.config is not None or not origin.folder.is_dir()
     companions = [] if in_memory else companion_notes(origin.folder, origin.shards)
+    companions += [] if in_memory else processor_notes(origin.folder, config(origin), WITHOUT_PICTURES)
     patterns = _patterns(origin, exclude)
-    models = {name: _expert(name, experts[name], origin, notes) for name in sorted(experts)}
+    models = {name: _expert(name, experts[name], origin, patterns, notes) for name in sorted(experts)}
     changes = without_labels(config(origin))
     origin, models, untied = tie(_changed(origin, changes), models, notes)
     origin = _changed(origin, untied)
@@ -111,7 +114,9 @@ def _base(given: Path | str | Checkpoint, notes: list[str]) -> Checkpoint:
     return _whole(given, "base", notes)
 
 
-def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[str]) -> Checkpoint:
+def _expert(
+    name: str, given: Path | Checkpoint, base: Checkpoint, exclude: Sequence[re.Pattern[str]], notes: list[str]
+) -> Checkpoint:
     """Open an expert, a whole model or an adapter, under the names of the base."""
     if not isinstance(given, Checkpoint) and is_adapter(Path(given)):
         model, done = fold_adapter(Path(given), base)
@@ -119,7 +124,7 @@ def _expert(name: str, given: Path | Checkpoint, base: Checkpoint, notes: list[s
         return model
     model = _whole(given, f"expert '{name}'", notes)
     _same_architecture(name, model, base)
-    check_network(name, model, base, notes)
+    check_network(name, model, base, notes, exclude)
     buffers = {n for each in (model, base) for n, tensor in each.entries.items() if is_buffer(n, tensor)}
     done, new = match_names(model.names, base.names, config(base), buffers.__contains__)
     if done:
@@ -151,12 +156,17 @@ def _refuse_half(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> None:
 def _same_architecture(name: str, model: Checkpoint, base: Checkpoint) -> None:
     """Raise UserError if both config.json name model types, nested ones included, and share none."""
     kinds, expected = (architectures(config(each)) for each in (model, base))
-    if kinds and expected and not kinds & expected:
+    if kinds and expected and not kinds & _with_language(expected) and not _with_language(kinds) & expected:
         raise UserError(
             f"expert '{name}' ({model.folder}) is a model of type {' / '.join(sorted(kinds))}, the base {base.folder} of type"
             f" {' / '.join(sorted(expected))}; expected experts fine-tuned from this base. If they are the same network under"
             " two names, correct `model_type` in one config.json"
         )
+
+
+def _with_language(kinds: set[str]) -> set[str]:
+    """Return model types and those of language models inside them, of which alone an expert may consist."""
+    return kinds | {LANGUAGE_MODELS[kind] for kind in kinds & LANGUAGE_MODELS.keys()}
 
 
 def _patterns(base: Checkpoint, exclude: Sequence[str]) -> list[re.Pattern[str]]:

@@ -22,9 +22,11 @@ from nan_merge.models.harness.backends import halved_until_it_fits, load_model
 from nan_merge.models.harness.cache import kept
 from nan_merge.models.harness.run import run_task
 from nan_merge.models.harness.tasks import Benchmark, load_tasks
-from nan_merge.models.own_tasks import definition
+from nan_merge.models.own_tasks import definition, more_scores
 
-DECIDES = ("lm_eval", "transformers", "tokenizers", "torch", "vllm", "machine")  # versions that an answer depends on
+DECIDES = (  # versions that an answer depends on
+    "lm_eval", "transformers", "tokenizers", "torch", "torchvision", "pillow", "vllm", "machine",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Scoring:
         """Return all that the answers of a model to a benchmark depend on."""
         return {
             "model": model_digest(checkpoint),
-            "data": digest_files(_visible(benchmark.data)),
+            "data": digest_files(file for folder in (benchmark.data, *benchmark.more) for file in _visible(folder)),
             "settings": self.settings,
             "batch_size": self.batch_size,
             **{key: value for key, value in self.forward.record().items() if key != "threads"},
@@ -74,8 +76,18 @@ def _visible(folder: Path) -> list[Path]:
 
 @functools.cache
 def model_digest(folder: Path) -> str:
-    """Return the XXH3-128 of weights, configs and tokenizer of a model."""
-    kinds = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.jinja")
+    """Return the XXH3-128 of weights, configs, tokenizer and processor of a model."""
+    kinds = (
+        "*.safetensors",
+        "*.bin",
+        "*config.json",
+        "tokenizer*",
+        "special_tokens_map.json",
+        "vocab*",
+        "merges.txt",
+        "*.jinja",
+        "chat_template*",
+    )
     return digest_files({file for kind in kinds for file in folder.glob(kind)})
 
 
@@ -90,7 +102,11 @@ def score(
     scores: list[dict[str, Any]] = []
     predictions: dict[str, Any] = {}
     batch_sizes: dict[str, int] = {}
-    load = functools.lru_cache(maxsize=1)(lambda folder: load_model(folder, scoring.device, scoring.precision, scoring.settings))
+
+    @functools.lru_cache(maxsize=1)
+    def load(folder: Path, pictures: bool) -> Any:
+        return load_model(folder, scoring.device, scoring.precision, scoring.settings, pictures)
+
     models = [*checkpoints] * (len(benchmarks) if len(checkpoints) == 1 else 1)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -103,9 +119,10 @@ def score(
             samples = _samples(scoring, checkpoint, benchmark, tasks, loaded, f"{labels['method']}, {task}", batch_sizes)
             found = answers(samples)
             lines.writelines(f"{canonical({'benchmark': task, **each})}\n".encode() for of in samples.values() for each in of)
-            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in found.scores()]
+            more = more_scores(benchmark.harness["folder"], (sample for of in samples.values() for sample in of))
+            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in (*found.scores(), *more)]
             predictions |= {f"{task}.prediction": found.prediction, f"{task}.label": found.label}
-            predictions |= {f"{task}.cluster": found.cluster} if len(samples) > 1 else {}
+            predictions |= {f"{task}.cluster": found.cluster} if found.cluster.any() else {}
             _say(f"{labels['method']}, {task}: {found.right.mean():.4f} of {len(found.label)} examples")
     with atomic_write(output.with_suffix(".npz")) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
@@ -117,7 +134,7 @@ def _samples(
     checkpoint: Path,
     benchmark: Benchmark,
     tasks: Mapping[str, Any],
-    load: Callable[[], Any],
+    load: Callable[[bool], Any],
     name: str,
     batch_sizes: dict[str, int],
 ) -> dict[str, list[Sample]]:
@@ -126,8 +143,9 @@ def _samples(
     found: dict[str, list[Sample]] = {}
 
     def ask(task: Any) -> tuple[list[Sample], int]:
+        pictures = bool(getattr(task, "MULTIMODAL", False))
         return halved_until_it_fits(
-            lambda size: run_task(load(), task, benchmark, scoring.settings, size), scoring.batch_size, _say
+            lambda size: run_task(load(pictures), task, benchmark, scoring.settings, size), scoring.batch_size, _say
         )
 
     for each, task in tasks.items():

@@ -31,7 +31,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
     table = Table(study.title(record), header, text=(0, len(header) - 1))
     for row in summarise(study):
         method = row.method
-        formatted = [parts.of_task(table, study, task, row.tasks[task["id"]]) for task in study.tasks]
+        formatted = [parts.of_task(table, study, method, task, row.tasks[task["id"]]) for task in study.tasks]
         formatted = [
             table.mark(text, parts.unanswered(study, method, task)) for text, task in zip(formatted, study.tasks, strict=True)
         ]

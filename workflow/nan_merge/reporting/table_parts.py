@@ -14,8 +14,8 @@ UNANSWERED = 0.02  # share of outputs without an answer above which a table says
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
 SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
 CLUSTER_NOTE = (
-    "Where a task has several parts, standard errors, intervals and tests take whole parts as the sample, not single examples, "
-    "and the accuracy is that over all examples."
+    "Where a task has several parts (subjects, problems of several steps, pictures with several questions), standard errors, "
+    "intervals and tests take whole parts as the sample, not single examples, and the accuracy is that over all examples."
 )
 CROSS_CHECK_NOTE = "By OpenCompass: % on the same data, and in brackets lm_eval's; both are means over parts, not over examples."
 PAIRED_NOTE = (
@@ -45,22 +45,25 @@ def columns(name: str, estimate: Estimate) -> dict[str, Any]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def of_task(table: Table, study: Study, task: Mapping[str, Any], estimate: Estimate) -> str:
-    """Format the accuracy on a task; a known leak of its test split into training becomes a footnote."""
+def of_task(table: Table, study: Study, method: Mapping[str, Any], task: Mapping[str, Any], estimate: Estimate) -> str:
+    """Format the accuracy of a method on a task; a known leak of its test split into training becomes a footnote."""
     leaks = task.get("leaks")
     text = estimated(table, estimate)
     if not leaks or estimate.value is None or estimate.value <= leaks.get("accuracy", 0.0):
         return text
-    return table.mark(text, leaks["note"]) if leaks.get("collection", collection(study)) == collection(study) else text
+    clean = method.get("group") == "reference" and leaks.get("expert") and method["id"] != f"expert_{leaks['expert']}"
+    return text if clean or leaks.get("collection", collection(study)) != collection(study) else table.mark(text, leaks["note"])
 
 
 def unanswered(study: Study, method: Mapping[str, Any], task: Mapping[str, Any]) -> str:
-    """Return the footnote on answers of a method to a task in which no answer was found; empty if they are few."""
-    members = study.members(str(method["id"]))
-    shares = [s.value for s in study.scores if s.metric == "unanswered" and s.task == task["id"] and s.method in members]
-    if not shares or max(shares) <= task.get("unanswered", UNANSWERED):
-        return ""
-    return f"No answer was found in {percent(max(shares))} % of the outputs; they count as wrong."
+    """Return the footnote on outputs of a method to a task without an answer, or cut off at the limit; empty if they are few."""
+    members, found = study.members(str(method["id"])), {}
+    for score in study.scores:
+        if score.task == task["id"] and score.method in members and score.value > task.get("unanswered", UNANSWERED):
+            found[score.metric] = max(score.value, found.get(score.metric, 0.0))
+    told = {"unanswered": "No answer was found in {} % of the outputs; they count as wrong.",
+            "cut_off": "{} % of the outputs reached the limit of tokens."}  # fmt: skip
+    return " ".join(text.format(percent(found[metric])) for metric, text in told.items() if metric in found)
 
 
 def cross_check_notes(study: Study) -> list[str]:
@@ -96,7 +99,7 @@ def interval_notes(*studies: Study) -> list[str]:
     grouped, generated = any(study.grouped for study in studies), any(study.generated for study in studies)
     limits = []
     if ACCURACY in metrics or not metrics:
-        clustered = ", with as many independent examples as have the clustered standard error where a task has several parts"
+        clustered = ", with as many independent examples as have the clustered standard error where they come in groups"
         limits.append(f"Wilson's limits of each accuracy{clustered * grouped}")
     if metrics - {ACCURACY}:
         limits.append("normal limits of each other score, by a bootstrap of the examples")

@@ -31,9 +31,7 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     Weights are not read: what measures and merges them checks names, shapes, and NaN, and `max_relative_distance` is not used.
     Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one with other numbers than the base's.
     """
-    refuse_gguf(source, "the model")
-    model = refuse_quantised(Checkpoint(source), "the model", [])
-    read_mapping(source / "config.json")
+    _opened(source)
     if not any((source / name).is_file() for name in TOKENIZERS):
         raise UserError(
             f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name its files in `members:`"
@@ -41,11 +39,25 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
         )
     if base is not None:
         check_tokenizer(source, base)
+    link(source, output)
+
+
+def link(source: Path, output: Path) -> None:
+    """Link weights and copy companions, whole or not at all; raise UserError for a GGUF file or packed weights."""
+    model = _opened(source)
     with atomic_write(output) as part:
         part.mkdir(parents=True)
         copy_companions(source, part, model.shards)
         for name in [*model.shards, *(index for index in (INDEX, PICKLE_INDEX) if (source / index).is_file())]:
             _link(source / name, part / name)
+
+
+def _opened(source: Path) -> Checkpoint:
+    """Open a model; raise UserError for a GGUF file, packed weights and a damaged config.json."""
+    refuse_gguf(source, "the model")
+    model = refuse_quantised(Checkpoint(source), "the model", [])
+    read_mapping(source / "config.json")
+    return model
 
 
 def dequantise(source: Path, output: Path) -> None:

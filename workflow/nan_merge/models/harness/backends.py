@@ -12,21 +12,25 @@ import torch
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.names import first_of
+from nan_merge.core.text import read_mapping
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.models.harness.tasks import library
 
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # of a model that takes pictures
 T = TypeVar("T")
 
 
-def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any]) -> Any:
-    """Load a causal language model with its tokenizer; `settings` are `harness:` of the suite.
+def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any], pictures: bool = False) -> Any:
+    """Load a language model with its tokenizer, or with its processor if `pictures`; `settings` are `harness:` of the suite.
 
-    Raises UserError for an adapter, for GPUs that are missing, and if the chat template that is asked for is missing or the
-    tensors do not fit config.json.
+    Raises UserError for an adapter, a model that takes no pictures if they are asked for, for GPUs that are missing, and if the
+    chat template that is asked for is missing or the tensors do not fit config.json.
     """
     refuse_adapter(folder)
     library()
-    make = _vllm(settings) if settings.get("backend") == "vllm" else _transformers(device, settings)
+    if pictures:
+        _check_takes_pictures(folder)
+    make = (_vllm if settings.get("backend") == "vllm" else functools.partial(_transformers, device))(settings, pictures)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
         raise UserError(
             f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
@@ -36,18 +40,38 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     torch.set_num_threads(1)
     try:
         model = make(pretrained=str(folder), dtype=dtype, add_bos_token=settings.get("bos"), trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: transformers cannot load this language model: {''.join(first)}; prepare it again") from None
     if "parallelize" in settings:
         refuse_offloaded(folder, getattr(model.model, "hf_device_map", {}))
     model.origin = folder
-    if settings.get("chat_template") and not model.tokenizer.chat_template:
+    if settings.get("chat_template") and not (model.processor if pictures else model.tokenizer).chat_template:
+        part, place = ("processor", "processor_config.json") if pictures else ("tokenizer", "tokenizer_config.json")
         raise UserError(
-            f"{folder}: its tokenizer has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
-            " it in tokenizer_config.json or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+            f"{folder}: its {part} has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
+            f" it in {place} or chat_template.jinja. Add it to the base, or write `chat_template: false`"
+        )
+    if pictures and (token := getattr(model, "image_token", "")) != getattr(model.processor, "image_token", token):
+        raise UserError(
+            f"{folder}: the token of pictures, number {model.image_token_id} of config.json, is {token!r} in the tokenizer, and"
+            f" the processor writes {model.processor.image_token!r}; expected the same. Take all three of one model"
         )
     return model
+
+
+def _check_takes_pictures(folder: Path) -> None:
+    """Raise a UserError for a model without the config of a vision tower, or without a processor."""
+    if "vision_config" not in read_mapping(folder / "config.json"):
+        raise UserError(
+            f"{folder}: config.json has no `vision_config`, so transformers finds no model there that takes pictures. A LLaVA in"
+            " its original names is converted by `nan-merge convert`; a language model takes tasks without pictures only"
+        )
+    if not any((folder / name).is_file() for name in PROCESSORS):
+        raise UserError(
+            f"{folder}: no processor, which prepares the pictures; expected {' or '.join(PROCESSORS)}. Copy them, and"
+            " chat_template.jinja, from the model that it was made from"
+        )
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -70,20 +94,29 @@ def refuse_offloaded(folder: Path, places: Mapping[str, Any]) -> None:
         )
 
 
-def _transformers(device: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
-    from lm_eval.models.huggingface import HFLM
+def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
+    if pictures:
+        from lm_eval.models.hf_vlms import HFMultimodalLM
 
-    return functools.partial(HFLM, backend="causal", device=device, parallelize="parallelize" in settings)
+        made = functools.partial(HFMultimodalLM, convert_img_format=True)
+    else:
+        from lm_eval.models.huggingface import HFLM
+
+        made = functools.partial(HFLM, backend="causal")
+    return functools.partial(made, device=device, parallelize="parallelize" in settings)
 
 
-def _vllm(settings: Mapping[str, Any]) -> Callable[..., Any]:
+def _vllm(settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
     """Return the maker of a model that vLLM runs, its heads spread over GPUs."""
     if not find_spec("vllm"):
         raise UserError(
             "scoring: backend: vLLM is not installed here, which `backend: vllm` needs; run with `--sdm conda`, which makes the"
             " environment envs/vllm.yaml, or write `backend: hf`"
         )
-    from lm_eval.models.vllm_causallms import VLLM
+    if pictures:
+        from lm_eval.models.vllm_vlms import VLLM_VLM as VLLM
+    else:
+        from lm_eval.models.vllm_causallms import VLLM
 
     return functools.partial(VLLM, tensor_parallel_size=settings.get("parallelize", 1), seed=0)
 

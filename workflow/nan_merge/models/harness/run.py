@@ -16,6 +16,7 @@ from nan_merge.models.harness.tasks import Benchmark, faults
 
 RIGHT_OR_WRONG = ("acc", "acc_norm", "exact_match")  # metrics that are 0 or 1 an example
 NOTHING = ("", "[invalid]")  # what the filters of lm_eval return where they find no answer
+KEPT = ("group", "step")  # columns `_group`, `_step` that own tasks add to documents; those of a group are no independent sample
 
 
 def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str, Any], batch_size: int) -> list[Sample]:
@@ -45,18 +46,25 @@ def run_task(model: Any, task: Any, benchmark: Benchmark, settings: Mapping[str,
         raise UserError(
             f"{benchmark.where}: metric: task {task.task_name} has no '{expected}'; it has {', '.join(kept[0]['metrics'])}"
         )
-    return [_record(task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
+    return [_record(model, task, sample, metric) for sample in sorted(kept, key=lambda sample: sample["doc_id"])]
 
 
-def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
-    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right."""
+def _record(model: Any, task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
+    """Return what is kept of a sample: question and answers by their hashes and texts, and whether the answer is right.
+
+    An output was cut off if its text has as many tokens as may be generated.
+    """
     given = sample["filtered_resps"]
+    more: dict[str, Any] = {key: str(sample["doc"][f"_{key}"]) for key in KEPT if f"_{key}" in sample["doc"]}
     if task.OUTPUT_TYPE == "multiple_choice":
         scores = [float(each[0] if isinstance(each, tuple | list) else each) for each in given]
         answer = str(int(np.argmax(scores)))
         text: Any = scores
     else:
-        answer = text = str(given[0] if isinstance(given, list) else given)
+        answer = str(given[0] if isinstance(given, list) else given)
+        text = str(sample["resps"][0][0])
+        limit = sample["arguments"][0][1].get("max_gen_toks") or model.max_gen_toks
+        more["cut"] = int(len(model.tokenizer.encode(text, add_special_tokens=False)) >= limit)
     return {
         "task": task.task_name,
         "doc_id": int(sample["doc_id"]),
@@ -65,7 +73,8 @@ def _record(task: Any, sample: Mapping[str, Any], metric: str) -> Sample:
         "answer": answer,
         "found": answer not in NOTHING,
         "right": int(sample[metric]),
-        "output": text if task.OUTPUT_TYPE == "multiple_choice" else str(sample["resps"][0][0]),
+        "output": text,
+        **more,
     }
 
 

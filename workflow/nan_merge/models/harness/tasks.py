@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,15 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLI
 class Benchmark:
     """An entry `harness:` of config/tasks.yaml: its id and keys, and the folder of its data.
 
-    `option` is what named task or data on the command line, if it did. Without `metric`, the first of RIGHT_OR_WRONG
-    (`harness.run`) that a task has counts, by its first filter.
+    `option` is what named task or data on the command line, if it did; `more` are further folders of data, for own tasks that
+    read several. Without `metric`, the first of RIGHT_OR_WRONG (`harness.run`) that a task has counts, by its first filter.
     """
 
     id: str
     data: Path
     harness: Mapping[str, Any]
     option: str = ""
+    more: tuple[Path, ...] = ()
 
     @property
     def where(self) -> str:
@@ -42,6 +43,21 @@ class Benchmark:
         if self.option:
             return f"Give `--data {self.id}=FOLDER` a copy of the data set with those"
         return "Lock that revision of the asset, or correct `folder:` and `tasks:`"
+
+
+def benchmarks_of(entries: Sequence[Mapping[str, Any]], data: Sequence[Path]) -> list[Benchmark]:
+    """Return the benchmarks of entries `harness:`, each with `id` and, of several, its number of `folders`, and of their data.
+
+    Raises UserError for another number of folders.
+    """
+    if len(data) != (expected := sum(entry.get("folders", 1) for entry in entries)):
+        raise UserError(f"--data: {len(entries)} benchmarks have {expected} folders, found {len(data)}")
+    folders, found = iter(data), []
+    for entry in entries:
+        first, *more = [next(folders) for _ in range(entry.get("folders", 1))]
+        harness = {key: value for key, value in entry.items() if key not in ("id", "folders")}
+        found.append(Benchmark(entry["id"], first, harness, more=(*more,)))
+    return found
 
 
 def library() -> Any:
@@ -73,7 +89,8 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     folder = own_folder(name) or shipped / name
     if not folder.is_dir():
         raise UserError(f"{benchmark.where}: folder: there is no folder {folder}; expected one with the YAML files of tasks")
-    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata={"folder": str(benchmark.data.resolve())})
+    places = {"folders": [str(place.resolve()) for place in (benchmark.data, *benchmark.more)]} if own_folder(name) else None
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=places)
     wanted = benchmark.harness["tasks"]
     if unknown := [name for name in wanted if name not in manager.all_tasks]:
         known = ", ".join(manager.all_tasks[:8])

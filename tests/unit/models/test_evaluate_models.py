@@ -85,11 +85,11 @@ MISTAKES = {
     "data of another task": ((BASE, "--tasks", "gsm8k", "--data", "mmlu=@data/mmlu"), "--data: unknown 'mmlu'"),
     "data of another form": (
         (BASE, "--tasks", "arc_easy", "--data", "arc_easy=@data/mmlu"),
-        "--tasks arc_easy: .*mmlu: the data are not of the form .* Give `--data arc_easy=FOLDER`",
+        "--tasks arc_easy: .*mmlu, configuration ARC-Easy: the data are not of the form .* Give `--data arc_easy=FOLDER`",
     ),
     "data of another form for a task of the config": (
         (BASE, "--tasks", "gsm8k", "--data", "gsm8k=@data/mmlu"),
-        "--data gsm8k=.*mmlu: the data are not of the form .* Give `--data gsm8k=FOLDER`",
+        "--data gsm8k=.*mmlu, configuration main: the data are not of the form .* Give `--data gsm8k=FOLDER`",
     ),
     "a model that is not there": (("nowhere", "--tasks", "gsm8k", *DATA), "nowhere: no such folder here"),
     "two models of one name": ((BASE, BASE, "--tasks", "gsm8k", *DATA), "MODEL base=.* the name 'base' is taken"),

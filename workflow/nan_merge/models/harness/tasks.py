@@ -201,8 +201,8 @@ def _other_data(benchmark: Benchmark, cause: str, frames: list[dict[str, Any]]) 
     place = benchmark.data if part is None else benchmark.data / part
     where = place if place.is_dir() else f"{benchmark.data}, configuration {part}"
     names = ", ".join(benchmark.harness["tasks"]) if task is None else str(task.config.task)
-    columns, files = getattr(task, "features", []), sorted(path.name for path in place.glob("*.*"))
-    found = f"; found the columns {', '.join(columns)}" if columns else f"; found the files {', '.join(files)}" if part else ""
+    columns, files = getattr(task, "features", []), sorted(path.name for path in place.glob("*.parquet"))
+    found = f"; found the columns {', '.join(columns)}" if columns else f"; found the files {', '.join(files)}" if files else ""
     return (
         f"{benchmark.where}: {where}: the data are not of the form that lm_eval's {names} reads ({cause}){found}; expected the"
         f" files and columns of the revision that it was written for. {benchmark.way_out}"

@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import datasets
-import tiny
 import torch
-from layout_models import write_llava
 from PIL import Image, ImageDraw
-from project import Project
-from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -38,14 +32,6 @@ SIDE, PATCH = 32, 8
 PLACES = (SIDE // PATCH) ** 2
 COLOURS = {"red": "#d02020", "green": "#20a040", "blue": "#2040d0", "black": "#101010"}
 WORDS = "Which colour has the shape ? How many bars are there letter integer A B C D 1 2 3 4 USER: ASSISTANT:"
-VOCABULARY = ["<unk>", "<s>", "</s>", *dict.fromkeys(WORDS.split())]
-PICTURE = len(VOCABULARY)  # the token of a picture, behind the words as in conversions of LLaVAs; then that of padding
-ORIGINAL = (  # names in the memory of transformers, from the original ones
-    ("model.vision_tower.", r"^model\.vision_tower\.vision_tower\.vision_model\."),
-    (r"model.multi_modal_projector.linear_\1.", r"^model\.mm_projector\.(0|2)\."),
-    ("linear_1", "linear_0"),
-    (r"model.language_model.\1", r"^model\.(layers|embed_tokens|norm)"),
-)
 TEMPLATE = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }}"
     "{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
@@ -76,39 +62,36 @@ def bars(rng: random.Random, kind: str = "multi_choice") -> dict[str, Any]:
     }  # fmt: skip
 
 
-KINDS = {"shapes": shape, "bars": bars, "numbers": lambda rng: bars(rng, "free_form")}
-
-
 def processor() -> LlavaProcessor:
     """Return a processor of whole words, pictures of SIDE pixels and a chat template."""
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    words = ["<unk>", "<s>", "</s>", "<image>", *dict.fromkeys(WORDS.split())]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, additional_special_tokens=["<image>"], **special)
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     given = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     return LlavaProcessor(pictures, tokenizer, chat_template=TEMPLATE, **given)
 
 
-def untrained() -> LlavaForConditionalGeneration:
+def untrained(words: int) -> LlavaForConditionalGeneration:
     """Return a LLaVA of 0.6 million parameters."""
     vision = CLIPVisionConfig(hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE,
                               patch_size=PATCH)  # fmt: skip
-    text = LlamaConfig(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, vocab_size=64,
-                       max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=PICTURE + 1)  # fmt: skip
+    text = LlamaConfig(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, vocab_size=words,
+                       max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
     return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=PICTURE, image_seq_length=PLACES)
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=3, image_seq_length=PLACES)
     )
 
 
-def train(model: Any, made: LlavaProcessor, kinds: Sequence[str] = (*KINDS,), steps: int = 60, rate: float = 1e-3) -> None:
-    """Train all but the frozen tensors on kinds of questions, with the loss on the answer and the end only."""
-    rng, optimiser = random.Random(1), torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+def train(model: Any, made: LlavaProcessor, steps: int = 60, rate: float = 1e-3) -> None:
+    """Train on both kinds of questions, with the loss on the answer and the end only."""
+    rng, optimiser = random.Random(1), torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     model.train()
     for _ in range(steps):
-        rows = [KINDS[rng.choice(kinds)](rng) for _ in range(24)]
+        rows = [rng.choice([shape, bars, lambda rng: bars(rng, "free_form")])(rng) for _ in range(24)]
         texts = [f"{asked(row, made)} {answer(row)} </s>" for row in rows]
         pictures = [row.get("decoded_image", row["image"]) for row in rows]
         inputs = made(images=pictures, text=texts, return_tensors="pt", padding=True, padding_side="left")
@@ -137,78 +120,10 @@ def publish_model(folder: Path) -> None:
     """Train a model and write it with its processor."""
     torch.manual_seed(0)
     made = processor()
-    model = untrained()
+    model = untrained(len(made.tokenizer))
     train(model, made)
     model.save_pretrained(folder)
     made.save_pretrained(folder)
-
-
-def publish_originals(root: Path) -> None:
-    """Write below `root` a base and two experts in original names, their frozen tower as a CLIP, and a processor.
-
-    The expert `llava16` has a tower of its own, `math_llava` a copy of the frozen one.
-    """
-    torch.manual_seed(0)
-    made, model = processor(), untrained()
-    train(model, made, steps=40)
-    model.model.vision_tower.requires_grad_(False).save_pretrained(root / "clip")
-    write_llava(root / "llava15", model, "original", tower=False, picture=PICTURE)
-    made.save_pretrained(root / "processor")
-    model.config.save_pretrained(root / "processor")
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name, kinds in (("math_llava", ["bars", "numbers"]), ("llava16", ["shapes"])):
-        model.load_state_dict(state)
-        model.model.vision_tower.requires_grad_(name == "llava16")
-        train(model, made, kinds, steps=25, rate=5e-4)
-        write_llava(root / name, model, "original", picture=PICTURE)
-    for folder in ("llava15", "math_llava", "llava16"):
-        made.tokenizer.save_pretrained(root / folder)
-
-
-@torch.no_grad()
-def outputs(folder: Path, file: Path) -> list[str]:
-    """Return what a model in original names writes to a table of MathVista, by the names of its tensors and no other code."""
-    model, made = untrained().eval(), processor()
-    state = model.state_dict()
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        for new, pattern in ORIGINAL:
-            name = re.sub(pattern, new, name)
-        state[name][: len(tensor)] = tensor
-    model.load_state_dict(state)
-    found = []
-    for row in datasets.Dataset.from_parquet(str(file)):
-        inputs = made(images=[row["decoded_image"]], text=[asked(row, made)], return_tensors="pt")
-        written = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        found.append(made.tokenizer.decode(written, skip_special_tokens=True))
-    return found
-
-
-def project(folder: Path, methods: list[str]) -> Project:
-    """Return a project whose shipped suite of Table 3 takes the small models and two of its benchmarks from a hub."""
-    made = Project(tiny.copy_code(folder))
-    repositories = {
-        "llava15_13b": "llava15", "llava16_13b": "llava16", "math_llava_13b": "math_llava", "clip_vit_l14_336": "clip",
-        "data_ai2d": "ai2d", "data_mathvista": "mathvista",
-    }  # fmt: skip
-
-    def smaller(assets: dict[str, Any]) -> None:
-        for asset, name in repositories.items():
-            assets[asset] |= {"repo": f"tiny/{name}", "bytes": 1_000_000}
-            assets[asset] |= {} if asset.startswith("data_") else {"members": ["*.json", "model.safetensors"]}
-        entry = {key: value for key, value in assets.pop("processor_{}").items() if key != "each"}
-        assets["processor_llava"] = {**entry, "repo": "tiny/processor", "members": ["*.json", "chat_template*"]}
-
-    made.edit("config/assets.yaml", smaller)
-    made.edit("config/tasks.yaml", lambda tasks: [tasks[name]["harness"].update(examples=21) for name in ("ai2d", "mathvista")])
-    scored = ["ai2d", "mathvista"]
-    made.edit("config/suites/llava_13b.yaml", lambda suite: suite.update(tasks=scored, groups={"all": scored}))
-    (made / "config/suites/llava_13b_next.yaml").unlink()
-    run = {
-        "seeds": [0], "suites": ["llava_13b"], "methods": methods, "keep_merged": False, "tables": ["main"], "figures": [],
-        "published": ["nan_table3"],
-    }  # fmt: skip
-    tiny.write_yaml(made / "config/config.yaml", run)
-    return made
 
 
 def publish_data(root: Path) -> None:

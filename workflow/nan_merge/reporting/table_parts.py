@@ -57,7 +57,8 @@ def of_task(table: Table, study: Study, method: Mapping[str, Any], task: Mapping
 
 def unanswered(study: Study, method: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     """Return the footnote on outputs of a method to a task without an answer, or cut off at the limit; empty if they are few."""
-    members, found = study.members(str(method["id"])), {}
+    members = study.members(str(method["id"]))
+    found: dict[str, float] = {}
     for score in study.scores:
         if score.task == task["id"] and score.method in members and score.value > task.get("unanswered", UNANSWERED):
             found[score.metric] = max(score.value, found.get(score.metric, 0.0))

@@ -315,6 +315,9 @@ def test_the_tower_inside_an_expert_is_compared_with_that_of_clip(tmp_path, caps
         model.model.vision_tower.post_layernorm.weight.mul_(1.5)
     write_llava(tmp_path / "tuned", model, "original")
     assert re.search(r"tuned differs from that of \S+clip in \d+ of \d+ tensors, by 0\.\d+ of its norm", told("tuned"))
+    found, expected = tensors_of(tmp_path / "tuned_hf"), tensors_of(clip)
+    name = "vision_model.post_layernorm.weight"
+    assert np.array_equal(found[f"vision_tower.{name}"], expected[name]), "the tower is that of the option"
 
 
 def test_what_cannot_be_converted_is_named(tmp_path):

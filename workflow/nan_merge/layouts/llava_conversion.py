@@ -77,6 +77,7 @@ def convert(
     the model keeps its own. `base` is a published folder of the layout: tokenizer, processor and chat template are those in
     it, or else those of the model. An original model gets rows for a picture and for padding behind its vocabulary: mean
     rows, to a multiple of 64. On the way back the rows from that of the picture on are dropped.
+    DIFFERS: published conversions draw these rows at random; the logit of a mean row is the mean logit, never the greatest.
     Raises UserError for what is no LLaVA with a projector of two layers, and for a tower that is lacking or does not fit.
     """
     model = open_source(source)

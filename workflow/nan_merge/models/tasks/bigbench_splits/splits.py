@@ -14,8 +14,8 @@ SEED = 0
 def read(folders: list[str], task: str, **_: Any) -> DatasetDict:
     """Return the splits `train`, `validation` and `test` of the examples of a task, in one fixed random order.
 
-    `folders` has the folder of the data, in which `task`/task.json lies. Each input occurs once. Columns are `input`, `answer` (the
-    best choice, or the first right text), and of a task with choices `choices` and `gold`, the number of the best.
+    `folders` has the folder of the data, in which `task`/task.json lies. Each input occurs once. Columns are `input`, `answer`
+    (the best choice, or the first right text), and of a task with choices `choices` and `gold`, the number of the best.
     """
     examples = json.loads((Path(folders[0]) / task / "task.json").read_text("utf-8"))["examples"]
     rows = [_row(example) for example in {example["input"].strip(): example for example in examples}.values()]

@@ -70,9 +70,8 @@ def publish(root: Path) -> None:
         padded = make_tokenizer()
         padded.add_special_tokens({"additional_special_tokens": ["[PAD]"]})
         padded.save_pretrained(folder)
-    subjects = {
-        s: {"test": [question(n, s) for n in range(12)], "dev": [question(n, s) for n in range(20, 25)]} for s in SUBJECTS
-    }
+    ranges = {"test": range(12), "validation": range(12, 15), "dev": range(20, 25)}  # the splits of MMLU's card
+    subjects = {s: {split: [question(n, s) for n in numbers] for split, numbers in ranges.items()} for s in SUBJECTS}
     dataset(root / "datasets/tiny/mmlu", subjects)
     problems = {"test": [problem(n) for n in range(SOLVED)], "train": [problem(n) for n in range(20, 30)]}
     dataset(root / "datasets/tiny/gsm8k", {"main": problems, "socratic": problems})

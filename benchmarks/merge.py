@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, add_options, facts, made, models, positive, tiny
 from benchmarks.harness import cool, turn, warm
-from benchmarks.programs import OURS, Program, hidden, programs, run
+from benchmarks.layers import layers_table
+from benchmarks.programs import ELEMENTWISE, OURS, Program, hidden, programs, run
 from benchmarks.shapes import MODELS
 from benchmarks.tables import merge_table, save
 from nan_merge.core.command_line import command_line
@@ -27,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     peers = {name: path for name, path in (("mergekit", args.mergekit), ("fusion-bench", args.fusionbench)) if path}
     often = peer_rounds(args.peer_rounds)
     results: dict[str, Any] = {"facts": facts(args.folder, peers), "cases": []}
-    for size in args.size:
-        with models(size, args.experts, args.folder, keep=args.keep) as case:
+    for size, layers in itertools.product(args.size, args.layers or [None]):
+        with models(size, args.experts, args.folder, layers=layers, keep=args.keep) as case:
             chosen = programs(case, args.methods, args.rounds, peers, often)
-            results["cases"].append({**case.record(), "cold": args.cold, **study(case, chosen, args.cold, args.limit)})
-        save(args.output / args.name, results, merge_table(results))
+            how = {"cold": args.cold, "asked": layers}
+            results["cases"].append({**case.record(), **how, **study(case, chosen, args.cold, args.limit)})
+        save(args.output / args.name, results, merge_table(results) + layers_table(results["cases"]))
     runs = [run for case in results["cases"] for run in case["runs"] if run["program"] in ("ours", "floor")]
     if faults := sorted({f"{run['method']}: {run['outcome']}" for run in runs if run["outcome"] != "ok"}):
         raise UserError(f"our own program did not end well: {'; '.join(faults)}")
@@ -45,11 +48,12 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--size", nargs="+", choices=MODELS, default=["1B"], help="one or several; cut to fewer layers if the disk is small")
     add("--experts", type=positive, default=3)
-    add("--methods", nargs="+", choices=OURS, default=list(OURS))
+    add("--layers", nargs="+", type=int, metavar="N", help="cut the models to N layers, from 0; two or more give a line")
+    add("--methods", nargs="+", choices=OURS, default=list(ELEMENTWISE))
     add("--rounds", type=positive, default=5)
     add("--peer-rounds", nargs="+", default=[], metavar="[METHOD=]N", help="peers take part in the first N rounds only")
     add("--mergekit", type=Path, metavar="PYTHON", help="of an environment with mergekit: LLaMA shapes")
-    add("--fusionbench", type=Path, metavar="PYTHON", help="of an environment with fusion-bench: CLIP shapes")
+    add("--fusionbench", type=Path, metavar="PYTHON", help="of an environment with fusion-bench: CLIP shapes, and TSV-M")
     add("--cold", action="store_true", help="drop the inputs from the page cache before every run")
     add("--limit", type=float, default=1800, metavar="SECONDS", help="a run that takes longer is ended (%(default)s)")
     add("--name", default="merge", help="of the files in --output")

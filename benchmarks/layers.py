@@ -1,0 +1,62 @@
+"""What whole models take, computed from models of few layers, and from parts of larger ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.programs import MATRIX
+from benchmarks.tables import grid, keys, select, wall
+
+Case = Mapping[str, Any]
+TIMES = {"wall": "seconds", "CPU": "processor_seconds"}
+
+
+def layers_table(cases: Sequence[Case]) -> str:
+    """Return a table for each size that was measured with several numbers of layers; nothing without such a size."""
+    found: dict[str, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: case["layers"]):
+        if case["asked"] is not None:
+            found.setdefault(case["size"], []).append(case)
+    return "".join(_of_size(some[0], some[-1]) for some in found.values() if some[0]["layers"] < some[-1]["layers"])
+
+
+def _of_size(few: Case, many: Case) -> str:
+    """Return the table of a size from its runs with the fewest and with the most layers."""
+    size, whole, parts = few["size"], few["layers_of_size"], few["parts"]
+    head = [f"{what}: {time}" for what in ("without layers", "a layer", f"all {whole} layers") for time in TIMES]
+    about = f"From a straight line through the runs with {few['layers']} and with {many['layers']} layers; embedding, head and"
+    about += " the program itself are the part without layers."
+    if parts > 1:
+        full = size.partition("/")[0]
+        head += [*(f"{full}: {time}" for time in TIMES), f"{full}: anonymous GB"]
+        about += f" Every side of every matrix is 1/{parts} of that of {full}, so that {full} takes {parts}³ times as many"
+        about += f" operations and {parts}² times as much memory: the last columns are computed so, not measured."
+    rows = [_row(few, many, *key) for key in keys(many["runs"])]
+    lines = [f"## {few['experts']} × {size}, all layers", "", about, ""]
+    return "\n".join([*lines, *grid(["method", "program", *head], [row for row in rows if row], 2), "", ""])
+
+
+def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
+    """Return a row; nothing where one of the two cases has no run that ended well."""
+    cells, times = [], []
+    for key in TIMES.values():
+        least, most = wall(few, program, method, key), wall(many, program, method, key)
+        if least is None or most is None:
+            return []
+        layer = (most - least) / (many["layers"] - few["layers"])
+        without = least - few["layers"] * layer
+        times.append((without, layer, without + few["layers_of_size"] * layer))
+    cells = [clock(seconds) for pair in zip(*times, strict=True) for seconds in pair]
+    if (parts := few["parts"]) > 1:
+        peak = max(run["anonymous"] for case in (few, many) for run in select(case["runs"], program, method))
+        full = [*(clock(parts**3 * whole) for *_, whole in times), f"{parts**2 * peak / 1e9:.1f}"]
+        cells += full if method in MATRIX else [""] * len(full)
+    return [method or "read and write", program, *cells]
+
+
+def clock(seconds: float) -> str:
+    """Write a time in seconds, minutes or hours."""
+    if seconds < 600:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.programs import MATRIX
-from benchmarks.tables import grid, keys, select, wall
+from benchmarks.tables import grid, keys, others_share, select, wall
 
 Case = Mapping[str, Any]
 TIMES = {"wall": "seconds", "CPU": "processor_seconds"}
+BUSY = 0.2  # share of other programs above which wall times say nothing of a quiet machine
 
 
 def layers_table(cases: Sequence[Case]) -> str:
@@ -26,7 +27,8 @@ def _of_size(few: Case, many: Case) -> str:
     size, whole, parts = few["size"], few["layers_of_size"], few["parts"]
     head = [f"{what}: {time}" for what in ("without layers", "a layer", f"all {whole} layers") for time in TIMES]
     about = f"From a straight line through the runs with {few['layers']} and with {many['layers']} layers; embedding, head and"
-    about += " the program itself are the part without layers."
+    about += f" the program itself are the part without layers. – where other programs took more than {BUSY:.0%} of the"
+    about += " processor time."
     if parts > 1:
         full = size.partition("/")[0]
         head += [*(f"{full}: {time}" for time in TIMES), f"{full}: anonymous GB"]
@@ -39,20 +41,27 @@ def _of_size(few: Case, many: Case) -> str:
 
 def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
     """Return a row; nothing where one of the two cases has no run that ended well."""
-    cells, times = [], []
-    for key in TIMES.values():
-        least, most = wall(few, program, method, key), wall(many, program, method, key)
-        if least is None or most is None:
-            return []
-        layer = (most - least) / (many["layers"] - few["layers"])
-        without = least - few["layers"] * layer
-        times.append((without, layer, without + few["layers_of_size"] * layer))
-    cells = [clock(seconds) for pair in zip(*times, strict=True) for seconds in pair]
-    if (parts := few["parts"]) > 1:
-        peak = max(run["anonymous"] for case in (few, many) for run in select(case["runs"], program, method))
-        full = [*(clock(parts**3 * whole) for *_, whole in times), f"{parts**2 * peak / 1e9:.1f}"]
-        cells += full if method in MATRIX else [""] * len(full)
-    return [method or "read and write", program, *cells]
+    runs = [select(case["runs"], program, method) for case in (few, many)]
+    if any(wall(case, program, method) is None for case in (few, many)):
+        return []
+    busy = max(map(others_share, runs)) > BUSY
+    found = {time: _line(few, many, method, program, key) for time, key in TIMES.items()}
+    columns = list(zip(*found.values(), strict=True))
+    cells = ["–" if busy and time == "wall" else clock(s) for some in columns for time, s in zip(found, some, strict=True)]
+    if (parts := few["parts"]) == 1:
+        return [method or "read and write", program, *cells[:-2]]
+    peak = max(run["anonymous"] for each in runs for run in each)
+    full = [*cells[-2:], f"{parts**2 * peak / 1e9:.1f}"] if method in MATRIX else 3 * [""]
+    return [method or "read and write", program, *cells[:-2], *full]
+
+
+def _line(few: Case, many: Case, method: str, program: str, key: str) -> tuple[float, ...]:
+    """Return the seconds without layers, of a layer, of all layers, and of the model that the shape is a part of."""
+    least, most = (wall(case, program, method, key) or 0.0 for case in (few, many))
+    layer = (most - least) / (many["layers"] - few["layers"])
+    without = least - few["layers"] * layer
+    whole = without + few["layers_of_size"] * layer
+    return without, layer, whole, few["parts"] ** 3 * whole
 
 
 def clock(seconds: float) -> str:

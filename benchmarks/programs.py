@@ -105,7 +105,8 @@ def programs(
             found.append(mergekit(peers["mergekit"], method, often))
         if "fusion-bench" in peers and method in FUSIONBENCH[type(case.model)]:
             found.append(fusionbench(peers["fusion-bench"], method, often))
-    return [program for program in found if program.rounds]
+    order = list(dict.fromkeys(program.method for program in found))  # a peer beside ours
+    return sorted((program for program in found if program.rounds), key=lambda program: order.index(program.method))
 
 
 def run(program: Program, case: Case, **how: Any) -> Measurement:

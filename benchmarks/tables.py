@@ -69,9 +69,16 @@ def merge_table(results: Mapping[str, Any]) -> str:
 
 def _others(case: Mapping[str, Any]) -> str:
     """Say what other programs took of the processor time that was used: in all runs together, and at most in one."""
-    pairs = [(run["others"], run["others"] + run["processor_seconds"]) for run in case["runs"]]
-    shares = [others / both for others, both in (*pairs, [sum(column) for column in zip(*pairs, strict=True)])]
-    return f"Other programs took {shares[-1]:.0%} of the processor time that was used, at most {max(shares):.0%} in a run."
+    most = max(others_share([run]) for run in case["runs"])
+    return (
+        f"Other programs took {others_share(case['runs']):.0%} of the processor time that was used, at most {most:.0%} in a run."
+    )
+
+
+def others_share(runs: Sequence[Run]) -> float:
+    """Return the share of other programs of the processor time that was used during runs."""
+    others = sum(run["others"] for run in runs)
+    return others / (others + sum(run["processor_seconds"] for run in runs))
 
 
 def keys(runs: Sequence[Run]) -> list[tuple[str, str]]:

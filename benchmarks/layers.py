@@ -10,6 +10,7 @@ from benchmarks.tables import grid, keys, others_share, select, wall
 
 Case = Mapping[str, Any]
 TIMES = {"wall": "seconds", "CPU": "processor_seconds"}
+OWN = 130_000_000  # bytes of memory that the program takes for itself, whatever the size of the models
 BUSY = 0.2  # share of other programs above which wall times say nothing of a quiet machine
 
 
@@ -19,7 +20,7 @@ def layers_table(cases: Sequence[Case]) -> str:
     for case in sorted(cases, key=lambda case: case["layers"]):
         if case["asked"] is not None:
             found.setdefault(case["size"], []).append(case)
-    return "".join(_of_size(some[0], some[-1]) for some in found.values() if some[0]["layers"] < some[-1]["layers"])
+    return "".join("\n" + _of_size(some[0], some[-1]) for some in found.values() if some[0]["layers"] < some[-1]["layers"])
 
 
 def _of_size(few: Case, many: Case) -> str:
@@ -33,10 +34,10 @@ def _of_size(few: Case, many: Case) -> str:
         full = size.partition("/")[0]
         head += [*(f"{full}: {time}" for time in TIMES), f"{full}: anonymous GB"]
         about += f" Every side of every matrix is 1/{parts} of that of {full}, so that {full} takes {parts}³ times as many"
-        about += f" operations and {parts}² times as much memory: the last columns are computed so, not measured."
+        about += f" operations and {parts}² times the memory beyond {OWN / 1e9:.2f} GB: the last columns are computed so, not measured."
     rows = [_row(few, many, *key) for key in keys(many["runs"])]
     lines = [f"## {few['experts']} × {size}, all layers", "", about, ""]
-    return "\n".join([*lines, *grid(["method", "program", *head], [row for row in rows if row], 2), "", ""])
+    return "\n".join([*lines, *grid(["method", "program", *head], [row for row in rows if row], 2), ""])
 
 
 def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
@@ -51,7 +52,7 @@ def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
     if (parts := few["parts"]) == 1:
         return [method or "read and write", program, *cells[:-2]]
     peak = max(run["anonymous"] for each in runs for run in each)
-    full = [*cells[-2:], f"{parts**2 * peak / 1e9:.1f}"] if method in MATRIX else 3 * [""]
+    full = [*cells[-2:], f"{(parts**2 * (peak - OWN) + OWN) / 1e9:.1f}"] if method in MATRIX else 3 * [""]
     return [method or "read and write", program, *cells[:-2], *full]
 
 

@@ -136,7 +136,7 @@ class Clip:
 
 Model = Llama | Clip
 LLAMA_2_13B = Llama(5120, 13824, 40, 40, 40, 32000)
-PARTS = {f"13B/{parts}": parts for parts in (2, 4)}  # of the sides of the matrices of LLaMA-2-13B
+PARTS = {f"13B/{parts}": parts for parts in (8, 4, 2)}  # of the sides of the matrices of LLaMA-2-13B
 MODELS: dict[str, Model] = {
     "100M": Llama(768, 2048, 8, 12, 12, 32000),
     "1B": Llama(2048, 5632, 22, 32, 4, 32000),  # TinyLlama

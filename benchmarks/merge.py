@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,8 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--size", nargs="+", choices=MODELS, default=["1B"], help="one or several; cut to fewer layers if the disk is small")
     add("--experts", type=positive, default=3)
-    add("--layers", nargs="+", type=int, metavar="N", help="cut the models to N layers, from 0; two or more give a line")
+    number = functools.partial(positive, least=0)
+    add("--layers", nargs="+", type=number, metavar="N", help="cut the models to N layers, from 0; two or more give a line")
     add("--methods", nargs="+", choices=OURS, default=list(ELEMENTWISE))
     add("--rounds", type=positive, default=5)
     add("--peer-rounds", nargs="+", default=[], metavar="[METHOD=]N", help="peers take part in the first N rounds only")

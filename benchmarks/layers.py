@@ -34,7 +34,8 @@ def _of_size(few: Case, many: Case) -> str:
         full = size.partition("/")[0]
         head += [*(f"{full}: {time}" for time in TIMES), f"{full}: anonymous GB"]
         about += f" Every side of every matrix is 1/{parts} of that of {full}, so that {full} takes {parts}³ times as many"
-        about += f" operations and {parts}² times the memory beyond {OWN / 1e9:.2f} GB: the last columns are computed so, not measured."
+        about += f" operations and {parts}² times the memory beyond {OWN / 1e9:.2f} GB: the last columns are computed so,"
+        about += " not measured."
     rows = [_row(few, many, *key) for key in keys(many["runs"])]
     lines = [f"## {few['experts']} × {size}, all layers", "", about, ""]
     return "\n".join([*lines, *grid(["method", "program", *head], [row for row in rows if row], 2), ""])

@@ -42,12 +42,15 @@ demo-language: $(BIN)/.language  ## a small language model on benchmarks of lm_e
 
 language: $(BIN)/.language  ## installs what benchmarks of language models need besides
 
+bench: MATRIX := --methods tsv_m ace actmat wudi_exact --rounds 1 --limit 7200
 bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
 	$(BIN)/python -m benchmarks.norms
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merge --peer-rounds 3 ties=1 dare_ties=1 --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name vision --size ViT-B-32 --experts 8 --methods task_arithmetic nan ties \
 	  --peer-rounds 3 ties=1 --fusionbench .bench/fusion-bench/bin/python
+	$(BIN)/python -m benchmarks.merge --name language --layers 0 2 $(MATRIX) --fusionbench .bench/fusion-bench/bin/python
+	$(BIN)/python -m benchmarks.merge --name language_13B --size 13B/8 13B/4 13B/2 --experts 2 --layers 0 1 $(MATRIX)
 	$(BIN)/python -m benchmarks.parity --fusionbench .bench/fusion-bench/bin/python --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.parity.imports --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name scale --size 1B 7B --methods task_arithmetic --cold --rounds 2

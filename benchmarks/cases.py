@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -16,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import MODELS, TINY, Llama, Model, cut, make, model_bytes, parameters
+from benchmarks.shapes import MODELS, PARTS, TINY, Llama, Model, cut, make, model_bytes, parameters
 from nan_merge.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +66,7 @@ class Case:
             "family": "LLaMA" if isinstance(self.model, Llama) else "CLIP image encoder",
             "type": {"BF16": "bfloat16", "F32": "float32"}[self.model.dtype],
             "layers": self.model.layers,
+            "parts": PARTS.get(self.size, 1),
             "layers_of_size": MODELS[self.size].layers if self.size in MODELS else self.model.layers,
             "parameters": parameters(self.model),
             "bytes": model_bytes(self.model),
@@ -75,18 +77,22 @@ class Case:
 
 
 @contextmanager
-def models(size: str, experts: int, folder: Path, *, keep: bool = False, holes: bool = False) -> Iterator[Case]:
+def models(
+    size: str, experts: int, folder: Path, *, layers: int | None = None, keep: bool = False, holes: bool = False
+) -> Iterator[Case]:
     """Make a base and experts under `folder`, and remove them at the end unless they are to be kept.
 
-    A model that the disk does not hold, with all experts and the merge, is cut to as many layers as it holds; with
-    `holes` only the merge takes space. Raises UserError if not even one layer fits.
+    Models have `layers` of their layers, all if None. One that the disk does not hold, with all experts and the merge, is
+    cut to as many as it holds; with `holes` only the merge takes space. Raises UserError if not even one layer fits.
     """
-    place = folder / f"{size}-{experts}"
+    place = folder / f"{size}-{experts}".replace("/", "_")
     if place.exists():
         raise UserError(f"{place}: is there already, from a run that was ended or kept; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     copies = 1 if holes else experts + 2
-    model = cut(MODELS[size], (shutil.disk_usage(folder).free - SPARE) // copies)
+    whole = MODELS[size]
+    wanted = whole if layers is None else dataclasses.replace(whole, layers=min(layers, whole.layers))
+    model = cut(wanted, (shutil.disk_usage(folder).free - SPARE) // copies)
     if model is None:
         raise UserError(
             f"{folder}: no space for {copies} models of one layer beside {SPARE / 1e9:.0f} GB; choose another --folder"
@@ -120,10 +126,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave the models there")
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+def positive(text: str, least: int = 1) -> int:
+    """Read a whole number from 1, or from `least`."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, found {text}")
     return int(text)
 
 

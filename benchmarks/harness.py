@@ -27,7 +27,7 @@ class Measurement:
 
     `seconds` is from the start to durable files: `process_seconds` and the fsync of everything in the output folder.
     `anonymous` is memory without a file behind it, private (RssAnon) and shared (RssShmem); `resident` is all memory,
-    mapped files included.
+    mapped files included. `others` is the processor time that other programs took meanwhile, in seconds.
     """
 
     outcome: Outcome
@@ -36,6 +36,7 @@ class Measurement:
     processor_seconds: float
     anonymous: int
     resident: int
+    others: float
 
 
 def measure(
@@ -52,6 +53,7 @@ def measure(
     A program that runs into the machine's memory is the one that is killed, and is reported as killed.
     """
     log = output.with_name(f"{output.name}.log")
+    before = machine_seconds()
     with open(log, "wb") as said:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -61,18 +63,20 @@ def measure(
         try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-            ended = time.perf_counter()
+            ended, taken = time.perf_counter(), machine_seconds() - before
             flush(output)
             durable = time.perf_counter()
         finally:
             watch.end()
+    own = usage.ru_utime + usage.ru_stime
     found = Measurement(
         outcome=_outcome(process.returncode, watch.reason, log),
         seconds=durable - start,
         process_seconds=ended - start,
-        processor_seconds=usage.ru_utime + usage.ru_stime,
+        processor_seconds=own,
         anonymous=watch.anonymous,
         resident=watch.resident,
+        others=max(0.0, taken - own),
     )
     shutil.rmtree(output, ignore_errors=True)
     os.sync()  # what the removal left to do is not the next program's
@@ -151,6 +155,12 @@ def available_memory() -> int:
     """Return the memory of the machine that a program could still take, in bytes."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return 1024 * int(match[1]) if match else 0
+
+
+def machine_seconds() -> float:
+    """Return the processor time that all programs have taken since the machine started."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def _write(path: str, text: str) -> None:

@@ -12,16 +12,23 @@ from typing import Any
 
 from benchmarks.cases import ROOT, Case
 from benchmarks.harness import Measurement, measure
-from benchmarks.shapes import Llama
+from benchmarks.shapes import Clip, Llama
 
-OURS = {"task_arithmetic": "task_arithmetic", "nan": "task_arithmetic+nan_delta", "ties": "ties", "dare_ties": "dare_ties"}
+ELEMENTWISE = {
+    "task_arithmetic": "task_arithmetic",
+    "nan": "task_arithmetic+nan_delta",
+    "ties": "ties",
+    "dare_ties": "dare_ties",
+}
+MATRIX = ("tsv_m", "ace", "actmat", "wudi_exact")  # their operations grow with the cube of a side of a matrix
+OURS = {**ELEMENTWISE, **{method: method for method in MATRIX}}
 SAME_AS = {"nan": "task_arithmetic"}  # no peer has NAN; it is held against the host that it weights
 MERGEKIT = {
     "task_arithmetic": ("task_arithmetic", {"weight": 0.3}),
     "ties": ("ties", {"weight": 0.3, "density": 0.2}),
     "dare_ties": ("dare_ties", {"weight": 0.3, "density": 0.1}),
 }
-FUSIONBENCH = ("task_arithmetic", "ties")
+FUSIONBENCH: dict[type, tuple[str, ...]] = {Clip: ("task_arithmetic", "ties", "tsv_m"), Llama: ("tsv_m",)}
 VARIABLES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": str(ROOT / "workflow")}  # nobody asks the network
 
 
@@ -75,7 +82,7 @@ def mergekit(python: Path, method: str, rounds: int) -> Program:
 
 
 def fusionbench(python: Path, method: str, rounds: int) -> Program:
-    """Return FusionBench on folders of image encoders, by a short script of its own API."""
+    """Return FusionBench on folders of models, by a short script of its own API."""
 
     def command(case: Case) -> list[str]:
         script = str(ROOT / "benchmarks/peer_fusionbench.py")
@@ -96,9 +103,10 @@ def programs(
         often = min(rounds, peer_rounds.get(method, rounds))
         if "mergekit" in peers and isinstance(case.model, Llama) and method in MERGEKIT:
             found.append(mergekit(peers["mergekit"], method, often))
-        if "fusion-bench" in peers and not isinstance(case.model, Llama) and method in FUSIONBENCH:
+        if "fusion-bench" in peers and method in FUSIONBENCH[type(case.model)]:
             found.append(fusionbench(peers["fusion-bench"], method, often))
-    return [program for program in found if program.rounds]
+    order = list(dict.fromkeys(program.method for program in found))  # a peer beside ours
+    return sorted((program for program in found if program.rounds), key=lambda program: order.index(program.method))
 
 
 def run(program: Program, case: Case, **how: Any) -> Measurement:

@@ -38,6 +38,11 @@ class Llama:
     vocabulary: int
     dtype: str = "BF16"
 
+    def divided(self, parts: int) -> Llama:
+        """Return the shape with one part of the rows and of the columns of every matrix, and as many layers."""
+        sides = ("hidden", "intermediate", "heads", "key_value_heads", "vocabulary")
+        return dataclasses.replace(self, **{side: getattr(self, side) // parts for side in sides})
+
     def config(self) -> dict[str, Any]:
         """Return its `config.json`."""
         return {
@@ -130,11 +135,14 @@ class Clip:
 
 
 Model = Llama | Clip
+LLAMA_2_13B = Llama(5120, 13824, 40, 40, 40, 32000)
+PARTS = {f"13B/{parts}": parts for parts in (8, 4, 2)}  # of the sides of the matrices of LLaMA-2-13B
 MODELS: dict[str, Model] = {
     "100M": Llama(768, 2048, 8, 12, 12, 32000),
     "1B": Llama(2048, 5632, 22, 32, 4, 32000),  # TinyLlama
     "3B": Llama(3072, 8192, 28, 24, 8, 32000),
     "7B": Llama(4096, 11008, 32, 32, 32, 32000),  # LLaMA-2-7B
+    **{name: LLAMA_2_13B.divided(parts) for name, parts in PARTS.items()},
     "ViT-B-32": Clip(768, 3072, 12, 12, 224, 32),
 }
 TINY: dict[type, Model] = {Llama: Llama(64, 128, 2, 4, 2, 256), Clip: Clip(64, 128, 2, 4, 64, 32)}
@@ -152,7 +160,8 @@ def model_bytes(model: Model) -> int:
 
 def cut(model: Model, most: int) -> Model | None:
     """Return the model with as many of its layers as fit into `most` bytes; None if not one does."""
-    fitting = (dataclasses.replace(model, layers=layers) for layers in range(model.layers, 0, -1))
+    fewer = range(model.layers - 1, 0, -1)
+    fitting = (dataclasses.replace(model, layers=layers) for layers in (model.layers, *fewer))
     return next((each for each in fitting if model_bytes(each) <= most), None)
 
 

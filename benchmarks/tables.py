@@ -55,19 +55,33 @@ def cut_to(case: Mapping[str, Any]) -> str:
 
 
 def merge_table(results: Mapping[str, Any]) -> str:
-    """Return the tables of `benchmarks.merge`: one for each case, and the throughputs of several cases."""
+    """Return the tables of `benchmarks.merge`: one for each case, and the throughputs of several sizes."""
     lines = ["# Merges, from the command to durable files", "", machine(results["facts"]), ""]
     for case in results["cases"]:
         inputs = "dropped from the page cache before every run" if case["cold"] else "in the page cache as far as it goes"
-        lines += [f"## {describe(case)}", "", f"Inputs {inputs}. Median (smallest – largest) of the runs.", ""]
+        lines += [f"## {describe(case)}", "", f"Inputs {inputs}. Median (smallest – largest) of the runs. {_others(case)}", ""]
         head = ["method", "program", "runs", "wall s", "CPU s", "anonymous MB", "resident MB", "× peer", "× floor", "GB/s"]
-        lines += [*grid(head, [_row(case, *key) for key in _keys(case["runs"])], 2), ""]
-    if len(results["cases"]) > 1:
+        lines += [*grid(head, [_row(case, *key) for key in keys(case["runs"])], 2), ""]
+    if len(results["cases"]) > 1 and all(case["asked"] is None for case in results["cases"]):
         lines += _throughputs(results["cases"])
     return "\n".join(lines)
 
 
-def _keys(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _others(case: Mapping[str, Any]) -> str:
+    """Say what other programs took of the processor time that was used: in all runs together, and at most in one."""
+    most = max(others_share([run]) for run in case["runs"])
+    return (
+        f"Other programs took {others_share(case['runs']):.0%} of the processor time that was used, at most {most:.0%} in a run."
+    )
+
+
+def others_share(runs: Sequence[Run]) -> float:
+    """Return the share of other programs of the processor time that was used during runs."""
+    others = sum(run["others"] for run in runs)
+    return others / (others + sum(run["processor_seconds"] for run in runs))
+
+
+def keys(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return (method, program) of every row: the floor, then method by method."""
     found = list(dict.fromkeys((run["method"], run["program"]) for run in runs))
     methods = ["", *dict.fromkeys(run["method"] for run in runs if run["program"] == "ours")]
@@ -102,9 +116,9 @@ def select(runs: Sequence[Run], program: str, method: str) -> list[Run]:
     return [run for run in runs if (run["program"], run["method"]) == (program, method)]
 
 
-def wall(case: Mapping[str, Any], program: str, method: str) -> float | None:
-    """Return the median wall time in seconds of the runs that ended well; None without one."""
-    seconds = [run["seconds"] for run in select(case["runs"], program, method) if run["outcome"] == "ok"]
+def wall(case: Mapping[str, Any], program: str, method: str, key: str = "seconds") -> float | None:
+    """Return the median wall time (or `key`) in seconds of the runs that ended well; None without one."""
+    seconds = [run[key] for run in select(case["runs"], program, method) if run["outcome"] == "ok"]
     return median(seconds) if seconds else None
 
 
@@ -121,7 +135,7 @@ def _megabytes(runs: Sequence[Run], key: str) -> str:
 def _throughputs(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """Compare the throughput of the cases with that of the first, and extrapolate models that were cut."""
     rows, notes = [], []
-    for method, program in _keys(cases[0]["runs"]):
+    for method, program in keys(cases[0]["runs"]):
         walls = [wall(case, program, method) for case in cases]
         if any(seconds is None for seconds in walls):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import ROOT
 
-from benchmarks import cases, memory, merge, norms, programs, shapes, tables
+from benchmarks import cases, layers, memory, merge, norms, programs, shapes, tables
 from benchmarks.evaluation import __main__ as evaluation
 from benchmarks.evaluation import models, pictures
 from benchmarks.evaluation import table as evaluations
@@ -59,6 +59,16 @@ def test_a_run_that_does_not_end_well_is_told_from_one_that_does(tmp_path):
     assert python("raise SystemExit(3)", output).outcome == "failed: exit code 3"
     assert python("os.kill(os.getpid(), 9)", output).outcome == "killed"
     assert python("time.sleep(60)", output, limit=0.5).outcome == "killed (time)"
+
+
+def test_the_time_of_other_programs_is_told_from_that_of_the_run(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        found = python("time.sleep(1.5)", tmp_path / "out")
+    finally:
+        other.kill()
+        other.wait()
+    assert found.processor_seconds < 0.3 < found.others
 
 
 def test_no_process_is_left_behind(tmp_path):
@@ -120,6 +130,13 @@ def test_the_large_shapes_have_the_parameters_of_the_models_they_stand_for():
     assert len(shapes.MODELS["ViT-B-32"].tensors()) == 199
 
 
+@pytest.mark.parametrize("size", shapes.PARTS)
+def test_a_part_of_a_model_has_that_part_of_every_side_of_every_matrix(size):
+    assert shapes.parameters(shapes.LLAMA_2_13B) == 13_015_864_320
+    parts, whole = shapes.PARTS[size], shapes.LLAMA_2_13B.tensors()
+    assert {name: tuple(parts * side for side in shape) for name, shape in shapes.MODELS[size].tensors().items()} == whole
+
+
 def test_a_model_with_holes_reads_as_zeros_and_takes_no_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "TILE", 1 << 12)
     model = shapes.Llama(256, 512, 2, 4, 2, 8192)
@@ -162,6 +179,15 @@ def test_models_are_removed_in_the_end_and_nothing_else_is(small, tmp_path):
     assert case.folder.exists()
 
 
+@pytest.mark.parametrize(("layers", "left"), [(0, 0), (1, 1), (9, 2), (None, 2)])
+def test_a_case_has_the_layers_that_are_asked_for(layers, left, small, tmp_path):
+    with cases.models("L", 2, tmp_path, layers=layers) as case:
+        names = Checkpoint(case.base).names
+        assert {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} <= set(names)
+        assert len(names) == 3 + 9 * left
+        assert (case.record()["layers"], case.record()["layers_of_size"]) == (left, 2)
+
+
 def test_a_disk_without_space_for_one_layer_is_said_so(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cases, "SPARE", 10**15)
     with pytest.raises(UserError, match="no space for 4 models of one layer"), cases.models("L", 2, tmp_path):
@@ -181,6 +207,7 @@ def run(program, method, seconds, outcome="ok", number=1):
     return {
         "round": number, "program": program, "method": method, "outcome": outcome, "seconds": seconds,
         "process_seconds": seconds, "processor_seconds": 2 * seconds, "anonymous": 100 * MB, "resident": 2000 * MB,
+        "others": seconds / 4,
     }  # fmt: skip
 
 
@@ -195,7 +222,7 @@ def case(size="1B", layers=22, **more):
     return {
         "size": size, "family": "LLaMA", "type": "bfloat16", "layers": layers, "layers_of_size": shapes.MODELS[size].layers,
         "parameters": 10**9, "bytes": 2 * 10**9, "bytes_of_size": 14 * 10**9, "experts": 3, "holes": False, "cold": False,
-        "traffic": 10 * 10**9, **more,
+        "asked": None, "parts": shapes.PARTS.get(size, 1), "traffic": 10 * 10**9, **more,
     }  # fmt: skip
 
 
@@ -216,6 +243,36 @@ def test_the_table_sets_medians_against_the_peer_and_the_floor():
     ]
 
 
+def test_what_other_programs_took_is_said():
+    quiet = {**run("ours", "nan", 4.0), "others": 0.0}
+    text = tables.merge_table({"facts": FACTS, "cases": [case(runs=[quiet, run("ours", "nan", 4.0)])]})
+    assert "Other programs took 6% of the processor time that was used, at most 11% in a run." in text
+
+
+def test_whole_models_are_computed_from_a_line_through_few_and_many_layers():
+    quiet = {"others": 0.0}
+    few = [{**run("ours", "tsv_m", 8.0), **quiet}, {**run("ours", "ace", 5.0), **quiet}, run("fusion-bench", "tsv_m", 9.0)]
+    many = [{**run("ours", "tsv_m", 20.0), **quiet}, {**run("ours", "ace", 7.0), "others": 90.0}]
+    many.append(run("fusion-bench", "tsv_m", 9.0, "killed (memory)"))
+    few, many = case(layers=0, asked=0, runs=few), case(layers=2, asked=2, runs=many)
+    both = [case(runs=[]), many, few]  # in any order, beside what was measured whole
+    assert rows(layers.layers_table(both))[1:] == [
+        ["---", "---", *6 * ["---:"]],
+        ["tsv_m", "ours", "8.0 s", "16 s", "6.0 s", "12 s", "140 s", "280 s"],
+        ["ace", "ours", "–", "10 s", "–", "2.0 s", "–", "54 s"],  # beside a program that took most of the processors
+    ]
+    assert "through the runs with 0 and with 2 layers" in layers.layers_table(both)
+    assert layers.layers_table([few, case(runs=[])]) == ""
+
+
+def test_a_larger_model_is_computed_from_a_part_of_it_for_methods_whose_operations_grow_with_the_cube():
+    one, two = ([{**run("ours", "ace", s), "anonymous": 330 * MB}, run("floor", "", 1.0)] for s in (10.0, 11.0))
+    found = rows(layers.layers_table([case("13B/4", 1, asked=1, runs=one), case("13B/4", 2, asked=2, runs=two)]))
+    assert found[0][-3:] == ["13B: wall", "13B: CPU", "13B: anonymous GB"]
+    assert found[2] == ["read and write", "floor", "1.0 s", "2.0 s", "0.0 s", "0.0 s", "1.0 s", "2.0 s", "", "", ""]
+    assert found[3] == ["ace", "ours", "9.0 s", "18 s", "1.0 s", "2.0 s", "49 s", "98 s", "52 min", "1.7 h", "3.3"]  # 64 ×, 16 ×
+
+
 def test_sizes_are_compared_by_throughput_and_what_was_cut_is_extrapolated():
     large = case("7B", 8, traffic=20 * 10**9, runs=[run("ours", "task_arithmetic", 10.0)])
     text = tables.merge_table({"facts": FACTS, "cases": [case(runs=[run("ours", "task_arithmetic", 4.0)]), large]})
@@ -228,16 +285,19 @@ def test_peers_take_part_in_the_rounds_and_for_the_models_they_know(tmp_path):
     peers = {"mergekit": tmp_path / "bin/python", "fusion-bench": tmp_path / "bin/python"}
     llama, clip = (cases.Case(size, shapes.MODELS[size], 3, tmp_path) for size in ("1B", "ViT-B-32"))
     often = merge.peer_rounds(["3", "ties=1", "dare_ties=0"])
-    assert often == {"task_arithmetic": 3, "nan": 3, "ties": 1, "dare_ties": 0}
-    found = {(each.name, each.method): each.rounds for each in programs.programs(llama, list(programs.OURS), 5, peers, often)}
+    assert often == {**dict.fromkeys(programs.OURS, 3), "ties": 1, "dare_ties": 0}
+    methods = list(programs.ELEMENTWISE)
+    found = {(each.name, each.method): each.rounds for each in programs.programs(llama, methods, 5, peers, often)}
     assert found == {
         ("floor", ""): 5,
-        **{("ours", method): 5 for method in programs.OURS},
+        **{("ours", method): 5 for method in methods},
         ("mergekit", "task_arithmetic"): 3,
         ("mergekit", "ties"): 1,
     }
     names = {each.name for each in programs.programs(clip, ["ties"], 5, peers, often)}
     assert names == {"floor", "ours", "fusion-bench"}
+    matrices = programs.programs(llama, programs.MATRIX, 1, peers, {})
+    assert [each.method for each in matrices if each.name not in ("floor", "ours")] == ["tsv_m"]
     with pytest.raises(UserError, match="--peer-rounds tie=1"):
         merge.peer_rounds(["tie=1"])
 
@@ -257,6 +317,38 @@ def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_pa
     assert [each["outcome"] for found in records[0]["cases"] for each in found["runs"]] == 2 * ["ok"]
     assert [each["outcome"] for each in records[1]["runs"]] == ["ok", "ok"]
     assert all(math.isfinite(s) for seconds in records[2]["case"]["seconds"].values() for s in seconds)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_matrix_methods_run_on_models_cut_to_several_numbers_of_layers(small, tmp_path, capsys):
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path)]
+    merge.main(["--size", "L", "--experts", "2", "--methods", *programs.MATRIX, "--layers", "0", "1", "--rounds", "1", *where])
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert [case["layers"] for case in record["cases"]] == [0, 1]
+    assert {run["outcome"] for case in record["cases"] for run in case["runs"]} == {"ok"}
+    text = (tmp_path / "merge.md").read_text()
+    computed = [row[0] for row in rows(text[text.index("2 × L, all layers") :])]
+    assert computed == ["method", "---", "read and write", *programs.MATRIX]
+
+
+def test_what_was_measured_is_kept_when_a_benchmark_is_ended(small, tmp_path, monkeypatch, capsys):
+    results = [
+        measure([sys.executable, "-c", "pass"], tmp_path / "out"),
+        measure([sys.executable, "-c", "pass"], tmp_path / "out"),
+    ]
+
+    def ended(program, case, **how):
+        if case.size != "tiny" and not results:
+            raise KeyboardInterrupt
+        return results.pop() if case.size != "tiny" else measure([sys.executable, "-c", "pass"], tmp_path / "out")
+
+    monkeypatch.setattr(merge, "run", ended)
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        merge.main(["--size", "L", "--methods", "ties", "--layers", "0", "1", "2", "--rounds", "1", *where])
+    record = json.loads((tmp_path / "merge.json").read_text())
+    assert [(case["layers"], len(case["runs"])) for case in record["cases"]] == [(0, 2)]
+    assert "cut to 0 of its 2 layers" in (tmp_path / "merge.md").read_text()
     assert list((tmp_path / "models").iterdir()) == []
 
 

@@ -46,9 +46,9 @@ def of_matrices(operator: Combine) -> Combine:
         shape = tuple(taus[0].shape)
         if not is_decomposed(shape, context, exclude, largest):
             return mean(taus, alpha)
-        matrices = namespace(taus[0]).stack([tau.reshape(shape[:2]) for tau in taus])
+        matrices = [tau.reshape(shape[:2]) for tau in taus]  # no copies: they are the largest part of the memory
         if context.transposed:
-            return operator(matrices.mT, alpha, context, **values).T
+            return operator([matrix.T for matrix in matrices], alpha, context, **values).T
         return operator(matrices, alpha, context, **values).reshape(shape)
 
     added = {"exclude": (Exclude, ""), "largest": (Largest, LARGEST)}

@@ -11,7 +11,7 @@ pixels is a matrix too. They leave out `text_projection` by name; so does `exclu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -65,8 +65,8 @@ def _mean(numbers: Array) -> float:
     return float(numbers.sum()) / max(len(numbers), 1)
 
 
-def _weighted(taus: Sequence[Array], alpha: Sequence[float]) -> list[Array]:
-    return [c * tau for c, tau in zip(alpha, taus, strict=True)]
+def _weighted(taus: Sequence[Array], alpha: Sequence[float]) -> Iterator[Array]:
+    return (c * tau for c, tau in zip(alpha, taus, strict=True))
 
 
 @_scaled
@@ -94,7 +94,7 @@ def iso_c(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
 
     ASSUME: the paper tunes `scale` on validation data (1.3 to 1.5 for CLIP); 1 is the method itself.
     """
-    parts = _weighted(taus, alpha)
+    parts = list(_weighted(taus, alpha))
     u, s, vt = _triplets(sum(parts), min(taus[0].shape), sum(map(_size, parts)))
     return (u * _mean(s)) @ vt
 
@@ -114,7 +114,7 @@ def iso_cts(
     (I - U_k U_k^T) c_t tau_t; bases are orthonormalised, singular values set to their mean. As in the authors' code, k is
     floor(common r), moved until T divides r - k. ASSUME: `scale` as for `iso_c`.
     """
-    rank, parts = min(taus[0].shape), _weighted(taus, alpha)
+    rank, parts = min(taus[0].shape), list(_weighted(taus, alpha))
     own = min(round((rank - int(common * rank)) / len(parts)), rank // len(parts))
     shared = _triplets(sum(parts), rank - own * len(parts), sum(map(_size, parts)))
     outside = [part - shared[0] @ (shared[0].T @ part) for part in parts]

@@ -1,5 +1,6 @@
 # Needs checkpoints, data sets and heads, or benchmarks. Makes results/scores (test split) and results/validation (candidates).
 
+
 rule evaluate_checkpoint:
     input:
         checkpoints=scored_checkpoints,

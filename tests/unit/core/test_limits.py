@@ -122,8 +122,16 @@ def test_the_limit_is_that_of_the_process():
 # ---- threads ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT raise KeyboardInterrupt, which is ignored in what a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(2.5, True), (0.001, False)])
-def test_an_interruption_says_what_it_waits_for_if_that_takes_long(seconds, said, capsys):
+def test_an_interruption_says_what_it_waits_for_if_that_takes_long(seconds, said, capsys, interruptible):
     ended = []
 
     def work(item):
@@ -139,7 +147,7 @@ def test_an_interruption_says_what_it_waits_for_if_that_takes_long(seconds, said
     assert ("interrupted: waiting for the end of the computations" in capsys.readouterr().err) is said
 
 
-def test_long_work_ends_between_its_steps_at_an_interruption(capsys):
+def test_long_work_ends_between_its_steps_at_an_interruption(capsys, interruptible):
     wudi, started = bind({"combine": {"wudi": {"steps": 10**9}}}), []
 
     def work(item):

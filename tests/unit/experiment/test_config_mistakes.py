@@ -250,7 +250,7 @@ MISTAKES = {
     ),
     "an unknown asset of a task": (
         ("tasks.yaml", "movie", "assets", ["vader"]),
-        "tasks.yaml: movie: assets: unknown 'vader'; known are: blue_marble, ",
+        "tasks.yaml: movie: assets: unknown 'vader'; known are: bigbench, blue_marble, ",
     ),
     "an unknown key of a suite": (
         ("suites/text.yaml", "finetune", "learnrate", 1.0),

@@ -194,7 +194,7 @@ def test_the_command_of_a_message_merges_classifiers_of_a_base_with_heads_of_pre
     how = {"base": tmp_path / "base", "experts": {who: tmp_path / who for who in "ab"}, "output": tmp_path / "out"}
     with pytest.raises(UserError) as error:
         merge(**how, method="task_arithmetic", missing=missing, quiet=True)
-    (pattern,) = re.findall(r"`--exclude '([^']+)'`", str(error.value))
+    (pattern,) = re.findall(r"`exclude=\['([^']+)'\]`", str(error.value))
     merge(**how, method="task_arithmetic", exclude=[pattern], quiet=True)
     found, *states = (model.state_dict() for model in (loaded(tmp_path / "out", type(models["base"])), *models.values()))
     for name in found:

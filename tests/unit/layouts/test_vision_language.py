@@ -115,7 +115,7 @@ def test_a_language_model_alone_is_merged_and_what_stays_at_the_base_is_told(kin
     how = {"base": tmp_path / "base", "experts": [tmp_path / "maths"], "output": tmp_path / "out", "quiet": True,
            "method": "task_arithmetic", "set": {"coefficients.constant.value": 0.5}}  # fmt: skip
     with pytest.raises(
-        UserError, match=r"has nothing of the base's .*(vision_tower|visual) \(\d+ tensors\).*use `--missing base`$"
+        UserError, match=r"has nothing of the base's .*(vision_tower|visual) \(\d+ tensors\).*use `missing=\"base\"`$"
     ):
         merge(**how)
     notes = merge(**how, missing="base").notes
@@ -188,7 +188,7 @@ def test_towers_of_two_sizes_are_refused_and_merged_around_with_the_option_of_th
     how = {"base": tmp_path / "base", "experts": [tmp_path / "a"], "method": "weight_averaging", "quiet": True}
     with pytest.raises(UserError, match=r"vision_(tower|config)") as error:
         merge(**how, output=tmp_path / "out")
-    patterns = re.findall(r"--exclude '(\^[^']+)'", str(error.value))
+    patterns = re.findall(r"`exclude=\['(\^[^']+)'\]`", str(error.value))
     assert len(patterns) == 1, error.value
     if "hidden_size" in change:  # which the projector reads
         patterns.append("multi_modal_projector")

@@ -57,7 +57,7 @@ def of_matrices(operator: Combine) -> Combine:
 
 def is_decomposed(shape: tuple[int, ...], context: TensorContext, exclude: str, largest: int, **_: Any) -> bool:
     """Return whether a tensor is a matrix that is not excluded; one with more inputs than `largest` is a UserError."""
-    if len(shape) < 2 or any(size != 1 for size in shape[2:]) or (exclude and re.search(exclude, context.tensor)):
+    if len(shape) < 2 or 0 in shape or any(size != 1 for size in shape[2:]) or (exclude and re.search(exclude, context.tensor)):
         return False
     inputs = shape[0] if context.transposed else shape[1]
     if inputs > largest:

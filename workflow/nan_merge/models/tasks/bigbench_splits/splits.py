@@ -1,11 +1,12 @@
 """Disjoint splits of a task of BIG-bench: in its task.json all examples stand in one list."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
+
+from nan_merge.core.text import parse_json
 
 SIZES = {"test": 150, "validation": 100}  # at most; train has the others
 SEED = 0
@@ -17,7 +18,8 @@ def read(folders: list[str], task: str, **_: Any) -> DatasetDict:
     `folders` has the folder of the data, in which `task`/task.json lies. Each input occurs once. Columns are `input`, `answer`
     (the best choice, or the first right text), and of a task with choices `choices` and `gold`, the number of the best.
     """
-    examples = json.loads((Path(folders[0]) / task / "task.json").read_text("utf-8"))["examples"]
+    file = Path(folders[0]) / task / "task.json"
+    examples = parse_json(file.read_bytes(), file)["examples"]
     rows = [_row(example) for example in {example["input"].strip(): example for example in examples}.values()]
     random.Random(SEED).shuffle(rows)
     splits = {}

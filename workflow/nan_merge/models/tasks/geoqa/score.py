@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from nan_merge.core.text import parse_json
 from nan_merge.models.tasks import pictures
 from nan_merge.models.tasks.letters import chosen, options_in
 from nan_merge.models.tasks.pictures import Document
@@ -45,7 +45,8 @@ def _pictures(file: Path) -> Callable[[str], bytes]:
 
 
 def _lines(folders: Iterable[Path], name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _find(folders, name).read_text("utf-8").splitlines() if line.strip()]
+    file = _find(folders, name)
+    return [parse_json(line, file) for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _find(folders: Iterable[Path], name: str) -> Path:

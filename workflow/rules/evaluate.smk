@@ -66,7 +66,7 @@ rule convert_checkpoint:
     wildcard_constraints:
         suite=any_of(suite for suite, record in experiment.suites.items() if "vlm" in record),
     conda:
-        environment
+        environment_file("causal_lm")
     resources:
         mem_mb=memory(2000, per_input=1 / 10),
         runtime=minutes(60),

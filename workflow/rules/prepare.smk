@@ -212,7 +212,7 @@ rule finetune_language:
         suite=any_of(BENCHMARKED),
         expert=any_of(experiment.expert_rows.values()),
     conda:
-        environment
+        environment_file("causal_lm")
     resources:
         mem_mb=memory(2500, per_input=6),
         runtime=minutes(240),

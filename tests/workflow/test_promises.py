@@ -251,6 +251,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"nan-merge merge .*task_arithmetic\+ranked.*", elsewhere("workflow/test_contributing.py")),
     (r"nan-merge merge .*", with_models),
     (r"nan-merge import-mergekit .*", with_mergekit),
+    (r"nan-merge convert .*", helped),  # on tiny models: tests/unit/cli and tests/unit/layouts
     (r"nan-merge evaluate .*", helped),  # on tiny models: tests/unit/models and test_own_models.py
     (r"python -m scripts\.<\w+> --help", of_scripts),
     (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),

@@ -18,7 +18,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 22
 
 demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
 	$(SAY)

@@ -42,7 +42,8 @@ demo-language: $(BIN)/.language  ## a small language model on benchmarks of lm_e
 
 language: $(BIN)/.language  ## installs what benchmarks of language models need besides
 
-bench: MATRIX := --methods tsv_m ace actmat wudi_exact --rounds 1 --limit 7200
+MATRIX := --methods tsv_m ace actmat wudi_exact --rounds 1 --limit 7200
+
 bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
 	$(BIN)/python -m benchmarks.norms
 	$(BIN)/python -m benchmarks.memory

@@ -25,7 +25,7 @@ def finetune(
     The examples of a batch come from the tasks in turn, from each in random order. `settings` are those of `training.finetune`
     without `logit_scale`. The same seed gives the same bytes on any number of cores; a GPU rounds differently.
     """
-    check(settings, [key for key in KEYS if key not in ("logit_scale",)], "finetune")
+    check(settings, [key for key in KEYS if key != "logit_scale"], "finetune")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     order = _in_turn([index_batches(len(pairs), 1, [seed, number]) for number, pairs in enumerate(tasks)], tasks)

@@ -23,6 +23,8 @@ def project(tmp_path):
         "workflow/nan_merge/deep.py": DEEP,
         "workflow/nan_merge/leaf.py": "def double(x):\n    return 2 * x\n",
         "workflow/nan_merge/leaf.report.j2": "<p>{{ x }}</p>",
+        "workflow/nan_merge/leaf.css": "p { color: black }",
+        "workflow/nan_merge/leaf.js": "let x = 1;",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +56,8 @@ MEANT = {
     "a default": ("workflow/nan_merge/leaf.py", "(x)", "(x=0)"),
     "a string that is no docstring": ("workflow/nan_merge/leaf.py", "2 * x", "'2 * x'"),
     "a template beside a module": ("workflow/nan_merge/leaf.report.j2", "<p>", "<b>"),
+    "a style sheet beside a module": ("workflow/nan_merge/leaf.css", "black", "red"),
+    "a script beside a module": ("workflow/nan_merge/leaf.js", "1", "2"),
 }
 
 

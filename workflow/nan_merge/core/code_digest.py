@@ -20,9 +20,14 @@ def code_digest(root: Path, *modules: str) -> str:
     for module in sorted(closure(root, modules)):
         file = module_file(root, module)
         digest.update(f"{module}\n{_tree(file, file.stat().st_mtime_ns)}\n".encode())
-        for template in sorted(file.parent.glob(f"{file.stem}.*.j2")):  # a template counts as code of its module
-            digest.update(template.read_bytes())
+        for part in parts_of_page(file):
+            digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def parts_of_page(file: Path) -> list[Path]:
+    """Return the templates, style sheets and scripts beside a module that have its name: they count as its code."""
+    return sorted(part for suffix in ("j2", "css", "js") for part in file.parent.glob(f"{file.stem}.*{suffix}"))
 
 
 def module_file(root: Path, module: str) -> Path:

@@ -81,6 +81,10 @@ def assets_of_dataset(wildcards):
     return [asset(name) for name in [*experiment.tasks[wildcards.task]["assets"], *([tokenizer] if tokenizer else [])]]
 
 
+def tokenizer(wildcards):
+    return asset(experiment.suites[wildcards.suite]["input"]["tokenizer"])
+
+
 def captions(wildcards):
     return [dataset(wildcards.suite, name) for name in experiment.captions(wildcards.suite)]
 

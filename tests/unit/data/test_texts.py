@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from nan_merge.core.errors import UserError
 from nan_merge.data import texts
@@ -75,6 +76,15 @@ def test_rows_are_truncated_padded_ids_of_the_tokenizer(sources):
     rows = texts.tokenise(["w0 good", "bad " * 500], sources["tower"] / "tokenizer.json", 5)
     assert rows.dtype == np.uint16
     assert rows.tolist() == [[2, 4, WORDS.index("good"), 3, 0], [2, *[WORDS.index("bad")] * 3, 3]]
+
+
+def test_rows_are_read_back_as_the_words_that_fit(sources, tmp_path):
+    tokenizer, vocabulary = Tokenizer.from_file(str(sources["tower"] / "tokenizer.json")), tmp_path / "tokenizer.json"
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
+    tokenizer.save(str(vocabulary))
+    given = ["w0 good", "bad " * 500]
+    for rows in (texts.tokenise(given, vocabulary, 5), texts.encode(given, vocabulary, 5)):
+        assert texts.decode(rows, vocabulary) == ["w0 good", "bad bad bad"]
 
 
 def test_rated_texts_lose_the_undecided_and_keep_documents_together(sources):

@@ -99,6 +99,19 @@ def encode(rows: Sequence[str | tuple[str, str]], vocabulary: Path, length: int,
     How a pair is joined, and which special tokens are added, the tokenizer's own file says. Of a pair that is too long, tokens
     of the longer text are cut first.
     """
+    tokenizer = _tokenizer(vocabulary)
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=padding)
+    ids = [line.ids for line in tokenizer.encode_batch(list(rows))]
+    return np.array(ids, dtype=np.uint16).reshape(len(rows), length)
+
+
+def decode(rows: np.ndarray, vocabulary: Path) -> list[str]:
+    """Return the texts of rows of token ids (N, length), as far as these go, without padding and special tokens."""
+    return _tokenizer(vocabulary).decode_batch([row[row != PADDING].tolist() for row in rows])
+
+
+def _tokenizer(vocabulary: Path) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
@@ -109,10 +122,7 @@ def encode(rows: Sequence[str | tuple[str, str]], vocabulary: Path, length: int,
         raise UserError(f"{vocabulary}: no tokenizer ({str(error)[:200]}); fetch it again") from None
     if tokenizer.get_vocab_size() > PADDING:
         raise UserError(f"{vocabulary}: {tokenizer.get_vocab_size()} tokens; expected at most {PADDING} (ids of 16 bits)")
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=padding)
-    ids = [line.ids for line in tokenizer.encode_batch(list(rows))]
-    return np.array(ids, dtype=np.uint16).reshape(len(rows), length)
+    return tokenizer
 
 
 def _find(sources: list[Path], file: str) -> Path:

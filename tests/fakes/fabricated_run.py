@@ -102,6 +102,16 @@ class FabricatedRun:
         return path
 
     @cached_property
+    def examples(self) -> list[Path]:
+        """The texts of the test examples, a file a suite."""
+        return [
+            self._json(
+                f"examples/{suite}.json", {"suite": suite, "texts": {t: [f"{t} <b>{i}" for i in range(EXAMPLES)] for t in tasks}}
+            )
+            for suite, tasks in self.tasks.items()
+        ]
+
+    @cached_property
     def suites(self) -> list[dict]:
         """The records of the suites, as the rules pass them on."""
         found = []
@@ -143,5 +153,8 @@ class FabricatedRun:
                 tables.append(self.folder / "tables" / f"{name}_{study.suite['id']}.md")
                 tables[-1].parent.mkdir(exist_ok=True)
                 render_table(study, {"id": name, **self.experiment.reports["tables"][name]}, tables[-1].with_suffix(""))
-        write_report(found, self.methods, tables, [], {}, self.folder / "report.html")
+        tests = [file for file in self.scores if file.is_relative_to(self.folder / "scores")]
+        data = [self.folder / name for name in ("scores.tsv", "comparisons.tsv")]
+        given = {"predictions": tests, "examples": self.examples, "data": data}
+        write_report(found, self.methods, tables, [], {}, self.folder / "report.html", **given)
         return self.folder / "report.html"

@@ -63,6 +63,7 @@ def paired(
     weights: ArrayLike,
     random: np.random.Generator,
     clusters: Sequence[NDArray | None] | None = None,
+    tested: bool = True,
 ) -> Paired:
     """Test and estimate a weighted mean over tasks of per-example differences.
 
@@ -79,6 +80,7 @@ def paired(
         terms: number of pairs of models: fine-tuning seeds times draws of a control.
         weights: of the tasks; scaled to sum to 1.
         clusters: for each task, the cluster of every example (n_t,), numbered from 0, or None for independent examples.
+        tested: False for the difference and its interval alone; p is 1 then.
     """
     w = np.asarray(weights, float) / np.sum(weights)
     scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
@@ -91,26 +93,29 @@ def paired(
     if not any(d.any() for d in differences):
         bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
         return Paired(0.0, -float(bound), float(bound), 1.0, 1.0, 0.0)
-    flips, means = np.zeros(FLIPS), np.zeros(RESAMPLES)
+    flips = FLIPS if tested else 0
+    flipped, means = np.zeros(flips), np.zeros(RESAMPLES)
     for factor, d, sizes in zip(scale, differences, members, strict=True):
         for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
-            flips += factor * size * (2.0 * random.binomial(count, 0.5, FLIPS) - count)
+            flipped += factor * size * (2.0 * random.binomial(count, 0.5, flips) - count)
         if sizes is None:
             values, counts = np.unique(d, return_counts=True)
             means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
         else:
             drawn = random.multinomial(len(d), np.full(len(d), 1 / len(d)), RESAMPLES)
             means += factor * sizes.sum() * (drawn @ d) / (drawn @ sizes)
-    extreme = int(np.sum(np.abs(flips) >= abs(observed) - 1e-12))
+    extreme = int(np.sum(np.abs(flipped) >= abs(observed) - 1e-12))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     least = 2.0 ** (1 - sum(int(np.count_nonzero(d)) for d in differences))  # two of all the patterns of signs
     error = np.sqrt(sum(factor**2 * np.sum(d**2) for factor, d in zip(scale, differences, strict=True)))
-    p = (1 + extreme) / (1 + FLIPS)
-    least_p = min(p, (1 + FLIPS * least) / (1 + FLIPS))  # p is an estimate, and can fall below
+    p = (1 + extreme) / (1 + flips)
+    least_p = min(p, (1 + flips * least) / (1 + flips))  # p is an estimate, and can fall below
     return Paired(observed, float(low), float(high), p, least_p, float(error))
 
 
-class _Answers(NamedTuple):
+class Answers(NamedTuple):
+    """Predictions of one model for the test examples of one task, (n,) each, with the right answers."""
+
     prediction: NDArray
     label: NDArray
     model: str  # the digest of the model that gave them, or the id of the method where the score file has none
@@ -134,7 +139,7 @@ def compare_methods(
     chosen on validation that is the fixed one) count once: `same_as` names the earlier pair of the same models, `METHOD
     against AGAINST`, or is `itself` where a pair is one model.
     """
-    answers, tasks = _answers(files)
+    answers, tasks = read_answers(files)
     rows = []
     for pair in pairs:
         suite = pair["suite"]
@@ -144,7 +149,7 @@ def compare_methods(
         if "task" not in pair and chosen and all(task in sized for task in chosen):
             weightings["weighted_average"] = [sized[task] for task in chosen]
         for name, weights in weightings.items():
-            numbers = _compare(answers, pair, chosen, weights)
+            numbers = compare_pair(answers, pair, chosen, weights)
             named = {key: value for key, value in pair.items() if key != "draws"}
             rows.append({**dict.fromkeys([*COLUMNS, "models"], ""), **named, "task": name, **numbers})
     groups: dict[tuple[str, ...], list[dict]] = {}
@@ -179,8 +184,9 @@ def _adjust(group: list[dict[str, Any]]) -> None:
             row |= {key: first[row["models"]][key] for key in ("p_holm", "least_p_holm", "detectable")}
 
 
-def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[str, list[str]]]:
-    answers: dict[tuple, _Answers] = {}
+def read_answers(files: Sequence[Path | str]) -> tuple[dict[tuple, Answers], dict[str, list[str]]]:
+    """Read the predictions beside score files: answers by (suite, method, task, seed), and the tasks of each suite, sorted."""
+    answers: dict[tuple, Answers] = {}
     tasks: dict[str, list[str]] = {}
     for file in files:
         record = read_json(file)
@@ -198,7 +204,7 @@ def _answers(files: Sequence[Path | str]) -> tuple[dict[tuple, _Answers], dict[s
                     raise UserError(f"{predictions}: expected the arrays {names}, found {sorted(arrays)}; evaluate again")
                 key = (row["suite"], row["method"], row["task"], int(row["seed"]))
                 prediction, label = (arrays[name] for name in names)
-                answers[key] = _Answers(prediction, label, models[row["task"]], arrays.get(f"{row['task']}.cluster"))
+                answers[key] = Answers(prediction, label, models[row["task"]], arrays.get(f"{row['task']}.cluster"))
                 if row["task"] not in tasks.setdefault(row["suite"], []):
                     tasks[row["suite"]].append(row["task"])
     return answers, {suite: sorted(names) for suite, names in tasks.items()}
@@ -212,8 +218,13 @@ def _models(record: dict[str, Any]) -> dict[str, str]:
     return dict(zip(methods, digests, strict=True)) if len(digests) == len(methods) and all(digests) else methods
 
 
-def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Sequence[float]) -> dict[str, Any]:
-    """Return the numbers of one pair over the seeds that both have in every task; empty without such a seed."""
+def compare_pair(
+    answers: dict, pair: dict[str, Any], tasks: Sequence[str], weights: Sequence[float], tested: bool = True
+) -> dict[str, Any]:
+    """Return the numbers of one pair over the seeds that both have in every task; empty without such a seed.
+
+    `gained` of the `discordant` examples only the method answers correctly. For the others see `paired` and `compare_methods`.
+    """
     others = pair.get("draws", [pair["against"]])
     seeds = [
         {seed for suite, method, name, seed in answers if (suite, method, name) == (pair["suite"], who, task)}
@@ -243,8 +254,9 @@ def _compare(answers: dict, pair: dict[str, Any], tasks: list[str], weights: Seq
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     return {
-        **paired([each.sum(axis=0) for each in right], len(terms), weights, random, clusters)._asdict(),
+        **paired([each.sum(axis=0) for each in right], len(terms), weights, random, clusters, tested)._asdict(),
         "discordant": sum(int(np.count_nonzero(each)) for each in right),
+        "gained": sum(int(np.count_nonzero(each > 0)) for each in right),
         "changed": changed,
         "n": sum(each.size for each in right),
         "seeds": " ".join(map(str, shared)),

@@ -1,0 +1,145 @@
+"""Every two rows are compared once, with the numbers of the tables; merges are told apart only where a test does so."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from fabricated_run import EXAMPLES, FabricatedRun
+
+from experiment import experiment
+from nan_merge.reporting import paired_tests, pairs
+from nan_merge.reporting.compare_view import comparison_data, pairs_csv
+from nan_merge.reporting.examples import examples_of, read_texts
+from nan_merge.reporting.paired_tests import Answers
+from nan_merge.reporting.pairs import AVERAGE, all_pairs, standings
+from nan_merge.reporting.study import Score, Study
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The study of a finished run of the default config with drawn answers, its answers and its texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "unavailable", lambda specs: {})
+        patch.setattr(paired_tests, "FLIPS", 999)
+        patch.setattr(paired_tests, "RESAMPLES", 200)
+        made = FabricatedRun(tmp_path_factory.mktemp("run"), {})
+        tests = [file for file in made.scores if "validation" not in str(file.relative_to(made.folder))]
+        answers, _ = paired_tests.read_answers(tests)
+        study = made.studies[0]
+        return study, answers, all_pairs(study, answers), read_texts(made.examples)["text"]
+
+
+def test_every_two_rows_are_compared_once_on_the_average_and_on_every_task(run):
+    study, _, found, _ = run
+    rows, tasks = [method["id"] for method in study.methods], [task["id"] for task in study.tasks]
+    expected = {(frozenset(pair), task) for pair in combinations(rows, 2) for task in [AVERAGE, *tasks]}
+    assert {(frozenset(pair[:2]), pair.task) for pair in found} == expected and len(found) == len(expected)
+
+
+def test_a_planned_comparison_has_the_numbers_of_the_tables(run):
+    study, _, found, _ = run
+    averages = {pair[:2]: pair for pair in found if pair.task == AVERAGE}
+    rows = [row for row in study.comparisons if row["task"] == AVERAGE]
+    planned = {(row["method"], row["against"]): row for row in reversed(rows)}  # of several kinds the first
+    assert len(planned) > 10
+    for row in planned.values():
+        pair = averages[row["method"], row["against"]]
+        numbers = (pair.difference, pair.low, pair.high, pair.p_holm, pair.gained + pair.lost, pair.changed, pair.n)
+        assert numbers == tuple(float(row[key]) for key in ("difference", "low", "high", "p_holm", "discordant", "changed", "n"))
+    others = averages.keys() - planned.keys()
+    assert others and all(averages[key].p_holm is None for key in others)
+
+
+def test_a_difference_on_a_task_is_that_of_the_scores(run):
+    study, _, found, _ = run
+    values = {(score.method, score.task): score.value for score in study.reported()}
+    compared = [pair for pair in found if (pair.against, pair.task) in values]
+    assert len(compared) > 100
+    for pair in compared:
+        assert pair.difference == pytest.approx(values[pair.method, pair.task] - values[pair.against, pair.task])
+        assert pair.gained - pair.lost == pytest.approx(pair.difference * pair.n) and pair.low <= pair.difference <= pair.high
+
+
+def test_the_other_direction_has_the_opposite_numbers(run):
+    pair = next(pair for pair in run[2] if pair.gained != pair.lost)
+    turned = pair.reversed()
+    assert turned.reversed() == pair and (turned.gained, turned.lost) == (pair.lost, pair.gained)
+    assert (turned.low, turned.difference, turned.high) == (-pair.high, -pair.difference, -pair.low)
+
+
+def test_of_very_many_rows_only_planned_comparisons_are_made(run, monkeypatch):
+    study, answers, _, _ = run
+    monkeypatch.setattr(pairs, "MOST_PAIRS", 10)
+    planned = {(row["method"], row["against"]) for row in study.comparisons}
+    assert {pair[:2] for pair in all_pairs(study, answers)} == planned
+
+
+def answered(share, n=400, first=0):
+    """Answers of which a share is right, those from `first` on."""
+    wrong = np.ones(n, int)
+    wrong[(np.arange(round(share * n)) + first) % n] = 0
+    return wrong
+
+
+def toy(methods, metric="accuracy"):
+    """A study of one task and its answers; `methods` have predictions for the right answer 0."""
+    suite = {"id": "toy", "tasks": [{"id": "t", "metric": metric}], "seeds": [0]}
+    scores = [Score("toy", name, "t", metric, float((given == 0).mean()), len(given), 0) for name, given in methods.items()]
+    answers = {("toy", name, "t", 0): Answers(given, np.zeros(len(given), int), name) for name, given in methods.items()}
+    return Study(suite, [{"id": name, "group": "host"} for name in methods], scores), answers
+
+
+def test_the_best_is_told_apart_only_from_what_a_test_tells_apart():
+    study, answers = toy({"best": answered(0.8), "near": answered(0.79, first=9), "far": answered(0.5)})
+    standing = standings(study, answers)["t"]
+    assert (standing.best, standing.alike, standing.tested) == (["best"], ["near"], True)
+
+
+def test_two_equal_merges_are_both_best():
+    study, answers = toy({"one": answered(0.8), "other": answered(0.8, first=50), "far": answered(0.3)})
+    assert standings(study, answers)["t"].best == ["one", "other"] and standings(study, answers)["t"].alike == []
+
+
+@pytest.mark.parametrize("metric", ["matthews", "f1_accuracy"])
+def test_where_answers_are_not_right_or_wrong_only_the_best_is_named(metric):
+    study, answers = toy({"one": answered(0.8), "other": answered(0.79)}, metric)
+    assert (standings(study, answers)["t"].best, standings(study, answers)["t"].tested) == (["one"], False)
+
+
+def test_a_reference_is_neither_best_nor_alike():
+    study, answers = toy({"merge": answered(0.7), "individual": answered(0.9)})
+    study.methods[1]["group"] = "reference"
+    standing = standings(study, answers)["t"]
+    assert (standing.best, standing.alike) == (["merge"], [])
+
+
+def test_the_examples_are_those_on_which_two_rows_differ(run):
+    study, answers, _, texts = run
+    records = examples_of(study, answers, texts, 10**6)
+    assert [record["task"] for record in records] == [task["id"] for task in study.tasks]
+    for record in records:
+        given = np.array(list(record["answers"].values()))
+        assert record["shown"] == record["differing"] == len(record["texts"]) == given.shape[1] <= EXAMPLES
+        assert (given != given[0]).any(axis=0).all()
+        assert all(text in texts[record["task"]] for text in record["texts"])
+
+
+def test_examples_stay_within_their_room_and_say_so(run):
+    study, answers, _, texts = run
+    for record in examples_of(study, answers, texts, 3000):
+        assert 0 < record["shown"] == len(record["texts"]) < record["differing"]
+        assert sum(map(len, record["texts"])) < 1000
+
+
+def test_texts_of_other_examples_are_not_shown(run):
+    study, answers, _, texts = run
+    shorter = {task: lines[1:] for task, lines in texts.items()}
+    assert examples_of(study, answers, shorter, 10**6) == []
+
+
+def test_the_page_has_every_pair_as_text_and_the_file_every_number(run):
+    study, _, found, _ = run
+    data = comparison_data(study, found, [])
+    assert sum(map(len, data["pairs"].values())) == len(found) == pairs_csv(study, found).count("\n") - 1
+    one, other = data["start"]
+    assert study.methods[one]["host"] == study.methods[other]["id"]

@@ -12,14 +12,16 @@ def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_measured(parser)
-    for name in ("tables", "figures", "published"):
+    for name in ("tables", "figures", "published", "predictions", "examples"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE.html")
     keys = {"suites": "records, one section each", "methods": METHODS, "provenance": "versions, digests, licences"}
     args = vars(parse_with_spec(parser, **keys))
     suites, methods, provenance = (args.pop(name) for name in keys)
-    tables, figures, published, output = (args.pop(name) for name in ("tables", "figures", "published", "output"))
-    write_report(studies(suites, methods, **args), methods, tables, figures, provenance, output, published)
+    parts = ("tables", "figures", "output", "published", "predictions", "examples")
+    files = {name: args.pop(name) for name in parts}
+    data = [file for file in (args["scores"], args["comparisons"]) if file]
+    write_report(studies(suites, methods, **args), methods, provenance=provenance, data=data, **files)
 
 
 if __name__ == "__main__":

@@ -139,9 +139,33 @@ use rule render_table as draw_figure with:
         "draw_figure: {wildcards.figure}, {wildcards.suite}"
 
 
+rule decode_examples:
+    input:
+        tokenizer=tokenizer,
+        datasets=datasets_of_suite,
+    output:
+        "results/examples/{suite}.json",
+    log:
+        "results/logs/decode_examples/{suite}.log",
+    benchmark:
+        "results/benchmarks/decode_examples/{suite}.tsv"
+    localrule: True
+    conda:
+        environment
+    params:
+        code=code("scripts.decode_examples"),
+    message:
+        "decode_examples: {wildcards.suite}"
+    shell:
+        "python -m scripts.decode_examples --suite {wildcards.suite:q} --tokenizer {input.tokenizer:q}"
+        " --datasets {input.datasets:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule write_report:
     input:
         scores=rules.gather_scores.output,
+        predictions=test_scores(),
+        examples=texts(),
         tables=of_each_suite("tables"),
         figures=of_each_suite("figures"),
         published=published(),
@@ -168,7 +192,7 @@ rule write_report:
         "write_report"
     shell:
         "python -m scripts.write_report --scores {input.scores:q} --tables {input.tables:q} --figures {input.figures:q}"
-        " --published {input.published:q} {params.flags:q} --output {output:q}"
+        " --predictions {input.predictions:q} --examples {input.examples:q} --published {input.published:q} {params.flags:q} --output {output:q}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 

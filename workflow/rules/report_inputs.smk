@@ -30,6 +30,21 @@ def scores():
     ]
 
 
+def test_scores():
+    """The test scores of the methods; predictions lie beside them."""
+    return [file for file in scores() if file.startswith("results/scores/")]
+
+
+def texts():
+    """The texts of test examples, of suites whose data are rows of tokens."""
+    return [
+        file
+        for suite in experiment.suites
+        if "tokenizer" in experiment.suites[suite].get("input", {}) and experiment.prepared_tasks(suite)
+        for file in collect(rules.decode_examples.output, suite=suite)
+    ]
+
+
 def cross_checks():
     """The scores of OpenCompass, where the config asks for them."""
     return [

@@ -46,7 +46,7 @@ class Text(HTMLParser):
         self.lines = [" ".join(line.split()) for line in "".join(self.parts).split("\n") if line.strip()]
 
     def handle_starttag(self, tag, attributes):
-        self.style = tag == "style"
+        self.style = tag in ("style", "script")
         self.parts.append("\n" if tag in ("p", "li", "h2", "h3", "dt", "dd", "tr", "summary", "caption") else " ")
 
     def handle_data(self, data):

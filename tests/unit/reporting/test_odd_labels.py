@@ -8,7 +8,8 @@ import pytest
 
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import BREAK, Table, write
-from nan_merge.reporting.report import _figure, _table, write_report
+from nan_merge.reporting.page_files import figure_of, table_of
+from nan_merge.reporting.report import write_report
 from nan_merge.reporting.statistics import INDIVIDUAL
 from nan_merge.reporting.study import Score, Study
 
@@ -58,7 +59,7 @@ def test_a_table_is_read_back_from_markdown_as_it_was(case, tmp_path):
     table = Table(f"T {label}", ["method", label], text=(0, 1), notes=[f"N {label}"])
     table.add([label, "1.0"], {"method": label})
     write(table, tmp_path / "t")
-    found = _table(tmp_path / "t.md")
+    found = table_of(tmp_path / "t.md")
     expected = BREAK.join(shown(label))
     read = lambda cell: "".join(text_of(str(cell).replace("<br>", "<br/>\n")))  # noqa: E731
     assert [[read(cell).strip() for cell in row] for row in found["rows"]] == [[expected.strip(), "1.0"]]
@@ -88,7 +89,7 @@ def test_no_character_of_latex_has_a_meaning(case, tmp_path):
 def test_a_figure_is_drawn_and_embedded(case, tmp_path):
     label = LABELS[case]
     draw_figure(study(label), {"id": "f", "kind": "accuracy", "title": f"T {label}"}, tmp_path / "f_toy")
-    figure = _figure(tmp_path / "f_toy.svg")
+    figure = figure_of(tmp_path / "f_toy.svg")
     one_line = " ".join(shown(label))
     assert " ".join(figure["title"].split()) == " ".join(f"T {one_line}: {one_line}".split())
     svg = ElementTree.fromstring(str(figure["svg"]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import jinja2
 from markupsafe import Markup
@@ -15,15 +16,20 @@ from markupsafe import Markup
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
+from nan_merge.reporting.answer import NAN_GROUPS, answer, question
 from nan_merge.reporting.claims import claims
-from nan_merge.reporting.formats import ESCAPED, count, interval, number_of, percent
-from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
-from nan_merge.reporting.statistics import AVERAGING, BASE, POWER, best_merge, summarise
+from nan_merge.reporting.compare_view import comparison_data, pairs_csv
+from nan_merge.reporting.examples import ROOM, examples_of, read_texts
+from nan_merge.reporting.formats import count, number_of
+from nan_merge.reporting.page_files import download, downloads, figure_of, table_of
+from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES, read_answers
+from nan_merge.reporting.pairs import all_pairs, are_all, standings
+from nan_merge.reporting.results_view import chart, results
+from nan_merge.reporting.statistics import POWER, best_merge
 from nan_merge.reporting.study import ACCURACY, Study
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+FOLDER = Path(__file__).parent
 ARXIV = re.compile(r"\d{4}\.\d{4,5}(, \d{4}\.\d{4,5})*")
-DUBLIN = "{http://purl.org/dc/elements/1.1/}"
 
 
 def write_report(
@@ -34,29 +40,42 @@ def write_report(
     provenance: dict[str, Any],
     output: Path | str,
     published: Sequence[Path | str] = (),
+    predictions: Sequence[Path | str] = (),
+    examples: Sequence[Path | str] = (),
+    data: Sequence[Path | str] = (),
 ) -> None:
     """Write all suites as one page, with a section for each study.
 
     `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
-    the measured numbers of all suites.
+    the measured numbers of all suites. `predictions` are score files with .npz files beside them; without them no two methods are
+    compared. `examples` are the texts of test examples, a file a suite, and `data` tables to download.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
+    answers, texts = read_answers(predictions)[0], read_texts(examples)
     sections = [
         {
-            "study": study,
+            **_measured(study, answers, texts.get(study.suite["id"], {}), ROOM // len(studies)),
             "claims": claims(study),
-            "averages": _averages(study),
             "merges": best_merge(study)[1],
             "choices": study.choices(),
-            "figures": [_figure(file) for file in shown[".svg"][study.suite["id"]]],
-            "tables": [_table(file) for file in shown[".md"][study.suite["id"]]],
+            "figures": [figure_of(file) for file in shown[".svg"][study.suite["id"]]],
+            "tables": [table_of(file) for file in shown[".md"][study.suite["id"]]],
         }
         for study in studies
     ]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    script = Markup((FOLDER / "report.js").read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
+    page = environment.get_template("report.html.j2").render(
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        question=question(any(method.get("group") in NAN_GROUPS for method in methods)),
         sections=sections,
-        published=[_table(Path(file)) for file in published],
+        published=[table_of(Path(file)) for file in published],
+        data=downloads([Path(file) for file in data]),
+        downloads=downloads,
         methods=methods,
         ids={method["id"] for method in methods},
         learned=_learned(studies),
@@ -76,6 +95,26 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
+def _measured(study: Study, answers: dict, texts: dict[str, list[str]], room: int) -> dict[str, Any]:
+    """Return what the section of a suite shows of its numbers, `room` characters of examples among it."""
+    standing, pairs = standings(study, answers), all_pairs(study, answers)
+    given = examples_of(study, answers, texts, room)
+    data = json.dumps(comparison_data(study, pairs, given), ensure_ascii=False, separators=(",", ":"))
+    return {
+        "study": study,
+        "title": study.suite.get("label") or study.suite["id"],
+        "standings": standing,
+        "answer": answer(study, standing),
+        "results": results(study, standing),
+        "chart": chart(study, standing),
+        "pairs": pairs,
+        "every_pair": are_all(study),
+        "examples": given,
+        "data": Markup(data.replace("<", "\\u003c")),
+        "pairs_csv": download(f"pairs_{study.suite['id']}.csv", pairs_csv(study, pairs)),
+    }
+
+
 def _shown(value: Any) -> Any:
     """Return what a page can hold of a text; markup is made from such texts already."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -85,18 +124,6 @@ def _learned(studies: Sequence[Study]) -> list[str]:
     """Return the labels of the methods that used test inputs without their labels, in any suite."""
     used = [method for study in studies for method in study.methods if "skipped" not in method]
     return list(dict.fromkeys(m.get("label", m["id"]) for m in used if "unlabelled test" in m.get("data", "")))
-
-
-def _averages(study: Study) -> list[dict[str, str]]:
-    """Return the averages of the references and of the best merge."""
-    best, _ = best_merge(study)
-    shown = {BASE, AVERAGING, *study.uppers, best.method["id"] if best else ""}
-    named = [row for row in summarise(study) if row.average.value is not None and row.method["id"] in shown]
-    averages = []
-    for row in sorted(named, key=lambda row: row.average.value or 0.0):
-        value, limits = percent(row.average.value or 0.0), interval(row.average.low, row.average.high)
-        averages.append({"label": row.method.get("label", row.method["id"]), "value": value, "interval": limits})
-    return averages
 
 
 def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str) -> dict[str, list[Path]]:
@@ -109,44 +136,6 @@ def _by_suite(studies: Sequence[Study], files: Sequence[Path | str], suffix: str
         if file.suffix == suffix:
             found[suite].append(file)
     return found
-
-
-def _figure(file: Path) -> dict[str, Any]:
-    """Return an SVG for embedding, with its title and caption."""
-    text = file.read_text(encoding="utf-8")
-    root = ElementTree.fromstring(text)
-    metadata = {tag: root.findtext(f".//{DUBLIN}{tag}", "") for tag in ("title", "description")}
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(metadata["title"])}" ', 1)
-    stem = html.escape(file.stem)
-    text = re.sub(r'\bid="', lambda found: f"{found[0]}{stem}-", text)  # ids of one page are unique
-    text = re.sub(r'href="#|url\(#', lambda found: f"{found[0]}{stem}-", text.replace('xlink:href="#', 'href="#'))
-    return {"svg": Markup(text), **metadata}
-
-
-def _table(file: Path) -> dict[str, Any]:
-    """Return a Markdown table as title, header, rows and notes, with footnote marks and line breaks as HTML."""
-    lines = file.read_text(encoding="utf-8").split("\n")
-    rows = [[_inline(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
-    if len(rows) < 2:
-        raise UserError(f"{file}: expected a Markdown table, found none; render the table again")
-    numeric = [re.search(r"-:\s*$", str(cell)) is not None for cell in rows[1]]
-    notes = [_inline(line.removeprefix("- ")) for line in lines if line.startswith("- ")]
-    return {
-        "title": _inline(lines[0].removeprefix("### ")),
-        "header": rows[0],
-        "rows": rows[2:],
-        "numeric": numeric,
-        "notes": notes,
-        "file": file.with_suffix(".csv").name,
-    }
-
-
-def _inline(text: str) -> Markup:
-    """Turn the Markdown that `formats` writes (escapes, <sup>, <br>) into HTML."""
-    parts = re.split(r"(<br>|<sup>[a-z]+</sup>)", text.strip())
-    plain = (part if index % 2 else html.escape(ESCAPED.sub(r"\1", part)) for index, part in enumerate(parts))
-    return Markup("".join(plain))
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:

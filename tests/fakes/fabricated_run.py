@@ -106,7 +106,8 @@ class FabricatedRun:
         """The texts of the test examples, a file a suite."""
         return [
             self._json(
-                f"examples/{suite}.json", {"suite": suite, "texts": {t: [f"{t} <b>{i}" for i in range(EXAMPLES)] for t in tasks}}
+                f"examples/{suite}.json",
+                {"suite": suite, "texts": {t: [f"{t} </script><b>{i}" for i in range(EXAMPLES)] for t in tasks}},
             )
             for suite, tasks in self.tasks.items()
         ]

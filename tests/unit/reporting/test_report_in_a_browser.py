@@ -163,9 +163,12 @@ def test_two_methods_are_compared_task_by_task_with_their_examples(page, run):
     for kind, cell in (("gained", 3), ("lost", 4)):
         rows, examples = compared(page, "ties", "tsv_m", run, kind)
         assert len(examples) == int(rows[0][cell]) > 0
-        task, text, right, first, second = examples[0]
-        assert text.endswith(f"<b>{text.split('<b>')[1]}") and (first if kind == "gained" else second) == right
-        assert first != second and task in [each[0] for each in rows]
+        for label, text, right, first, second in examples:
+            task = next(task for task in run.studies[0].tasks if task["label"] == label)["id"]
+            index = int(text.removeprefix(f"{task} </script><b>"))
+            a, b = (answers(run, method, task) for method in ("ties", "tsv_m"))
+            assert [right, first, second] == [str(given) for given in (a.label[index], a.prediction[index], b.prediction[index])]
+            assert (first if kind == "gained" else second) == right != (second if kind == "gained" else first)
 
 
 def test_the_other_direction_has_the_opposite_numbers(page, run):

@@ -16,6 +16,7 @@ from nan_merge.reporting.formats import ESCAPED
 
 DUBLIN = "{http://purl.org/dc/elements/1.1/}"
 NUMBER = re.compile(r"[−+<]?[\d,]*\.?\d+")
+SAFE = ",;:/?@&=+$!*()"  # in a data URL these stand for themselves
 TYPES = {".csv": "text/csv", ".tsv": "text/tab-separated-values"}
 
 
@@ -69,7 +70,7 @@ def _leading(cell: str) -> str:
 
 def download(name: str, text: str) -> tuple[str, str]:
     """Return the name of a file and an address that holds its whole text, for a link that works without a network."""
-    return name, f"data:{TYPES[Path(name).suffix]};charset=utf-8,{quote(text)}"
+    return name, f"data:{TYPES[Path(name).suffix]};charset=utf-8,{quote(text, safe=SAFE)}"
 
 
 def downloads(files: list[Path]) -> list[tuple[str, str]]:

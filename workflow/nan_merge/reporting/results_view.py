@@ -41,33 +41,28 @@ def results(study: Study, standings: Mapping[str, Standing]) -> dict[str, Any]:
 
 def chart(study: Study, standings: Mapping[str, Standing]) -> dict[str, Any]:
     """Return the averages of all rows with the positions of their intervals on a common axis, in per cent of its length."""
-    found = [(row, row.average) for row in summarise(study) if row.average.value is not None]
+    found = [row for row in summarise(study) if row.average.value is not None]
     if not found:
         return {}
-    lows = [estimate.value if estimate.low is None else estimate.low for _, estimate in found]
-    highs = [estimate.value if estimate.high is None else estimate.high for _, estimate in found]
-    ticks = _ticks(min(filter(_is_number, lows)), max(filter(_is_number, highs)))
-    start, length = ticks[0], ticks[-1] - ticks[0]
+    spans = [[part or 0.0 for part in (row.average.low, row.average.value, row.average.high)] for row in found]
+    ticks = _ticks(min(low for low, _, _ in spans), max(high for _, _, high in spans))
 
-    def place(value: float | None) -> float:
-        return round(100 * ((value or 0.0) - start) / length, 2)
+    def place(value: float) -> float:
+        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
 
     rows = [
         {
             **_about(row),
             "low": place(low),
             "width": round(place(high) - place(low), 2),
-            "at": place(estimate.value),
+            "at": place(value),
             "hosted": bool(row.method.get("host")),
-            "cell": _cell("Average", estimate, standings.get(AVERAGE), row.method["id"], ""),
+            "draws": bool(row.average.draws),
+            "cell": _cell("Average", row.average, standings.get(AVERAGE), row.method["id"], ""),
         }
-        for (row, estimate), low, high in zip(found, lows, highs, strict=True)
+        for row, (low, value, high) in zip(found, spans, strict=True)
     ]
     return {"rows": rows, "ticks": [(place(tick), percent(tick, 0)) for tick in ticks]}
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None
 
 
 def _ticks(low: float, high: float) -> list[float]:

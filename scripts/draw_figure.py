@@ -1,4 +1,4 @@
-"""Draw one figure of one suite as SVG and PNG (rule draw_figure)."""
+"""Draw one figure of one suite as SVG, PDF and PNG (rule draw_figure)."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def main() -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_measured(parser)
-    parser.add_argument("--output", required=True, metavar="PREFIX", help="written as .svg and .png")
+    parser.add_argument("--output", required=True, metavar="PREFIX", help="written as .svg, .pdf and .png")
     args = vars(parse_with_spec(parser, figure="entry of config/tables.yaml, with its id", suite="its record", methods=METHODS))
     figure, suite, methods, output = (args.pop(name) for name in ("figure", "suite", "methods", "output"))
     draw_figure(studies([suite], methods, **args)[0], figure, output)

@@ -112,7 +112,12 @@ def test_two_clean_runs_give_the_same_bytes_whatever_the_cores_threads_and_folde
     assert elsewhere.code == 0, elsewhere.text[-6000:]
     first, second = finished.digests(*RESULTS), fresh.digests(*RESULTS)
     assert first.keys() == second.keys()
-    assert {"scores.tsv", "merged/tiny/dare/seed0/model.safetensors", "figures/premise_tiny.png"} <= first.keys()
+    assert {
+        "scores.tsv",
+        "merged/tiny/dare/seed0/model.safetensors",
+        "figures/premise_tiny.png",
+        "figures/premise_tiny.pdf",
+    } <= first.keys()
     assert {name for name in first if first[name] != second[name]} == set()
 
 

@@ -124,6 +124,7 @@ use rule render_table as draw_figure with:
             category="Figures",
             labels={"suite": "{suite}", "figure": "{figure}"},
         ),
+        pdf="results/figures/{figure}_{suite}.pdf",
         png="results/figures/{figure}_{suite}.png",
     log:
         "results/logs/draw_figure/{figure}_{suite}.log",

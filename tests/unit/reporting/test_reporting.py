@@ -269,7 +269,7 @@ KINDS = ["accuracy", "selection", "coefficients", "premise"]
 def test_a_figure_has_the_same_bytes_each_time(study, tmp_path, kind):
     for name in ("one", "two"):
         draw_figure(study, {"id": "f", "kind": kind, "title": "Title"}, tmp_path / name)
-    for suffix in (".svg", ".png"):
+    for suffix in (".svg", ".pdf", ".png"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert "dc:date" not in (tmp_path / "one.svg").read_text()
 

@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "backend": "agg",
     "svg.hashsalt": "merging",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType, which publishers take
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,

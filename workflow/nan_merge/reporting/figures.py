@@ -26,14 +26,15 @@ AXES = {"λ": "λ (mean coefficient of a task vector)", "p": "p (exponent of the
 
 
 def draw_figure(study: Study, record: dict[str, Any], output: Path | str) -> None:
-    """Write one figure of `config/tables.yaml` as `output`.svg and .png; the SVG carries its title and caption."""
+    """Write one figure of `config/tables.yaml` as `output`.svg, .pdf and .png; the SVG carries its title and caption."""
     if record["kind"] not in KINDS:
         raise UserError(f"config/tables.yaml: figure {record['id']!r} has kind {record['kind']!r}; known: {', '.join(KINDS)}")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
         figure, caption = KINDS[record["kind"]](_with_visible_labels(study.only(record)), record)
         title, caption = visible(study.title(record)), visible(caption)
         described = {"Date": None, "Title": title, "Description": caption, "Creator": None}
-        for suffix, metadata in ((".svg", described), (".png", {"Software": None, "Title": title})):
+        undated = {"CreationDate": None, "Creator": None, "Producer": None, "Title": title}
+        for suffix, metadata in {".svg": described, ".pdf": undated, ".png": {"Software": None, "Title": title}}.items():
             with atomic_write(Path(f"{output}{suffix}")) as part:
                 figure.savefig(part, format=suffix[1:], dpi=160, metadata=metadata)
 

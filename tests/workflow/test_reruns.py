@@ -167,6 +167,7 @@ def test_a_new_task_adds_its_expert_and_changes_every_merge(project):
     alone = {"prepare_dataset: tiny, more", "build_head: tiny_bert, more", "finetune_checkpoint: tiny, more, seed 0"}
     group = each("evaluate_checkpoint", [f"{method}, more" for method in tiny.RUN])
     group |= each("evaluate_candidate", [f"{candidate}, more" for candidate in CANDIDATES])
+    alone |= {"decode_examples: tiny"}
     assert project.jobs() == alone | group | (from_experts() - scored("individual")) | GATHERED | PRESENTED
 
 
@@ -214,9 +215,10 @@ def test_changed_drawing_costs_the_figures(project):
     assert project.jobs() == FIGURES | {"write_report"}
 
 
-def test_a_changed_page_template_costs_the_report(project):
-    with open(project / "workflow/nan_merge/reporting/report.html.j2", "a") as file:
-        file.write("<!-- more -->\n")
+@pytest.mark.parametrize("name", ["report.html.j2", "report.results.j2", "report.css", "report.js"])
+def test_a_changed_part_of_the_page_costs_the_report(project, name):
+    with open(project / "workflow/nan_merge/reporting" / name, "a") as file:
+        file.write("\n\n")
     assert project.jobs() == {"write_report"}
 
 

@@ -143,3 +143,4 @@ def test_the_page_has_every_pair_as_text_and_the_file_every_number(run):
     assert sum(map(len, data["pairs"].values())) == len(found) == pairs_csv(study, found).count("\n") - 1
     one, other = data["start"]
     assert study.methods[one]["host"] == study.methods[other]["id"]
+    assert study.methods[one]["group"] == "nan" and data["pairs"][f"{one},{other}"][0][6] != "0"

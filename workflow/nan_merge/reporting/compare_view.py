@@ -44,11 +44,14 @@ def comparison_data(study: Study, pairs: Sequence[Pair], examples: Sequence[dict
     }
 
 
-def _start(study: Study, listed: dict[str, Any]) -> list[int]:
-    """Return the pair that is shown first: a method with its host, where there is one."""
-    keys = [[int(index) for index in key.split(",")] for key in listed]
-    hosted = [key for key in keys if study.methods[key[0]].get("host") == study.methods[key[1]]["id"]]
-    return (hosted or keys or [[0, 0]])[0]
+def _start(study: Study, listed: dict[str, list[list[Any]]]) -> list[int]:
+    """Return the pair that is shown first: a NAN row with its host that changes an answer, where there is one."""
+
+    def order(key: str) -> tuple[bool, bool, bool]:
+        one, other = (study.methods[int(index)] for index in key.split(","))
+        return one.get("host") != other["id"], one.get("group") != "nan", listed[key][0][6] == "0"
+
+    return [int(index) for index in min(listed, key=order, default="0,0").split(",")]
 
 
 def pairs_csv(study: Study, pairs: Sequence[Pair]) -> str:

@@ -60,13 +60,6 @@ def test_a_difference_on_a_task_is_that_of_the_scores(run):
         assert pair.gained - pair.lost == pytest.approx(pair.difference * pair.n) and pair.low <= pair.difference <= pair.high
 
 
-def test_the_other_direction_has_the_opposite_numbers(run):
-    pair = next(pair for pair in run[2] if pair.gained != pair.lost)
-    turned = pair.reversed()
-    assert turned.reversed() == pair and (turned.gained, turned.lost) == (pair.lost, pair.gained)
-    assert (turned.low, turned.difference, turned.high) == (-pair.high, -pair.difference, -pair.low)
-
-
 def test_of_very_many_rows_only_planned_comparisons_are_made(run, monkeypatch):
     study, answers, _, _ = run
     monkeypatch.setattr(pairs, "MOST_PAIRS", 10)

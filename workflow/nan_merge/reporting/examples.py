@@ -41,8 +41,8 @@ def _of_task(
         return {}  # predictions for other examples than these
     predictions = np.array([each.prediction for each in given.values()])
     differing = np.flatnonzero((predictions != predictions[0]).any(axis=0))
-    sizes = np.cumsum([len(texts[index]) + 4 * len(given) for index in differing])
-    kept = differing[: int(np.searchsorted(sizes, room, side="right"))]
+    sizes = np.cumsum([len(texts[index]) + 4 * len(given) for index in differing.tolist()])
+    kept = differing[: int(np.searchsorted(sizes, room, side="right"))].tolist()
     return {
         "task": task["id"],
         "classes": [str(name) for name in study.datasets.get(task["id"], {}).get("classes", [])],

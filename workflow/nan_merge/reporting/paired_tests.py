@@ -219,7 +219,7 @@ def _models(record: dict[str, Any]) -> dict[str, str]:
 
 
 def compare_pair(
-    answers: dict, pair: dict[str, Any], tasks: Sequence[str], weights: Sequence[float], tested: bool = True
+    answers: Mapping[tuple, Any], pair: dict[str, Any], tasks: Sequence[str], weights: Sequence[float], tested: bool = True
 ) -> dict[str, Any]:
     """Return the numbers of one pair over the seeds that both have in every task; empty without such a seed.
 

@@ -35,11 +35,6 @@ class Pair(NamedTuple):
     n: int
     p_holm: float | None = None
 
-    def reversed(self) -> Pair:
-        """Return the same comparison seen from the other method."""
-        turned = {"method": self.against, "against": self.method, "gained": self.lost, "lost": self.gained}
-        return self._replace(**turned, difference=-self.difference, low=-self.high, high=-self.low)
-
 
 @dataclass
 class Standing:
@@ -130,9 +125,9 @@ def _pair(
     found = compare_pair(answers, pair, tasks, [1.0] * len(tasks), tested=False)
     if not found:
         return None
-    limits = [found[key] for key in ("difference", "low", "high")]
-    made = Pair(*sides, column, *limits, found["gained"], found["discordant"] - found["gained"], found["changed"], found["n"])
-    row = planned.get(sides) if column == AVERAGE else None
-    if row is None or number(row, "difference") is None:
-        return made
-    return made._replace(**{key: number(row, key) for key in ("difference", "low", "high", "p_holm")})
+    difference, low, high, p_holm = found["difference"], found["low"], found["high"], None
+    row = planned.get(sides, {}) if column == AVERAGE else {}
+    if number(row, "difference") is not None:
+        difference, low, high, p_holm = (number(row, key) for key in ("difference", "low", "high", "p_holm"))
+    gained, lost = found["gained"], found["discordant"] - found["gained"]
+    return Pair(*sides, column, difference, low, high, gained, lost, found["changed"], found["n"], p_holm)

@@ -1,9 +1,11 @@
 """Labels of any characters come out of tables, figures and the report as they were, or as visible escapes."""
 
 import csv
+import json
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from nan_merge.reporting.figures import draw_figure
@@ -44,6 +46,17 @@ def study(label):
     methods = [{"id": name, "label": f"{label} {name}", "group": "host"} for name in ("averaging", INDIVIDUAL)]
     scores = [Score("toy", m["id"], t["id"], "accuracy", 0.5, 100, 0) for m in methods for t in tasks]
     return Study({"id": "toy", "label": label, "tasks": tasks, "seeds": [0]}, methods, scores)
+
+
+def predictions(made, folder):
+    """Score files of a study with answers that differ between its methods."""
+    for index, method in enumerate(made.methods):
+        rows = [score._asdict() for score in made.scores if score.method == method["id"]]
+        (folder / f"{index}.json").write_text(json.dumps({"scores": rows}), encoding="utf-8")
+        right = np.arange(100) % 2
+        parts = {"prediction": np.full(100, index), "label": right}
+        np.savez(folder / f"{index}.npz", **{f"{row['task']}.{name}": values for row in rows for name, values in parts.items()})
+    return sorted(folder.glob("*.json"))
 
 
 def shown(label):
@@ -102,10 +115,13 @@ def test_the_report_is_written_and_holds_no_markup_of_a_label(case, tmp_path):
     label = LABELS[case]
     made = study(label)
     draw_figure(made, {"id": "f", "kind": "accuracy", "title": "T"}, tmp_path / "f_toy")
-    provenance = {"note": label, "config": {}}
-    write_report([made], made.methods, [], [tmp_path / "f_toy.svg"], provenance, tmp_path / "report.html")
+    provenance, given = {"note": label, "config": {}}, predictions(made, tmp_path)
+    write_report([made], made.methods, [], [tmp_path / "f_toy.svg"], provenance, tmp_path / "report.html", predictions=given)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "<b>" not in re.sub(r"<b>[\d.]", "", page)
+    assert re.findall("<script.*?>", page) == ['<script type="application/json">', "<script>"], "those of the page"
+    assert page.count("</script>") == 2 and "<b>" not in page
+    data = json.loads(page.partition('<script type="application/json">')[2].partition("</script>")[0])
+    assert ["\n".join(shown(f"{label} {name}")) for name in ("averaging", INDIVIDUAL)] == data["methods"]
 
 
 def test_text_is_no_formula_in_a_figure_without_odd_labels(tmp_path):

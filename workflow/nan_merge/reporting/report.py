@@ -17,7 +17,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
 from nan_merge.reporting.claims import claims
 from nan_merge.reporting.formats import ESCAPED, count, interval, number_of, percent
-from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES
+from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
 from nan_merge.reporting.statistics import AVERAGING, BASE, POWER, best_merge, summarise
 from nan_merge.reporting.study import ACCURACY, Study
 
@@ -69,6 +69,7 @@ def write_report(
         power=POWER,
         leaves=_leaves,
         grouped=any(study.grouped for study in studies),
+        sampled=any(study.samples_seeds for study in studies),
         generated=any(study.generated for study in studies),
         others=any(study.measure != ACCURACY for study in studies),
     )

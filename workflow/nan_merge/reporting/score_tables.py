@@ -108,7 +108,8 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
     rows = [row for row in study.comparisons if row["task"] == "weighted_average"]
     weighted = {(row["method"], row["against"], row["kind"]): row for row in rows}
     header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "Excluded above", "p", "p (Holm)"]
-    header += ["Least p", "Least p (Holm)", "Detectable", "Above on", "Discordant", "Changed", "Predictions", *(["Δ weighted"] if weighted else [])]
+    header += ["Least p", "Least p (Holm)", "Detectable", "Above on", "Discordant", "Changed", "Predictions"]
+    header += ["Δ weighted"] if weighted else []
     table = Table(study.title(record), header, text=(0, 1, 2, 3))
     shown = {method["id"] for method in study.methods}
     plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
@@ -135,7 +136,7 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         *parts.metric_notes(study),
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
-        "Excluded above: a difference larger than this, either way, in points, by two one-sided tests at 5 % (TOST), not adjusted. "
+        "Excluded above: a difference larger than this, either way, in points, by two one-sided tests at 5 % (TOST), unadjusted. "
         "Above on: % of tasks and seeds on which the method is above the other, ties as half.",
         parts.POWER_NOTE.format(power=100 * POWER),
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '

@@ -22,6 +22,7 @@ ANYWHERE = {
 }
 IN_A_CHECKOUT = {
     "evaluate": "score language models on benchmarks, and compare them",
+    "export": "write scores for the model hub, Every Eval Ever or a leaderboard",
     "plan": "say what a run fetches, needs and takes",
     "lock": "pin assets: revision, sizes and SHA-256",
     "status": "show how the last run stands",

@@ -2,8 +2,10 @@
 
 import argparse
 import os
-import re
 from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from experiment.finished_run import FinishedRun
 from nan_merge.cli.parser import command_parser
@@ -16,7 +18,6 @@ from nan_merge.reporting.study import Study, studies
 
 EXAMPLE = "nan-merge export --to hub --suite text --method ties+nan_delta --output card"
 OPTIONS = {"hub": ("seed", "model"), "every-eval-ever": ("seed", "model", "organisation"), "leaderboard": ()}  # of a format
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def main() -> None:
@@ -52,8 +53,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def hub_id(text: str) -> str:
     """Read the name of a repository of the hub."""
-    if not HUB_ID.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"expected OWNER/NAME, found {text}")
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        text = ""
+    if "/" not in text:
+        raise argparse.ArgumentTypeError("expected OWNER/NAME, as the hub allows it")
     return text
 
 
@@ -66,9 +71,9 @@ def to_hub(args: argparse.Namespace, run: FinishedRun, pairs: list[tuple[str, st
     if run.method_record(method)["group"] == "reference" or not is_one_model(run.method_record(method)):
         raise UserError(f"--method {method}: is no merge that is one model, so it has no model card; choose a merge")
     seeds = found[suite].seeds
-    if args.seed not in (seeds if args.seed is not None or len(seeds) > 1 else [None]):
-        raise UserError(f"--seed {args.seed}: the run has the seeds {', '.join(map(str, seeds))}; name one of them")
-    seed = seeds[0] if args.seed is None else args.seed
+    seed = seeds[0] if args.seed is None and len(seeds) == 1 else args.seed
+    if seed not in seeds:
+        raise UserError(f"--seed: the run has the seeds {', '.join(map(str, seeds))}; name one of them")
     card, folder, is_kept = run.card(suite, method, seed)
     if elsewhere := hub.write(model_of(run, found, suite, method, seed), card, args.output, args.model):
         tell(f"note: without an entry in .eval_results, since their data are not one data set of the hub: {', '.join(elsewhere)}")

@@ -4,7 +4,9 @@ import csv
 import getpass
 import json
 import re
+import resource
 import shutil
+import signal
 import socket
 import sys
 
@@ -229,8 +231,8 @@ MISTAKES = {
     ),
     "no method": (["hub", "--suite", SUITE], "--to hub: writes the scores of one merge; name it with --method"),
     "several suites": (["hub", "--method", "ties"], "--to hub: .*; name it with --suite"),
-    "several seeds": (["hub", *TIES[:4]], "--seed None: the run has the seeds 0, 1; name one of them"),
-    "a seed that was not run": (["hub", *TIES[:4], "--seed", 7], "--seed 7: the run has the seeds 0, 1"),
+    "several seeds": (["hub", *TIES[:4]], "--seed: the run has the seeds 0, 1; name one of them"),
+    "a seed that was not run": (["hub", *TIES[:4], "--seed", 7], "--seed: the run has the seeds 0, 1"),
     "the base": (["hub", "--suite", SUITE, "--method", "pretrained"], "--method pretrained: is no merge that is one model"),
     "many models": (["hub", "--suite", SUITE, "--method", "individual"], "--method individual: is no merge that is one model"),
     "one name for many models": (
@@ -253,6 +255,14 @@ def test_a_mistake_names_the_option_and_writes_nothing(export, tmp_path, mistake
     words, message = MISTAKES[mistake]
     with pytest.raises(UserError, match=message):
         export(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["merged", "../..", "me/../x", "/me/x", "me/x/y", "me/a b", "me/"])
+def test_a_name_that_the_hub_does_not_allow_is_refused(export, tmp_path, capsys, name):
+    with pytest.raises(SystemExit):
+        export("every-eval-ever", *TIES, "--model", name)
+    assert "argument --model: expected OWNER/NAME, as the hub allows it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,13 +291,18 @@ def test_a_config_of_another_form_is_refused(export, copy):
         export("leaderboard", folder=copy)
 
 
-def test_nothing_is_left_of_an_export_that_failed(export, copy, tmp_path):
-    (copy / f"results/scores/{OTHER}/ties+nan_delta/seed1/all.json").write_text("{")
-    before = {file.name for file in tmp_path.iterdir()}
-    for to in ("every-eval-ever", "leaderboard"):
-        with pytest.raises(UserError, match=r"seed1/all\.json"):
-            export(to, folder=copy)
-    assert {file.name for file in tmp_path.iterdir()} == before
+@pytest.mark.parametrize("words", [("hub", *TIES), ("every-eval-ever",), ("leaderboard",)])
+def test_nothing_is_left_of_an_export_that_the_disk_had_no_room_for(export, tmp_path, words):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            export(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suite", ["llama2_13b_wizard", "llava_13b", "smollm", "vision", "vit_b16_14_b"])

@@ -12,7 +12,7 @@ from nan_merge.export.scored_models import scored_model
 from nan_merge.reporting.study import SCORE_COLUMNS, studies
 
 SCHEMA = jsonschema.Draft7Validator(read_json(ROOT / "tests/fakes/every_eval_ever/eval.schema.json"))
-CARD = "---\ntags:\n- merge\n---\n\n# ties | ours\n\nA merge.\n\n## Models\n\nSome.\n"
+CARD = "---\ntags:\n- merge\n---\n\n# ties\n\nA merge.\n\n## Models\n\nSome.\n"
 GLUE, MMLU = {"repo": "nyu-mll/glue", "split": "validation"}, {"repo": "cais/mmlu", "commit": "c" * 40}
 TASKS = {
     "cola": {"metric": "matthews", "harness": [], "data": {**GLUE, "config": "cola"}, "value": -0.125, "stderr": 0.0625},
@@ -58,8 +58,15 @@ def test_a_card_names_the_metrics_of_the_hub_and_shows_names_that_look_like_mark
         "cola": "matthews_correlation", "stsb": "pearson_spearman", "mmlu": "accuracy",
     }  # fmt: skip
     assert {name: result.metric_value for name, result in found.items()} == {n: task["value"] for n, task in TASKS.items()}
-    assert card.data.model_name == "ties | ours" and "| COLA | Matthews correlation | −12.5 |" in card.text
+    assert card.data.model_name == "ties" and "| COLA | Matthews correlation | −12.5 |" in card.text
     assert "classification head" not in card.text, "a language model answers by itself"
+
+
+def test_a_source_in_words_is_one_cell_of_the_table_whatever_it_holds(made, monkeypatch):
+    monkeypatch.setitem(TASKS, "own", {"metric": "accuracy", "harness": [], "data": {}, "value": 0.5, "stderr": 0.0625})
+    card = ModelCard(hub.with_scores(CARD, made("own", family="text_encoder")[1]))
+    assert "| OWN | accuracy | 50.0 | 38.1 to 61.9 | 64 | own \\| its paper |" in card.text
+    assert "classification head of its own" in card.text
 
 
 def test_a_record_has_the_range_of_the_metric_and_names_how_its_error_was_found(made):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.escape import code, markdown, yaml_text
@@ -38,7 +39,7 @@ HEADS = "The model is an encoder: each task was scored with a classification hea
 def write(model: ScoredModel, card: str, output: Path, name: str | None = None) -> list[str]:
     """Write README.md and `.eval_results` into a new folder; return the labels of the tasks without a data set of the hub.
 
-    `name` is that of the model in its `model-index`, by default the title of the card.
+    `name` is that of the model in its `model-index`, by default the id of its method.
     """
     files = {f".eval_results/{file}.yaml": yaml_text(entries) for file, entries in eval_results(model).items()}
     files[CARD] = with_scores(card, model, name)
@@ -52,8 +53,8 @@ def write(model: ScoredModel, card: str, output: Path, name: str | None = None) 
 def with_scores(card: str, model: ScoredModel, name: str | None = None) -> str:
     """Return a model card with `model-index` in its front matter and a table of the scores."""
     found = ModelCard(card)
-    title = next((line.removeprefix("# ") for line in found.text.splitlines() if line.startswith("# ")), model.method["id"])
-    found.data.model_name, found.data.eval_results = name or title, [_result(model, task) for task in model.tasks]
+    data = cast(ModelCardData, found.data)
+    data.model_name, data.eval_results = name or model.method["id"], [_result(model, task) for task in model.tasks]
     text = found.text.replace(WITHOUT_SCORES, "Its scores stand in the section Evaluation.", 1)
     found.text = text.replace(BEFORE, f"\n## Evaluation\n\n{_evaluation(model)}\n{BEFORE}", 1)
     return str(found)

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.scoring import PRECISIONS
 from nan_merge.core.text import parse_json, read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
 METHODS = "records in the order of the rows"
 OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
-    **{name: {"type": Path} for name in ("base", "checkpoint", "dataset", "head", "text-tower", "output")},
+    **{name: {"type": Path} for name in ("base", "checkpoint", "dataset", "head", "text-tower", "output", "scores")},
     **{name: {"type": Path, "nargs": "+"} for name in ("datasets", "heads")},
     **{name: {} for name in ("family", "suite", "method")},
+    "checkpoints": {"type": Path, "nargs": "+", "help": "one for all tasks, or one for each"},
+    "data": {"type": Path, "nargs": "+", "help": "folders of the data of benchmarks, one or `folders` each"},
+    "precision": {"choices": PRECISIONS, "default": "float32", "help": "of the weights, or of the forward pass by autocast"},
     "experts": {"nargs": "+", "metavar": "NAME=FOLDER"},
     "seed": {"type": int},
     "logit-scale": {"type": float, "help": "`finetune: logit_scale:` of the suite"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
-from nan_merge.core.scoring import BENCHMARK_BATCH, PRECISIONS
+from nan_merge.core.scoring import BENCHMARK_BATCH
 from nan_merge.models.opencompass import COUNTERPARTS, config_text, read_summary, write_data
 from scripts.arguments import options, parse_with_spec
 
@@ -50,12 +50,8 @@ def scored(task: str, model: Path, data: Path, args: argparse.Namespace) -> tupl
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = options(__doc__, "device", "suite", "method", "seed")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all benchmarks, or one for each")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder of the data of each benchmark")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="type of the weights")
+    parser = options(__doc__, "checkpoints", "data", "device", "precision", "suite", "method", "seed", "scores")
     parser.add_argument("--batch-size", type=int, default=BENCHMARK_BATCH)
-    parser.add_argument("--scores", type=Path, required=True)
     return parser
 
 

@@ -1,11 +1,14 @@
-"""Score language models on benchmarks of lm_eval: accuracy and every answer (rule evaluate_benchmark)."""
+"""Score language models on benchmarks of lm_eval (rule evaluate_benchmark).
+
+Beside the scores, a JSON file, lie every answer (.npz) and every output (.jsonl.gz).
+"""
 
 import argparse
 from pathlib import Path
 
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
-from nan_merge.core.scoring import BENCHMARK_BATCH, PRECISIONS
+from nan_merge.core.scoring import BENCHMARK_BATCH
 from nan_merge.models.benchmark_scores import Scoring, score
 from nan_merge.models.harness.tasks import benchmarks_of
 from scripts.arguments import options, parse_with_spec
@@ -31,13 +34,9 @@ def main() -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = options(__doc__, "device", "suite", "method", "seed")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all benchmarks, or one for each")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of the data, one or `folders` a benchmark")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="type of the weights")
+    parser = options(__doc__, "checkpoints", "data", "device", "precision", "suite", "method", "seed", "scores")
     parser.add_argument("--batch-size", type=int, default=BENCHMARK_BATCH)
     parser.add_argument("--cache", type=Path, required=True, help="folder of answers that were given already")
-    parser.add_argument("--scores", type=Path, required=True, help="FILE.json; answers, .npz, and outputs, .jsonl.gz, lie beside")
     return parser
 
 

@@ -12,7 +12,7 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
-from nan_merge.core.scoring import BATCH, PRECISIONS
+from nan_merge.core.scoring import BATCH
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset, is_number
 from nan_merge.data.metrics import METRICS, score, standard_error
@@ -56,14 +56,12 @@ def main() -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = options(__doc__, "family", "datasets", "heads", "device", "suite", "method", "seed")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="one for all tasks, or one for each")
+    given = ("family", "checkpoints", "datasets", "heads", "device", "precision", "suite", "method", "seed", "scores")
+    parser = options(__doc__, *given)
     parser.add_argument("--split", choices=sorted(PREFIX), default="test")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the forward pass, by autocast")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="TASK=METRIC", help=f"not accuracy: {', '.join(METRICS)}")
     parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
-    parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     return parser
 

@@ -15,10 +15,10 @@ from scripts.arguments import options, parse_with_spec
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = options(__doc__, "family", "base", "seed", "device", "output")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of the data of the benchmarks")
     args = parse_with_spec(
-        parser, benchmarks="entries `harness:` of tasks, each with its `id`", settings="`finetune:` of the suite without `tasks`"
+        options(__doc__, "family", "base", "data", "seed", "device", "output"),
+        benchmarks="entries `harness:` of tasks, each with its `id`",
+        settings="`finetune:` of the suite without `tasks`",
     )
     with tempfile.TemporaryDirectory() as scratch:
         tasks = [training_pairs(benchmark, Path(scratch)) for benchmark in benchmarks_of(args.benchmarks, args.data)]

@@ -78,8 +78,9 @@ class FabricatedRun:
         return self.experiment.candidates[candidates[0]][1]
 
     def _score(self, place, suite, method, seed, metric, answers, truth) -> None:
-        usual = {"suite": suite, "method": method, "metric": metric, "stderr": None, "n": EXAMPLES, "seed": seed}
-        rows = [{**usual, "task": t, "value": float((answers[t] == truth[t]).mean())} for t in answers]
+        usual = {"suite": suite, "method": method, "metric": metric, "n": EXAMPLES, "seed": seed}
+        values = {t: float((answers[t] == truth[t]).mean()) for t in answers}
+        rows = [{**usual, "task": t, "value": p, "stderr": (p * (1 - p) / EXAMPLES) ** 0.5} for t, p in values.items()]
         origin = {"checkpoints": [method], "xxh3_128": {method: f"{method} of {suite}, seed {seed}"}}
         self.scores.append(self._json(f"{place}.json", {"scores": rows, "provenance": origin}))
         parts = {f"{t}.{name}": values[t] for t in answers for name, values in (("prediction", answers), ("label", truth))}
@@ -145,6 +146,19 @@ class FabricatedRun:
         compare_methods(self.scores, self.experiment.pairs(), self.folder / "comparisons.tsv", sizes)
         tables = (self.folder / "scores.tsv", self.folder / "comparisons.tsv")
         return studies(self.suites, self.methods, *tables, self.coefficients, self.measures)
+
+    def finish(self) -> None:
+        """Write what a finished run has besides, as the rules do: scores.tsv and run_config.yaml."""
+        experiment = self.experiment
+        gather_scores(self.scores, self.folder / "scores.tsv")
+        assets = {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()}
+        config = {
+            "config": experiment.config, "assets": assets, "methods": experiment.methods, "skipped": experiment.skipped,
+            "suites": {suite: {**experiment.suites[suite], "tasks": names} for suite, names in self.tasks.items()},
+            "tasks": {task: experiment.tasks[task] for names in self.tasks.values() for task in names},
+            "skipped_methods": {suite: experiment.skipped_methods(suite) for suite in self.tasks},
+        }  # fmt: skip
+        self._json("run_config.yaml", config)  # JSON is YAML
 
     def report(self) -> Path:
         """Render the tables of the config and the report, and return the report."""

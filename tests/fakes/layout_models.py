@@ -148,7 +148,7 @@ def vision_language(kind: str, seed: int = 0, **words: Any) -> Any:
     return model(model.config_class(**{**record, "text_config": {**record["text_config"], **words}})).eval()
 
 
-def write_llava(folder: Path, model: Any, layout: str, tower: bool = True) -> dict[str, torch.Tensor]:
+def write_llava(folder: Path, model: Any, layout: str, tower: bool = True, picture: int = PICTURE) -> dict[str, torch.Tensor]:
     """Write a LLaVA of transformers in one of LLAVA_NAMES, and return its tensors; the original one has no token of a picture."""
     tensors = {
         name: tensor.detach().clone() for name, tensor in model.state_dict().items() if tower or "vision_tower" not in name
@@ -156,10 +156,11 @@ def write_llava(folder: Path, model: Any, layout: str, tower: bool = True) -> di
     record = json.loads(model.config.to_json_string())
     if layout == "original":
         tables = ("model.language_model.embed_tokens.weight", "lm_head.weight")
-        tensors |= {name: tensors[name][:PICTURE] for name in tables}
+        tensors |= {name: tensors[name][:picture] for name in tables}
         record = {**record["text_config"], "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"],
-                  "vocab_size": PICTURE, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+                  "vocab_size": picture, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
                   "mm_vision_tower": "openai/clip"}  # fmt: skip
+        record |= {key: grid for key in ["image_grid_pinpoints"] if (grid := getattr(model.config, key, None))}
     for pattern, new in LLAVA_NAMES[layout]:
         tensors = {re.sub(pattern, new, name): tensor for name, tensor in tensors.items()}
     write(folder, {name: tensor.numpy() for name, tensor in tensors.items()}, record)

@@ -1,6 +1,7 @@
 """Merge fine-tuned models with norm-aware coefficients (NAN, arXiv 2505.16148) and every method they are compared with.
 
     cli                                     the command `nan-merge`
+    export                                  scores in the formats of others
     standalone                              merge models of your own, in one process
     calibration    reporting                statistics that need data; tables, figures, report
     engine         models                   stream tensors through a method; load, run and train encoders

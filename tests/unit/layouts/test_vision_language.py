@@ -285,14 +285,59 @@ def test_a_llava_next_takes_tower_and_newline_from_where_the_options_say(tmp_pat
     write_llava(tmp_path / "merged", base, "original", tower=False)
     write_llava(tmp_path / "donor", donor, "original")
     clip = write_clip(tmp_path / "clip", base)
+    donor.config.save_pretrained(tmp_path / "published")
     of_donor, of_base = donor.state_dict(), base.state_dict()
     for tower, expected in ((clip, of_base), (tmp_path / "donor", of_donor)):
-        words = ["--tower", tower, "--newline", tmp_path / "donor", "--output", tmp_path / f"of_{tower.name}"]
+        words = ["--tower", tower, "--newline", tmp_path / "donor", "--base", tmp_path / "published"]
+        words += ["--output", tmp_path / f"of_{tower.name}"]
         found = loaded(turned(tmp_path / "merged", "--to", "llava-next-hf", *words)).state_dict()
         assert torch.equal(found["model.image_newline"], of_donor["model.image_newline"])
         assert all(torch.equal(found[name], expected[name]) for name in found if "vision_tower" in name)
         assert torch.equal(found["lm_head.weight"][:PICTURE], of_base["lm_head.weight"][:PICTURE])
     assert "`image_newline` is that of" in capsys.readouterr().err
+
+
+def test_sizes_of_pictures_are_those_of_the_model_or_else_of_the_processor_and_a_difference_is_told(tmp_path, capsys):
+    donor = vision_language("llava_next", 3, vocab_size=ROWS)
+    write_llava(tmp_path / "model", donor, "original")
+    record = json.loads((tmp_path / "model/config.json").read_text())
+    donor.config.save_pretrained(tmp_path / "published")
+
+    def sizes(name, of_model, of_processor, where="preprocessor_config.json"):
+        (tmp_path / "model/config.json").write_text(json.dumps({**record, "image_grid_pinpoints": of_model}))
+        for file in (tmp_path / "published").glob("*processor_config.json"):
+            file.unlink()
+        found = {"image_grid_pinpoints": of_processor}
+        (tmp_path / "published" / where).write_text(
+            json.dumps({"image_processor": found} if where == "processor_config.json" else found)
+        )
+        words = ["--base", tmp_path / "published", "--output", tmp_path / name]
+        out = turned(tmp_path / "model", "--to", "llava-next-hf", *words)
+        return json.loads((out / "config.json").read_text())["image_grid_pinpoints"], capsys.readouterr().err
+
+    one, two = [[8, 16]], [[16, 8]]
+    assert sizes("a", one, one)[0] == one and sizes("b", None, two, "processor_config.json")[0] == two
+    found, told = sizes("c", one, two)
+    assert (
+        found == one
+        and f"its processor cuts pictures to the sizes {two}, and `image_grid_pinpoints` of config.json is {one}" in told
+    )
+
+
+def test_the_heads_of_a_tower_of_unusual_width_are_those_of_a_published_config(tmp_path):
+    model = vision_language("llava", vocab_size=ROWS)
+    write_llava(tmp_path / "a", model, "original")
+    model.config.save_pretrained(tmp_path / "published")
+    words = [tmp_path / "a", "--to", "llava-hf", "--output", tmp_path / "out"]
+    with pytest.raises(
+        UserError, match=r"a: config\.json does not tell how many attention heads its vision tower of width 8 has"
+    ):
+        turned(*words)
+    found = loaded(turned(*words, "--base", tmp_path / "published"))
+    assert found.config.vision_config.num_attention_heads == model.config.vision_config.num_attention_heads == 2
+    inputs = pictures(model)
+    with torch.inference_mode():
+        assert torch.allclose(*(each(**inputs).logits[..., :PICTURE] for each in (found, model)), atol=1e-6)
 
 
 def test_the_tower_inside_an_expert_is_compared_with_that_of_clip(tmp_path, capsys):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from zipfile import ZipFile
 
+import drawn_pictures
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     torch.set_num_threads(1)
     world.publish_model(folder / "model")
-    world.publish_data(folder / "data")
+    drawn_pictures.publish(folder / "data")
     geoqa = folder / "data/geoqa"
     for name in ("images.zip", "test_questions.jsonl", "test_answers.jsonl"):  # an asset each
         (folder / f"assets/{name}").mkdir(parents=True)
@@ -86,15 +87,15 @@ def test_outputs_are_those_of_the_model_outside_the_harness_and_depend_on_the_pi
         documents, found = rows(made, task), lines(made, task)
         for number in range(0, 20, 5):
             document = documents[number]
-            prompt = world.asked(document, world.processor())
-            assert found[number]["output"] == generated(made, document.get("decoded_image", document["image"]), prompt)
+            prompt = world.prompt(document, world.processor())
+            assert found[number]["output"] == generated(made, drawn_pictures.picture(document), prompt)
         assert len({line["output"] for line in found}) >= 3
 
 
 def test_what_the_model_has_learned_is_counted_as_right(made):
     assert scores(made, "ai2d")["accuracy"][0] >= 0.8 and scores(made, "mathvista")["accuracy"][0] >= 0.5
     for task, field in (("ai2d", "options"), ("mathvista", "choices")):
-        letters = [world.answer(row) for row in rows(made, task)]
+        letters = [drawn_pictures.answer(row) for row in rows(made, task)]
         for line, letter, row in zip(lines(made, task), letters, rows(made, task), strict=True):
             free = field == "choices" and row["question_type"] == "free_form"
             assert line["right"] == (line["answer"] == letter), (line, letter, free)
@@ -239,6 +240,18 @@ def test_a_model_whose_token_of_pictures_is_another_or_no_token_is_told(number, 
     model = edited(made, tmp_path, "config.json", image_token_index=number, image_token_id=number)
     text = told(model, "ai2d", made / "data/ai2d", tmp_path)
     assert text.startswith(f"{model}: the token of pictures, number {number} of config.json, is ") and "'<image>'" in text
+
+
+def test_a_processor_that_cuts_pictures_in_another_way_than_its_model_is_told(made, tmp_path):
+    model, odd = world.untrained("llava_next"), [[32, 32]]
+    model.save_pretrained(tmp_path / "model")
+    processor = world.processor("llava_next")
+    processor.image_processor.image_grid_pinpoints = odd
+    processor.save_pretrained(tmp_path / "model")
+    text = told(tmp_path / "model", "ai2d", made / "data/ai2d", tmp_path)
+    assert text.startswith(
+        f"{tmp_path / 'model'}: `image_grid_pinpoints` is {odd} in the processor, which cuts pictures by it, and"
+    )
 
 
 def test_an_output_that_reaches_the_limit_is_counted(made, tmp_path):

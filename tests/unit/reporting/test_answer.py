@@ -6,7 +6,7 @@ import pytest
 from fabricated_run import FabricatedRun
 
 from experiment import experiment
-from nan_merge.reporting import paired_tests
+from nan_merge.reporting import paired_difference
 from nan_merge.reporting.answer import answer, question
 from nan_merge.reporting.pairs import AVERAGE, Standing
 from nan_merge.reporting.results_view import chart, results
@@ -17,8 +17,8 @@ from nan_merge.reporting.statistics import best_merge, summarise
 def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_tests, "FLIPS", 999)
-        patch.setattr(paired_tests, "RESAMPLES", 200)
+        patch.setattr(paired_difference, "FLIPS", 999)
+        patch.setattr(paired_difference, "RESAMPLES", 200)
         run = FabricatedRun(tmp_path_factory.mktemp("run"), {})
         assert run.studies
     return run

@@ -8,7 +8,7 @@ from fabricated_run import ROOT, FabricatedRun
 
 from experiment import experiment
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.reporting import paired_tests
+from nan_merge.reporting import paired_difference
 
 CONFIG = ROOT / "config"
 OVERLAYS = {path.stem: read_yaml(path) for path in [*CONFIG.glob("papers/*.yaml"), CONFIG / "study.yaml", CONFIG / "scan.yaml"]}
@@ -59,8 +59,8 @@ def run(request, tmp_path_factory):
     """The name of a run, its text, its experiment and its studies."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_tests, "FLIPS", 999)
-        patch.setattr(paired_tests, "RESAMPLES", 200)
+        patch.setattr(paired_difference, "FLIPS", 999)
+        patch.setattr(paired_difference, "RESAMPLES", 200)
         made = FabricatedRun(tmp_path_factory.mktemp(request.param), **RUNS[request.param])
         text = Text(made.report().read_text(encoding="utf-8"))
     return request.param, text.lines, made
@@ -87,7 +87,11 @@ def test_a_sentence_is_there_if_and_only_if_it_is_true(run):
         "test inputs without their labels are used by": any(m.get("data") == "unlabelled test" for m in records),
         "Fetched experts were trained elsewhere": fetched,
         "one fine-tuning seed": not fetched and not several,
-        "do not extend to new ones": not fetched and several,
+        "which extend to other seeds of the same recipe": not fetched and several,
+        "With several seeds, seeds and examples are both a sample": several,
+        "They cover the choice of examples and another fine-tuning": not fetched and several,
+        "They cover the choice of examples and of random draws, not another fine-tuning": fetched and several,
+        "They cover the choice of examples, not another fine-tuning": not several,
         "fetched experts, one fine-tuning of each": fetched,
         "the seeds change random draws of methods only": fetched and several,
         "The paper of NAN leaves open": bool(groups & {"nan", "scan"}),

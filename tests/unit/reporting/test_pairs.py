@@ -7,7 +7,7 @@ import pytest
 from fabricated_run import EXAMPLES, FabricatedRun
 
 from experiment import experiment
-from nan_merge.reporting import paired_tests, pairs
+from nan_merge.reporting import paired_difference, paired_tests, pairs
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import examples_of, read_texts
 from nan_merge.reporting.paired_tests import Answers
@@ -20,8 +20,8 @@ def run(tmp_path_factory):
     """The study of a finished run of the default config with drawn answers, its answers and its texts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_tests, "FLIPS", 999)
-        patch.setattr(paired_tests, "RESAMPLES", 200)
+        patch.setattr(paired_difference, "FLIPS", 999)
+        patch.setattr(paired_difference, "RESAMPLES", 200)
         made = FabricatedRun(tmp_path_factory.mktemp("run"), {})
         tests = [file for file in made.scores if "validation" not in str(file.relative_to(made.folder))]
         answers, _ = paired_tests.read_answers(tests)

@@ -547,9 +547,11 @@ def test_the_report_names_the_methods_that_use_test_inputs(study, tmp_path):
     assert "test inputs without their labels are used by AdaMerging." in text_of_report(study, METHODS + learned, tmp_path)
 
 
-def test_the_report_says_that_seeds_are_not_sampled(study, tmp_path):
+def test_the_report_says_that_seeds_are_a_sample(study, tmp_path):
     study.suite["seeds"] = [0, 1, 2]
-    assert "tests and intervals take the seeds as given and do not extend to new ones" in text_of_report(study, METHODS, tmp_path)
+    assert "a sample for tests and intervals, which extend to other seeds of the same recipe" in text_of_report(
+        study, METHODS, tmp_path
+    )
 
 
 def test_the_report_tells_fetched_experts_from_its_own(study, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import paired_tests as pairs
+from nan_merge.reporting import paired_difference as pairs
+from nan_merge.reporting.paired_difference import paired, paired_over_seeds
 from nan_merge.reporting.paired_tests import (
     FAILS,
     HOLDS,
@@ -18,10 +19,9 @@ from nan_merge.reporting.paired_tests import (
     UNDECIDABLE,
     UNDECIDED,
     compare_methods,
-    paired,
     verdict,
 )
-from nan_merge.reporting.statistics import POWER, detectable, holm, spearman, stratified, summarise, wilson
+from nan_merge.reporting.statistics import POWER, detectable, holm, over_seeds, spearman, stratified, summarise, wilson
 from nan_merge.reporting.study import Score, Study
 
 
@@ -258,7 +258,77 @@ def test_seeds_of_one_example_are_flipped_together(tmp_path):
     compare_methods(files, [{"suite": "toy", "method": "nan", "against": "host", "kind": "host"}], tmp_path / "out.tsv")
     found = read_table(tmp_path / "out.tsv")[0]
     assert float(found["p"]) == pytest.approx(2 / 2**6, abs=0.004)  # six examples, not eighteen
+    assert float(found["improvement"]) == 1.0
     assert (found["n"], found["discordant"], found["seeds"]) == ("120", "18", "0 1 2")
+
+
+def of_seeds(random, seeds, deviation, effect=0.0, tasks=3, n=300, share=0.1):
+    """Draw differences of a pair on the same examples for all seeds: `effect`, and one of that deviation for each seed."""
+    shifts = effect + deviation * random.standard_normal(seeds)
+    found = []
+    for _ in range(tasks):
+        uniform = np.clip(random.random(n) + 0.02 * random.standard_normal((seeds, n)), 0, 1)  # the same examples for every seed
+        found.append((uniform < (share + shifts[:, None]) / 2).astype(int) - (uniform > 1 - (share - shifts[:, None]) / 2))
+    return found
+
+
+@pytest.mark.parametrize(("seeds", "deviation"), [(3, 0.0), (3, 0.03), (5, 0.03), (5, 0.045)])
+def test_intervals_over_seeds_cover_the_difference_of_other_seeds_and_tests_keep_their_level(seeds, deviation, monkeypatch):
+    monkeypatch.setattr(pairs, "FLIPS", 999)
+    monkeypatch.setattr(pairs, "RESAMPLES", 500)
+    random = np.random.default_rng(3)
+    drawn = [of_seeds(random, seeds, deviation) for _ in range(300)]
+    over = [paired_over_seeds(each, 1, np.ones(3), random) for each in drawn]
+    fixed = [paired([each.sum(axis=0) for each in one], seeds, np.ones(3), random) for one in drawn]
+    covered, before = (np.mean([one.low <= 0 <= one.high for one in found]) for found in (over, fixed))
+    assert covered >= 0.93 and np.mean([one.p < 0.05 for one in over]) <= 0.07
+    if deviation:
+        assert before < 0.85, "seeds that are taken as given cover no others"
+
+
+def test_a_difference_that_all_seeds_share_is_found_and_one_of_a_single_seed_is_not():
+    random = np.random.default_rng(4)
+    shared, single = of_seeds(random, 5, 0.0, effect=0.06), of_seeds(random, 5, 0.0)
+    for each in single:
+        each[0] = np.where(random.random(300) < 0.2, 1, each[0])  # 20 points on the first seed
+    found, lone = (paired_over_seeds(each, 1, np.ones(3), random) for each in (shared, single))
+    assert found.p < 0.01 and found.low > 0
+    assert lone.p > 0.2 and lone.low < 0 < lone.difference
+    assert paired([each.sum(axis=0) for each in single], 5, np.ones(3), random).p < 0.01
+
+
+def test_one_seed_twice_is_as_certain_as_the_seed():
+    one = np.random.default_rng(5).choice([-1, 0, 1], 400, p=[0.05, 0.8, 0.15])
+    twice = paired_over_seeds([np.array([one, one])], 1, [1], np.random.default_rng(0))
+    alone = paired([one], 1, [1], np.random.default_rng(0))
+    assert (twice.low, twice.high, twice.within) == pytest.approx((alone.low, alone.high, alone.within), abs=0.004)
+
+
+def test_clusters_of_examples_are_drawn_whole_over_seeds():
+    random = np.random.default_rng(6)
+    each = np.repeat(random.choice([-1, 0, 1], (1, 40)), 10, axis=1).repeat(3, axis=0)
+    apart, together = (
+        paired_over_seeds([each], 1, [1], np.random.default_rng(0), [c]) for c in (None, np.repeat(np.arange(40), 10))
+    )
+    assert together.high - together.low > 2.5 * (apart.high - apart.low)
+
+
+def test_what_two_one_sided_tests_exclude_is_the_larger_limit_of_a_90_percent_interval():
+    random = np.random.default_rng(7)
+    differences = [random.choice([-1, 0, 1], 400, p=[0.05, 0.8, 0.15]) for _ in range(4)]
+    found = paired(differences, 1, np.ones(4), np.random.default_rng(0))
+    error = np.sqrt(sum(d.var() / len(d) for d in differences)) / 4
+    assert found.within == pytest.approx(found.difference + 1.645 * error, rel=0.03)
+    assert paired([-d for d in differences], 1, np.ones(4), np.random.default_rng(0)).within == pytest.approx(
+        found.within, rel=0.03
+    )
+
+
+def test_limits_of_an_average_are_wider_by_the_spread_over_seeds():
+    low, high = over_seeds(0.4, 0.6, (0.45, 0.55))
+    half = 12.7062 * np.std([0.45, 0.55], ddof=1) / np.sqrt(2)
+    assert (low, high) == pytest.approx((0.5 - np.hypot(0.1, half), 0.5 + np.hypot(0.1, half)), abs=1e-4)
+    assert over_seeds(0.4, 0.6, (0.5,)) == (0.4, 0.6) and over_seeds(0.4, 0.6, (0.5, 0.5)) == pytest.approx((0.4, 0.6))
 
 
 def test_a_pair_without_all_tasks_is_left_empty_and_out_of_the_family(tmp_path):
@@ -304,7 +374,7 @@ def test_seeds_are_averaged_and_their_spread_is_given():
     assert found.average.value == pytest.approx(0.525)
     assert found.average.deviation == pytest.approx(np.std([0.5, 0.55], ddof=1))
     one = summarise(study({"merge": {"a": 0.65, "b": 0.4}}))[0]
-    assert (found.average.low, found.average.high) == pytest.approx((one.average.low, one.average.high))
+    assert found.average.low < one.average.low and found.average.high > one.average.high
 
 
 def test_a_missing_seed_is_said():

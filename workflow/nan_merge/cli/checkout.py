@@ -1,4 +1,4 @@
-"""`nan-merge evaluate`, `plan`, `lock`, `status` and `clean`: the scripts of a checkout, with the library of that checkout."""
+"""Subcommands that are scripts of a checkout, run with the library of that checkout: `nan-merge evaluate`, `plan` and others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nan_merge.core.errors import UserError
 
 SCRIPTS = {
     "evaluate": "evaluate_models",
+    "export": "export_results",
     "plan": "plan_run",
     "lock": "update_lock",
     "status": "show_status",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib
 import importlib.metadata
@@ -22,6 +23,7 @@ ANYWHERE = {
 }
 IN_A_CHECKOUT = {
     "evaluate": "score language models on benchmarks, and compare them",
+    "export": "write scores for the model hub, Every Eval Ever or a leaderboard",
     "plan": "say what a run fetches, needs and takes",
     "lock": "pin assets: revision, sizes and SHA-256",
     "status": "show how the last run stands",
@@ -47,9 +49,9 @@ def main(argv: Sequence[str]) -> None:
         importlib.import_module(f"nan_merge.cli.{name.replace('-', '_')}").main(argv[1:])
     else:
         lists = ["\n".join(f"  {each:17}{what}" for each, what in group.items()) for group in (ANYWHERE, IN_A_CHECKOUT)]
-        parser = command_parser("", HELP.format(*lists), "nan-merge merge --help", usage="nan-merge COMMAND ...")
-        parser.add_argument("--version", action="version", version=f"nan-merge {version()}", help="print the version")
-        parser.add_argument("command", metavar="COMMAND", help="one of the above")
+        parser = command_parser("", HELP.format(*lists), "nan-merge merge --help", usage="nan-merge COMMAND ... | --version")
+        parser.add_argument("--version", action="version", version=f"nan-merge {version()}", help=argparse.SUPPRESS)
+        parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)  # the description lists them
         parser.parse_args([name])
         parser.error(f"unknown command '{name}'; {nearest(name, [*ANYWHERE, *IN_A_CHECKOUT])}")
 

@@ -77,14 +77,26 @@ def padded(rows: int) -> int:
     return -(-(rows + 2) // PADDED) * PADDED
 
 
-def vision_of(tower: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the vision_config that the shapes of a ViT of CLIP tell; names are those behind `vision_model.`."""
+def vision_of(tower: Mapping[str, Tensor], published: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the vision_config that the shapes of a ViT of CLIP tell; names are those behind `vision_model.`.
+
+    They do not tell the number of heads: it is that of a `published` config with the same sizes, or else that of heads
+    HEAD_WIDTH wide. Raises UserError, naming the `folder` of the tower, if neither can be.
+    """
     width, _, _, patch = tower["embeddings.patch_embedding.weight"].shape
     tables = ("embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight")
     positions, inner = (tower[name].shape[0] for name in tables)
     layers = {name.split(".")[2] for name in tower if name.startswith("encoder.layers.")}
-    return {
-        "hidden_size": width, "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, width // HEAD_WIDTH), "intermediate_size": inner, "patch_size": patch,
+    sizes = {
+        "hidden_size": width, "num_hidden_layers": len(layers), "intermediate_size": inner, "patch_size": patch,
         "image_size": patch * math.isqrt(positions - 1),
     }  # fmt: skip
+    heads, rest = divmod(width, HEAD_WIDTH)
+    if all(published.get(key) == size for key, size in sizes.items()):
+        heads, rest = published["num_attention_heads"], 0
+    if rest:
+        raise UserError(
+            f"{folder}: config.json does not tell how many attention heads its vision tower of width {width} has; give a"
+            " published conversion of it with --base, or a tower whose config.json tells with --tower"
+        )
+    return {**sizes, "num_attention_heads": heads}

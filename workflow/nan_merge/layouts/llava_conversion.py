@@ -23,7 +23,7 @@ from nan_merge.layouts.names import count_phrase, is_buffer, join_first
 from nan_merge.layouts.quantisation import refuse_quantised
 from nan_merge.layouts.renames import Rules, common, renamed
 from nan_merge.layouts.views import MeanRows
-from nan_merge.layouts.vision_language import processor_notes
+from nan_merge.layouts.vision_language import SIZES, processor_notes, sizes_of_pictures
 
 TOWER, NEWLINE = "model.vision_tower.", "model.image_newline"  # common names
 TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
@@ -87,11 +87,13 @@ def convert(
     notes = [f"the tower of {source} {compare(model.tower, donor)}, which is taken"] if tower and model.tower else []
     entries = {name: tensor for name, tensor in model.entries.items() if not name.startswith(TOWER)}
     entries |= {f"{TOWER}{name}": tensor for name, tensor in donor.tower.items()}
-    vision = _vision(model, donor, layout)
-    grid = _set_newline(model, open_source(newline) if newline else model, layout, entries, notes)
+    published = read_mapping(base / "config.json").get("vision_config", {}) if base and (base / "config.json").is_file() else {}
+    vision = _vision(model, donor, layout, published)
+    giver = open_source(newline) if newline else model
+    _set_newline(model, giver, layout, entries, notes)
     record = _resize(model, vision, layout, entries)
-    if layout == "llava-next-hf" and grid and not record.get("image_grid_pinpoints"):
-        record["image_grid_pinpoints"] = grid
+    if layout == "llava-next-hf":
+        record |= {SIZES: record.get(SIZES) or giver.config.get(SIZES) or sizes_of_pictures(base or source)}
     named = {renamed(LAYOUTS[layout], name): tensor for name, tensor in entries.items()}
     kept = (*model.files, "config.json")
     canonical.write(
@@ -145,8 +147,11 @@ def compare(tower: Mapping[str, Tensor], other: Source) -> str:
     return f"differs from that of {place} in {moved} of {count_phrase(len(tower), 'tensor')}, by {share:.2g} of its norm"
 
 
-def _vision(model: Source, donor: Source, layout: str) -> Mapping[str, Any]:
-    """Return the config of the tower, {} for an original model without one; raise UserError for one that does not fit."""
+def _vision(model: Source, donor: Source, layout: str, published: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the tower, {} for an original model without one; raise UserError for one that does not fit.
+
+    What the donor does not tell is that of `published`, if its sizes are those of the tower, or else what the shapes tell.
+    """
     tower = donor.tower
     if PATCHES not in tower:
         if layout == "llava" and llava_configs.is_original(model.config) and not tower:
@@ -162,11 +167,12 @@ def _vision(model: Source, donor: Source, layout: str) -> Mapping[str, Any]:
         )
     if donor.vision.get("model_type", CLIP) != CLIP or CLASS not in tower:
         raise UserError(f"{donor.folder}: its tower is no ViT of CLIP, the only one of original LLaVAs; give one with --tower")
-    return {**clip_configs.VISION, "model_type": CLIP, **(donor.vision or llava_configs.vision_of(tower))}
+    told = donor.vision or llava_configs.vision_of(tower, {**clip_configs.VISION, **published}, donor.folder)
+    return {**clip_configs.VISION, "model_type": CLIP, **told}
 
 
-def _set_newline(model: Source, donor: Source, layout: str, entries: dict[str, Tensor], notes: list[str]) -> Any:
-    """Set or leave out `image_newline` as the layout has it, and return the sizes of pictures that go with it."""
+def _set_newline(model: Source, donor: Source, layout: str, entries: dict[str, Tensor], notes: list[str]) -> None:
+    """Set or leave out `image_newline` as the layout has it."""
     if layout == "llava-hf" and entries.pop(NEWLINE, None) is not None:
         notes.append("left out `image_newline`, which llava-hf does not have; --to llava-next-hf keeps it")
     elif donor is not model and NEWLINE in donor.entries:
@@ -174,7 +180,6 @@ def _set_newline(model: Source, donor: Source, layout: str, entries: dict[str, T
         notes.append(f"`image_newline` is that of {donor.folder}")
     if layout == "llava-next-hf" and NEWLINE not in entries:
         raise UserError(f"{donor.folder}: has no `image_newline`; give a LLaVA-Next with --newline, or choose --to llava-hf")
-    return donor.config.get("image_grid_pinpoints")
 
 
 def _resize(model: Source, vision: Mapping[str, Any], layout: str, entries: dict[str, Tensor]) -> dict[str, Any]:

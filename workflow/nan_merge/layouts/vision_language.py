@@ -17,6 +17,7 @@ BESIDE = re.compile(rf"model\.({PARTS})(?=\.|$)")  # of common names
 LANGUAGE = "model.language_model."
 NO_TOWER = ("multi_modal_projector", "mlp1", "image_newline")  # parts between a tower and a language model
 IMAGE_TOKEN = ("image_token_index", "image_token_id")  # keys of config.json
+SIZES = "image_grid_pinpoints"  # key of config.json and of processors
 PICTURE = re.compile(r"ima?ge?", re.IGNORECASE)  # in tokens: <image>, <|image_pad|>, <image_soft_token>, <IMG_CONTEXT>
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "chat_templates")
 
@@ -55,7 +56,7 @@ def processor_notes(folder: Path, record: Mapping[str, Any], remedy: str) -> lis
     if key is None or "vision_config" not in record:
         return []
     tokenizer, processor = (_read(folder / f"{kind}_config.json") for kind in ("tokenizer", "processor"))
-    lacks = []
+    lacks, cut = [], sizes_of_pictures(folder)
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
         lacks.append("it has no processor (preprocessor_config.json), so pictures cannot be prepared")
     if not any((folder / name).exists() for name in TEMPLATES) and not any("chat_template" in x for x in (tokenizer, processor)):
@@ -64,7 +65,16 @@ def processor_notes(folder: Path, record: Mapping[str, Any], remedy: str) -> lis
     if not PICTURE.search(token):
         found = f"token {record[key]} of its tokenizer is '{token}'" if token else f"its tokenizer has no token {record[key]}"
         lacks.append(f"{found}, which stands for a picture by `{key}` of config.json")
+    if cut and cut != (record.get(SIZES) or cut):
+        lacks.append(f"its processor cuts pictures to the sizes {cut}, and `{SIZES}` of config.json is {record[SIZES]}")
     return [f"{folder} cannot be asked about a picture: {'; '.join(lacks)}. {remedy}"] if lacks else []
+
+
+def sizes_of_pictures(folder: Path) -> Any:
+    """Return the sizes to which the processor of a LLaVA-Next in a folder stretches pictures, None for another processor."""
+    processor = _read(folder / "processor_config.json")
+    part = processor.get("image_processor", processor)
+    return _read(folder / "preprocessor_config.json").get(SIZES) or (part.get(SIZES) if isinstance(part, Mapping) else None)
 
 
 def _tokens(folder: Path, tokenizer: Mapping[str, Any]) -> dict[int, str]:

@@ -70,10 +70,11 @@ def describe(study: Study, row: dict[str, str]) -> str:
             f"{percent(number(row, 'high'), 2)} points, either way, cannot be excluded."
         )
     rank = f", above {row['above']} of {row['draws']} draws" if row.get("draws") else ""
+    bound = f"; above {percent(number(row, 'within'), 2)} points, either way, is excluded" if number(row, "within") else ""
     once = f"; the same models as in {twin}, counted once" if (twin := twin_of(study, row)) else ""
     return (
         f"{pair}: {percent(number(row, 'difference'), signed=True)} points {limits}, "
-        f"adjusted p {_p(row, 'p_holm')}, {count(row['discordant'])} of {size} discordant{rank}{_reach(row)}{once}."
+        f"adjusted p {_p(row, 'p_holm')}, {count(row['discordant'])} of {size} discordant{rank}{bound}{_reach(row)}{once}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Paired tests of two methods on the same test examples, stratified by task."""
+"""Paired tests of all pairs of methods on the same test examples, adjusted for their number."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_table
+from nan_merge.reporting.paired_difference import paired, paired_over_seeds
 from nan_merge.reporting.statistics import LEVEL, detectable, holm
 
-FLIPS = 100_000
-RESAMPLES = 10_000
 CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that share one Holm adjustment; others have their own
 COLUMNS = [
     "suite",
@@ -26,6 +25,7 @@ COLUMNS = [
     "difference",
     "low",
     "high",
+    "within",
     "p",
     "p_holm",
     "least_p",
@@ -34,83 +34,13 @@ COLUMNS = [
     "n",
     "discordant",
     "changed",
+    "improvement",
     "seeds",
     "draws",
     "above",
     "same_as",
 ]
 ITSELF = "itself"  # in `same_as`: the two methods are one model
-
-
-class Paired(NamedTuple):
-    """Difference of the averages over tasks, one method minus the other, as a fraction, with 95 % limits and p.
-
-    `least_p` is the p that the same discordant examples would give if all of them favoured one method, and `error` the
-    standard error of the difference under the null hypothesis.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    least_p: float
-    error: float
-
-
-def paired(
-    differences: Sequence[NDArray],
-    terms: int,
-    weights: ArrayLike,
-    random: np.random.Generator,
-    clusters: Sequence[NDArray | None] | None = None,
-    tested: bool = True,
-) -> Paired:
-    """Test and estimate a weighted mean over tasks of per-example differences.
-
-    Sign-flip test: under the null hypothesis the two methods' answers to an example may be swapped (for all its terms
-    at once), so each non-zero difference has either sign; p = (1 + flips at least as extreme) / (1 + flips). Against
-    the mean of several draws, which is no set of answers, that holds for large samples only. Interval: percentile
-    bootstrap of the examples within each task. Without any discordant example the bootstrap has no width; then the
-    interval is the exact 95 % bound on the share of discordant examples, put where it moves the average most.
-    Examples that come in clusters are flipped and drawn cluster by cluster, so both hold for dependent examples within one.
-
-    Args:
-        differences: for each task t, (n_t,) integers from -terms to terms: correct answers to each example of the method
-            less those of the other, summed over `terms`.
-        terms: number of pairs of models: fine-tuning seeds times draws of a control.
-        weights: of the tasks; scaled to sum to 1.
-        clusters: for each task, the cluster of every example (n_t,), numbered from 0, or None for independent examples.
-        tested: False for the difference and its interval alone; p is 1 then.
-    """
-    w = np.asarray(weights, float) / np.sum(weights)
-    scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
-    members = [None if cluster is None else np.bincount(cluster) for cluster in clusters or [None] * len(differences)]
-    differences = [
-        d if cluster is None else np.bincount(cluster, d).round().astype(int)
-        for d, cluster in zip(differences, clusters or [None] * len(differences), strict=True)
-    ]
-    observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
-    if not any(d.any() for d in differences):
-        bound = max(weight * (1 - (1 - LEVEL) ** (1 / len(d))) for weight, d in zip(w, differences, strict=True))
-        return Paired(0.0, -float(bound), float(bound), 1.0, 1.0, 0.0)
-    flips = FLIPS if tested else 0
-    flipped, means = np.zeros(flips), np.zeros(RESAMPLES)
-    for factor, d, sizes in zip(scale, differences, members, strict=True):
-        for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
-            flipped += factor * size * (2.0 * random.binomial(count, 0.5, flips) - count)
-        if sizes is None:
-            values, counts = np.unique(d, return_counts=True)
-            means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
-        else:
-            drawn = random.multinomial(len(d), np.full(len(d), 1 / len(d)), RESAMPLES)
-            means += factor * sizes.sum() * (drawn @ d) / (drawn @ sizes)
-    extreme = int(np.sum(np.abs(flipped) >= abs(observed) - 1e-12))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    least = 2.0 ** (1 - sum(int(np.count_nonzero(d)) for d in differences))  # two of all the patterns of signs
-    error = np.sqrt(sum(factor**2 * np.sum(d**2) for factor, d in zip(scale, differences, strict=True)))
-    p = (1 + extreme) / (1 + flips)
-    least_p = min(p, (1 + flips * least) / (1 + flips))  # p is an estimate, and can fall below
-    return Paired(observed, float(low), float(high), p, least_p, float(error))
 
 
 class Answers(NamedTuple):
@@ -170,7 +100,7 @@ def _adjust(group: list[dict[str, Any]]) -> None:
     first: dict[frozenset[Any], dict[str, Any]] = {}
     for row in group:
         if len(row["models"]) == 1:  # no chance in it
-            row |= {"low": 0.0, "high": 0.0, "p_holm": 1.0, "least_p_holm": 1.0, "same_as": ITSELF}
+            row |= {"low": 0.0, "high": 0.0, "within": 0.0, "p_holm": 1.0, "least_p_holm": 1.0, "same_as": ITSELF}
         elif (known := first.setdefault(row["models"], row)) is not row:
             row["same_as"] = f"{known['method']} against {known['against']}"
     counted = list(first.values())
@@ -253,8 +183,15 @@ def compare_pair(
         right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
+    by_seed = [each.reshape(len(shared), len(others), -1).sum(axis=1) for each in right]
+    test = (
+        paired_over_seeds(by_seed, len(others), weights, random, clusters, tested)
+        if len(shared) > 1
+        else paired([each.sum(axis=0) for each in by_seed], len(terms), weights, random, clusters, tested)
+    )
     return {
-        **paired([each.sum(axis=0) for each in right], len(terms), weights, random, clusters, tested)._asdict(),
+        **test._asdict(),
+        "improvement": _improvement(by_seed),
         "discordant": sum(int(np.count_nonzero(each)) for each in right),
         "gained": sum(int(np.count_nonzero(each > 0)) for each in right),
         "changed": changed,
@@ -263,6 +200,12 @@ def compare_pair(
         "models": frozenset(map(tuple, sides)),
         **(_rank(right, len(others), weights) if "draws" in pair else {}),
     }
+
+
+def _improvement(by_seed: Sequence[NDArray]) -> float:
+    """Return the share of tasks and seeds on which the method is above the other, ties as half (Agarwal et al. 2021)."""
+    signs = np.sign([each.sum(axis=1) for each in by_seed])
+    return float((signs + 1).mean() / 2)
 
 
 def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from nan_merge.reporting import paired_tests
+from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_pair, number
 from nan_merge.reporting.statistics import LEVEL, Summary, summarise
 from nan_merge.reporting.study import ACCURACY, Study
@@ -87,7 +87,7 @@ def _standing(study: Study, answers: Mapping[tuple, Any], rows: list[Summary], c
     best = [name for name, value in values.items() if value == top]
     pairs = len(values) * (len(values) - 1) // 2
     comparable = tasks and all(study.metric(task) == ACCURACY and task in _compared_tasks(study, answers) for task in tasks)
-    if not best or not comparable or pairs / (1 + paired_tests.FLIPS) >= 1 - LEVEL:
+    if not best or not comparable or pairs / (1 + paired_difference.FLIPS) >= 1 - LEVEL:
         return Standing(best)
     found = {
         name: compare_pair(answers, {"suite": study.suite["id"], "method": best[0], "against": name}, tasks, [1.0] * len(tasks))

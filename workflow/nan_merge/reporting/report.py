@@ -22,7 +22,8 @@ from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import ROOM, examples_of, read_texts
 from nan_merge.reporting.formats import count, number_of
 from nan_merge.reporting.page_files import download, downloads, figure_of, table_of
-from nan_merge.reporting.paired_tests import FLIPS, RESAMPLES, read_answers
+from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
+from nan_merge.reporting.paired_tests import read_answers
 from nan_merge.reporting.pairs import all_pairs, are_all, standings
 from nan_merge.reporting.results_view import chart, results
 from nan_merge.reporting.statistics import POWER, best_merge
@@ -88,6 +89,7 @@ def write_report(
         power=POWER,
         leaves=_leaves,
         grouped=any(study.grouped for study in studies),
+        sampled=any(study.samples_seeds for study in studies),
         generated=any(study.generated for study in studies),
         others=any(study.measure != ACCURACY for study in studies),
     )

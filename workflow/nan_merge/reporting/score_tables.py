@@ -56,7 +56,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
         *parts.metric_notes(study),
         *parts.cross_check_notes(study),
         *parts.interval_notes(study),
-        parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
+        parts.paired_note(study) + OTHER_KINDS,
         *([parts.DRAWS_NOTE] if any("draws" in method for method in study.methods) else []),
         *study.choices(),
         *(f"Checkpoints: collection {c['id']}, {c['label']}; numbers of another collection are not comparable." for c in made),
@@ -107,8 +107,9 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
     """One row a compared pair, host and control comparisons first; the verdict combines test and interval."""
     rows = [row for row in study.comparisons if row["task"] == "weighted_average"]
     weighted = {(row["method"], row["against"], row["kind"]): row for row in rows}
-    header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "p", "p (Holm)", "Least p"]
-    header += ["Least p (Holm)", "Detectable", "Discordant", "Changed", "Predictions", *(["Δ weighted"] if weighted else [])]
+    header = ["Method", "Against", "Kind", "Verdict", "Δ average", "95 % interval", "Excluded above", "p", "p (Holm)"]
+    header += ["Least p", "Least p (Holm)", "Detectable", "Above on", "Discordant", "Changed", "Predictions"]
+    header += ["Δ weighted"] if weighted else []
     table = Table(study.title(record), header, text=(0, 1, 2, 3))
     shown = {method["id"] for method in study.methods}
     plain = [row for row in study.comparisons if row["task"] == "average" and row["method"] in shown]
@@ -116,8 +117,9 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         other = weighted.get((row["method"], row["against"], row["kind"]), {})
         cells = [study.label(row["method"]), study.label(row["against"]), row["kind"], verdict(row)]
         cells += [percent(number(row, "difference"), signed=True), parts.difference_limits(row)]
+        cells += [percent(number(row, "within"), 2)]
         cells += [p_value(number(row, name)) for name in ("p", "p_holm", "least_p", "least_p_holm")]
-        cells += [percent(number(row, "detectable"), 2)]
+        cells += [percent(number(row, "detectable"), 2), percent(number(row, "improvement"), 0)]
         cells += [count(row[name]) for name in ("discordant", "changed", "n")]
         if weighted:
             cells.append(f"{percent(number(other, 'difference'), signed=True)} {parts.difference_limits(other)}".strip())
@@ -130,10 +132,12 @@ def comparisons(study: Study, record: dict[str, Any]) -> Table:
         more = {f"weighted_{name}": other.get(name) for name in ("difference", "low", "high", "p", "p_holm") if weighted}
         table.add(cells, {**row, **more, "verdict": verdict(row)}, "" if row["kind"] in CORRECTION_GROUPS else row["kind"])
     table.notes = [
-        parts.PAIRED_NOTE.format(size=parts.counted(parts.tested(study), "host and control ")) + OTHER_KINDS,
+        parts.paired_note(study) + OTHER_KINDS,
         *parts.metric_notes(study),
         "Discordant: predictions of which only one method's is correct. Changed: predictions that differ. Without a "
         "discordant example the interval is the exact 95 % bound on the share of discordant examples.",
+        "Excluded above: a difference larger than this, either way, in points, by two one-sided tests at 5 % (TOST), unadjusted. "
+        "Above on: % of tasks and seeds on which the method is above the other, ties as half.",
         parts.POWER_NOTE.format(power=100 * POWER),
         f'Verdict on "the method is above the other": "{HOLDS}" or "{FAILS}" only with p (Holm) < 0.05 and an interval on one '
         f'side of 0. "{SAME.capitalize()}": without a discordant example. "{UNDECIDABLE.capitalize()}": least p (Holm) is at '

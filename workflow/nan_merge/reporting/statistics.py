@@ -1,6 +1,6 @@
 """Averages and their intervals: the only place where scores are averaged.
 
-Test examples are taken as an independent sample within each task; tasks and fine-tuning seeds are fixed.
+Test examples are taken as an independent sample within each task, several seeds as a sample of seeds; tasks are fixed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm, spearmanr, t
 
 from nan_merge.reporting.study import ACCURACY, VALIDATION, Score, Study
 
@@ -85,6 +85,18 @@ def joined(values: ArrayLike, each: Sequence[tuple[float, float]], weights: Arra
     low = mean - np.sqrt(np.sum((w * (p - limits[:, 0])) ** 2))
     high = mean + np.sqrt(np.sum((w * (limits[:, 1] - p)) ** 2))
     return mean, float(low), float(high)
+
+
+def over_seeds(low: float, high: float, by_seed: Sequence[float]) -> tuple[float, float]:
+    """Return limits of a mean over seeds from those over examples, `low` and `high`; of a single seed they stay.
+
+    Student's limits of the mean of R values, R - 1 degrees of freedom, are joined to those over examples by square-and-add.
+    ASSUME: the two are independent, so that noise of the examples which differs between seeds counts twice.
+    """
+    if len(by_seed) < 2:
+        return low, high
+    mean, half = np.mean(by_seed), t.ppf((1 + LEVEL) / 2, len(by_seed) - 1) * np.std(by_seed, ddof=1) / np.sqrt(len(by_seed))
+    return float(mean - np.hypot(mean - low, half)), float(mean + np.hypot(high - mean, half))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -216,7 +228,7 @@ def _single(study: Study, cell: _Cell | None) -> Estimate:
     values = tuple(cell.by_seed[seed] for seed in sorted(cell.by_seed))
     lacking = [str(seed) for seed in study.seeds if seed not in cell.by_seed]
     reason = f"without seed {', '.join(lacking)}" if lacking else ""
-    return Estimate(cell.mean, *cell.limits(), values, reason)
+    return Estimate(cell.mean, *over_seeds(*cell.limits(), values), values, reason)
 
 
 def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[int], str]:
@@ -235,9 +247,9 @@ def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Es
     found, seeds, reason = _complete(study, cells)
     if reason:
         return Estimate(None, reason=reason)
-    # ASSUME: an example counts once for any number of seeds; conservative for these seeds, not valid for other seeds.
     value, low, high = joined([cell.mean for cell in found], [cell.limits() for cell in found], weights)
     by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)
+    low, high = over_seeds(low, high, by_seed)
     lacking = [str(seed) for seed in study.seeds if seed not in seeds]
     return Estimate(value, low, high, by_seed, f"without seed {', '.join(lacking)}" if lacking else "")
 

@@ -147,6 +147,20 @@ class Study:
         return [int(seed) for seed in self.suite.get("seeds", [0])]
 
     @property
+    def samples_seeds(self) -> bool:
+        """Whether the suite has several seeds, a sample that intervals and tests extend to others of."""
+        return len(self.seeds) > 1
+
+    @property
+    def covered(self) -> str:
+        """What intervals and tests of the suite cover."""
+        if not self.samples_seeds:
+            return "the choice of examples, not another fine-tuning"
+        if "experts" in self.suite:
+            return "the choice of examples and of random draws, not another fine-tuning"
+        return "the choice of examples and another fine-tuning"
+
+    @property
     def seed(self) -> str:
         """What a seed of the suite is: fetched experts are the same for all of them."""
         return "seed of random draws" if "experts" in self.suite else "fine-tuning seed"

@@ -20,8 +20,11 @@ CLUSTER_NOTE = (
 CROSS_CHECK_NOTE = "By OpenCompass: % on the same data, and in brackets lm_eval's; both are means over parts, not over examples."
 PAIRED_NOTE = (
     "Δ: difference of the averages over tasks in percentage points, on the same examples; 95 % bootstrap "
-    "interval of the examples within each task; p from a sign-flip test, adjusted with Holm's method over the "
+    "interval of the examples within each task; p from a sign-flip test{seeds}, adjusted with Holm's method over the "
     "{size} of the suite."
+)
+PAIRED_SEEDS = (
+    " or, if larger, from Student's t of a bootstrap of seeds and examples, which gives the interval too: they cover {covered}"
 )
 POWER_NOTE = (
     "Detectable: the true difference that would be significant with a chance of {power:.0f} %, in points, at the first step of "
@@ -106,11 +109,20 @@ def interval_notes(*studies: Study) -> list[str]:
         limits.append("normal limits of each other score, by a bootstrap of the examples")
     examples = "" if grouped else ", examples independent within a task"
     batches = ", and no other batch size, machine or library, by which generated answers can change"
+    if any(study.samples_seeds for study in studies):
+        limits.append("Student's limits over seeds")
+    covered = "; in another suite, ".join(dict.fromkeys(study.covered for study in studies))
     return [
-        f"Intervals: 95 %{examples}; {', '.join(limits)}, joined by square-and-add (MOVER). They cover the choice of examples, "
-        f"not another fine-tuning{batches * generated}.",
+        f"Intervals: 95 %{examples}; {', '.join(limits)}, joined by square-and-add (MOVER). They cover {covered}"
+        f"{batches * generated}.",
         *[CLUSTER_NOTE] * grouped,
     ]
+
+
+def paired_note(study: Study) -> str:
+    """Say how differences are tested and over how many comparisons they are adjusted."""
+    size = counted(tested(study), "host and control ")
+    return PAIRED_NOTE.format(size=size, seeds=PAIRED_SEEDS.format(covered=study.covered) * study.samples_seeds)
 
 
 def sentence(text: str) -> str:

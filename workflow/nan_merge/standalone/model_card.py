@@ -28,6 +28,7 @@ ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 LICENCE = ("license", "license_name", "license_link")
 LONGEST = 500  # characters of a value that another card states
 TAGS = ["merge", "nan-merge"]
+WITHOUT_SCORES = "This page does not say how well it does its tasks."  # until scores are exported into it
 DEFAULTS = {  # of the command's options
     "vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "seed": 0, "chat_template": None,
 }  # fmt: skip
@@ -205,7 +206,7 @@ def _paragraph(record: Mapping[str, Any]) -> str:
     base, method = code(record["inputs"]["base"]["title"]), markdown(record.get("label", record["method"]))
     return (
         f"This model is a merge of {models} of {base} by the method *{method}*{f' ({papers})' if papers else ''}. It was made"
-        " with NAN-Merge. This page does not say how well it does its tasks."
+        f" with NAN-Merge. {WITHOUT_SCORES}"
     )
 
 
@@ -220,7 +221,7 @@ def _models(record: Mapping[str, Any]) -> str:
         numbers = [sum(values) / len(values), min(values), max(values)] if values else []
         numbers = [f"{number:.6g}" for number in numbers[: len(heads)]] or [""] * len(heads)
         lines.append([markdown(name), code(model["title"]), *numbers, markdown(model.get("license", "not stated"))])
-    return _table(["name", "model", *heads, "licence"], lines, numeric=range(2, 2 + len(heads)))
+    return markdown_table(["name", "model", *heads, "licence"], lines, numeric=range(2, 2 + len(heads)))
 
 
 def _licences(record: Mapping[str, Any]) -> list[str]:
@@ -285,11 +286,12 @@ def _hashes(inputs: Mapping[str, Mapping[str, Any]]) -> str:
         for name, model in inputs.items()
         for file, about in model["files"].items()
     ]
-    tensors = _table(["name", "commit", "XXH3-128 of the tensors that entered"], models)
-    return f"{tensors}\n\n{_table(['name', 'file', 'bytes', 'SHA-256'], known, numeric=[2])}"
+    tensors = markdown_table(["name", "commit", "XXH3-128 of the tensors that entered"], models)
+    return f"{tensors}\n\n{markdown_table(['name', 'file', 'bytes', 'SHA-256'], known, numeric=[2])}"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+    """Return a table in Markdown, whose `numeric` columns are aligned to the right; cells are Markdown already."""
     rule = ["---:" if column in set(numeric) else "---" for column in range(len(heads))]
     lines = [heads, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

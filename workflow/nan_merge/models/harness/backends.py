@@ -14,6 +14,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.names import first_of
 from nan_merge.core.text import read_mapping
 from nan_merge.layouts.adapters import is_adapter
+from nan_merge.layouts.vision_language import SIZES
 from nan_merge.models.harness.tasks import library
 
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # of a model that takes pictures
@@ -52,11 +53,8 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
             f"{folder}: its {part} has no chat template, which `harness: chat_template: true` of the suite asks for; expected"
             f" it in {place} or chat_template.jinja. Add it to the base, or write `chat_template: false`"
         )
-    if pictures and (token := getattr(model, "image_token", "")) != getattr(model.processor, "image_token", token):
-        raise UserError(
-            f"{folder}: the token of pictures, number {model.image_token_id} of config.json, is {token!r} in the tokenizer, and"
-            f" the processor writes {model.processor.image_token!r}; expected the same. Take all three of one model"
-        )
+    if pictures:
+        _check_fits_processor(folder, model)
     return model
 
 
@@ -71,6 +69,22 @@ def _check_takes_pictures(folder: Path) -> None:
         raise UserError(
             f"{folder}: no processor, which prepares the pictures; expected {' or '.join(PROCESSORS)}. Copy them, and"
             " chat_template.jinja, from the model that it was made from"
+        )
+
+
+def _check_fits_processor(folder: Path, model: Any) -> None:
+    """Raise a UserError if config.json and the processor differ in the token of a picture, or in the sizes of its parts."""
+    token = getattr(model, "image_token", "")
+    if (written := getattr(model.processor, "image_token", token)) != token:
+        raise UserError(
+            f"{folder}: the token of pictures, number {model.image_token_id} of config.json, is {token!r} in the tokenizer, and"
+            f" the processor writes {written!r}; expected the same. Take all three of one model"
+        )
+    expected = getattr(getattr(model, "config", None), SIZES, None)
+    if (found := getattr(model.processor.image_processor, SIZES, expected)) != expected:
+        raise UserError(
+            f"{folder}: `{SIZES}` is {found} in the processor, which cuts pictures by it, and {expected} in config.json; expected"
+            " the same. Take both of one model"
         )
 
 

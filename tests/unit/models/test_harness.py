@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from tiny_language import make_tokenizer
+from tiny_vlm import processor, untrained
 
 from nan_merge.core.errors import UserError
 from nan_merge.models.harness.answers import Answers, answers, clustered_error
@@ -109,6 +112,42 @@ def test_a_job_that_sees_too_few_gpus_says_so(tmp_path):
         UserError, match=rf"scoring: parallelize: {seen + 1} GPUs are to hold .* this job sees {seen}; ask for as"
     ):
         load_model(tmp_path, "cuda", "float16", {"parallelize": seen + 1})
+
+
+def text_model(**changes):
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **changes)), make_tokenizer()
+
+
+def picture_model():
+    return untrained("llava"), processor("llava")
+
+
+@pytest.mark.parametrize(
+    ("make", "lost"),
+    [(text_model, ["model.layers.1.mlp.up_proj.weight", "lm_head.weight"]), (text_model, ["model.norm.weight"]),
+     (picture_model, ["multi_modal_projector.linear_2.bias"])],
+)  # fmt: skip
+def test_weights_that_no_file_has_are_refused_and_not_drawn_at_random(make, lost, tmp_path):
+    for part in make():
+        part.save_pretrained(tmp_path)
+    pictures = make is picture_model
+    assert load_model(tmp_path, "cpu", "float32", {}, pictures).origin == tmp_path
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(tuple(lost))}
+    assert len(tensors) - len(kept) == len(lost)
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=rf"{tmp_path}: its files lack {len(lost)} tensors? of the network") as error:
+        load_model(tmp_path, "cpu", "float32", {}, pictures)
+    assert all(name in str(error.value) for name in lost)
+
+
+def test_a_head_that_is_tied_is_not_lacking(tmp_path):
+    for part in text_model(tie_word_embeddings=True):
+        part.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    model = load_model(tmp_path, "cpu", "float32", {}).model
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 
 
 def test_layers_beside_the_gpus_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.names import first_of
 from nan_merge.core.text import read_mapping
 from nan_merge.layouts.adapters import is_adapter
+from nan_merge.layouts.names import count_phrase, join_first
 from nan_merge.layouts.vision_language import SIZES
 from nan_merge.models.harness.tasks import library
 
@@ -25,7 +27,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     """Load a language model with its tokenizer, or with its processor if `pictures`; `settings` are `harness:` of the suite.
 
     Raises UserError for an adapter, a model that takes no pictures if they are asked for, for GPUs that are missing, and if the
-    chat template that is asked for is missing or the tensors do not fit config.json.
+    chat template that is asked for is missing, tensors are missing or do not fit config.json.
     """
     refuse_adapter(folder)
     library()
@@ -112,12 +114,36 @@ def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> C
     if pictures:
         from lm_eval.models.hf_vlms import HFMultimodalLM
 
-        made = functools.partial(HFMultimodalLM, convert_img_format=True)
+        made = functools.partial(_whole(HFMultimodalLM), convert_img_format=True)
     else:
         from lm_eval.models.huggingface import HFLM
 
-        made = functools.partial(HFLM, backend="causal")
+        made = functools.partial(_whole(HFLM), backend="causal")
     return functools.partial(made, device=device, parallelize="parallelize" in settings)
+
+
+def _whole(kind: Any) -> Any:
+    """Return a class of lm_eval that refuses weights that no file has: transformers draws them at random with a warning."""
+
+    class Whole(kind):  # type: ignore[misc]
+        def _create_model(self, *arguments: Any, **options: Any) -> None:
+            auto = self.AUTO_MODEL_CLASS
+            self.AUTO_MODEL_CLASS = SimpleNamespace(from_pretrained=functools.partial(_load_whole, auto))
+            super()._create_model(*arguments, **options)
+            self.AUTO_MODEL_CLASS = auto
+
+    return Whole
+
+
+def _load_whole(auto: Any, folder: str, **options: Any) -> Any:
+    model, report = auto.from_pretrained(folder, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{folder}: its files lack {count_phrase(len(missing), 'tensor')} of the network of config.json"
+            f" ({type(model).__name__}): {join_first(missing)}; expected all, since answers of weights that were drawn at random"
+            " say nothing. Fetch or make the model again, or correct config.json"
+        )
+    return model
 
 
 def _vllm(settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layout_models import (
+    CLIP_VIT,
     LLAVA_NAMES,
     PICTURE,
     VISION_LANGUAGE,
@@ -17,6 +18,7 @@ from layout_models import (
     write_llava,
 )
 from models import merged, same_bytes, tensors_of
+from safetensors.numpy import load_file, save_file
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.cli import convert
@@ -394,6 +396,67 @@ def test_what_cannot_be_converted_is_named(tmp_path):
     record = json.loads((tmp_path / "early/config.json").read_text())
     (tmp_path / "early/config.json").write_text(json.dumps({**record, "vocab_size": ROWS, "image_token_index": -2}))
     refused(r"`image_token_index` is -2 of 64 tokens; expected it behind the vocabulary", "--to", "llava", name="early")
+
+
+LOST = {  # a tensor in the model or in the tower that is given
+    "model": ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight", "model.mm_projector.2.bias"],
+    "clip": ["embeddings.position_embedding.weight", "pre_layrnorm.bias", "encoder.layers.0.mlp.fc1.weight"],
+    "own": ["embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"],
+}
+
+
+def refused_to_convert(folder, message, to="llava-hf", tower="clip"):
+    with pytest.raises(UserError, match=message):
+        turned(folder / "model", "--to", to, "--tower", folder / tower, "--output", folder / "out")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(("who", "lost"), [(who, lost) for who, names in LOST.items() for lost in names])
+def test_a_model_or_tower_with_a_lost_tensor_is_not_converted(who, lost, tmp_path):
+    model = vision_language("llava", vocab_size=ROWS, num_hidden_layers=2)
+    write_llava(tmp_path / "model", model, "original", tower=False)
+    write_llava(tmp_path / "own", model, "original")
+    write_clip(tmp_path / "clip", model)
+    file = tmp_path / who / "model.safetensors"
+    tensors = load_file(file)
+    (name,) = [name for name in tensors if name.endswith(lost)]
+    del tensors[name]
+    save_file(tensors, file)
+    message = rf"{who}: has no '.*{lost.rpartition('.')[2]}', under no name of it; expected a whole"
+    refused_to_convert(tmp_path, message, tower="own" if who == "own" else "clip")
+
+
+@pytest.mark.parametrize(("who", "layers"), [("model", 3), ("model", 1), ("clip", 2)])
+def test_a_model_or_tower_with_other_layers_than_its_config_is_not_converted(who, layers, tmp_path):
+    model = vision_language("llava", vocab_size=ROWS, num_hidden_layers=2)
+    write_llava(tmp_path / "model", model, "original", tower=False)
+    write_clip(tmp_path / "clip", model)
+    file = tmp_path / who / "config.json"
+    record = json.loads(file.read_text())
+    record.get("vision_config", record)["num_hidden_layers"] = layers
+    file.write_text(json.dumps(record))
+    refused_to_convert(
+        tmp_path, rf"{who}: has \d layers? .*, and `num_hidden_layers` of config.json is {layers}; expected a whole"
+    )
+
+
+ODD = {  # in config.json of a LLaVA of transformers or of the CLIP that gives its tower
+    "model": [{"text_config": None}, {"vision_config": 3}, {"image_token_index": None}, {"image_token_index": "<image>"},
+              {"vision_feature_select_strategy": ["full"]}],
+    "clip": [{"vision_config": None}, {"vision_config": {**CLIP_VIT, "image_size": 64}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("who", "change"), [(who, change) for who, changes in ODD.items() for change in changes])
+def test_an_odd_config_is_told_with_the_key(who, change, tmp_path):
+    model = vision_language("llava", vocab_size=ROWS)
+    write_llava(tmp_path / "model", model, "hub")
+    write_clip(tmp_path / "clip", model)
+    file = tmp_path / who / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    (key,) = change
+    key = "image_size" if isinstance(change[key], dict) else key
+    refused_to_convert(tmp_path, rf"{file}: `?{key}`? is .*; expected", to="llava")
 
 
 # ---- processors -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from nan_merge.checkpoints.safetensors_file import Tensor
 from nan_merge.core.errors import UserError
+from nan_merge.layouts.llava_parts import INNER, PATCHES, PLACES
 
 KINDS = {  # layout -> what stands in config.json
     "llava-hf": {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"},
@@ -77,20 +78,24 @@ def padded(rows: int) -> int:
     return -(-(rows + 2) // PADDED) * PADDED
 
 
+def sizes_of(tower: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the sizes in the vision_config of a whole ViT of CLIP that its shapes tell."""
+    width, _, _, patch = tower[PATCHES].shape
+    layers = {name.split(".")[2] for name in tower if name.startswith("encoder.layers.")}
+    return {
+        "hidden_size": width, "num_hidden_layers": len(layers), "intermediate_size": tower[INNER].shape[0], "patch_size": patch,
+        "image_size": patch * math.isqrt(tower[PLACES].shape[0] - 1),
+    }  # fmt: skip
+
+
 def vision_of(tower: Mapping[str, Tensor], published: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the vision_config that the shapes of a ViT of CLIP tell; names are those behind `vision_model.`.
 
     They do not tell the number of heads: it is that of a `published` config with the same sizes, or else that of heads
     HEAD_WIDTH wide. Raises UserError, naming the `folder` of the tower, if neither can be.
     """
-    width, _, _, patch = tower["embeddings.patch_embedding.weight"].shape
-    tables = ("embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight")
-    positions, inner = (tower[name].shape[0] for name in tables)
-    layers = {name.split(".")[2] for name in tower if name.startswith("encoder.layers.")}
-    sizes = {
-        "hidden_size": width, "num_hidden_layers": len(layers), "intermediate_size": inner, "patch_size": patch,
-        "image_size": patch * math.isqrt(positions - 1),
-    }  # fmt: skip
+    sizes = sizes_of(tower)
+    width = sizes["hidden_size"]
     heads, rest = divmod(width, HEAD_WIDTH)
     if all(published.get(key) == size for key, size in sizes.items()):
         heads, rest = published["num_attention_heads"], 0

@@ -19,17 +19,15 @@ from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
 from nan_merge.layouts import canonical, clip_configs, clip_folders, llava_configs
+from nan_merge.layouts.llava_parts import BESIDE_LAYERS, CLASS, PATCHES, TABLES, check_model, check_tower
 from nan_merge.layouts.names import count_phrase, is_buffer, join_first
 from nan_merge.layouts.quantisation import refuse_quantised
 from nan_merge.layouts.renames import Rules, common, renamed
 from nan_merge.layouts.views import MeanRows
-from nan_merge.layouts.vision_language import SIZES, processor_notes, sizes_of_pictures
+from nan_merge.layouts.vision_language import IMAGE_TOKEN, SIZES, processor_notes, sizes_of_pictures
 
 TOWER, NEWLINE = "model.vision_tower.", "model.image_newline"  # common names
-TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
-CLIP, CLASS = "clip_vision_model", "embeddings.class_embedding"
-PATCHES = "embeddings.patch_embedding.weight"  # behind TOWER and `vision_model.`
-PROJECTOR = "model.multi_modal_projector.linear_1.weight"
+CLIP = "clip_vision_model"
 KNOWN = re.compile(
     r"model\.(language_model\.(layers|embed_tokens|norm)\.|vision_tower\.|multi_modal_projector\.linear_[12]\.|image_newline$)"
     r"|lm_head\."
@@ -81,8 +79,7 @@ def convert(
     Raises UserError for what is no LLaVA with a projector of two layers, and for a tower that is lacking or does not fit.
     """
     model = open_source(source)
-    if lacking := [name for name in (PROJECTOR, TABLES[0]) if name not in model.entries]:
-        raise UserError(f"{source}: has no '{lacking[0]}', under no name of it; expected a whole LLaVA from 1.5 on")
+    check_model(source, model.entries, model.config)
     donor = open_source(tower) if tower else model
     notes = [f"the tower of {source} {compare(model.tower, donor)}, which is taken"] if tower and model.tower else []
     entries = {name: tensor for name, tensor in model.entries.items() if not name.startswith(TOWER)}
@@ -109,15 +106,17 @@ def open_source(folder: Path) -> Source:
     if kind in ("clip", "clip_vision_model"):
         clip = clip_folders.of_transformers(folder)
         names = {name: name.removeprefix(clip_folders.STEM) for name in clip.entries if name.startswith(clip_folders.STEM)}
-        vision = {**clip_configs.network(record.get("vision_config", record)), "model_type": CLIP}
+        vision = {**clip_configs.network(_part(folder, record, "vision_config", record)), "model_type": CLIP}
         return Source(folder, {f"{TOWER}{new}": clip.entries[old] for old, new in names.items()}, record, vision)
-    if not llava_configs.is_original(record) and kind not in ("llava", "llava_next"):
-        raise UserError(f"{folder}/config.json: model_type is {kind!r}; expected a LLaVA, original or of transformers")
+    if not llava_configs.is_original(record):
+        if kind not in ("llava", "llava_next"):
+            raise UserError(f"{folder}/config.json: model_type is {kind!r}; expected a LLaVA, original or of transformers")
+        _part(folder, record, "text_config", None)
     for key, values in (
         ("mm_vision_select_feature", llava_configs.FEATURES),
         ("vision_feature_select_strategy", llava_configs.STRATEGIES),
     ):
-        if record.get(key, next(iter(values))) not in values:
+        if record.get(key, next(iter(values))) not in [*values]:
             raise UserError(f"{folder}/config.json: {key} is {record[key]!r}; expected {' or '.join(map(repr, values))}")
     checkpoint = refuse_quantised(Checkpoint(folder), str(folder), [])
     entries = {common(name): tensor for name, tensor in checkpoint.entries.items() if not is_buffer(name, tensor)}
@@ -126,7 +125,15 @@ def open_source(folder: Path) -> Source:
             f"{folder}: {count_phrase(len(unknown), 'tensor')} of no LLaVA with a projector of two layers (mlp2x_gelu):"
             f" {join_first(unknown)}; expected a LLaVA from 1.5 on, or LLaVA-Next"
         )
-    return Source(folder, entries, record, record.get("vision_config", {}), tuple(checkpoint.shards))
+    return Source(folder, entries, record, _part(folder, record, "vision_config", {}), tuple(checkpoint.shards))
+
+
+def _part(folder: Path, record: Mapping[str, Any], key: str, otherwise: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the config of a part of a model, or `otherwise`; UserError for what is no config."""
+    part = record.get(key, otherwise)
+    if not isinstance(part, Mapping):
+        raise UserError(f"{folder}/config.json: `{key}` is {part!r}; expected the config of a part, `{{...}}`")
+    return part
 
 
 def compare(tower: Mapping[str, Tensor], other: Source) -> str:
@@ -159,7 +166,7 @@ def _vision(model: Source, donor: Source, layout: str, published: Mapping[str, A
         named = model.config.get("mm_vision_tower", "the CLIP that it was trained with")
         raise UserError(f"{donor.folder}: has no vision tower; give {named}, or a LLaVA with a tower, with --tower")
     layers = model.config.get("vision_feature_layer", -2)
-    width, expected = tower[PATCHES].shape[0], model.entries[PROJECTOR].shape[1]
+    width, expected = tower[PATCHES].shape[0], model.entries[BESIDE_LAYERS[0]].shape[1]
     if width * (len(layers) if isinstance(layers, list) else 1) != expected:
         raise UserError(
             f"{donor.folder}: its tower gives {width} numbers for a patch, the projector of {model.folder} takes {expected};"
@@ -167,8 +174,13 @@ def _vision(model: Source, donor: Source, layout: str, published: Mapping[str, A
         )
     if donor.vision.get("model_type", CLIP) != CLIP or CLASS not in tower:
         raise UserError(f"{donor.folder}: its tower is no ViT of CLIP, the only one of original LLaVAs; give one with --tower")
+    check_tower(donor.folder, tower, donor.vision)
     told = donor.vision or llava_configs.vision_of(tower, {**clip_configs.VISION, **published}, donor.folder)
-    return {**clip_configs.VISION, "model_type": CLIP, **told}
+    vision = {**clip_configs.VISION, "model_type": CLIP, **told}
+    sizes = llava_configs.sizes_of(tower)
+    if odd := [f"`{key}` is {vision[key]}, and {size} in the tensors" for key, size in sizes.items() if vision[key] != size]:
+        raise UserError(f"{donor.folder}/config.json: {join_first(odd)} of the tower; expected config.json of the same model")
+    return vision
 
 
 def _set_newline(model: Source, donor: Source, layout: str, entries: dict[str, Tensor], notes: list[str]) -> None:
@@ -192,10 +204,11 @@ def _resize(model: Source, vision: Mapping[str, Any], layout: str, entries: dict
     if original:
         new, record = llava_configs.padded(rows), llava_configs.to_transformers(model.config, vision, layout, rows)
     else:
-        new = model.config.get("image_token_index", rows)
-        if not 0 <= rows - new <= llava_configs.PADDED + 1:
+        key = next((key for key in IMAGE_TOKEN if key in model.config), "")
+        new = model.config.get(key, rows)
+        if not isinstance(new, int) or not 0 <= rows - new <= llava_configs.PADDED + 1:
             raise UserError(
-                f"{model.folder}/config.json: `image_token_index` is {new} of {rows} tokens; expected it behind the vocabulary of"
+                f"{model.folder}/config.json: `{key}` is {new} of {rows} tokens; expected it behind the vocabulary of"
                 " the language model, as in conversions of original LLaVAs: tokens behind it would be lost"
             )
         record = llava_configs.to_original(model.folder / "config.json", model.config, vision, new)

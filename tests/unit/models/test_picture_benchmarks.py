@@ -254,6 +254,18 @@ def test_a_processor_that_cuts_pictures_in_another_way_than_its_model_is_told(ma
     )
 
 
+@pytest.mark.parametrize(("kind", "other"), [("llava", "llava_next"), ("llava_next", "llava")])
+def test_a_processor_of_the_other_kind_of_llava_is_told(kind, other, made, tmp_path):
+    model = tmp_path / "model"
+    world.untrained(kind).save_pretrained(model)
+    world.processor(other).save_pretrained(model)
+    sizes = {"llava": None, "llava_next": [[*each] for each in world.GRID]}
+    found = (
+        f"`image_grid_pinpoints` is {sizes[other]} in the processor, which cuts pictures by it, and {sizes[kind]} in config.json"
+    )
+    assert told(model, "ai2d", made / "data/ai2d", tmp_path).startswith(f"{model}: {found}")
+
+
 def test_an_output_that_reaches_the_limit_is_counted(made, tmp_path):
     mine = shutil.copytree(SHIPPED / "ai2d", tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
     task = mine / "ai2d.yaml"

@@ -83,7 +83,7 @@ def _check_fits_processor(folder: Path, model: Any) -> None:
             f" the processor writes {written!r}; expected the same. Take all three of one model"
         )
     expected = getattr(getattr(model, "config", None), SIZES, None)
-    if (found := getattr(model.processor.image_processor, SIZES, expected)) != expected:
+    if (found := getattr(model.processor.image_processor, SIZES, None)) != expected:
         raise UserError(
             f"{folder}: `{SIZES}` is {found} in the processor, which cuts pictures by it, and {expected} in config.json; expected"
             " the same. Take both of one model"
@@ -125,7 +125,9 @@ def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> C
 def _whole(kind: Any) -> Any:
     """Return a class of lm_eval that refuses weights that no file has: transformers draws them at random with a warning."""
 
-    class Whole(kind):  # type: ignore[misc]
+    class Whole(kind):
+        AUTO_MODEL_CLASS: Any
+
         def _create_model(self, *arguments: Any, **options: Any) -> None:
             auto = self.AUTO_MODEL_CLASS
             self.AUTO_MODEL_CLASS = SimpleNamespace(from_pretrained=functools.partial(_load_whole, auto))

@@ -21,7 +21,7 @@ def parts(tmp_path):
     write_llava(tmp_path / "donor", donor, "original")
     write_llava(tmp_path / "frozen", plain, "original")
     write_clip(tmp_path / "clip", plain)
-    (tmp_path / "processor").mkdir()
+    plain.config.save_pretrained(tmp_path / "processor")  # as published: it tells how many heads a tower has
     (tmp_path / "processor/processor_config.json").write_text("{}")
     return {"clip": plain.state_dict(), "donor": donor.state_dict()}
 

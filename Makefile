@@ -14,7 +14,7 @@ SHOW = @echo && $(BIN)/python -m scripts.show_table results/tables/main_$(1).csv
 
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
-.PHONY: help demo study demo-vision demo-language language bench check test test-slow lint docs format pins
+.PHONY: help demo study demo-vision demo-language archive language bench check test test-slow lint docs format pins
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -39,6 +39,9 @@ demo-language: $(BIN)/.language  ## a small language model on benchmarks of lm_e
 	$(SAY)
 	$(RUN) --configfile config/language.yaml
 	$(call SHOW,smollm)
+
+archive: $(BIN)/.installed  ## the finished run as results.zip, for others, who check it by `nan-merge verify`
+	PATH="$(CURDIR)/$(BIN):$$PATH" nan-merge archive results.zip
 
 language: $(BIN)/.language  ## installs what benchmarks of language models need besides
 

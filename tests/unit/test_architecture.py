@@ -15,7 +15,7 @@ LIBRARY = WORKFLOW / "nan_merge"
 PACKAGES = sorted(folder.name for folder in LIBRARY.iterdir() if (folder / "__init__.py").exists())
 MODULES = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in sorted(LIBRARY.rglob("*.py"))}
 MODEL_LIBRARIES = {"transformers", "open_clip", "torchvision", "timm", "lm_eval", "datasets"}
-NOT_FOR_THE_LIBRARY = {"snakemake", "scripts", "experiment", "planning", "cluster", "argparse"}
+NOT_FOR_THE_LIBRARY = {"snakemake", "scripts", "experiment", "planning", "archiving", "cluster", "argparse"}
 TORCH = {"models", "calibration"}  # elsewhere only modules that load it on request: devices and the reader of pickles
 ON_REQUEST = {"core.cuda", "engine.devices", "checkpoints.pickles"}
 

@@ -18,9 +18,12 @@ SCRIPTS = {
     "lock": "update_lock",
     "status": "show_status",
     "clean": "remove_partial",
+    "archive": "archive_run",
+    "verify": "verify_archive",
+    "compare": "compare_archives",
 }
-NEEDS = {"plan": "snakemake"}
-NO_RUN = ("evaluate", "lock")  # what is not about a run of the workflow
+NEEDS = {"plan": "snakemake", "archive": "snakemake", "verify": "snakemake"}
+NO_RUN = ("evaluate", "lock", "verify", "compare")  # what is not about a run of the workflow
 
 
 def main(command: str, argv: Sequence[str]) -> None:

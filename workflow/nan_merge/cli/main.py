@@ -28,6 +28,9 @@ IN_A_CHECKOUT = {
     "lock": "pin assets: revision, sizes and SHA-256",
     "status": "show how the last run stands",
     "clean": "remove what killed jobs left half written",
+    "archive": "write a finished run as one zip file for others",
+    "verify": "check such a file: digests, tables from predictions, coefficients",
+    "compare": "show two such files side by side",
 }
 HELP = """Merge fine-tuned models with norm-aware coefficients (NAN, arXiv 2505.16148) and other methods.
 

@@ -1,0 +1,48 @@
+"""How two files differ: rounding is told as rounding, everything else by its first line."""
+
+import pytest
+
+from nan_merge.archive.differences import difference, of_texts, relative
+
+LAST, TENTH = "0.30000000000000004", "0.3"
+TOLD = [
+    (f"a\t{LAST}", f"a\t{TENTH}", "by rounding alone: 1 number", f"1.9e-16 ({TENTH}, expected {LAST})"),
+    ("x 1.0 2.0", "x 1.5 2.0000000001", "in numbers alone: 2 numbers", "3.3e-01 (1.5, expected 1.0)"),
+    ("a −0.5", "a 0.5", "in numbers alone: 1 number", "2.0e+00 (0.5, expected −0.5)"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "kind", "largest"), TOLD)
+def test_a_difference_of_numbers_is_told_with_its_size(old, new, kind, largest):
+    assert of_texts(old, new) == f"differs {kind}, the largest relative difference {largest}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("one\ntwo\n", "one\n2 two\n", "line 2 is '2 two', expected 'two'"),
+        ("one\n", "one\ntwo\n", "line 2 is 'two', expected ''"),
+        ("one\ntwo", "one", "line 2 is missing, expected 'two'"),
+    ],
+)
+def test_a_difference_of_words_is_told_by_its_first_line(old, new, said):
+    assert of_texts(old, new) == said
+
+
+def test_equal_bytes_are_no_difference_and_other_bytes_are_counted(tmp_path):
+    for name, content in {"a.png": b"\x89PNG\xff", "b.png": b"\x89PNG\xff", "c.png": b"\x89PNG\xfe1"}.items():
+        (tmp_path / name).write_bytes(content)
+    assert difference(tmp_path / "a.png", tmp_path / "b.png") is None
+    assert difference(tmp_path / "a.png", tmp_path / "c.png") == "other bytes (6, expected 5)"
+
+
+def test_the_versions_of_a_report_are_those_of_the_machine_that_wrote_it(tmp_path):
+    row = "<tr><td>versions.numpy</td><td><code>{}</code></td></tr>\n"
+    for name, version, rest in (("old", "2.4.6", "1"), ("new", "2.5.0", "1"), ("other", "2.5.0", "2")):
+        (tmp_path / f"{name}.html").write_text(row.format(version) + rest)
+    assert difference(tmp_path / "old.html", tmp_path / "new.html") is None
+    assert difference(tmp_path / "old.html", tmp_path / "other.html") is not None
+
+
+def test_relative_differences():
+    assert (relative(0, 0), relative(1, 1), relative(1, -1), relative(0, 5)) == (0, 0, 2, 1)

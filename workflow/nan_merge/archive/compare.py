@@ -1,0 +1,149 @@
+"""Two archives side by side: settings, scores, answers to the same examples, and how the other files differ."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nan_merge.archive.container import Archive
+from nan_merge.archive.differences import difference
+from nan_merge.archive.predictions import Place
+from nan_merge.core.text import parse_json, parse_yaml
+from nan_merge.reporting.paired_difference import paired, paired_over_seeds
+
+CONFIG = "results/run_config.yaml"
+SCORES = "results/scores/"
+OTHERS = ("results/coefficients/", "results/measures/", "results/selected/", "results/premise/", "results/digests/")
+
+Method = tuple[str, str]  # suite and method
+TaskAndSeed = tuple[str, int]
+
+
+class Answers(NamedTuple):
+    """The answers to the examples of a task (N,), the labels, and the cluster of each where examples come in groups."""
+
+    prediction: np.ndarray
+    label: np.ndarray
+    cluster: np.ndarray | None
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which answers are right, (N,) of 0 and 1."""
+        return (self.prediction == self.label).astype(int)
+
+
+class Average(NamedTuple):
+    """The average accuracy of a method in both runs, as fractions, over the tasks that both have.
+
+    Where both have the same seeds and examples: B less A with 95 % limits and p of the paired test, and how many predictions of
+    all changed.
+    """
+
+    suite: str
+    method: str
+    tasks: int
+    a: float
+    b: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    changed: int | None = None
+    n: int | None = None
+
+
+def settings(a: Archive, b: Archive) -> list[tuple[str, Any, Any]]:
+    """Return the settings that differ, by dotted key, with both values."""
+    one, two = (dict(_leaves(parse_yaml(archive.read(CONFIG).decode(), f"{archive.file}: {CONFIG}"))) for archive in (a, b))
+    return [(key, one.get(key), two.get(key)) for key in sorted({*one, *two}) if one.get(key) != two.get(key)]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def scores(archive: Archive) -> dict[tuple[str, str, str, str, int], float]:
+    """Return the test scores by suite, method, task, metric and seed."""
+    found = {}
+    for name in archive.files:
+        if name.startswith(SCORES) and name.endswith(".json"):
+            for row in parse_json(archive.read(name), f"{archive.file}: {name}")["scores"]:
+                found[row["suite"], row["method"], row["task"], row["metric"], int(row["seed"])] = float(row["value"])
+    return found
+
+
+def averages(a: Archive, b: Archive) -> list[Average]:
+    """Return the methods of both runs with their average accuracies, in the order of suites and methods."""
+    (one, answers), (two, others) = ((_accuracies(scores(archive)), _answers(archive)) for archive in (a, b))
+    shared = [key for key in sorted(one) if key in two and {task for task, _ in one[key]} & {task for task, _ in two[key]}]
+    return [_average(key, one[key], two[key], answers.get(key, {}), others.get(key, {})) for key in shared]
+
+
+def _accuracies(found: Mapping[tuple[str, str, str, str, int], float]) -> dict[Method, dict[TaskAndSeed, float]]:
+    grouped: dict[Method, dict[TaskAndSeed, float]] = {}
+    for (suite, method, task, metric, seed), value in found.items():
+        if metric == "accuracy":
+            grouped.setdefault((suite, method), {})[task, seed] = value
+    return grouped
+
+
+def _answers(archive: Archive) -> dict[Method, dict[TaskAndSeed, Answers]]:
+    grouped: dict[Method, dict[TaskAndSeed, Answers]] = {}
+    for name in archive.files:
+        if name.startswith(SCORES) and (place := Place.of(name)):
+            with np.load(io.BytesIO(archive.read(name)), allow_pickle=False) as arrays:
+                for task in [each.removesuffix(".label") for each in arrays if each.endswith(".label")]:
+                    answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
+                    grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers
+    return grouped
+
+
+def _average(
+    key: Method,
+    one: Mapping[TaskAndSeed, float],
+    two: Mapping[TaskAndSeed, float],
+    first: Mapping[TaskAndSeed, Answers],
+    second: Mapping[TaskAndSeed, Answers],
+) -> Average:
+    """Average both over the tasks that both have, each over its own seeds; pair them where seeds and examples are the same."""
+    tasks = sorted({task for task, _ in one} & {task for task, _ in two})
+    a, b = (fmean(value for (task, _), value in each.items() if task in tasks) for each in (one, two))
+    result = Average(*key, len(tasks), a, b)
+    seeds = sorted({seed for _, seed in one})
+    keys = [(task, seed) for task in tasks for seed in seeds]
+    same = {seed for _, seed in two} == {*seeds} and all(k in first and k in second for k in keys)
+    if not same or not all(np.array_equal(first[k].label, second[k].label) for k in keys):
+        return result
+    right = [np.array([second[task, s].right - first[task, s].right for s in seeds]) for task in tasks]
+    clusters = [first[task, seeds[0]].cluster for task in tasks]
+    rest = [1.0] * len(tasks), np.random.default_rng(zlib.crc32(key[0].encode())), clusters
+    found = paired_over_seeds(right, 1, *rest) if len(seeds) > 1 else paired([each[0] for each in right], 1, *rest)
+    changed = sum(int(np.count_nonzero(first[k].prediction != second[k].prediction)) for k in keys)
+    examples = sum(len(first[k].label) for k in keys)
+    return result._replace(low=found.low, high=found.high, p=found.p, changed=changed, n=examples)
+
+
+def others(a: Archive, b: Archive) -> list[tuple[str, str]]:
+    """Return the coefficients, norms and other measurements that differ, each with how."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in sorted({*a.files, *b.files}):
+            if name.startswith(OTHERS) and a.files.get(name, {}).get("sha256") != b.files.get(name, {}).get("sha256"):
+                if name not in a.files or name not in b.files:
+                    found.append((name, f"only in {'A' if name in a.files else 'B'}"))
+                    continue
+                kept, made = (Path(scratch) / f"{side}{Path(name).suffix}" for side in "ab")
+                kept.write_bytes(a.read(name))
+                made.write_bytes(b.read(name))
+                found.append((name, str(difference(kept, made))))
+    return found

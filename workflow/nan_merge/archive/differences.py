@@ -1,0 +1,50 @@
+"""Say how two files differ: in which line, and whether in the last bits of numbers alone."""
+
+from __future__ import annotations
+
+import re
+from itertools import zip_longest
+from pathlib import Path
+
+NUMBER = re.compile(r"(?<![\w#.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+ROUNDING = 1e-9  # relative difference up to which a number differs by rounding
+SHOWN = 100  # characters of a line
+VERSIONS = re.compile(r"<tr><td>versions\.(\S+)</td><td><code>(.*?)</code></td></tr>\n")  # of report.html
+
+
+def difference(kept: Path, made: Path) -> str | None:
+    """Return how a file that was made again differs from the kept one, None for equal bytes.
+
+    Rows of a report with versions of packages are left out: they are those of the machine that wrote it.
+    """
+    old, new = kept.read_bytes(), made.read_bytes()
+    if kept.suffix == ".html":
+        old, new = (VERSIONS.sub("", text.decode("utf-8", "replace")).encode() for text in (old, new))
+    if old == new:
+        return None
+    try:
+        return of_texts(old.decode("utf-8"), new.decode("utf-8"))
+    except UnicodeDecodeError:
+        return f"other bytes ({len(new):,}, expected {len(old):,})"
+
+
+def of_texts(old: str, new: str) -> str:
+    """Return how two different texts differ: the largest difference of numbers where all else is equal, else the first line."""
+    if NUMBER.sub("0", old) == NUMBER.sub("0", new):
+        pairs = [(a, b) for a, b in zip(NUMBER.findall(old), NUMBER.findall(new), strict=True) if a != b]
+        largest, a, b = max((relative(float(a.replace("−", "-")), float(b.replace("−", "-"))), a, b) for a, b in pairs)
+        kind = "by rounding alone" if largest <= ROUNDING else "in numbers alone"
+        count = f"{len(pairs)} number{'s' if len(pairs) > 1 else ''}"
+        return f"differs {kind}: {count}, the largest relative difference {largest:.1e} ({b}, expected {a})"
+    lines = enumerate(zip_longest(old.split("\n"), new.split("\n")), 1)
+    line, (a, b) = next((line, pair) for line, pair in lines if pair[0] != pair[1])
+    return f"line {line} is {_shown(b)}, expected {_shown(a)}"
+
+
+def relative(a: float, b: float) -> float:
+    """Return |a - b| over the larger of both."""
+    return abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0
+
+
+def _shown(line: str | None) -> str:
+    return "missing" if line is None else repr(line if len(line) <= SHOWN else line[:SHOWN] + " ...")

@@ -278,6 +278,7 @@ def test_a_changed_digit_is_named_with_method_task_and_index(archived, members, 
     ) == (old == int(np.load(io.BytesIO(members[DARE]))["weather.label"][5]))
 
 
+@pytest.mark.slow
 def test_a_swapped_file_of_predictions_is_named(archived, members, tmp_path):
     other = DARE.replace("dare", "ties")
     members[DARE], members[other] = members[other], members[DARE]
@@ -349,6 +350,7 @@ def test_a_cut_off_archive_and_another_version_are_told(archived, members, tmp_p
         assert done.code == 1 and message in done.text and done.text.startswith("error: ") and done.text.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_other_code_is_named(archived, tmp_path):
     other = archived.copy(tmp_path / "other")
     other.replace("workflow/nan_merge/reporting/statistics.py", "LEVEL = 0.95", "LEVEL = 0.9")
@@ -357,6 +359,7 @@ def test_other_code_is_named(archived, tmp_path):
     assert "results/comparisons.tsv: " in done.text and "3 coefficients from norms: holds" in done.text
 
 
+@pytest.mark.slow
 def test_merges_and_scores_are_made_again_from_the_assets(archived, members, tmp_path):
     """Whoever changes a prediction wherever it stands is found out by the models alone."""
     digest = "results/digests/tiny/ties/seed0.json"

@@ -101,7 +101,7 @@ def _answers(archive: Archive) -> dict[Method, dict[TaskAndSeed, Answers]]:
     grouped: dict[Method, dict[TaskAndSeed, Answers]] = {}
     for name in archive.files:
         if name.startswith(SCORES) and (place := Place.of(name)):
-            with np.load(io.BytesIO(archive.read(name)), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(archive.read(name))) as arrays:
                 for task in [each.removesuffix(".label") for each in arrays if each.endswith(".label")]:
                     answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
                     grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers

@@ -55,7 +55,7 @@ class Place(NamedTuple):
 def read(name: str, file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file of predictions, `name` in messages; UserError where it is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(file) as arrays:
             return dict(arrays)
     except Exception as error:  # of zipfile, zlib and numpy, which have one each
         raise UserError(f"{name}: cannot be read as predictions ({error}); evaluate again, or get the archive again") from None

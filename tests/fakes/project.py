@@ -17,6 +17,8 @@ from typing import Any
 
 import tiny
 
+from nan_merge.models.harness.tasks import OFFLINE
+
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 TWO_CORES = str(Path(__file__).parent / "two_cores")
 LIMIT = 3600  # seconds that any command of a test may take: against hanging, not a measure of speed
@@ -55,7 +57,7 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         """A user's environment: this Python first on the path, nothing of the checkout under test."""
-        outer = ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")  # of the tests
+        outer = ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE", "MAKELEVEL", "MAKEFLAGS", "MFLAGS", *OFFLINE)  # of the tests
         mine = {k: v for k, v in os.environ.items() if k not in outer}
         path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
         return {**mine, "PATH": path, "XDG_CACHE_HOME": str(self.folder / ".cache"), **more}

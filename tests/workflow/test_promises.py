@@ -247,8 +247,9 @@ def elsewhere(test: str) -> Callable[..., None]:
 WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command; run in this order
     (r"make demo|snakemake --cores \w+", made_before),
     (r"snakemake (-n|--(report|dag|rulegraph|filegraph|summary|list-rules|unlock))\b.*", verbatim),
+    (r"nan-merge export", helped),  # a mention
     (r"nan-merge (status|clean|methods|export)\b.*", verbatim),
-    (r"make archive|nan-merge (archive|verify|compare) .*", elsewhere("workflow/test_archive.py")),
+    (r"make archive|nan-merge (archive|verify|compare)( .*)?", elsewhere("workflow/test_archive.py")),
     (r"nan-merge merge .*task_arithmetic\+ranked.*", elsewhere("workflow/test_contributing.py")),
     (r"nan-merge merge .*", with_models),
     (r"nan-merge import-mergekit .*", with_mergekit),

@@ -57,7 +57,8 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         """A user's environment: this Python first on the path, nothing of the checkout under test."""
-        outer = ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE", "MAKELEVEL", "MAKEFLAGS", "MFLAGS", *OFFLINE)  # of the tests
+        make = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+        outer = ("PYTHONPATH", "OMP_NUM_THREADS", "SNAKEMAKE_PROFILE", *make, *OFFLINE)  # of the tests
         mine = {k: v for k, v in os.environ.items() if k not in outer}
         path = os.pathsep.join([str(Path(sys.executable).parent), mine["PATH"]])
         return {**mine, "PATH": path, "XDG_CACHE_HOME": str(self.folder / ".cache"), **more}

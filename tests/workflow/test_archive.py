@@ -286,6 +286,7 @@ def test_a_swapped_file_of_predictions_is_named(archived, members, tmp_path):
     assert faults[1] == faults[3] == [] and {fault.split()[0] for fault in faults[2] if "test split" in fault} == {"dare", "ties"}
 
 
+@pytest.mark.slow
 def test_every_changed_file_is_named(archived, members, tmp_path):
     coefficients = "results/coefficients/tiny/ties+nan_delta/seed0.json"
     record = json.loads(members[coefficients])

@@ -16,7 +16,7 @@ from nan_merge.archive.container import Archive
 from nan_merge.archive.differences import difference
 from nan_merge.archive.predictions import Place
 from nan_merge.core.text import parse_json, parse_yaml
-from nan_merge.reporting.paired_difference import paired, paired_over_seeds
+from nan_merge.reporting.paired_difference import paired_over_seeds
 
 CONFIG = "results/run_config.yaml"
 SCORES = "results/scores/"
@@ -126,8 +126,7 @@ def _average(
         return result
     right = [np.array([second[task, s].right - first[task, s].right for s in seeds]) for task in tasks]
     clusters = [first[task, seeds[0]].cluster for task in tasks]
-    rest = [1.0] * len(tasks), np.random.default_rng(zlib.crc32(key[0].encode())), clusters
-    found = paired_over_seeds(right, 1, *rest) if len(seeds) > 1 else paired([each[0] for each in right], 1, *rest)
+    found = paired_over_seeds(right, 1, [1.0] * len(tasks), np.random.default_rng(zlib.crc32(key[0].encode())), clusters)
     changed = sum(int(np.count_nonzero(first[k].prediction != second[k].prediction)) for k in keys)
     examples = sum(len(first[k].label) for k in keys)
     return result._replace(low=found.low, high=found.high, p=found.p, changed=changed, n=examples)

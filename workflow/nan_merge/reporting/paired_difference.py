@@ -102,15 +102,16 @@ def paired_over_seeds(
     (Owen 2007, the pigeonhole bootstrap); R - 1 of R seeds are drawn, which makes the variance over seeds unbiased. Limits
     and p are those of Student's t with R - 1 degrees of freedom, more where the seeds have the smaller part of the variance
     (Satterthwaite 1946). p is the larger of this test's and the sign-flip test's, so both must be significant.
+    Of one seed it is `paired`.
 
     Args:
         differences: for each task t, (R, n_t): as in `paired`, a row a seed, each summed over `draws` of a control.
     """
     fixed = paired([each.sum(axis=0) for each in differences], draws * len(differences[0]), weights, random, clusters, tested)
-    if not any(each.any() for each in differences):
+    seeds = len(differences[0])
+    if seeds < 2 or not any(each.any() for each in differences):
         return fixed
     shares = np.asarray(weights, float) / np.sum(weights)
-    seeds = len(differences[0])
     drawn = random.multinomial(seeds - 1, np.full(seeds, 1 / seeds), RESAMPLES) / (seeds - 1)  # (RESAMPLES, R)
     by_seed, means = np.zeros(seeds), np.zeros(RESAMPLES)
     for share, each, cluster in zip(shares, differences, clusters or [None] * len(differences), strict=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_table
-from nan_merge.reporting.paired_difference import paired, paired_over_seeds
+from nan_merge.reporting.paired_difference import paired_over_seeds
 from nan_merge.reporting.statistics import LEVEL, detectable, holm
 
 CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that share one Holm adjustment; others have their own
@@ -184,13 +184,8 @@ def compare_pair(
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     by_seed = [each.reshape(len(shared), len(others), -1).sum(axis=1) for each in right]
-    test = (
-        paired_over_seeds(by_seed, len(others), weights, random, clusters, tested)
-        if len(shared) > 1
-        else paired([each.sum(axis=0) for each in by_seed], len(terms), weights, random, clusters, tested)
-    )
     return {
-        **test._asdict(),
+        **paired_over_seeds(by_seed, len(others), weights, random, clusters, tested)._asdict(),
         "improvement": _improvement(by_seed),
         "discordant": sum(int(np.count_nonzero(each)) for each in right),
         "gained": sum(int(np.count_nonzero(each > 0)) for each in right),

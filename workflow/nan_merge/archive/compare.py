@@ -14,7 +14,7 @@ import numpy as np
 
 from nan_merge.archive.container import Archive
 from nan_merge.archive.differences import difference
-from nan_merge.archive.predictions import Place
+from nan_merge.archive.predictions import Place, read, tasks_of
 from nan_merge.core.text import parse_json, parse_yaml
 from nan_merge.reporting.paired_difference import paired_over_seeds
 
@@ -101,10 +101,10 @@ def _answers(archive: Archive) -> dict[Method, dict[TaskAndSeed, Answers]]:
     grouped: dict[Method, dict[TaskAndSeed, Answers]] = {}
     for name in archive.files:
         if name.startswith(SCORES) and (place := Place.of(name)):
-            with np.load(io.BytesIO(archive.read(name))) as arrays:
-                for task in [each.removesuffix(".label") for each in arrays if each.endswith(".label")]:
-                    answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
-                    grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers
+            arrays = read(f"{archive.file}: {name}", io.BytesIO(archive.read(name)))
+            for task in tasks_of(arrays):
+                answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
+                grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers
     return grouped
 
 

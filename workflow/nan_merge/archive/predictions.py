@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Place(NamedTuple):
         return f"{self.method} of {self.suite}, {self.seed.replace('seed', 'seed ')}, {self.split} split"
 
 
-def read(name: str, file: Path) -> dict[str, np.ndarray]:
+def read(name: str, file: Path | IO[bytes]) -> dict[str, np.ndarray]:
     """Return the arrays of a file of predictions, `name` in messages; UserError where it is damaged."""
     try:
         with np.load(file) as arrays:
@@ -75,7 +75,7 @@ def _table(name: str, methods: Mapping[str, Arrays]) -> bytes:
     writer = csv.writer(text, "excel-tab", lineterminator="\n")
     writer.writerow([*EXAMPLE, *methods])
     first = next(iter(methods.values()))
-    for task in _tasks(first):
+    for task in tasks_of(first):
         labels = first[f"{task}.label"]
         for method, arrays in methods.items():
             if f"{task}.prediction" not in arrays or not np.array_equal(arrays.get(f"{task}.label", ()), labels):
@@ -87,7 +87,8 @@ def _table(name: str, methods: Mapping[str, Arrays]) -> bytes:
     return text.getvalue().encode()
 
 
-def _tasks(arrays: Arrays) -> list[str]:
+def tasks_of(arrays: Arrays) -> list[str]:
+    """Return the tasks whose predictions a file has."""
     return [name.removesuffix(".label") for name in arrays if name.endswith(".label")]
 
 
@@ -115,7 +116,7 @@ def changed(name: str, table: bytes, files: Mapping[str, Path]) -> Iterator[str]
         if method in EXAMPLE:
             continue
         place, arrays = found[method]
-        for task in sorted({*by_task, *_tasks(arrays)}):
+        for task in sorted({*by_task, *tasks_of(arrays)}):
             kept = by_task.get(task, [])
             for part, position in (("prediction", column), ("label", EXAMPLE.index("label"))):
                 now = [str(value) for value in arrays.get(f"{task}.{part}", np.array([])).tolist()]

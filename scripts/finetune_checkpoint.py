@@ -2,6 +2,7 @@
 
 from nan_merge.checkpoints.checkpoint import write_checkpoint
 from nan_merge.core.command_line import command_line
+from nan_merge.core.errors import UserError
 from nan_merge.core.progress import steps
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.classification import Forward
@@ -20,6 +21,9 @@ def main() -> None:
     data, module = Dataset(args.dataset), find_family(args.family)
     examples = args.settings.pop("examples", None)  # the first n of the training split: nested subsets
     inputs, labels = data.inputs("train")[:examples], data.labels("train")[:examples]
+    if len(labels) < (examples or 0):
+        found = f"expected {examples} training examples, found {len(labels)}"
+        raise UserError(f"{args.dataset}: {found}; lower `sizes` of the suite, or raise its `splits: train:`")
     head = Head.read(args.head)
     encoder = module.load(args.base)
     forward.place(encoder)

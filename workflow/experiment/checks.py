@@ -19,7 +19,7 @@ HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "
 HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
-    "data": ("input",),
+    "data": ("input", "splits"),
     "checkpoints": ("family", "base", "text_tower", "head", "experts", "multitask", "merge"),
 }
 

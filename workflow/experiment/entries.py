@@ -61,7 +61,7 @@ def unlocked(assets: Iterable[str], lock: Mapping[str, Any]) -> list[str]:
 
 
 def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
-    """Return a suite by id; keys that it lacks are those of the suite that it `extends`."""
+    """Return a suite by id; keys that it lacks are those of the suite that it `extends`, but for those that it leaves empty."""
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(
             f"config/suites/{name}.yaml: '{name}' is no id: lower-case letters, digits and _, a letter first; rename it"
@@ -87,4 +87,5 @@ def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]
     if not isinstance(record, dict) or "extends" not in record:
         return record
     known_names(f"{where}: extends", [record["extends"]], [file.stem for file in folder.glob("*.yaml")])
-    return {**_extended(record["extends"], folder, (*trail, name)), **{k: v for k, v in record.items() if k != "extends"}}
+    found = {**_extended(record["extends"], folder, (*trail, name)), **record}
+    return {key: value for key, value in found.items() if key != "extends" and value is not None}

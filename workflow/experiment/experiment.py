@@ -170,6 +170,31 @@ class Experiment:
         """Return the tasks that each expert with a name of its own is fine-tuned on here."""
         return dict(self.suites.get(suite, {}).get("finetune", {}).get("tasks", {}))
 
+    def training(self, suite: str, task: str, seed: int) -> dict[str, Any]:
+        """Return the settings that the expert of a task is fine-tuned with: `finetune:` with its own examples and steps.
+
+        `sizes` go round the tasks with the seed (a Latin square), and so does the expert that is `undertrained`.
+        """
+        settings, tasks = dict(self.suites[suite]["finetune"]), self.suites[suite]["tasks"]
+        sizes, epochs, share = (settings.pop(key, None) for key in ("sizes", "epochs", "undertrained"))
+        if sizes:
+            settings["examples"] = sizes[(tasks.index(task) + seed) % len(sizes)]
+        if epochs:
+            settings["steps"] = max(1, round(epochs * settings["examples"] / settings["batch_size"]))
+        if share and tasks[seed % len(tasks)] == task:
+            settings["steps"] = max(1, round(share * settings["steps"]))
+        return settings
+
+    def rotated_sizes(self, suite: str, seed: int) -> dict[str, int]:
+        """Return the training examples of every expert with a seed, where the suite has `sizes`; else {}."""
+        if "sizes" not in self.suites.get(suite, {}).get("finetune", {}):
+            return {}
+        return {task: self.training(suite, task, seed)["examples"] for task in self.task_ids(suite)}
+
+    def splits(self, suite: str, task: str) -> dict[str, int]:
+        """Return the largest sizes of the splits of a task in a suite."""
+        return {**self.tasks[task]["splits"], **self.suites[suite].get("splits", {})}
+
     def own_expert(self, suite: str, task: str) -> str | None:
         """Return the expert of a task: its own, or the one that was trained on it, None if none was."""
         if self.has_experts_of_tasks(suite):
@@ -272,6 +297,8 @@ class Experiment:
         found = {method: self._reason(method, suite, len(self.experts(suite))) for method in merged}
         if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
+        elif {"sizes", "undertrained"} & self.suites.get(suite, {}).get("finetune", {}).keys():
+            found["multitask"] = "its experts are trained on other numbers of examples or steps with every seed"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}
 

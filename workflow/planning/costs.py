@@ -92,9 +92,12 @@ def _head(sizes: Sizes, job: PlannedJob) -> Work:
 def _train(sizes: Sizes, job: PlannedJob) -> Work:
     suite, price = job.suite(sizes.experiment), sizes.table["training"]
     settings = sizes.experiment.suites[suite]["alignment" if job.rule == "align_checkpoint" else "finetune"]
-    steps = settings["steps"] * (sizes.experts(suite) if job.rule == "finetune_joint" else 1)
     if job.rule == "finetune_premise":
         steps = sizes.experiment.premise_runs(suite)[job.wildcards["run"]]["steps"]
+    elif job.rule == "finetune_checkpoint":
+        steps = sizes.experiment.training(suite, job.wildcards["task"], int(job.wildcards["seed"]))["steps"]
+    else:
+        steps = settings["steps"] * (sizes.experts(suite) if job.rule == "finetune_joint" else 1)
     return Work(steps * settings["batch_size"] * price["passes"], core=steps * sizes.gigabytes(suite) * price["gigabyte"])
 
 

@@ -78,22 +78,23 @@ class Sizes:
         """Return the examples of a split: of the prepared data, else the most that the task's record allows."""
         record = Path(f"results/datasets/{self.experiment.data(suite)}/{task}/dataset.json")
         if record not in self._records:
-            self._records[record] = read_json(record)["splits"] if record.exists() else self._expected(task)
+            self._records[record] = read_json(record)["splits"] if record.exists() else self._expected(suite, task)
         return int(self._records[record].get(split, 0))
 
-    def _expected(self, task: str) -> dict[str, int]:
+    def _expected(self, suite: str, task: str) -> dict[str, int]:
         record = self.experiment.tasks[task]
         if "harness" in record:
             return {"test": record["harness"]["examples"]}
+        most = self.experiment.splits(suite, task)
         origin, counts = (record.get("arguments", {}).get(key, {}) for key in ("origin", "counts"))
-        sizes = {split: min(size, counts.get(origin.get(split, split), size)) for split, size in record["splits"].items()}
+        sizes = {split: min(size, counts.get(origin.get(split, split), size)) for split, size in most.items()}
         if "alignment" in sizes:
             sizes["alignment"] *= len(record.get("classes", [""]))
         return sizes
 
     def dataset(self, suite: str, task: str) -> int:
         """Return the examples of all splits of a task."""
-        return sum(self.examples(suite, task, split) for split in self.experiment.tasks[task]["splits"])
+        return sum(self.examples(suite, task, split) for split in self.experiment.splits(suite, task))
 
     def output(self, job: PlannedJob) -> int | None:
         """Return the bytes that a job writes below results/ and that stay, or None if unknown."""

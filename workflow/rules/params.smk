@@ -122,7 +122,7 @@ def asset_lock(wildcards):
 
 
 def task_entry(wildcards):
-    entry = experiment.tasks[wildcards.task]
+    entry = {**experiment.tasks[wildcards.task], "splits": experiment.splits(suite_of(wildcards), wildcards.task)}
     return {"id": wildcards.task, **{key: value for key, value in entry.items() if key != "prompt"}}
 
 
@@ -209,7 +209,9 @@ def method_spec(*stages):
 
 def stated_examples(wildcards):
     """Training-set sizes by expert, for a method that reads them, where the config states them."""
-    return experiment.examples(wildcards.suite) if experiment.reads_examples(wildcards.method) else {}
+    if not experiment.reads_examples(wildcards.method):
+        return {}
+    return experiment.examples(wildcards.suite) | experiment.rotated_sizes(wildcards.suite, int(wildcards.seed))
 
 
 def threshold_settings(wildcards):
@@ -233,9 +235,14 @@ def language_training(wildcards):
     return {key: value for key, value in section("finetune")(wildcards).items() if key != "tasks"}
 
 
+def training(wildcards):
+    """`finetune:` of the suite with the training examples and steps of one expert."""
+    return experiment.training(wildcards.suite, task_of(wildcards), int(wildcards.seed))
+
+
 def premise_settings(wildcards):
     """`finetune:` of the suite with the training examples and steps of one run of the premise experiment."""
-    return {**section("finetune")(wildcards), **{key: premise_of(wildcards)[key] for key in ("examples", "steps")}}
+    return training(wildcards) | {key: premise_of(wildcards)[key] for key in ("examples", "steps")}
 
 
 def premise_run(wildcards):

@@ -192,8 +192,10 @@ def selected(wildcards):
 
 def datasets_for_sizes(wildcards):
     """The data sets of a method whose coefficients come from their sizes, if the experts are fine-tuned on them here."""
-    sized = experiment.reads_examples(wildcards.method) and wildcards.suite in experiment.suites
-    return datasets_of_suite(wildcards) if sized and "finetune" in experiment.suites[wildcards.suite] else []
+    suite = wildcards.suite
+    sized = experiment.reads_examples(wildcards.method) and suite in experiment.suites
+    stated = sized and experiment.rotated_sizes(suite, int(wildcards.seed))
+    return datasets_of_suite(wildcards) if sized and not stated and "finetune" in experiment.suites[suite] else []
 
 
 def measures(wildcards):

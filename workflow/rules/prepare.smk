@@ -186,7 +186,7 @@ rule finetune_checkpoint:
         mem_mb=memory(2500, per_input=6),
         runtime=minutes(240),
     params:
-        spec=spec(settings=section("finetune")),
+        spec=spec(settings=training),
         family=family,
         code=code_with_family("scripts.finetune_checkpoint"),
     message:

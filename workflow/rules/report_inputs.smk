@@ -123,6 +123,9 @@ def task_record(suite, task):
     )
     metric = {"metric": experiment.metric(suite, task)} if task in experiment.suites[suite].get("metrics", {}) else {}
     known = part(record, "leaks")
+    sizes = {str(seed): found[task] for seed in SEEDS if task in (found := experiment.rotated_sizes(suite, seed))}
+    if sizes:  # what the expert saw: the same with every seed, or by seed
+        known["train"] = sizes if len({*sizes.values()}) > 1 else next(iter(sizes.values()))
     return {"id": task, "label": record["label"], **known, **metric, **fetched, **benchmark}
 
 
@@ -132,7 +135,7 @@ def suite_record(suite):
         "id": suite,
         "label": record["label"],
         "notes": record.get("notes", []),
-        "finetune": {key: record.get("finetune", {})[key] for key in ("steps", "batch_size") if "finetune" in record},
+        "finetune": part(record.get("finetune", {}), "steps", "epochs", "batch_size", "sizes", "undertrained"),
         **{key: record[key] for key in ("collection", "published", "experts") if key in record},
         **({"trained_on": trained} if (trained := experiment.trained_on(suite)) else {}),
         "data": experiment.data(suite),

@@ -304,6 +304,18 @@ def test_one_seed_twice_is_as_certain_as_the_seed():
     assert (twice.low, twice.high, twice.within) == pytest.approx((alone.low, alone.high, alone.within), abs=0.004)
 
 
+def test_weights_of_each_seed_weight_its_answers():
+    random = np.random.default_rng(0)
+    each = [random.integers(-1, 2, (3, size)) for size in (50, 80)]
+    weights = np.array([[150, 2400], [2400, 600], [600, 150]])
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    by_hand = np.mean([shares[r, 0] * each[0][r].mean() + shares[r, 1] * each[1][r].mean() for r in range(3)])
+    found = paired_over_seeds(each, 1, weights, np.random.default_rng(0))
+    assert found.difference == pytest.approx(by_hand) and found.low < by_hand < found.high
+    same, plain = (paired_over_seeds(each, 1, w, np.random.default_rng(0)) for w in (np.tile([1, 3], (3, 1)), [1, 3]))
+    assert same == plain, "weights that every seed has are weights of the tasks"
+
+
 def test_clusters_of_examples_are_drawn_whole_over_seeds():
     random = np.random.default_rng(6)
     each = np.repeat(random.choice([-1, 0, 1], (1, 40)), 10, axis=1).repeat(3, axis=0)
@@ -379,6 +391,18 @@ def test_seeds_are_averaged_and_their_spread_is_given():
 
 def test_a_missing_seed_is_said():
     assert "seed 1" in summarise(study({"merge": {"a": (0.6,), "b": (0.4,)}}, (0, 1)))[0].average.reason
+
+
+def test_sizes_that_change_with_the_seed_weight_the_scores_of_each_seed():
+    tasks = [{"id": "a", "train": {"0": 100, "1": 300}}, {"id": "b", "train": {"0": 300, "1": 100}}]
+    values = {("a", 0): 0.9, ("b", 0): 0.5, ("a", 1): 0.8, ("b", 1): 0.3}
+    scores = [Score("s", "m", task, "accuracy", value, 1000, seed) for (task, seed), value in values.items()]
+    study = Study({"id": "s", "tasks": tasks, "seeds": [0, 1]}, [{"id": "m"}], scores)
+    (row,) = summarise(study)
+    assert study.sizes == {} and study.sizes_of(1) == {"a": 300, "b": 100}
+    assert row.weighted.by_seed == pytest.approx((0.25 * 0.9 + 0.75 * 0.5, 0.75 * 0.8 + 0.25 * 0.3))
+    assert row.weighted.value == pytest.approx(np.mean(row.weighted.by_seed)) != pytest.approx(row.average.value)
+    assert row.weighted.low < row.weighted.value < row.weighted.high
 
 
 def test_an_unknown_training_size_gives_no_weighted_average():

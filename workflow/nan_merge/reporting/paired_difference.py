@@ -13,6 +13,7 @@ from nan_merge.reporting.statistics import LEVEL
 
 FLIPS = 100_000
 RESAMPLES = 10_000
+DIGITS = 9  # of weighted differences that are told apart
 
 
 class Paired(NamedTuple):
@@ -50,7 +51,7 @@ def paired(
     Examples that come in clusters are flipped and drawn cluster by cluster, so both hold for dependent examples within one.
 
     Args:
-        differences: for each task t, (n_t,) integers from -terms to terms: correct answers to each example of the method
+        differences: for each task t, (n_t,) numbers from -terms to terms: correct answers to each example of the method
             less those of the other, summed over `terms`.
         terms: number of pairs of models: fine-tuning seeds times draws of a control.
         weights: of the tasks; scaled to sum to 1.
@@ -61,7 +62,7 @@ def paired(
     scale = [weight / (terms * len(d)) for weight, d in zip(w, differences, strict=True)]
     members = [None if cluster is None else np.bincount(cluster) for cluster in clusters or [None] * len(differences)]
     differences = [
-        d if cluster is None else np.bincount(cluster, d).round().astype(int)
+        d if cluster is None else np.bincount(cluster, d).round(DIGITS)
         for d, cluster in zip(differences, clusters or [None] * len(differences), strict=True)
     ]
     observed = float(sum(s * d.sum() for s, d in zip(scale, differences, strict=True)))
@@ -106,17 +107,22 @@ def paired_over_seeds(
 
     Args:
         differences: for each task t, (R, n_t): as in `paired`, a row a seed, each summed over `draws` of a control.
+        weights: of the tasks, (T,), or of the tasks in each seed, (R, T); scaled to sum to 1.
     """
-    fixed = paired([each.sum(axis=0) for each in differences], draws * len(differences[0]), weights, random, clusters, tested)
     seeds = len(differences[0])
+    given = np.broadcast_to(np.asarray(weights, float), (seeds, len(differences)))
+    shares = given / given.sum(axis=1, keepdims=True)
+    mean = shares.mean(axis=0) if np.ptp(given, axis=0).any() else given[0]
+    factors = shares / mean if np.ptp(given, axis=0).any() else np.ones_like(given)
+    summed = [(factor[:, None] * each).sum(axis=0).round(DIGITS) for factor, each in zip(factors.T, differences, strict=True)]
+    fixed = paired(summed, draws * seeds, mean, random, clusters, tested)
     if seeds < 2 or not any(each.any() for each in differences):
         return fixed
-    shares = np.asarray(weights, float) / np.sum(weights)
     drawn = random.multinomial(seeds - 1, np.full(seeds, 1 / seeds), RESAMPLES) / (seeds - 1)  # (RESAMPLES, R)
     by_seed, means = np.zeros(seeds), np.zeros(RESAMPLES)
-    for share, each, cluster in zip(shares, differences, clusters or [None] * len(differences), strict=True):
+    for share, each, cluster in zip(shares.T, differences, clusters or [None] * len(differences), strict=True):
         by_seed += share / draws * each.mean(axis=1)
-        means += share / draws * np.sum(drawn * _drawn_means(each, cluster, random), axis=1)
+        means += np.sum(drawn * share / draws * _drawn_means(each, cluster, random), axis=1)
     variance, of_seeds = float(np.var(means, ddof=1)), float(np.var(by_seed, ddof=1)) / seeds
     error = variance**0.5
     freedom = (seeds - 1) * max(1.0, (variance / of_seeds) ** 2) if of_seeds > 0 else np.inf

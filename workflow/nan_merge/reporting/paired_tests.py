@@ -14,6 +14,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_table
 from nan_merge.reporting.paired_difference import paired_over_seeds
 from nan_merge.reporting.statistics import LEVEL, detectable, holm
+from nan_merge.reporting.study import Size, size_of
 
 CORRECTION_GROUPS = {"host": "nan", "control": "nan"}  # kinds of pairs that share one Holm adjustment; others have their own
 COLUMNS = [
@@ -56,14 +57,15 @@ def compare_methods(
     files: Sequence[Path | str],
     pairs: Sequence[dict[str, Any]],
     output: Path | str,
-    sizes: dict[str, dict[str, int]] | None = None,
+    sizes: dict[str, dict[str, Size]] | None = None,
 ) -> None:
     """Compare pairs of methods example by example and write one row a pair; predictions lie beside the score files, as .npz.
 
     `pairs` are records with `suite`, `method`, `against` and `kind`. One with `task` compares on that task alone, and is adjusted
     with the others on it; without, on the average of all. With `draws`, the method is compared with the mean of
     these methods and the row counts those it exceeds. A pair without a common task has empty numbers. Where `sizes`, the
-    training-set sizes by suite and task, are all known, a second row `weighted_average` is written.
+    training-set sizes by suite and task, are all known, a second row `weighted_average` is written; sizes that change with the
+    seed weight the answers of each seed.
 
     Models are told apart by the digests in the provenance of the score files, so that two methods that are one model (a value
     chosen on validation that is the fixed one) count once: `same_as` names the earlier pair of the same models, `METHOD
@@ -75,7 +77,7 @@ def compare_methods(
         suite = pair["suite"]
         sized = (sizes or {}).get(suite, {})
         chosen = [pair["task"]] if "task" in pair else tasks.get(suite, [])
-        weightings = {pair.get("task", "average"): [1.0] * len(chosen)}
+        weightings: dict[str, list[Size]] = {pair.get("task", "average"): [1] * len(chosen)}
         if "task" not in pair and chosen and all(task in sized for task in chosen):
             weightings["weighted_average"] = [sized[task] for task in chosen]
         for name, weights in weightings.items():
@@ -149,10 +151,11 @@ def _models(record: dict[str, Any]) -> dict[str, str]:
 
 
 def compare_pair(
-    answers: Mapping[tuple, Any], pair: dict[str, Any], tasks: Sequence[str], weights: Sequence[float], tested: bool = True
+    answers: Mapping[tuple, Any], pair: dict[str, Any], tasks: Sequence[str], sizes: Sequence[Size], tested: bool = True
 ) -> dict[str, Any]:
     """Return the numbers of one pair over the seeds that both have in every task; empty without such a seed.
 
+    `sizes` are the weights of the tasks, each a number or one by seed.
     `gained` of the `discordant` examples only the method answers correctly. For the others see `paired` and `compare_methods`.
     """
     others = pair.get("draws", [pair["against"]])
@@ -184,6 +187,7 @@ def compare_pair(
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     by_seed = [each.reshape(len(shared), len(others), -1).sum(axis=1) for each in right]
+    weights = np.array([[size_of(size, seed) for size in sizes] for seed in shared], float)
     return {
         **paired_over_seeds(by_seed, len(others), weights, random, clusters, tested)._asdict(),
         "improvement": _improvement(by_seed),
@@ -203,9 +207,10 @@ def _improvement(by_seed: Sequence[NDArray]) -> float:
     return float((signs + 1).mean() / 2)
 
 
-def _rank(right: Sequence[NDArray], draws: int, weights: Sequence[float]) -> dict[str, int]:
+def _rank(right: Sequence[NDArray], draws: int, weights: NDArray) -> dict[str, int]:
     """Return the number of draws and how many of them the method exceeds, by the average over tasks and seeds."""
-    gaps = [weight * each.mean(axis=1).reshape(-1, draws).mean(axis=0) for weight, each in zip(weights, right, strict=True)]
+    shares = (weights / weights.sum(axis=1, keepdims=True)).T[:, :, None]  # (tasks, seeds, 1)
+    gaps = [(share * each.mean(axis=1).reshape(-1, draws)).mean(axis=0) for share, each in zip(shares, right, strict=True)]
     return {"draws": draws, "above": int(np.count_nonzero(np.sum(gaps, axis=0) > 1e-12))}
 
 

@@ -90,7 +90,7 @@ def _standing(study: Study, answers: Mapping[tuple, Any], rows: list[Summary], c
     if not best or not comparable or pairs / (1 + paired_difference.FLIPS) >= 1 - LEVEL:
         return Standing(best)
     found = {
-        name: compare_pair(answers, {"suite": study.suite["id"], "method": best[0], "against": name}, tasks, [1.0] * len(tasks))
+        name: compare_pair(answers, {"suite": study.suite["id"], "method": best[0], "against": name}, tasks, [1] * len(tasks))
         for name in values
         if name not in best
     }
@@ -122,7 +122,7 @@ def _pair(
     draws = study.members(sides[1])
     pair: dict[str, Any] = {"suite": study.suite["id"], "method": sides[0], "against": sides[1]}
     pair |= {"draws": draws} if draws != [sides[1]] else {}
-    found = compare_pair(answers, pair, tasks, [1.0] * len(tasks), tested=False)
+    found = compare_pair(answers, pair, tasks, [1] * len(tasks), tested=False)
     if not found:
         return None
     difference, low, high, p_holm = found["difference"], found["low"], found["high"], None

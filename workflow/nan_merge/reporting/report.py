@@ -25,6 +25,7 @@ from nan_merge.reporting.page_files import download, downloads, figure_of, table
 from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
 from nan_merge.reporting.paired_tests import read_answers
 from nan_merge.reporting.pairs import all_pairs, are_all, standings
+from nan_merge.reporting.recipe import recipe
 from nan_merge.reporting.results_view import chart, results
 from nan_merge.reporting.statistics import POWER, best_merge
 from nan_merge.reporting.study import ACCURACY, Study
@@ -77,6 +78,7 @@ def write_report(
         published=[table_of(Path(file)) for file in published],
         data=downloads([Path(file) for file in data]),
         downloads=downloads,
+        recipe=recipe,
         methods=methods,
         ids={method["id"] for method in methods},
         learned=_learned(studies),

@@ -5,7 +5,7 @@ Test examples are taken as an independent sample within each task, several seeds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -144,7 +144,7 @@ def best_merge(study: Study) -> tuple[Summary | None, int]:
 def average_of(study: Study, method: str, split: str) -> Estimate:
     """Return the average over tasks of one method, listed in the study or not."""
     cells = _cells(study, [row for row in study.reported(split) if row.method == method])
-    return _mean(study, cells, [1.0] * len(study.tasks))
+    return _mean(study, cells, lambda seed: [1.0] * len(study.tasks))
 
 
 def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
@@ -209,14 +209,13 @@ def _over_draws(found: Sequence[Estimate]) -> Estimate:
 
 def _summary(study: Study, method: dict[str, Any], cells: dict[str, _Cell], best: dict[str, _Cell]) -> Summary:
     tasks = [task["id"] for task in study.tasks]
-    sizes = study.sizes
     weighted = Estimate(None, reason="the training-set size of a task is unknown")
-    if all(task in sizes for task in tasks):
-        weighted = _mean(study, cells, [sizes[task] for task in tasks])
+    if all(study.sizes_of(seed).keys() >= {*tasks} for seed in study.seeds):
+        weighted = _mean(study, cells, lambda seed: [study.sizes_of(seed)[task] for task in tasks])
     return Summary(
         method,
         {task: _single(study, cells.get(task)) for task in tasks},
-        _mean(study, cells, [1.0] * len(tasks)),
+        _mean(study, cells, lambda seed: [1.0] * len(tasks)),
         weighted,
         _normalised(study, cells, best),
     )
@@ -243,12 +242,19 @@ def _complete(study: Study, cells: dict[str, _Cell]) -> tuple[list[_Cell], list[
     return found, seeds, ""
 
 
-def _mean(study: Study, cells: dict[str, _Cell], weights: Sequence[float]) -> Estimate:
+def _mean(study: Study, cells: dict[str, _Cell], weights: Callable[[int], Sequence[float]]) -> Estimate:
+    """Return the mean over tasks with the weights of each seed; the limits over examples are those of the mean weights."""
     found, seeds, reason = _complete(study, cells)
     if reason:
         return Estimate(None, reason=reason)
-    value, low, high = joined([cell.mean for cell in found], [cell.limits() for cell in found], weights)
-    by_seed = tuple(float(np.average([cell.by_seed[seed] for cell in found], weights=weights)) for seed in seeds)
+    of_seeds = np.array([weights(seed) for seed in seeds], float)
+    constant = not np.ptp(of_seeds, axis=0).any()
+    shares = of_seeds[0] if constant else (of_seeds / of_seeds.sum(axis=1, keepdims=True)).mean(axis=0)
+    value, low, high = joined([cell.mean for cell in found], [cell.limits() for cell in found], shares)
+    values = [[cell.by_seed[seed] for cell in found] for seed in seeds]
+    by_seed = tuple(float(np.average(each, weights=given)) for each, given in zip(values, of_seeds, strict=True))
+    if not constant:
+        value, low, high = (limit + float(np.mean(by_seed)) - value for limit in (value, low, high))
     low, high = over_seeds(low, high, by_seed)
     lacking = [str(seed) for seed in study.seeds if seed not in seeds]
     return Estimate(value, low, high, by_seed, f"without seed {', '.join(lacking)}" if lacking else "")

@@ -167,7 +167,15 @@ class Study:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Training-set sizes by task; a task of unknown size is absent."""
+        """Training-set sizes by task; a task of unknown size is absent, and one whose size changes with the seed."""
+        return {task: size for task, size in self._sizes.items() if isinstance(size, int)}
+
+    def sizes_of(self, seed: int) -> dict[str, int]:
+        """Return the training-set sizes of a fine-tuning seed by task; a task of unknown size is absent."""
+        return {task: size_of(size, seed) for task, size in self._sizes.items()}
+
+    @property
+    def _sizes(self) -> dict[str, Size]:
         return _sizes(self.tasks, self.datasets)
 
     def metric(self, task: str, split: str = "test") -> str:
@@ -320,15 +328,23 @@ def _seed(file: Path | str) -> int:
     return int(stem.removeprefix("seed"))
 
 
-def training_sizes(suites: Iterable[Mapping[str, Any]], datasets: Iterable[Path | str]) -> dict[str, dict[str, int]]:
+Size = int | Mapping[str, int]  # training examples of an expert: a number, or one by fine-tuning seed
+
+
+def size_of(size: Size, seed: int) -> int:
+    """Return the number of training examples of an expert with a fine-tuning seed."""
+    return size if isinstance(size, int) else size[str(seed)]
+
+
+def training_sizes(suites: Iterable[Mapping[str, Any]], datasets: Iterable[Path | str]) -> dict[str, dict[str, Size]]:
     """Return training-set sizes by suite and task, from `train` of a task or the files `{data}/{task}/dataset.json`."""
     files = [Path(file) for file in datasets]
     return {suite["id"]: _sizes(suite["tasks"], _records(suite, files)) for suite in suites}
 
 
-def _sizes(tasks: Iterable[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+def _sizes(tasks: Iterable[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Size]:
     sizes = {task["id"]: task.get("train") or records.get(task["id"], {}).get("splits", {}).get("train") for task in tasks}
-    return {task: int(size) for task, size in sizes.items() if size}
+    return {task: size for task, size in sizes.items() if size}
 
 
 def _records(suite: Mapping[str, Any], datasets: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -183,7 +183,7 @@ def drawn(value: float | None) -> Iterator[None]:
     if value is None:
         yield
         return
-    with mock.patch.object(TensorContext, "draws", lambda context, like: (abs(like) >= 0) * round((1 - value) * DRAWS)):
+    with mock.patch.object(TensorContext, "draws", lambda context, like, draw=0: (abs(like) >= 0) * round((1 - value) * DRAWS)):
         yield
 
 

@@ -79,20 +79,20 @@ def ties_mean(model, c):
     return kept.sum(axis=0) / np.maximum((kept != 0).sum(axis=0), 1)
 
 
-def kept_at_random(model, rate=0.9, seed=0):
+def kept_at_random(model, rate=0.9, seed=0, draw=0):
     dropped = model.tau.copy()
     for row, expert in enumerate(model.experts):
         for name, span in model.spans.items():
-            dropped[row, span] *= oracles_operators.draws(seed, expert, name, span.stop - span.start) >= rate * 2**24
+            dropped[row, span] *= oracles_operators.draws(seed, expert, name, span.stop - span.start, draw) >= rate * 2**24
     return dropped / (1 - rate)
 
 
-def dare(model, c):
-    return (c * kept_at_random(model)).sum(axis=0)
+def dare(model, c, **drawn):
+    return (c * kept_at_random(model, **drawn)).sum(axis=0)
 
 
-def dare_ties(model, c):
-    return agreeing(c * kept_at_random(model)).sum(axis=0)
+def dare_ties(model, c, **drawn):
+    return agreeing(c * kept_at_random(model, **drawn)).sum(axis=0)
 
 
 # Methods that go tensor by tensor.
@@ -139,8 +139,8 @@ def breadcrumbs(m, c):
     return added(preprocessed(m, lambda tau, *_: oracles_operators.breadcrumbs(tau)), c)
 
 
-def della(m, c):
-    kept = agreeing(c * preprocessed(m, oracles_operators.della).tau)
+def della(m, c, **drawn):
+    kept = agreeing(c * preprocessed(m, partial(oracles_operators.della, **drawn)).tau)
     return kept.sum(axis=0) / np.maximum((kept != 0).sum(axis=0), 1)
 
 
@@ -260,6 +260,14 @@ SHUFFLES = {1: (3, 2, 1, 0), 2: (1, 3, 0, 2), 3: (0, 2, 3, 1), 4: (0, 2, 1, 3), 
 CONTROLS = {
     "nan_delta+uniform": lambda m, **scale: scaled(m, np.full(len(m.tau), 1 / len(m.tau)), **scale),
     **{f"nan_delta+permuted_{k}": lambda m, order=order, **scale: nan(m, order=order, **scale) for k, order in SHUFFLES.items()},
+}
+
+
+RANDOM = {"dare": (dare, 0.3), "dare_ties": (dare_ties, 0.3), "della": (della, 1.1)}
+DRAWS = {  # of methods that drop entries at random: another draw drops others
+    f"{host}_draws_{k}": lambda m, merge=merge, mean=mean, k=k: merge(m, alike(m, mean), draw=k)
+    for host, (merge, mean) in RANDOM.items()
+    for k in range(1, 6)
 }
 
 
@@ -406,5 +414,6 @@ ORACLES = {
         for host in ("weight_averaging", "task_arithmetic", "ties")
         for name, law in CONTROLS.items()
     },
+    **DRAWS,
     **scanned(),
 }

@@ -17,9 +17,10 @@ def splitmix64(state, count):
         yield z ^ z >> 31
 
 
-def draws(seed, expert, name, count):
-    """Return the random numbers of the entries of a tensor, 24 bits each."""
-    key = hashlib.blake2b(f"{seed}\0{expert}\0{name}".encode(), digest_size=8).digest()
+def draws(seed, expert, name, count, draw=0):
+    """Return the random numbers of the entries of a tensor, 24 bits each; draw 0 is that of a method without draws."""
+    text = f"{seed}\0{expert}\0{name}" + (f"\0{draw}" if draw else "")
+    key = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return np.array([z >> 40 for z in splitmix64(int.from_bytes(key, "little"), count)])
 
 
@@ -45,9 +46,9 @@ def keep_probabilities(tau, density, window):
     return (density + window * (2 * rank / (rows.shape[-1] - 1) - 1)).reshape(tau.shape)
 
 
-def della(tau, expert, name, seed=0, density=0.7, window=0.15):
+def della(tau, expert, name, seed=0, density=0.7, window=0.15, draw=0):
     probability = keep_probabilities(tau, density, window)
-    numbers = draws(seed, expert, name, tau.size).reshape(tau.shape) / 2**24
+    numbers = draws(seed, expert, name, tau.size, draw).reshape(tau.shape) / 2**24
     return tau / probability * (numbers >= 1 - probability)
 
 

@@ -67,7 +67,7 @@ def test_a_new_expert_costs_the_measures_and_every_merge_and_no_table(own, tmp_p
     new = save(tmp_path / "models/new", moved(tensors_of(base), 9))
     project.edit("own.yaml", lambda o: o["models"]["mine"]["experts"].update(new=str(new)))
     measured = {"measure_weights: mine, seed 0", "measure_threshold: mine, density_0.2-scope_model, seed 0"}
-    measured |= {f"measure_processed: mine, {name}, seed 0" for name in ("trim-density_0.2-scope_model", "drop-rate_0.9")}
+    measured |= {f"measure_processed: mine, {name}, seed 0" for name in ("trim-density_0.2-scope_model", "drop-rate_0.9-seed_0")}
     each = {f"{rule}: mine, {method}, seed 0" for rule in ("estimate_coefficients", "merge_checkpoints") for method in METHODS}
     assert project.jobs(*overlay) == measured | each | {"write_run_config"}
 

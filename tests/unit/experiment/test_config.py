@@ -256,7 +256,7 @@ def test_methods_that_preprocess_alike_share_the_norms_of_what_it_leaves():
     found = Experiment({**shipped().config, "methods": ["ties", "ties+nan_delta", *new]}, ROOT)
     names = [found.processed(method) for method in found.config["methods"]]
     trimmed = "trim-density_0.2-scope_model"
-    assert names == [None, None, trimmed, trimmed, "drop-rate_0.9", "identity"]
+    assert names == [None, None, trimmed, trimmed, "drop-rate_0.9-seed_0", "identity"]
     assert set(found.needing(found.processed)) == {*names} - {None}
     assert found.thresholds(found.needing(found.processed)[trimmed]) == "density_0.2-scope_model"
     assert shipped().needing(shipped().processed) == {}

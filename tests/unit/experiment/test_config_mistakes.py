@@ -166,12 +166,12 @@ MISTAKES = {
         "metagpt: tune: 'value' has no value in `coefficients`; write one: {operator: {value: 1.0}}",
     ),
     "a tuned operator without values": (
-        ("methods.yaml", "dare_ties", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
-        "dare_ties: tune: 'value' has no value in `coefficients`",
+        ("methods.yaml", "magmax", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
+        "magmax: tune: 'value' has no value in `coefficients`",
     ),
     "draws of a control without a seed": (
         ("variants.yaml", "uniform", "draws", 3),
-        "'ties+nan+uniform': draws: `control: uniform_matched` draws nothing; name a control with a seed, as `permuted`",
+        "'ties+nan+uniform': draws: `control: uniform_matched` and `preprocess: trim` draw nothing; name an operator with a seed",
         "ties+nan+uniform",
     ),
     "a grid and a scan": (

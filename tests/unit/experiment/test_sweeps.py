@@ -5,6 +5,7 @@ from models import ROOT, shipped
 
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
+from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES as OPERATORS
 
@@ -35,6 +36,32 @@ def test_a_run_names_all_draws_by_the_entry():
     row = found.rows()[-1]
     assert (row["id"], row["label"], row["draws"]) == (PERMUTED, "Task arithmetic (λ = 0.3) + NAN (delta) + permuted", draws)
     assert len(found.rows()) == 3
+
+
+@pytest.mark.parametrize(("entry", "host"), [("dare_draws", "dare"), ("dare_ties_draws", "dare_ties"), ("della_draws", "della")])
+def test_a_method_that_drops_at_random_has_draws_that_differ_in_their_seed_only(entry, host):
+    found = asked(host, entry)
+    draws = [f"{entry}_{k}" for k in range(1, 6)]
+    assert found.config["methods"] == [host, *draws]
+    specs = [found.method_spec(method, *OPERATORS) for method in (host, *draws)]
+    ((operator, values),) = specs[0]["preprocess"].items()
+    assert [spec["preprocess"] for spec in specs[1:]] == [{operator: {**values, "seed": k}} for k in range(1, 6)]
+    assert all(specs[0] | {"preprocess": None} == spec | {"preprocess": None} for spec in specs)
+    row = found.rows()[-1]
+    assert (row["id"], row["label"], row["draws"]) == (entry, found.methods[host]["label"], draws)
+
+
+def test_draws_of_dropped_entries_are_not_counted_as_shuffles():
+    """Two experts have one shuffle, and as many draws of DARE as any number of them."""
+    found = asked("dare_draws")
+    assert all(lacks_shuffle(found.methods[f"dare_draws_{k}"], 2) == "" for k in range(1, 6))
+    shuffled = asked(PERMUTED).methods
+    assert [bool(lacks_shuffle(shuffled[f"{PERMUTED}_{k}"], 2)) for k in range(1, 6)] == [False, True, True, True, True]
+
+
+def test_a_variant_goes_on_the_method_that_draws_extend():
+    with pytest.raises(UserError, match=r"dare_draws does not take the variant 'nan_delta'.*put the variant on .* \(dare\)"):
+        asked("dare", "dare_draws+nan_delta")
 
 
 def test_a_scan_is_the_product_of_its_lists_and_of_its_host_s():

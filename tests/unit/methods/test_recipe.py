@@ -36,7 +36,9 @@ def test_the_requirements_of_trim_are_known_beforehand():
 def test_coefficients_by_the_processed_vector_need_its_norms_after_what_it_needs():
     by_processed = {"coefficients": {"nan": {"norm_of": "processed"}}}
     assert requirements(by_processed) == {"processed": {"preprocess": {"identity": {}}}}
-    assert requirements({"preprocess": {"drop": {}}, **by_processed}) == {"processed": {"preprocess": {"drop": {"rate": 0.9}}}}
+    assert requirements({"preprocess": {"drop": {}}, **by_processed}) == {
+        "processed": {"preprocess": {"drop": {"rate": 0.9, "seed": 0}}}
+    }
     trim = {"density": 0.4, "scope": "model"}
     found = requirements({"preprocess": {"trim": {"density": 0.4}}, "combine": "disjoint_sum", **by_processed})
     assert found == {"thresholds": trim, "processed": {"preprocess": {"trim": trim}}}

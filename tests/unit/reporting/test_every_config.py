@@ -97,7 +97,7 @@ def test_a_sentence_is_there_if_and_only_if_it_is_true(run):
         "The paper of NAN leaves open": bool(groups & {"nan", "scan"}),
         "Nothing. Every other hyper-parameter": not tuned,
         "by the average accuracy over tasks on the validation splits": tuned,
-        "A control of several draws is shown": any("draws" in method for method in records),
+        "A row of several draws is shown": any("draws" in method for method in records),
     }.items():
         assert said(lines, words) == true, words
 

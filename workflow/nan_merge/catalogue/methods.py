@@ -131,6 +131,8 @@ class Catalogue:
             return "its coefficients are learned from data"
         if operator_in(record, "control")[0] != DEFAULTS["control"]:
             return "a control takes no further variant"
+        if "draws" in record:
+            return f"it has several draws; put the variant on the method that it extends ({record.get('extends')})"
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
         if "variant" in record:

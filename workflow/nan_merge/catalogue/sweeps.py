@@ -16,6 +16,8 @@ from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.recipe import hyper_parameters, operator_in, operator_of
 
+DRAWN = ("control", "preprocess")  # stages with random operators
+
 
 def members(name: str, record: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the methods of an entry, `id, record`: itself, or one for every draw or every combination of a scan.
@@ -35,20 +37,30 @@ def members(name: str, record: Mapping[str, Any], where: str) -> Iterator[tuple[
 
 
 def lacks_shuffle(record: Mapping[str, Any], experts: int) -> str:
-    """Return why so many experts cannot have the draw of a method; empty if they can, and for a method that is no draw."""
+    """Return why so many experts cannot have the shuffle of a method; empty if they can, and for a method that is no shuffle."""
     shuffles = math.factorial(experts) - 1
-    return f"{experts} experts have no more shuffles than {shuffles}" if record.get("sweep", {}).get("draw", 0) > shuffles else ""
+    if record.get("sweep", {}).get("draw", 0) <= shuffles or _random_stage(record) != "control":
+        return ""
+    return f"{experts} experts have no more shuffles than {shuffles}"
+
+
+def _random_stage(record: Mapping[str, Any], name: str = "method") -> str:
+    """Return the stage of a method whose operator has a `seed`, a control before what it controls; empty without one."""
+    random = (s for s in DRAWN if "seed" in hyper_parameters(OPERATORS[s][operator_in(record, s, name)[0]]))
+    return next(random, "")
 
 
 def _draws(name: str, record: Mapping[str, Any], count: int, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `<name>_1`, `<name>_2`, ...: the control of the entry, with seed 1, 2, ..."""
-    operator, given = operator_in(record, "control", name)
-    if "seed" not in hyper_parameters(OPERATORS["control"][operator]):
-        raise UserError(f"{where}: draws: `control: {operator}` draws nothing; name a control with a seed, as `permuted`")
+    """Yield `<name>_1`, `<name>_2`, ...: the random operator of the entry, with seed 1, 2, ..."""
+    stage = _random_stage(record, name)
+    if not stage:
+        named = " and ".join(f"`{each}: {operator_in(record, each, name)[0]}`" for each in DRAWN)
+        raise UserError(f"{where}: draws: {named} draw nothing; name an operator with a seed, as `permuted` or `drop`")
+    operator, given = operator_in(record, stage, name)
     for draw in range(1, count + 1):
         sweep = {"id": name, "label": record["label"], "draw": draw}
-        control = {operator: {**given, "seed": draw}}
-        yield f"{name}_{draw}", {**record, "label": f"{record['label']}, draw {draw}", "control": control, "sweep": sweep}
+        drawn = {stage: {operator: {**given, "seed": draw}}}
+        yield f"{name}_{draw}", {**record, "label": f"{record['label']}, draw {draw}", **drawn, "sweep": sweep}
 
 
 def _scan(name: str, record: Mapping[str, Any], scan: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,9 +26,9 @@ def trim(tau: np.ndarray, context: TensorContext, **measured: Any) -> np.ndarray
     return tau
 
 
-def drop(tau: np.ndarray, context: TensorContext, *, rate: float = 0.9) -> np.ndarray:
+def drop(tau: np.ndarray, context: TensorContext, *, rate: float = 0.9, seed: int = 0) -> np.ndarray:
     """See `preprocess.drop`."""
-    rate, key = context.number(rate), np.uint64(context.key & (1 << 64) - 1)
+    rate, key = context.number(rate), np.uint64(context.key(seed) & (1 << 64) - 1)
     kernels.drop(tau, np.uint64(context.start), key, np.uint64(math.ceil(rate * DRAWS)), tau.dtype.type(1 - rate))
     return tau
 

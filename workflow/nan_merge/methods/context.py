@@ -6,8 +6,9 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
 from array_api_compat import array_namespace
 
 from nan_merge.methods.varying import value_at
@@ -15,6 +16,7 @@ from nan_merge.methods.varying import value_at
 DRAWS = 1 << 24  # number of different values of a random draw
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 Array = Any  # a NumPy array or a torch tensor
+Draw = Annotated[int, Ge(0), Lt(1000), "number of the draw; the seed of the run counts too"]
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,23 @@ class TensorContext:
     transposed: bool = False  # whether a matrix is stored as (in, out), as in GPT-2, not as (out, in)
     task: int | None = None  # index of the target task; per-task methods only
 
-    @property
-    def key(self) -> int:
-        """The random stream of (seed, expert, tensor), a signed 64-bit number."""
-        return _key(self.seed, self.expert, self.tensor)
+    def key(self, draw: int = 0) -> int:
+        """Return the random stream of (seed, expert, tensor) and the number of a draw, a signed 64-bit number."""
+        return _key(self.seed, self.expert, self.tensor, *([draw] if draw else []))
 
     def number(self, value: Any) -> float:
         """Return the number that a hyper-parameter marked `Varies` has at this tensor, for this expert."""
         found = value_at(value, self.tensor, self.blocks)
         return float(found[self.expert] if isinstance(found, Mapping) else found)
 
-    def draws(self, like: Array) -> Array:
+    def draws(self, like: Array, draw: int = 0) -> Array:
         """Draw one number from 0 to 2^24 - 1 for every element of `like`: int64 of its shape, on its device.
 
         Draw i is the upper 24 bits of output number `start` + i of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)
-        seeded by `key`, so it depends only on seed, expert, tensor and element.
+        seeded by `key`, so it depends only on seed, draw, expert, tensor and element.
         """
         ones = (abs(like) >= 0).reshape(-1)  # a count in operations that NumPy and torch share
-        z = (ones.cumsum(0) + (self.start - 1)) * _GAMMA + self.key
+        z = (ones.cumsum(0) + (self.start - 1)) * _GAMMA + self.key(draw)
         z = (z ^ _shift(z, 30)) * _MIX_1
         z = (z ^ _shift(z, 27)) * _MIX_2
         return _shift(z ^ _shift(z, 31), 40).reshape(like.shape)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import DRAWS, Array, TensorContext, checked, requires
+from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked, requires
 from nan_merge.methods.varying import Varies, varies
 
 
@@ -50,10 +50,11 @@ def drop(
     context: TensorContext,
     *,
     rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped", Varies(by_expert=True)] = 0.9,
+    seed: Draw = 0,
 ) -> Array:
     """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
     rate = context.number(rate)
-    keep = context.draws(tau) >= math.ceil(rate * DRAWS)
+    keep = context.draws(tau, seed) >= math.ceil(rate * DRAWS)
     return tau * keep / (1 - rate)
 
 

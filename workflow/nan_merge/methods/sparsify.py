@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import DRAWS, Array, TensorContext, checked, namespace, whole
+from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked, namespace, whole
 
 
 def ranks(values: Array, axis: int = -1) -> Array:
@@ -73,6 +73,7 @@ def della(
     rescale: Annotated[
         Literal["entry", "l1"], "by the inverse probability of the entry, or to the old sum of magnitudes"
     ] = "entry",
+    seed: Draw = 0,
 ) -> Array:
     """Drop entries at random, small ones more often, and rescale the rest (DELLA, arXiv 2406.11617, MAGPRUNE).
 
@@ -86,7 +87,7 @@ def della(
     n = tau.shape[axis] if tau.ndim else 1
     place = ranks(abs(tau), axis) / (n - 1) if n > 1 else 0.5  # 0 for the smallest of a row, 1 for the largest
     probability = density - window + 2 * window * place
-    kept = tau * (context.draws(tau) >= (1 - probability) * DRAWS)
+    kept = tau * (context.draws(tau, seed) >= (1 - probability) * DRAWS)
     if rescale == "entry":
         return kept / probability
     before, after = abs(tau).sum(), abs(kept).sum()

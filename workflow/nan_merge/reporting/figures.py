@@ -85,7 +85,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     return figure, (
         f"{study.measure.capitalize()} in %; shade: {shade}. Right: average over tasks with its 95 % interval over test examples"
         + (" (small dots: single seeds)" if len(study.seeds) > 1 else "")
-        + (", or, dotted, from the smallest to the largest draw of a control" if any(row.average.draws for row in rows) else "")
+        + (", or, dotted, from the smallest to the largest draw" if any(row.average.draws for row in rows) else "")
         + (". Bold, with diamonds: methods with a host" if any(row.method.get("host") for row in rows) else "")
         + ". The intervals of two methods on the same examples are not independent: see the paired comparisons. "
         "A dash is a missing score."

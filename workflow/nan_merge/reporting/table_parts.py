@@ -32,7 +32,7 @@ POWER_NOTE = (
     "examples favoured one method, alone and adjusted."
 )
 DRAWS_NOTE = (
-    'A control of several draws is shown and compared by their mean; "above" counts the draws whose average the method exceeds.'
+    'A row of several draws is shown and compared by their mean; "above" counts the draws whose average the method exceeds.'
 )
 
 

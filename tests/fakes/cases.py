@@ -19,7 +19,8 @@ SHAPES = [(6, 9), (9, 6), (1, 7), (7, 1), (1, 1), (5,), (1,), (), (4, 3, 2, 2), 
 def choices(kind):
     """Return the values of a hyper-parameter that has a few."""
     schema = of_type(kind)
-    return [True, False] if schema.get("type") == "boolean" else schema.get("enum", [])
+    words = [word for branch in schema.get("anyOf", [schema]) for word in branch.get("enum", [])]
+    return [True, False] if schema.get("type") == "boolean" else words
 
 
 def variants(stage):
@@ -110,12 +111,12 @@ def edges():
 def agreement(operator, edge):
     """Return how well NumPy and torch agree, or None if they need not.
 
-    WUDI: at the minimum, Adam divides by a gradient that is rounding. WIDEN: columns that vanish all turn by one half, and
-    rounding decides their ranks.
+    WUDI, OptMerge, DOGE: at the minimum, Adam divides by a gradient that is rounding. WIDEN: columns that vanish all turn by
+    one half, and rounding decides their ranks.
     """
     if (operator.func.__name__, edge) == ("widen", "back to zero"):
         return None
-    return 1e-6 if operator.func.__name__ == "wudi" else 1e-8
+    return 1e-6 if operator.func.__name__ in ("wudi", "optmerge", "doge") else 1e-8
 
 
 def as_torch(value):

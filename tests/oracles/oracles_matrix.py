@@ -3,8 +3,10 @@
 Nothing here imports the library.
 """
 
+import math
+
 import numpy as np
-from scipy.linalg import polar
+from scipy.linalg import null_space, polar
 
 
 def orthonormal(basis):
@@ -120,3 +122,113 @@ def ace(taus, c, epsilon=1e-5, epsilon_mode="absolute", threshold=0.3, gamma="pa
     u, s, vt = np.linalg.svd(w_pre + residual)  # Eq. 16
     k = max(1, int(k_frac * min(rows, width)))
     return restored + w_pre + s[:k].mean() * sum(np.outer(u[:, i], vt[i]) for i in range(k))  # Eq. 17-19
+
+
+def boosted(merged, beta=0.01):
+    """Raise all singular values to the first at which their cumulative share reaches beta."""
+    u, s, vt = np.linalg.svd(merged, full_matrices=False)
+    cut = next(r for r in range(len(s)) if s[: r + 1].sum() >= beta * s.sum())
+    return u @ np.diag([max(value, s[cut]) for value in s]) @ vt
+
+
+def swudi(taus, c, time=1300.0, rank=0.65):
+    """Move the sum of the task vectors towards the least interference, one eigenvector of the loss at a time."""
+    weights = [a / (t**2).sum() for a, t in zip(c, taus, strict=True)]
+    curvature = sum(w * t.T @ t for w, t in zip(weights, taus, strict=True))
+    target = sum(w * t @ t.T @ t for w, t in zip(weights, taus, strict=True))
+    values, vectors = np.linalg.eigh(curvature)
+    values = np.where(values > 1e-8, values, 0)
+    keep = math.ceil(np.sqrt(values).sum() ** 2 / values.sum() if rank == "participation" else rank * len(values))
+    merged = taus.sum(axis=0)
+    for value, vector in list(zip(values, vectors.T, strict=True))[::-1][:keep]:
+        if value:
+            share = 1 - math.exp(-value * time) if time else 1
+            merged = merged + share * np.outer(target @ vector / value - taus.sum(axis=0) @ vector, vector)
+    return merged
+
+
+def rank_k(matrix, k):
+    u, s, vt = np.linalg.svd(matrix)
+    return sum(s[r] * np.outer(u[:, r], vt[r]) for r in range(k))
+
+
+def optmerge(taus, c, steps=300, learning_rate=1e-5):
+    """WUDI with the strongest directions of each task vector, and of its difference from the mean, in the loss."""
+    k, mean = max(1, min(taus[0].shape) // len(taus)), taus.mean(axis=0)
+    goals, rows = [mean + rank_k(t - mean, k) for t in taus], [rank_k(t, k) for t in taus]
+    x, m, v = taus.sum(axis=0), 0.0, 0.0
+    for step in range(1, steps + 1):
+        g = sum(2 * a * (x - goal) @ r.T @ r / (t**2).sum() for a, t, goal, r in zip(c, taus, goals, rows, strict=True))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x = x - learning_rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    return x
+
+
+def doge(taus, c, density=0.3, subspace=6, steps=400, learning_rate=1e-4):
+    """Learn one addition to all task vectors, outside the directions that they share, row by row of the loss."""
+    r = min(taus[0].shape)
+    tops = np.hstack([np.linalg.svd(tau)[0][:, : r // len(taus)] for tau in taus])
+    span = np.linalg.svd(tops)[0][:, : r // subspace]
+    outside = np.eye(len(span)) - span @ span.T
+    delta, m, v = np.zeros(taus[0].shape), 0.0, 0.0
+    for step in range(1, steps + 1):
+        merged = sum(w * (tau + delta) for w, tau in zip(c, taus, strict=True))
+        g = outside @ sum(2 * (tau * (tau - merged)).sum(axis=1, keepdims=True) * -sum(c) * tau for tau in taus)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        delta = delta - learning_rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    merged = np.zeros(delta.shape)
+    for w, tau in zip(c, taus, strict=True):
+        cut = np.sort(abs(tau), axis=None)[max(0, tau.size - int(density * tau.size) - 1)]
+        merged += w * (tau + delta) * (abs(tau) >= cut)
+    return merged
+
+
+def closest_rotation(base, target):
+    """Return the R that takes the base closest to the target, and of those the one closest to the identity."""
+    product = base.T @ target
+    values, vectors = np.linalg.eigh(product.T @ product)
+    some = values > 1e-12 * values.max()
+    partial = product @ vectors[:, some] / np.sqrt(values[some]) @ vectors[:, some].T
+    unused, reached = null_space(product.T, rcond=1e-6), null_space(product, rcond=1e-6)
+    return partial + unused @ polar(unused.T @ reached)[0] @ reached.T if unused.size else partial
+
+
+def orthomerge(base, taus, c, conflicts=False):
+    """Rotate the base by the mean of the experts' rotations in the Lie algebra, and add the mean of what rotations leave."""
+    eye, mean = np.eye(base.shape[1]), taus.mean(axis=0)
+    rotations = []
+    for tau in taus:
+        opposed = (tau * mean).sum(axis=1, keepdims=True) < 0
+        rotations.append(closest_rotation(base, base + tau * (opposed if conflicts else 1)))
+    algebra = [np.linalg.inv(r + eye) @ (r - eye) for r in rotations]
+    total = sum(w * a for w, a in zip(c, algebra, strict=True))
+    length = np.average([np.linalg.norm(a) for a in algebra], weights=c)
+    a = length * total / np.linalg.norm(total)
+    rotated = base @ np.linalg.inv(eye - a) @ (eye + a)
+    rest = sum(w * (base + tau - base @ r) for w, tau, r in zip(c, taus, rotations, strict=True)) / len(taus)
+    return rotated + rest - base
+
+
+def dc_merge(taus, c, smoothing="none", density=1e-3, rho=5.0):
+    """Merge the cores of low-rank parts in one cover basis, entry by entry, and keep their diagonal blocks."""
+    k = min(taus[0].shape) // len(taus)
+    parts = [np.linalg.svd(w * tau) for w, tau in zip(c, taus, strict=True)]
+    cover_u = orthonormal(np.hstack([u[:, :k] for u, _, _ in parts]))
+    cover_v = orthonormal(np.hstack([vt[:k].T for _, _, vt in parts]))
+    cores = []
+    for u, s, vt in parts:
+        strength = {
+            "none": s[:k],
+            "average": np.full(k, s[:k].mean()),
+            "linear": np.linspace(min(rho, s[0] / s[k - 1]), 1, k)
+            * s[:k].sum()
+            / np.linspace(min(rho, s[0] / s[k - 1]), 1, k).sum(),
+        }[smoothing]
+        core = cover_u.T @ (u[:, :k] * strength) @ vt[:k] @ cover_v
+        cut = np.sort(abs(core), axis=None)[core.size - max(1, int(density * core.size))]
+        cores.append(np.where(abs(core) >= cut, core, 0))
+    cores = np.stack(cores)
+    agree = (np.sign(cores) == np.sign(cores.sum(axis=0))) & (cores != 0)
+    merged = (cores * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
+    blocks = np.kron(np.eye(len(taus)), np.ones((k, k)))
+    return cover_u @ (merged * blocks) @ cover_v.T

@@ -30,8 +30,9 @@ from models import ROOT, family, flat, merged, tensors_of
 
 from nan_merge.methods.combine import disjoint_mean, disjoint_sum, fisher, weighted_sum
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.covariance import actmat, gram, wudi
+from nan_merge.methods.covariance import actmat, gram
 from nan_merge.methods.geometry import karcher, model_stock, slerp, widen
+from nan_merge.methods.interference import wudi
 from nan_merge.methods.preprocess import trim
 from nan_merge.methods.spectral import cart, tsv
 

@@ -9,7 +9,8 @@ from oracles_matrix import wudi_loss as loss
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.covariance import actmat, gram, wudi
+from nan_merge.methods.covariance import actmat, gram
+from nan_merge.methods.interference import wudi
 
 ALPHA = [1.2, 0.5, 1.3]
 SHAPES = [(7, 5), (5, 7), (6, 6), (1, 4), (4, 1), (1, 1)]

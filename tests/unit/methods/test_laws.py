@@ -104,7 +104,8 @@ def test_an_operator_of_one_matrix_stored_turned_gives_the_result_turned(operato
     """Random draws go by the place of an entry, so those operators keep as many of it instead of the same."""
     taus, at = draw(3, 31, 17), context(operator, (31, 17))
     expected = applied(operator, taus, at)
-    found = applied(operator, taus.transpose(0, 2, 1).copy(), context(operator, (17, 31), transposed=True)).T
+    turned = dataclasses.replace(context(operator, (17, 31), transposed=True), base=at.base.T)
+    found = applied(operator, taus.transpose(0, 2, 1).copy(), turned).T
     if np.array_equal(expected, applied(operator, taus, dataclasses.replace(at, seed=2))):
         close(found, expected)
     else:

@@ -8,7 +8,7 @@ from models import ROOT, method_specs
 
 from nan_merge.methods.ace import ace
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.covariance import wudi
+from nan_merge.methods.interference import wudi
 from nan_merge.methods.matrices import mean, of_matrices
 from nan_merge.methods.recipe import bind
 from nan_merge.methods.spectral import cart

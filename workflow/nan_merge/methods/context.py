@@ -14,6 +14,7 @@ from array_api_compat import array_namespace
 from nan_merge.methods.varying import value_at
 
 DRAWS = 1 << 24  # number of different values of a random draw
+NEGLIGIBLE = 1e-10  # share of a norm below which a number is rounding; float32 rounds at 6e-8
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 Array = Any  # a NumPy array or a torch tensor
 Draw = Annotated[int, Ge(0), Lt(1000), "number of the draw; the seed of the run counts too"]
@@ -96,6 +97,11 @@ def checked(check: Callable[..., object]) -> Callable[[Callable[..., Any]], Call
         return operator
 
     return mark
+
+
+def length(array: Array) -> float:
+    """Return the Frobenius norm."""
+    return float((array * array).sum()) ** 0.5
 
 
 def namespace(array: Array) -> Any:

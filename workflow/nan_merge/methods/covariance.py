@@ -1,16 +1,16 @@
-"""`combine` operators that weigh the directions of a layer's input: RegMean, ACTMat with TACT, WUDI.
+"""`combine` operators that weigh the directions of a layer's input: RegMean, ACTMat with TACT.
 
 With C_t the covariance of the inputs x of a linear layer in expert t, the loss sum_t c_t E|(tau - tau_t) x|^2 is least at
 
     tau = (sum_t c_t tau_t C_t) (sum_t c_t C_t)^-1        tau, tau_t (out, in), C_t (in, in)
 
-RegMean measures C_t; ACTMat and WUDI use tau_t^T tau_t instead. c_t weighs the covariance of an expert, not its task
-vector, so a common factor of the coefficients cancels. One covariance is held at a time.
+RegMean measures C_t; ACTMat uses tau_t^T tau_t instead, as the loss of WUDI does (`interference`). c_t weighs the covariance
+of an expert, not its task vector, so a common factor of the coefficients cancels. One covariance is held at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -19,10 +19,9 @@ from array_api_compat import device
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import Array, TensorContext, namespace, requires
-from nan_merge.methods.matrices import mean, of_matrices, solve_right
+from nan_merge.methods.matrices import mean, of_matrices, or_one, solve_right
 
 UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
-BETA_1, BETA_2, STABLE = 0.9, 0.999, 1e-8  # of Adam
 
 
 @requires("gram")
@@ -107,7 +106,7 @@ def actmat(
         stop_if_interrupted()
         kept = _largest(tau, density)
         covariance = kept.T @ kept
-        share = c / _or_one((kept * kept).sum()) if normalise == "trace" else c
+        share = c / or_one((kept * kept).sum()) if normalise == "trace" else c
         numerator = numerator + tau @ (share * covariance)
         denominator = denominator + share * covariance
     return numerator @ _inverse(denominator, cutoff)
@@ -126,56 +125,4 @@ def _largest(tau: Array, density: float) -> Array:
     return tau * (magnitudes >= smallest)
 
 
-def _or_one(energy: Array) -> Array:
-    """Return a number, or 1 where it is zero."""
-    return energy + (energy == 0)
-
-
-@of_matrices
-def wudi(
-    taus: Array,
-    alpha: Sequence[float],
-    context: TensorContext,
-    *,
-    steps: Annotated[int, Ge(0), "steps of Adam"] = 300,
-    learning_rate: Annotated[float, Gt(0), "of Adam"] = 1e-5,
-    init: Annotated[Literal["sum", "mean"], "of the task vectors, where Adam starts"] = "sum",
-) -> Array:
-    """Minimise the interference between task vectors by Adam (WUDI, arXiv 2503.08099).
-
-        loss(tau) = sum_t c_t |(tau - tau_t) tau_t^T|^2 / |tau_t|^2
-
-    The default number of steps stops long before the minimum, so the start (`init`) matters; c_t enters the loss only.
-    Computed in float64; each step costs 2 out in^2 operations.
-
-    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. All
-    other tensors, vectors too, get the mean; the authors' code for ViT leaves them at the base. A zero task vector has no loss
-    instead of an undefined one.
-    """
-    target = 0 * taus[0]
-    curvature: Array = 0.0
-    for c, tau in zip(alpha, taus, strict=True):
-        weight = c / _or_one((tau * tau).sum()) * (tau.T @ tau)
-        target = target + tau @ weight
-        curvature = curvature + weight
-    average = mean(taus, [1.0] * len(taus))
-    start = average * len(taus) if init == "sum" else average
-    if not bool((curvature != 0).any()):  # all task vectors are zero
-        return start
-    return _adam(start, lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
-
-
-def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning_rate: float) -> Array:
-    """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start`."""
-    x, first, second = start, 0 * start, 0 * start
-    for step in range(1, steps + 1):
-        stop_if_interrupted()
-        g = gradient(x)
-        first = BETA_1 * first + (1 - BETA_1) * g
-        second = BETA_2 * second + (1 - BETA_2) * g * g
-        size = (second / (1 - BETA_2**step)) ** 0.5 + STABLE
-        x = x - learning_rate / (1 - BETA_1**step) * first / size
-    return x
-
-
-COMBINE = {f.__name__: f for f in (gram, actmat, wudi)}
+COMBINE = {f.__name__: f for f in (gram, actmat)}

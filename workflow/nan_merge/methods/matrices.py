@@ -5,6 +5,7 @@ All is computed in float64, tensor by tensor. A tensor that is not a matrix gets
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -35,8 +36,8 @@ def mean(taus: Sequence[Array], alpha: Sequence[float]) -> Array:
 def of_matrices(operator: Combine) -> Combine:
     """Extend a `combine` operator for matrices (T, out, in) to all tensors.
 
-    Matrices are passed as (out, in) however they are stored. Other tensors, and those whose name `exclude` matches, get the
-    mean. Adds the hyper-parameters `exclude` and `largest`.
+    Matrices, and the base of the context, are passed as (out, in) however they are stored. Other tensors, and those whose name
+    `exclude` matches, get the mean. Adds the hyper-parameters `exclude` and `largest`.
     DIFFERS: a convolution over single pixels is a matrix too; the authors' codes (TSV-M, Iso, ACE, WUDI) take two axes only.
     """
 
@@ -46,10 +47,15 @@ def of_matrices(operator: Combine) -> Combine:
         shape = tuple(taus[0].shape)
         if not is_decomposed(shape, context, exclude, largest):
             return mean(taus, alpha)
-        matrices = [tau.reshape(shape[:2]) for tau in taus]  # no copies: they are the largest part of the memory
-        if context.transposed:
-            return operator([matrix.T for matrix in matrices], alpha, context, **values).T
-        return operator(matrices, alpha, context, **values).reshape(shape)
+
+        def turned(array: Array) -> Array:  # no copy: these are the largest part of the memory
+            matrix = array.reshape(shape[:2])
+            return matrix.T if context.transposed else matrix
+
+        base = None if context.base is None else turned(context.base)
+        at = dataclasses.replace(context, base=base, transposed=False)
+        merged = operator([turned(tau) for tau in taus], alpha, at, **values)
+        return (merged.T if context.transposed else merged).reshape(shape)
 
     added = {"exclude": (Exclude, ""), "largest": (Largest, LARGEST)}
     return checked(is_decomposed)(whole(with_hyper_parameters(combine, operator, added)))
@@ -80,6 +86,11 @@ def with_hyper_parameters(combine: Combine, operator: Combine, added: Mapping[st
     combine.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
     combine.__annotations__ = {**operator.__annotations__, **{key: annotation for key, (annotation, _) in added.items()}}
     return combine
+
+
+def or_one(energy: Array) -> Array:
+    """Return a number, or 1 where it is zero."""
+    return energy + (energy == 0)
 
 
 def svd(matrix: Array) -> tuple[Array, Array, Array]:

@@ -16,6 +16,7 @@ from nan_merge.methods import (
     combine,
     covariance,
     geometry,
+    interference,
     postprocess,
     preprocess,
     rescale,
@@ -27,7 +28,8 @@ from nan_merge.methods.varying import value_at
 
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
-COMBINE = combine.COMBINE | sparsify.COMBINE | geometry.COMBINE | spectral.COMBINE | covariance.COMBINE | ace.COMBINE
+COMBINE = combine.COMBINE | sparsify.COMBINE | geometry.COMBINE | spectral.COMBINE | covariance.COMBINE
+COMBINE |= interference.COMBINE | ace.COMBINE
 STAGES: dict[str, dict[str, Operator]] = {
     "preprocess": PREPROCESS,
     "coefficients": coefficients.COEFFICIENTS,

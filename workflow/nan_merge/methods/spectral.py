@@ -16,10 +16,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from nan_merge.methods.context import Array, TensorContext, namespace
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
 from nan_merge.methods.matrices import Combine, mean, of_matrices, svd, with_hyper_parameters
 
-NEGLIGIBLE = 1e-10  # share of the norm of a matrix below which a singular value is rounding; float32 rounds at 6e-8
 Triplets = tuple[Array, Array, Array]
 Scale = Annotated[float, Ge(0), "factor of every merged tensor, the papers' alpha"]
 
@@ -33,12 +32,7 @@ def _scaled(operator: Combine) -> Combine:
     return with_hyper_parameters(combine, operator, {"scale": (Scale, 1.0)})
 
 
-def _size(matrix: Array) -> float:
-    """Return the Frobenius norm."""
-    return float((matrix * matrix).sum()) ** 0.5
-
-
-def _triplets(matrix: Array, count: int, size: float) -> Triplets:
+def triplets(matrix: Array, count: int, size: float) -> Triplets:
     """Return the first singular triplets, zero where the singular value is negligible relative to `size`.
 
     (m, n) -> U (m, count), S (count,), V^T (count, n).
@@ -57,7 +51,7 @@ def _side_by_side(parts: Sequence[Triplets]) -> Triplets:
 
 def _orthonormal(matrix: Array) -> Array:
     """Return the closest matrix with orthonormal columns (or rows, if it is wide); its null space stays null."""
-    u, _, vt = _triplets(matrix, min(matrix.shape), _size(matrix))
+    u, _, vt = triplets(matrix, min(matrix.shape), length(matrix))
     return u @ vt
 
 
@@ -81,7 +75,7 @@ def tsv(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
     count = min(taus[0].shape) // len(taus)
     if count == 0:
         return mean(taus, alpha)
-    u, s, vt = _side_by_side([_triplets(part, count, _size(part)) for part in _weighted(taus, alpha)])
+    u, s, vt = _side_by_side([triplets(part, count, length(part)) for part in _weighted(taus, alpha)])
     return (_orthonormal(u) * s) @ _orthonormal(vt)
 
 
@@ -95,7 +89,7 @@ def iso_c(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
     ASSUME: the paper tunes `scale` on validation data (1.3 to 1.5 for CLIP); 1 is the method itself.
     """
     parts = list(_weighted(taus, alpha))
-    u, s, vt = _triplets(sum(parts), min(taus[0].shape), sum(map(_size, parts)))
+    u, s, vt = triplets(sum(parts), min(taus[0].shape), sum(map(length, parts)))
     return (u * _mean(s)) @ vt
 
 
@@ -116,9 +110,9 @@ def iso_cts(
     """
     rank, parts = min(taus[0].shape), list(_weighted(taus, alpha))
     own = min(round((rank - int(common * rank)) / len(parts)), rank // len(parts))
-    shared = _triplets(sum(parts), rank - own * len(parts), sum(map(_size, parts)))
+    shared = triplets(sum(parts), rank - own * len(parts), sum(map(length, parts)))
     outside = [part - shared[0] @ (shared[0].T @ part) for part in parts]
-    added = [_triplets(rest, own, _size(part)) for rest, part in zip(outside, parts, strict=True)]
+    added = [triplets(rest, own, length(part)) for rest, part in zip(outside, parts, strict=True)]
     u, s, vt = _side_by_side([*added, shared])
     return (_orthonormal(u) * _mean(s)) @ _orthonormal(vt)
 
@@ -141,7 +135,7 @@ def cart(
     DIFFERS: the authors' code takes attention and MLP matrices, by their names; here all matrices, so `exclude` the others.
     """
     average, count = mean(taus, alpha), max(1, int(rank * min(taus[0].shape)))
-    residuals = [(c, _triplets(tau - average, count, 0.0)) for c, tau in zip(alpha, taus, strict=True)]
+    residuals = [(c, triplets(tau - average, count, 0.0)) for c, tau in zip(alpha, taus, strict=True)]
     return average + scale * sum(c * ((u * s) @ vt) for c, (u, s, vt) in residuals)
 
 

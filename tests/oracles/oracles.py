@@ -215,6 +215,70 @@ def regmean(m, c):
     return by_tensor(m, c, one)
 
 
+def magic(m, merged):
+    """Calibrate every tensor of a merge by the lengths of the task vectors of `m`."""
+    return by_tensor(
+        m, alike(m, 1.0), lambda name, taus, _: oracles_operators.magic(merged[m.spans[name]].reshape(m.shapes[name]), taus)
+    )
+
+
+def boosted(m, merged):
+    def one(name, taus, _):
+        part = merged[m.spans[name]].reshape(m.shapes[name])
+        return oracles_matrix.boosted(part) if part.ndim == 2 else part
+
+    return by_tensor(m, alike(m, 1.0), one)
+
+
+def stitched(m, c, density=0.05):
+    return oracles_operators.overlap(trimmed(m.tau, density), c)
+
+
+def ram(m, c):
+    return oracles_operators.overlap(m.tau, c, 1e-5)
+
+
+def ram_plus(m, c):
+    return by_tensor(m, c, lambda _, taus, alpha: oracles_operators.ram_plus(taus, alpha))
+
+
+def sce(m, c):
+    return by_tensor(m, c, lambda _, taus, alpha: oracles_operators.sce(taus, alpha))
+
+
+def near(m):
+    return replace(m, tau=np.where(abs(m.tau) <= 1e-4, m.tau, np.sign(m.tau) * 1e-4))
+
+
+def fused(m):
+    return preprocessed(m, lambda tau, _, name: oracles_operators.fusion(tau, base_of(m, name)))
+
+
+def multislerp(m, c):
+    def one(name, taus, alpha):
+        return oracles_operators.multislerp(base_of(m, name) + taus, alpha / alpha.sum()) - base_of(m, name)
+
+    return by_tensor(m, c, one)
+
+
+def orthomerge(m, c, **how):
+    def one(name, taus, alpha):
+        if taus[0].ndim != 2:
+            return np.tensordot(alpha, taus, 1) / len(taus)
+        return oracles_matrix.orthomerge(base_of(m, name), taus, alpha, **how)
+
+    return by_tensor(m, c, one)
+
+
+def one_length(m, eta=0.07):
+    """Return eta over the norm of each tensor of each task vector, for every entry."""
+    c = np.ones_like(m.tau)
+    for span in m.spans.values():
+        if span.stop > span.start:
+            c[:, span] = eta / np.linalg.norm(m.tau[:, span], axis=1, keepdims=True)
+    return c
+
+
 # Coefficients (T, d) in place of a host's, with its scale: `mean`, or `total`.
 
 
@@ -335,6 +399,11 @@ HOSTS = {
     "task_arithmetic_svc": (lambda m, c: svc(m, added(m, c)), {"mean": 0.3}),
     "ties_svc": (lambda m, c: svc(replace(m, tau=trimmed(m.tau, 0.2)), ties(m, c)), {"mean": 0.3}),
     "tsv_m_svc": (lambda m, c: svc(m, by_matrix(m, c, oracles_matrix.tsv), alpha=1.0), ONE),
+    "task_arithmetic_boosted": (lambda m, c: boosted(m, added(m, c)), {"mean": 0.3}),
+    "dc_merge": (of_matrices(oracles_matrix.dc_merge), ONE),
+    "dc_merge_smoothed": (of_matrices(oracles_matrix.dc_merge, smoothing="average"), ONE),
+    "orthomerge": (orthomerge, ONE),
+    "orthomerge_conflicts": (partial(orthomerge, conflicts=True), ONE),
     "regmean": (regmean, ONE),
     "regmean_plus": (regmean, ONE),
     "actmat": (of_matrices(oracles_matrix.data_free), ONE),

@@ -5,7 +5,9 @@ import functools
 import numpy as np
 import pytest
 from cases import edges
+from oracles_matrix import boosted as boosted_oracle
 from oracles_matrix import cart as cart_oracle
+from oracles_matrix import dc_merge as dc_oracle
 from oracles_matrix import iso_c as iso_c_oracle
 from oracles_matrix import iso_cts as iso_cts_oracle
 from oracles_matrix import star as star_oracle
@@ -14,8 +16,8 @@ from oracles_matrix import tsv as tsv_oracle
 
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.matrices import mean
-from nan_merge.methods.rescale import star, svc
-from nan_merge.methods.spectral import COMBINE, cart, iso_c, iso_cts, tsv
+from nan_merge.methods.rescale import boost, star, svc
+from nan_merge.methods.spectral import COMBINE, cart, dc_merge, iso_c, iso_cts, tsv
 
 CONTEXT = TensorContext("block.0.weight")
 ALPHA = [1.4, 0.5, 1.1]
@@ -57,15 +59,34 @@ ORACLES = [
     (small_iso_cts, functools.partial(iso_cts_oracle, common=0.5)),
     (cart, cart_oracle),
     (functools.partial(cart, rank=0.4, scale=0.7), functools.partial(cart_oracle, rank=0.4, scale=0.7)),
+    (dc_merge, dc_oracle),
 ]
 
 
 @every_shape
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(("operator", "oracle"), ORACLES, ids=["tsv", "iso_c", "iso_cts", "iso_cts half", "cart", "cart 0.4"])
+@pytest.mark.parametrize(
+    ("operator", "oracle"), ORACLES, ids=["tsv", "iso_c", "iso_cts", "iso_cts half", "cart", "cart 0.4", "dc_merge"]
+)
 def test_combine_equals_its_oracle(operator, oracle, shape, count):
     taus, alpha = vectors(shape, count), [1.4, 0.5, 1.1, 0.8, 1.2][:count]
     assert close(operator(taus, alpha, CONTEXT), oracle(taus, alpha))
+
+
+@every_shape
+@pytest.mark.parametrize("smoothing", ["none", "average", "linear"])
+@pytest.mark.parametrize("density", [1e-3, 0.1, 1.0])
+def test_dc_merge_equals_its_oracle(shape, smoothing, density):
+    taus = vectors(shape)
+    found = dc_merge(taus, ALPHA, CONTEXT, smoothing=smoothing, density=density, ratio=2.0)
+    assert close(found, dc_oracle(taus, ALPHA, smoothing, density, rho=2.0))
+
+
+@every_shape
+@pytest.mark.parametrize("beta", [0.01, 0.3, 0.9, 1.0])
+def test_subspace_boosting_equals_its_oracle(shape, beta):
+    merged = vectors(shape).sum(0)
+    assert close(boost(merged, (), CONTEXT, beta=beta), boosted_oracle(merged, beta))
 
 
 @every_shape
@@ -124,6 +145,58 @@ def test_cart_of_full_rank_is_the_sum_about_the_average(shape):
     taus = vectors(shape)
     assert close(cart(taus, [1.0] * 3, CONTEXT, rank=1.0), taus.mean(0))
     assert close(cart(taus, ALPHA, CONTEXT, scale=0.0), mean(taus, ALPHA))
+
+
+def apart(shape=(31, 17), count=3, rank=5, seed=0):
+    """Draw low-rank task vectors (T, ...) that share neither rows nor columns."""
+    rng = np.random.default_rng(seed)
+    rows, columns = (np.linalg.qr(rng.standard_normal((side, side)))[0] for side in shape)
+    return [
+        rows[:, r] @ rng.standard_normal((rank, rank)) @ columns[:, r].T
+        for r in (slice(t * rank, (t + 1) * rank) for t in range(count))
+    ]
+
+
+def test_dc_merge_of_experts_with_nothing_in_common_is_their_sum():
+    """Each core is then a block of its own; so the merge is exact up to the rank min(m, n) / T."""
+    taus = apart()
+    assert close(dc_merge(taus, [1.0] * 3, CONTEXT, density=1.0), sum(taus))
+    assert close(dc_merge(taus, ALPHA, CONTEXT, density=1.0), sum(c * tau for c, tau in zip(ALPHA, taus, strict=True)))
+
+
+@pytest.mark.parametrize("smoothing", ["average", "linear"])
+def test_dc_merge_smooths_singular_values_at_their_sum(smoothing):
+    (tau,) = vectors((20, 20), 1)
+    found, s = spectrum(dc_merge([tau], [1.0], CONTEXT, smoothing=smoothing, density=1.0)), spectrum(tau)
+    assert found.sum() == pytest.approx(s.sum(), rel=1e-12)
+    assert found[0] / found[-1] == pytest.approx({"average": 1.0, "linear": 5.0}[smoothing], rel=1e-9)
+    assert np.diff(found) == pytest.approx(np.full(19, np.diff(found).mean()), abs=1e-9), "equal or along a line"
+
+
+def test_dc_merge_keeps_few_entries_of_each_core():
+    """With one expert the core is diagonal: of 400 entries, a share of 1 % keeps the four largest singular values."""
+    (tau,) = vectors((20, 20), 1)
+    assert close(
+        spectrum(dc_merge([tau], [1.0], CONTEXT, density=0.01)), np.r_[spectrum(tau)[:4], np.zeros(16)], size=spectrum(tau)[0]
+    )
+
+
+@every_shape
+def test_subspace_boosting_raises_singular_values_only(shape):
+    merged = vectors(shape).sum(0)
+    u, s, vt = np.linalg.svd(merged, full_matrices=False)
+    for beta in (0.01, 0.5):
+        inside = u.T @ boost(merged, (), CONTEXT, beta=beta) @ vt.T
+        assert close(inside, np.diag(np.diag(inside)))
+        assert (np.diag(inside) >= s * (1 - 1e-12)).all()
+        assert np.diag(inside).min() == pytest.approx(np.diag(inside)[-1]), "the weakest are all raised to one value"
+    assert close(boost(merged, (), CONTEXT, beta=1e-9), s[0] * u @ vt), "the smallest beta makes all equal to the first"
+    assert close(boost(merged, (), CONTEXT, beta=1.0), merged)
+
+
+def test_subspace_boosting_leaves_directions_that_are_rounding():
+    (tau,) = low_rank(count=1)
+    assert (spectrum(boost(tau, (), CONTEXT)) > 1e-9).sum() == 2
 
 
 @every_shape

@@ -17,6 +17,7 @@ from nan_merge.methods import (
     covariance,
     geometry,
     interference,
+    orthogonal,
     postprocess,
     preprocess,
     rescale,
@@ -29,7 +30,7 @@ from nan_merge.methods.varying import value_at
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
 COMBINE = combine.COMBINE | sparsify.COMBINE | geometry.COMBINE | spectral.COMBINE | covariance.COMBINE
-COMBINE |= interference.COMBINE | ace.COMBINE
+COMBINE |= orthogonal.COMBINE | interference.COMBINE | ace.COMBINE
 STAGES: dict[str, dict[str, Operator]] = {
     "preprocess": PREPROCESS,
     "coefficients": coefficients.COEFFICIENTS,

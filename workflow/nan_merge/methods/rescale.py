@@ -1,4 +1,4 @@
-"""Operators that rescale singular values: STAR (`preprocess`) and SVC (`postprocess`).
+"""Operators that rescale singular values: STAR (`preprocess`), SVC and Subspace Boosting (`postprocess`).
 
 They take whole tensors in float64; a tensor that is not a matrix is returned as it is.
 DIFFERS: a convolution over single pixels is a matrix too; the authors' codes take two axes only.
@@ -81,5 +81,32 @@ def _calibrated(merged: Array, taus: Sequence[Array], floor: float) -> Array:
     return (u * (s * len(taus) / total)) @ vt
 
 
+@checked(is_decomposed)
+@whole
+def boost(
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    beta: Annotated[float, Gt(0), Le(1), "share of the sum of singular values, beyond which all are raised"] = 0.01,
+    exclude: Exclude = "",
+    largest: Largest = LARGEST,
+) -> Array:
+    """Raise the weak singular values of the merge to a stronger one (Subspace Boosting, arXiv 2506.16506).
+
+        max(s_r, s_k),    k the first index with s_1 + ... + s_k >= beta sum_r s_r
+
+    DIFFERS: singular values that are rounding stay: their directions are arbitrary. Fused attention projections are one matrix;
+    the authors' code takes query, key and value apart.
+    """
+    shape = tuple(merged.shape)
+    if not is_decomposed(shape, context, exclude, largest):
+        return merged
+    u, s, vt = svd(merged.reshape(shape[:2]))
+    cut = s[min(int((s.cumsum(0) < beta * s.sum()).sum()), len(s) - 1)]
+    raised = namespace(s).where(s > cut, s, cut)
+    return ((u * namespace(s).where(s > NEGLIGIBLE * s[0], raised, s)) @ vt).reshape(shape)
+
+
 PREPROCESS = {f.__name__: f for f in (star,)}
-POSTPROCESS = {f.__name__: f for f in (svc,)}
+POSTPROCESS = {f.__name__: f for f in (svc, boost)}

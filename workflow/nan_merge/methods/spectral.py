@@ -1,4 +1,4 @@
-"""`combine` operators on singular values: TSV-M, Iso-C, Iso-CTS and CART.
+"""`combine` operators on singular values: TSV-M, Iso-C, Iso-CTS, CART and DC-Merge.
 
 Matrices are (out, in), in float64; a tensor that is not a matrix gets the mean.
 
@@ -12,7 +12,7 @@ pixels is a matrix too. They leave out `text_projection` by name; so does `exclu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -139,4 +139,58 @@ def cart(
     return average + scale * sum(c * ((u * s) @ vt) for c, (u, s, vt) in residuals)
 
 
-COMBINE = {f.__name__: f for f in (tsv, iso_c, iso_cts, cart)}
+@_scaled
+@of_matrices
+def dc_merge(
+    taus: Array,
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    smoothing: Annotated[Literal["none", "average", "linear"], "what singular values become: their mean, or a line"] = "none",
+    ratio: Annotated[float, Ge(1), "largest ratio of the ends of that line, the paper's rho"] = 5.0,
+    density: Annotated[float, Gt(0), Le(1), "share of the entries that each core keeps, the largest"] = 1e-3,
+) -> Array:
+    """Merge the cores of low-rank task vectors in one cover basis (DC-Merge, arXiv 2603.06242).
+
+        U (B o ties(M_1, ..., M_T)) V^T,    M_t = U^T U_t S_t V_t^T V,  with k = floor(min(m, n) / T) triplets each
+
+    U and V are the orthonormal factors of all U_t, V_t side by side; `ties` keeps the largest entries of every core and averages
+    those with the sign of their sum; B keeps the T diagonal blocks (k, k). `smoothing` replaces the values of S_t at their sum.
+    ASSUME: the paper was not read. The authors' code for fully fine-tuned models smooths nothing, that for adapters (k is their
+    rank) takes `average` or `linear`; both choose `scale` on validation data.
+    DIFFERS: entries as large as the smallest kept one are kept up to rounding; a matrix with a side shorter than T gets the mean.
+    """
+    count = min(taus[0].shape) // len(taus)
+    if count == 0:
+        return mean(taus, alpha)
+    parts = [triplets(part, count, length(part)) for part in _weighted(taus, alpha)]
+    u, _, vt = _side_by_side(parts)
+    u, vt = _orthonormal(u), _orthonormal(vt)
+    cores = [_strongest((u.T @ p) * _smoothed(s, smoothing, ratio) @ (q @ vt.T), density) for p, s, q in parts]
+    total, size = sum(cores), sum(map(abs, cores))
+    elected = total * (abs(total) > NEGLIGIBLE * size)
+    agreeing = [core * elected > 0 for core in cores]
+    number = sum(mask * 1.0 for mask in agreeing)
+    merged = sum(core * mask for core, mask in zip(cores, agreeing, strict=True)) / (number + (number == 0))
+    blocks = [slice(t * count, (t + 1) * count) for t in range(len(taus))]
+    return sum(u[:, block] @ merged[block, block] @ vt[block] for block in blocks)
+
+
+def _smoothed(s: Array, smoothing: str, ratio: float) -> Array:
+    """Return singular values (k,) of the same sum: as they are, all equal, or falling along a line to 1 / ratio of the first."""
+    if smoothing == "none":
+        return s
+    top, last = float(s[0]), float(s[-1])
+    end = 1.0 if smoothing == "average" else min(ratio, top / last) if last else ratio
+    line = end + (1 - end) * ((0 * s + 1).cumsum(0) - 1) / max(len(s) - 1, 1)
+    return line * (s.sum() / line.sum())
+
+
+def _strongest(core: Array, density: float) -> Array:
+    """Keep the floor(density n), at least one, entries of largest magnitude, none that is rounding beside the largest."""
+    sizes = namespace(core).sort(abs(core).reshape(-1))
+    cut = float(sizes[-max(1, int(density * len(sizes)))]) * (1 - NEGLIGIBLE)
+    return core * (abs(core) >= max(cut, NEGLIGIBLE * float(sizes[-1])))
+
+
+COMBINE = {f.__name__: f for f in (tsv, iso_c, iso_cts, cart, dc_merge)}

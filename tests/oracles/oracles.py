@@ -342,6 +342,11 @@ PROCESSED = {
     "breadcrumbs": lambda m: preprocessed(m, lambda tau, *_: oracles_operators.breadcrumbs(tau)).tau,
     "della": lambda m: preprocessed(m, oracles_operators.della).tau,
     "star": lambda m: starred(m).tau,
+    "ties_magic": lambda m: trimmed(m.tau, 0.2),
+    "localize_and_stitch": lambda m: trimmed(m.tau, 0.05),
+    "nearswap": lambda m: near(m).tau,
+    "arcee_fusion": lambda m: fused(m).tau,
+    "doge_lambda": lambda m: trimmed(m.tau, 0.3),
 }
 
 
@@ -390,6 +395,17 @@ HOSTS = {
     "karcher": (karcher, TOTAL),
     "model_stock": (model_stock, TOTAL),
     "widen": (widen, ONE),
+    "weight_averaging_magic": (lambda m, c: magic(m, added(m, c)), TOTAL),
+    "ties_magic": (lambda m, c: magic(replace(m, tau=trimmed(m.tau, 0.2)), ties(m, c)), {"mean": 0.3}),
+    "sce": (sce, ONE),
+    "localize_and_stitch": (stitched, ONE),
+    "ram": (ram, ONE),
+    "ram_plus": (ram_plus, ONE),
+    "nearswap": (lambda m, c: added(near(m), c), TOTAL),
+    "multislerp": (multislerp, TOTAL),
+    "arcee_fusion": (lambda m, c: added(fused(m), c), TOTAL),
+    "doge_lambda": (lambda m, c: (c * trimmed(m.tau, 0.3)).sum(axis=0), ONE),
+    "doge_ta": (of_matrices(oracles_matrix.doge), ONE),
     "tsv_m": (of_matrices(oracles_matrix.tsv), ONE),
     "iso_c": (of_matrices(oracles_matrix.iso_c), ONE),
     "iso_cts": (of_matrices(oracles_matrix.iso_cts), ONE),
@@ -428,6 +444,7 @@ HOSTS = {
 }
 OWN = {  # coefficients that are not all equal
     "metagpt": lambda m, **scale: nan(m, p=-2, **scale),
+    **dict.fromkeys(("doge_lambda", "doge_ta"), lambda m, **scale: one_length(m)),
 }
 LEARNED = [host for host in HOSTS if host.startswith("adamerging")]
 

@@ -148,3 +148,68 @@ def widen_scores(change, t, s):
     rank = np.argsort(np.argsort(change, axis=1, kind="stable"), axis=1, kind="stable")
     softmax = np.exp(rank / change.shape[1]) / np.exp(rank / change.shape[1]).sum(0)
     return np.where(rank > t * rank.mean(1)[:, None], s, softmax)
+
+
+def magic(merged, taus, rho=1.0):
+    """Scale a merge to the mean length of its task vectors."""
+    return rho * np.mean([np.linalg.norm(tau) for tau in taus]) / np.linalg.norm(merged) * merged
+
+
+def overlap(taus, c, threshold=0.0):
+    """Average each entry over the tasks that change it."""
+    changed = abs(taus) > threshold
+    return (c * taus * changed).sum(axis=0) / np.maximum(changed.sum(axis=0), 1)
+
+
+def ram_plus(taus, c, threshold=1e-5, r=0.2, cap=1.0):
+    """Add what one task alone changes, stretched by how much the task shares; average what several change."""
+    changed, merged = abs(taus) > threshold, np.zeros(taus.shape[1:])
+    for mine, tau, weight in zip(changed, taus, c, strict=True):
+        alone, shared = mine & (changed.sum(0) == 1), mine & (changed.sum(0) > 1)
+        stretch = 1 + r * min(cap, shared.sum() / alone.sum() if alone.any() else 0)
+        merged[alone] += weight * stretch * tau[alone]
+        merged[shared] += weight * tau[shared] / changed.sum(0)[shared]
+    return merged
+
+
+def sce(taus, c, select=1.0):
+    """Select by variance, calculate weights by squares, erase the minority sign; flat entry by entry."""
+    flat = taus.reshape(len(taus), -1)
+    variance = flat.var(axis=0)
+    chosen = np.argsort(-variance)[: int(select * (variance > 0).sum())] if select < 1 else np.arange(flat.shape[1])
+    weights = np.array([w * (tau[chosen] ** 2).sum() / tau.size for w, tau in zip(c, flat, strict=True)])
+    merged = np.zeros(flat.shape[1])
+    for i in chosen:
+        elected = 1 if flat[:, i].sum() >= 0 else -1
+        agree = [t for t in range(len(flat)) if np.sign(flat[t, i]) == elected]
+        if agree:
+            merged[i] = np.average(flat[agree, i], weights=weights[agree])
+    return merged.reshape(taus.shape[1:])
+
+
+def softmax(row):
+    powers = np.exp(row - row.max())
+    return powers / powers.sum()
+
+
+def fusion(tau, base, eps=1e-8):
+    """Keep the entries whose importance, change times divergence of their row, is an outlier of the tensor."""
+    importance = np.zeros_like(tau)
+    for before, change, out in zip(rows_of(base), rows_of(tau), rows_of(importance), strict=True):
+        p, q = softmax(before + change) + eps, softmax(before) + eps
+        out[:] = abs(change) * (p * np.log(p / q)).sum()
+    ordered = np.sort(importance, axis=None)
+    q1, median, q3 = (ordered[int(q * (tau.size - 1))] for q in (0.25, 0.5, 0.75))
+    return tau * (importance >= median + 1.5 * (q3 - q1))
+
+
+def multislerp(vectors, shares):
+    """Interpolate in the tangent space at the mean direction, and go back to the sphere of the mean length, as mergekit does."""
+    flat = vectors.reshape(len(vectors), -1)
+    lengths = np.linalg.norm(flat, axis=1)
+    units = flat / lengths[:, None]
+    mean = shares @ units / np.linalg.norm(shares @ units)
+    tangent = shares @ (units - (units @ mean)[:, None] * mean)
+    angle = np.linalg.norm(tangent) + 1e-8
+    point = math.cos(angle) * mean + math.sin(angle) / angle * tangent
+    return (shares @ lengths * point).reshape(vectors.shape[1:])

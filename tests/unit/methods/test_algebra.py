@@ -28,19 +28,21 @@ import pytest
 from cases import case, close, draw
 from models import ROOT, family, flat, merged, tensors_of
 
-from nan_merge.methods.combine import disjoint_mean, disjoint_sum, fisher, weighted_sum
+from nan_merge.methods.combine import disjoint_mean, disjoint_sum, fisher, overlap_mean, weighted_sum
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.covariance import actmat, gram
 from nan_merge.methods.geometry import karcher, model_stock, slerp, widen
-from nan_merge.methods.interference import wudi
+from nan_merge.methods.importance import ram_plus, sce
+from nan_merge.methods.interference import optmerge, swudi, wudi
+from nan_merge.methods.orthogonal import orthomerge
 from nan_merge.methods.preprocess import trim
 from nan_merge.methods.spectral import cart, tsv
 
 ALONE = [weighted_sum, disjoint_sum, disjoint_mean, fisher, karcher, model_stock, gram, actmat, wudi, widen, cart, tsv]
-ALONE += [partial(actmat, normalise="trace")]
+ALONE += [partial(actmat, normalise="trace"), overlap_mean, ram_plus, sce, swudi, optmerge, orthomerge]
 BY_COEFFICIENTS = partial(disjoint_mean, divide_by="coefficients")
 ALIKE = [weighted_sum, disjoint_sum, BY_COEFFICIENTS, fisher, karcher, model_stock, slerp, gram, actmat]
-ALIKE += [partial(actmat, normalise="trace")]
+ALIKE += [partial(actmat, normalise="trace"), sce]
 SHAPES = pytest.mark.parametrize("shape", [(6, 9), (9, 6), (1, 7), (7, 1), (1, 1), (5,), (), (4, 3, 2, 2)], ids=str)
 
 

@@ -54,7 +54,7 @@ def test_method_equals_its_oracle(method, experts, model, tmp_path):
     bound = UNIT * abs(model.base + update) + 1e-14 * (1 + abs(model.tau).sum(axis=0))
     assert all(found[name].dtype == np.float32 for name in SHAPES)
     assert (abs(flat(found) - (model.base + update)) <= bound).all()
-    assert abs(update).max() > 1e-3, "a test of no update would prove nothing"
+    assert (abs(update) > 100 * bound).any(), "a test of no update would prove nothing"
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_oracles_tell_the_methods_apart(model):
         {"ties", "ties_tuned", "adamerging_task_plus", "adamerging_layer_plus"},
         {"regmean", "regmean_plus"},
         {"cart", "cart_released"},  # one direction of matrices as small as these
+        {"ram", "ram_plus", "weight_averaging"},  # all experts change all entries
     ]
     for left in updates:
         for right in updates:

@@ -3,8 +3,9 @@
 import inspect
 
 import pytest
-from models import method_specs, shipped
+from models import ROOT, method_specs, shipped
 
+from nan_merge.catalogue.methods import check_method_spec
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES, bind, operator_of, requirements
 
@@ -94,3 +95,41 @@ def test_a_mistake_says_what_was_meant(mistake):
     with pytest.raises(UserError) as error:
         bind(method_spec, "m")
     assert message in str(error.value)
+
+
+OUT_OF_RANGE = {
+    "rank above the size": (
+        {"combine": {"swudi": {"rank": 2}}},
+        "combine.swudi.rank: expected a number above 0 and of at most 1",
+    ),
+    "another rule": (
+        {"combine": {"swudi": {"rank": "stable"}}},
+        "combine.swudi.rank: unknown value 'stable'; known are: participation",
+    ),
+    "time that runs backwards": ({"combine": {"swudi": {"time": -1}}}, "combine.swudi.time: expected a number above 0"),
+    "no steps": ({"combine": {"optmerge": {"steps": -1}}}, "combine.optmerge.steps: expected a whole number of at least 0"),
+    "select nothing": ({"combine": {"sce": {"select": 0}}}, "combine.sce.select: expected a number above 0 and of at most 1"),
+    "a share in per cent": ({"combine": {"dc_merge": {"density": 5}}}, "combine.dc_merge.density: expected a number above 0"),
+    "a ratio below one": ({"combine": {"dc_merge": {"ratio": 0.5}}}, "combine.dc_merge.ratio: expected a number of at least 1"),
+    "an unknown smoothing": ({"combine": {"dc_merge": {"smoothing": "avg"}}}, "combine.dc_merge.smoothing: unknown value 'avg'"),
+    "rows to rotate": ({"combine": {"orthomerge": {"rotate": "some"}}}, "combine.orthomerge.rotate: unknown value 'some'"),
+    "beta in per cent": (
+        {"postprocess": {"boost": {"beta": 5}}},
+        "postprocess.boost.beta: expected a number above 0 and of at most 1",
+    ),
+    "a negative length": (
+        {"postprocess": {"magic": {"factor": -1}}},
+        "postprocess.magic.factor: expected a number of at least 0",
+    ),
+    "a negative limit": ({"preprocess": {"clip": {"limit": -1}}}, "preprocess.clip.limit: expected a number of at least 0"),
+    "no length": ({"coefficients": {"equal_length": {"to": 0}}}, "coefficients.equal_length.to: expected a number above 0"),
+    "a draw": ({"preprocess": {"drop": {"seed": -1}}}, "preprocess.drop.seed: expected a whole number of at least 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_told_by_its_key_before_anything_runs(mistake):
+    method_spec, message = OUT_OF_RANGE[mistake]
+    with pytest.raises(UserError) as error:
+        check_method_spec(method_spec, ROOT, "config/methods.yaml")
+    assert str(error.value).startswith(f"config/methods.yaml: method.{message}")

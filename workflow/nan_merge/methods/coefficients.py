@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
@@ -168,13 +168,16 @@ def nan(
 def equal_length(
     norms: np.ndarray,
     *,
-    to: Annotated[Literal["mean", "shortest"], "the common length: their mean, or the shortest, which stretches none"] = "mean",
+    to: Annotated[
+        Literal["mean", "shortest"] | Annotated[float, Gt(0)],
+        "the common length: their mean, the shortest, which stretches none, or a number",
+    ] = "mean",
     zero_norm: ZeroNorm = "error",
 ) -> np.ndarray:
-    """Bring all vectors to one length, the mean or the least norm; the latter as DisTaC advises (arXiv 2508.01148)."""
+    """Bring all vectors to one length: the mean norm, the least (DisTaC, arXiv 2508.01148), a number (DOGE, arXiv 2501.01230)."""
     inverse = norm_law(norms, 1.0, zero_norm)
     lengths = 1 / inverse[inverse > 0]
-    return inverse * (lengths.mean() if to == "mean" else lengths.min())
+    return inverse * ({"mean": lengths.mean(), "shortest": lengths.min()}[to] if isinstance(to, str) else to)
 
 
 def metagpt(norms: np.ndarray) -> np.ndarray:

@@ -107,6 +107,26 @@ def consensus(
     return merged * (active >= min(agree, len(taus)))
 
 
+def overlap_mean(
+    taus: Sequence[Array],
+    alpha: Sequence[float],
+    context: TensorContext,
+    *,
+    threshold: Annotated[float, Ge(0), "magnitude that an entry exceeds where its task counts as changing it"] = 0.0,
+) -> Array:
+    """Average each entry over the tasks that change it (Localize-and-Stitch, arXiv 2408.13656; RAM, arXiv 2601.13572).
+
+        sum_t c_t m_t tau_t / sum_t m_t,    m_t = |tau_t| > threshold
+
+    So what one task alone changes is taken whole. After `trim` this is Localize-and-Stitch without data; RAM leaves the task
+    vectors as they are and has a threshold of 1e-5.
+    """
+    one = taus[0] * 0 + 1
+    masks = [one * (abs(tau) > threshold) for tau in taus]
+    count = _sum(masks)
+    return _sum([c * tau * mask for c, tau, mask in zip(alpha, taus, masks, strict=True)]) / (count + (count == 0))
+
+
 @requires("fisher")
 def fisher(
     taus: Sequence[Array],
@@ -163,4 +183,6 @@ def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -
     return masked * (float(abs(own).sum()) / size if size else 1.0)
 
 
-COMBINE = {f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean, max_magnitude, consensus, fisher, emr)}
+COMBINE = {
+    f.__name__: f for f in (weighted_sum, disjoint_sum, disjoint_mean, max_magnitude, consensus, overlap_mean, fisher, emr)
+}

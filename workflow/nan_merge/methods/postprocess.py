@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
-from nan_merge.methods.context import Array, TensorContext, whole
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, whole
 from nan_merge.methods.varying import Varies
 
 
@@ -63,4 +63,27 @@ def lines(
     return (alpha + beta * (context.depth or 0.0)) * merged
 
 
-POSTPROCESS = {f.__name__: f for f in (unchanged, scale, scale_weights, lines)}
+@whole
+def magic(
+    merged: Array,
+    taus: Sequence[Array],
+    context: TensorContext,
+    *,
+    factor: Annotated[float, Ge(0), "of the mean norm of the task vectors, the paper's rho"] = 1.0,
+) -> Array:
+    """Bring the merged task vector to the mean norm of those that were combined (weight space of MAGIC, arXiv 2512.19320).
+
+        factor mean_t |tau_t| / |merged| merged,    Frobenius norms of one tensor
+
+    What scales the merge as a whole, such as lambda, cancels: a global factor is not needed.
+    ASSUME: the paper was not read; this is the formula of its public reimplementation for mergekit. The authors' code scales
+    every row towards an ellipsoid through the task vectors, up only, and layers that it finds sensitive on data down only.
+    DIFFERS: the norms are those of the preprocessed (trimmed, dropped) task vectors. A merge that is rounding beside them, where
+    they cancel, stays as it is.
+    """
+    wanted = sum(map(length, taus)) / len(taus)
+    found = length(merged)
+    return merged * (factor * wanted / found if found > NEGLIGIBLE * wanted else 1.0)
+
+
+POSTPROCESS = {f.__name__: f for f in (unchanged, scale, scale_weights, lines, magic)}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked, requires
+from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked, namespace, requires
 from nan_merge.methods.varying import Varies, varies
 
 
@@ -58,4 +58,20 @@ def drop(
     return tau * keep / (1 - rate)
 
 
-PREPROCESS = {f.__name__: f for f in (identity, trim, drop)}
+def clip(
+    tau: Array,
+    context: TensorContext,
+    *,
+    limit: Annotated[float, Ge(0), "largest magnitude of an entry", Varies(by_expert=True)] = 1e-4,
+) -> Array:
+    """Limit every entry to [-limit, limit] (NearSwap of mergekit, where the limit is t).
+
+    NearSwap interpolates with the weight min(1, t / |tau|), which takes small changes whole and t of larger ones. The default is
+    that of the model for which it was made, QuartetAnemoi-70B-t0.0001.
+    DIFFERS: mergekit takes |tau| for at least 1e-6, which matters for a smaller t.
+    """
+    limit = context.number(limit)
+    return namespace(tau).clip(tau, -limit, limit)
+
+
+PREPROCESS = {f.__name__: f for f in (identity, trim, drop, clip)}

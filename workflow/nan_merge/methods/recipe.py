@@ -16,6 +16,7 @@ from nan_merge.methods import (
     combine,
     covariance,
     geometry,
+    importance,
     interference,
     orthogonal,
     postprocess,
@@ -28,9 +29,9 @@ from nan_merge.methods.context import TensorContext
 from nan_merge.methods.varying import value_at
 
 Operator = Callable[..., Any]
-PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | rescale.PREPROCESS
-COMBINE = combine.COMBINE | sparsify.COMBINE | geometry.COMBINE | spectral.COMBINE | covariance.COMBINE
-COMBINE |= orthogonal.COMBINE | interference.COMBINE | ace.COMBINE
+PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS | rescale.PREPROCESS
+COMBINE = combine.COMBINE | sparsify.COMBINE | importance.COMBINE | geometry.COMBINE | orthogonal.COMBINE | spectral.COMBINE
+COMBINE |= covariance.COMBINE | interference.COMBINE | ace.COMBINE
 STAGES: dict[str, dict[str, Operator]] = {
     "preprocess": PREPROCESS,
     "coefficients": coefficients.COEFFICIENTS,

@@ -23,7 +23,7 @@ def ranks(values: Array, axis: int = -1) -> Array:
     return xp.astype(xp.argsort(order, axis=axis, stable=True), values.dtype)
 
 
-def _row_axis(tau: Array, context: TensorContext) -> int:
+def row_axis(tau: Array, context: TensorContext) -> int:
     """Return the axis that a row of weights runs along: the inputs of one output of a matrix, else the last axis."""
     return 0 if context.transposed and tau.ndim == 2 else -1
 
@@ -45,7 +45,7 @@ def breadcrumbs(
     shares exceed one.
     """
     entries = tau.reshape(-1) if scope == "tensor" else tau
-    axis = -1 if scope == "tensor" else _row_axis(tau, context)
+    axis = -1 if scope == "tensor" else row_axis(tau, context)
     n = entries.shape[axis] if entries.ndim else 1
     end = n - int(outliers * n)
     kept = max(1, int(density * n))
@@ -83,7 +83,7 @@ def della(
     Raises UserError for probabilities outside (0, 1].
     """
     _check_window((), context, density=density, window=window)
-    axis = _row_axis(tau, context)
+    axis = row_axis(tau, context)
     n = tau.shape[axis] if tau.ndim else 1
     place = ranks(abs(tau), axis) / (n - 1) if n > 1 else 0.5  # 0 for the smallest of a row, 1 for the largest
     probability = density - window + 2 * window * place

@@ -23,6 +23,12 @@ OPPOSED = (
     "experts with nothing in common: the mean cosine of some tensors is negative, and mergekit steps from the base away from"
     " the experts (model_stock.py, model_stock_merge_method); here it stays at the base"
 )
+ADDED = "mergekit adds 1e-8 to every norm (multislerp.py, multislerp)"
+MASKS = "in float32 the divergences that mergekit compares are rounding, so other entries are kept; here it is float64 in both"
+ROWS = (
+    "mergekit takes the rows of GPT-2's Conv1D matrices as they are stored, along the outputs; here along the inputs of one"
+    " output. All else agrees: next row"
+)
 STEPS = "three steps, layer-wise, on one encoder, one batch a task and one head a task"
 LEARNED = {"scope": "tensor", "steps": 3, "learning_rate": 1e-3, "init": 0.3, "clamp": False}
 WHOLE_MEAN = ("coefficients.constant.value=1.0", "combine.disjoint_mean.divide_by=coefficients")
@@ -162,6 +168,40 @@ MERGEKIT = [
     Comparison(MK, "model_stock", "model_stock", "experts with much in common", shared=2.0),
     Comparison(MK, "model_stock", "model_stock", OPPOSED, families=("CLIP",), shared=0.0, within=None),
     Comparison(MK, "karcher", "karcher", base=None),
+    Comparison(MK, "sce", "sce"),
+    Comparison(MK, "sce", "sce", settings={"select_topk": 0.3}, change=("combine.sce.select=0.3",)),
+    Comparison(MK, "ram", "ram", settings={"epsilon": 0.002}, change=("combine.overlap_mean.threshold=0.002",)),
+    Comparison(
+        MK,
+        "ramplus_tl",
+        "ram_plus",
+        "mergekit computes the factor of unique entries in float32, from integer counts (ram.py, ramplus_tl_merge)",
+        settings={"epsilon": 0.002, "r": 0.2, "alpha": 1.0},
+        change=("combine.ram_plus.threshold=0.002",),
+        within=1e-7,
+    ),
+    Comparison(MK, "nearswap", "nearswap", experts=1, settings={"t": 0.001}, change=("preprocess.clip.limit=0.001",)),
+    Comparison(MK, "multislerp", "multislerp", ADDED, each={"weight": 1.0}, base=None, within=1e-6),
+    Comparison(
+        MK,
+        "multislerp",
+        "weight_averaging_magic",
+        f"of task vectors, which is NAN by tensor at the mean length; {ADDED}",
+        each={"weight": 1.0},
+        change=("coefficients={nan: {scope: tensor}}",),
+        within=1e-4,
+    ),
+    Comparison(MK, "arcee_fusion", "arcee_fusion", MASKS, experts=1, families=("CLIP", "LLaMA")),
+    Comparison(MK, "arcee_fusion", "arcee_fusion", ROWS, experts=1, families=("GPT-2",), within=None),
+    Comparison(
+        MK,
+        "arcee_fusion",
+        "arcee_fusion",
+        f"without the Conv1D matrices; {MASKS}",
+        experts=1,
+        families=("GPT-2",),
+        apart=CONV1D,
+    ),
 ]
 
 COMPARISONS = [*FUSIONBENCH, *MERGEKIT]

@@ -32,7 +32,7 @@ def test_a_ridge_of_ace_that_was_not_read_in_the_paper_is_marked():
     assert len(told) == 4 and all("unconfirmed" in each for each in told), told
 
 
-@pytest.mark.parametrize("method", ["tsv_m", "tsv_m_svc", "iso_c", "iso_cts", "cart", "cart_released", "ace"])
+@pytest.mark.parametrize("method", ["tsv_m", "tsv_m_svc", "iso_c", "iso_cts", "cart", "cart_released", "dc_merge", "ace"])
 def test_spectral_methods_average_the_text_projection_as_their_authors_do(method):
     taus = np.random.default_rng(0).standard_normal((3, 12, 12))
     combine = bind(method_specs()[method]).combine

@@ -311,6 +311,7 @@ VARIANTS = {
     "nan_delta": nan,
     "nan_delta_layer": lambda m, **scale: nan(m, scope="layer", **scale),
     "nan_delta_tensor": lambda m, **scale: nan(m, scope="tensor", **scale),
+    "nan_delta_theory": lambda m, **scale: nan(m, p=2.0, **scale),
     "nan_delta_tuned": nan,
     "nan_softmax": softmax,
     "nan_softmin": softmin,

@@ -56,8 +56,9 @@ def sce(
         sum_t w_t m_t tau_t / sum_t w_t m_t,    w_t = c_t mean(tau_t^2), m_t where tau_t has the sign of sum_s tau_s
 
     `select` below 1 sets all other entries to zero first: floor(select n) of the n entries on which the experts differ are kept.
-    The default, of mergekit and of the authors' releases, selects nothing. The weights rise with the norms: the opposite of NAN.
-    DIFFERS: of entries with equal variance all or none are kept. With `select` 1 an entry on which all experts agree is merged.
+    The default, that of mergekit and of the authors' code, selects nothing. The weights rise with the norms: the opposite of NAN.
+    ASSUME: as in mergekit, entries that are not selected stay at the base; the authors' code leaves them out of the weights only.
+    DIFFERS: of entries with equal variance all or none are kept.
     """
     if select < 1:
         mask = _selected(taus, select)

@@ -96,8 +96,10 @@ def boost(
 
         max(s_r, s_k),    k the first index with s_1 + ... + s_k >= beta sum_r s_r
 
+    ASSUME: the abstract of the paper was read, formula and beta in public codes; where the first singular value has 1 % of the
+    sum, which is so in most layers, all get that one. lambda is that of the host; the paper tunes it.
     DIFFERS: singular values that are rounding stay: their directions are arbitrary. Fused attention projections are one matrix;
-    the authors' code takes query, key and value apart.
+    public codes take query, key and value apart.
     """
     shape = tuple(merged.shape)
     if not is_decomposed(shape, context, exclude, largest):

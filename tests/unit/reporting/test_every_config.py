@@ -111,7 +111,7 @@ def test_the_number_of_comparisons_is_that_of_different_models(run):
         assert said(lines, words) or "main" not in made.experiment.config["tables"]
 
 
-def test_a_claim_on_controls_needs_a_control(run):
+def test_a_check_of_controls_needs_a_control(run):
     _, lines, made = run
     nan = {method["id"] for method in made.methods if method.get("group") == "nan"}
     rows = [pair for pair in made.experiment.pairs() if pair["method"] in nan]

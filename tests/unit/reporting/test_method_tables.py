@@ -8,7 +8,7 @@ from test_reporting import METHODS, TASKS, pair
 from test_statistics import answers
 
 from nan_merge.core.files import read_table
-from nan_merge.reporting.claims import claims
+from nan_merge.reporting.checks import checks
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.paired_tests import compare_methods
 from nan_merge.reporting.report import write_report
@@ -138,8 +138,8 @@ def test_figures_name_the_exponent_and_leave_out_what_they_are_told(study, tmp_p
     assert "smallest to the largest draw" in (tmp_path / "a.svg").read_text()
 
 
-def test_claims_name_the_exponent_and_the_rank_among_draws(study):
-    found = {claim.statement: " ".join(claim.evidence) for claim in claims(study)}
+def test_checks_name_the_exponent_and_the_rank_among_draws(study):
+    found = {check.statement: " ".join(check.evidence) for check in checks(study)}
     assert "Swept: p selected on validation is above the fixed p = 1 on the test split" in found
     assert "above 2 of 3 draws" in found['NAN is above the control "Permuted, 3 draws"']
 

@@ -226,7 +226,7 @@ def test_everything_but_the_tools_is_there_without_a_script(opened, run):
 def test_the_page_prints_with_every_claim_open(page):
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = false; })")
     page.emulate_media(media="print")
-    closed = page.locator("details.claim:not([open])")
+    closed = page.locator("details.check:not([open])")
     assert closed.count() > 0 and all(part.locator("ul").is_visible() for part in closed.all())
     assert page.locator("form:visible").count() == 0
     assert page.pdf(format="A4").startswith(b"%PDF-")

@@ -11,7 +11,7 @@ import yaml
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import claims, norm_data
+from nan_merge.reporting import checks, norm_data
 from nan_merge.reporting.figure_style import curve_styles
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
@@ -292,41 +292,41 @@ def test_the_configured_tables_and_figures_are_all_known(study, tmp_path):
 
 
 def verdicts(study):
-    return {claim.statement: claim.verdict for claim in claims.claims(study)}
+    return {check.statement: check.verdict for check in checks.checks(study)}
 
 
-def test_claims_follow_from_the_numbers(study):
+def test_checks_follow_from_the_numbers(study):
     found = verdicts(study)
     assert found["Methods are separated: pretrained < averaging < best merge < individual"] == HOLDS
     assert found["NAN from the norms of whole weights differs from uniform coefficients"] == FAILS
     assert found["NAN is above its host"] == SAME
     assert found['NAN is above the control "Permuted"'] == UNDECIDED
     assert found["1/‖τ‖ follows the amount of data at equal steps"] == HOLDS
-    assert found["1/‖τ‖ follows the amount of data at equal epochs"] == claims.REVERSED
+    assert found["1/‖τ‖ follows the amount of data at equal epochs"] == checks.REVERSED
     assert found["1/‖W‖ follows the amount of data at equal steps"] == FAILS
     assert found["Tuned_λ & 50 %: λ selected on validation is above the fixed λ = 0.3 on the test split"] == HOLDS
 
 
-def test_a_claim_says_what_could_have_been_found(study):
-    together = " ".join(claim(study, "NAN is above its host and above all its controls").evidence)
+def test_a_check_says_what_could_have_been_found(study):
+    together = " ".join(check(study, "NAN is above its host and above all its controls").evidence)
     assert "the minimal detectable difference is 3.10 points in the median, from 3.10 to 3.10" in together
     assert "with a chance of 80 % at the first step of Holm's adjustment over 2 comparisons" in together
     assert "over 2 comparisons, by the normal approximation." in together and "left out" not in together
-    assert "detectable 3.10 points, least attainable adjusted p < 0.001." in claim(study, "NAN is above the control").evidence[0]
-    (host,) = (one for one in claims.claims(study) if one.statement == "NAN is above its host")
+    assert "detectable 3.10 points, least attainable adjusted p < 0.001." in check(study, "NAN is above the control").evidence[0]
+    (host,) = (one for one in checks.checks(study) if one.statement == "NAN is above its host")
     assert "No difference was observed; one as large as 2.00 points, either way," in host.evidence[0]
     study.comparisons = [{**row, "least_p_holm": "0.3"} for row in study.comparisons]
-    assert claim(study, "NAN is above the control").verdict == UNDECIDABLE
-    together = " ".join(claim(study, "NAN is above its host and").evidence)
+    assert check(study, "NAN is above the control").verdict == UNDECIDABLE
+    together = " ".join(check(study, "NAN is above its host and").evidence)
     assert "Of 2 comparisons of NAN rows 1 cannot be decided and is left out here" in together
 
 
 def test_a_comparison_of_the_same_models_is_told_once(study, tmp_path):
     study.comparisons[1] |= {"same_as": "nan against weight_averaging"}
     study.comparisons[5] |= {"same_as": ITSELF, "difference": "0.0", "discordant": "0", "changed": "0"}
-    found = claim(study, "NAN is above the control").evidence[0]
+    found = check(study, "NAN is above the control").evidence[0]
     assert found.endswith("; the same models as in NAN (|W|) − Averaging, counted once.")
-    assert claim(study, "Tuned_λ & 50 %").evidence[-1].endswith("one and the same model, so there is no difference to test.")
+    assert check(study, "Tuned_λ & 50 %").evidence[-1].endswith("one and the same model, so there is no difference to test.")
     _, page, _ = rendered(study, tmp_path, "comparisons")
     assert "over the 1 host and control comparison of the suite" in page
     assert "The same models as in NAN (\\|W\\|) − Averaging: one comparison, counted once." in page
@@ -341,7 +341,7 @@ def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
         sizes = [np.linalg.norm(tau) for tau in taus]
         study.measures = {0: measure([np.linalg.norm(base + tau) for tau in taus], sizes)}
         assert norm_data.along_the_base(study) == pytest.approx(np.ptp(along) / max(sizes), rel=0.01, abs=1e-9)
-    line = claim(study, "NAN from the norms").evidence[2]
+    line = check(study, "NAN from the norms").evidence[2]
     assert "of the longest task vector" in line and "Lengths alone would allow norms of weights that differ by 0.87 %" in line
     assert norm_data.allowed_by_lengths(study) == pytest.approx(sum(sizes) / 100, rel=0.01), "not twice the longest"
     assert norm_data.along_the_base(Study(study.suite, METHODS)) is None
@@ -351,39 +351,39 @@ def test_what_norms_of_weights_tell_apart_are_parts_along_the_base(study):
 def test_an_expert_that_equals_the_base_is_told_in_words(study, tmp_path, lengths):
     study.measures = {0: measure([100, 100], lengths)}
     draw_figure(study, {"id": "f", "kind": "coefficients", "title": "T"}, tmp_path / "f")
-    texts = [*claim(study, "NAN from the norms").evidence, (tmp_path / "f.svg").read_text()]
+    texts = [*check(study, "NAN from the norms").evidence, (tmp_path / "f.svg").read_text()]
     assert not [text for text in texts if re.search(r"\binf\b|\bnan %", text)]
     assert ("is positive and the smallest is zero" in texts[1]) == any(lengths)
     assert ("is positive and the smallest is zero" in texts[-1]) == any(lengths)
 
 
-def claim(study, start):
-    return next(claim for claim in claims.claims(study) if claim.statement.startswith(start))
+def check(study, start):
+    return next(check for check in checks.checks(study) if check.statement.startswith(start))
 
 
 def test_the_best_merge_is_the_best_of_all_and_its_selection_on_the_test_split_is_said(study, tmp_path):
-    assert "Tuned_λ & 50 % 70.0" in claim(study, "Methods are").evidence[0]
+    assert "Tuned_λ & 50 % 70.0" in check(study, "Methods are").evidence[0]
     study.scores = [row._replace(value=0.8) if row.method == "nan" else row for row in study.scores]
-    found = claim(study, "Methods are")
+    found = check(study, "Methods are")
     assert "NAN (|W|) 80.0" in found.evidence[0] and found.verdict == NOT_TESTED, "no comparison, no verdict"
     assert "was selected on the same test split: its average is the largest of 3 merges" in " ".join(found.evidence)
     assert "does not favour" not in " ".join(found.evidence), "not every merge was compared with averaging"
     assert "largest average of 3 on this same test split" in text_of_report(study, METHODS, tmp_path)
     study.methods = [method for method in METHODS if method["id"] not in ("nan", "permuted")]
-    assert "selected on the same" not in " ".join(claim(study, "Methods are").evidence), "of one merge nothing is selected"
+    assert "selected on the same" not in " ".join(check(study, "Methods are").evidence), "of one merge nothing is selected"
 
 
-def test_controls_of_one_kind_are_one_claim(study):
+def test_controls_of_one_kind_are_one_check(study):
     new = [{"id": f"{host}+nan", "group": "nan", "host": host, "controls": [f"{host}+nan+permuted"]} for host in ("ta", "ties")]
     study.methods = [*METHODS, *new]
     study.comparisons = [pair(m["id"], f"{m['id']}+permuted", "control", 0.1) for m in new]
-    found = claim(study, 'NAN is above its control "permuted"')
+    found = check(study, 'NAN is above its control "permuted"')
     assert found.verdict == HOLDS and len(found.evidence) == 2
 
 
 def test_a_gain_of_a_row_that_is_no_nan_is_no_gain_of_nan(study):
     study.methods = [{**method, "group": "control"} if method["id"] == "nan" else method for method in METHODS]
-    assert claim(study, "NAN is above its host").verdict == NOT_TESTED
+    assert check(study, "NAN is above its host").verdict == NOT_TESTED
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "comparisons", "methods", "coefficients"])
@@ -443,7 +443,7 @@ def renamed(value):
 def test_ids_with_variants_change_nothing_but_themselves(study, tmp_path):
     other = Study(study.suite, *(renamed(of) for of in (study.methods, study.scores, study.comparisons, study.coefficients)),
                   study.measures, {}, study.premise)  # fmt: skip
-    assert [each.evidence for each in claims.claims(other)] == [each.evidence for each in claims.claims(study)]
+    assert [each.evidence for each in checks.checks(other)] == [each.evidence for each in checks.checks(study)]
     assert 'NAN is above its control "permuted"' in verdicts(other)
     for kind in ("accuracy", "comparisons", "coefficients", "sweep"):
         (rows, *pages), (plain, *expected) = rendered(other, tmp_path, kind), rendered(study, tmp_path, kind)
@@ -467,7 +467,7 @@ def test_what_was_not_measured_is_not_tested(study):
 
 
 def test_a_choice_at_the_edge_of_the_grid_is_said(study):
-    assert any("edge of the grid" in line for claim in claims.claims(study) for line in claim.evidence)
+    assert any("edge of the grid" in line for each in checks.checks(study) for line in each.evidence)
 
 
 class Page(HTMLParser):

@@ -1,4 +1,4 @@
-"""Shares of experts, their spread, and norms by amount of data: the numbers of tables, figures and claims about norms."""
+"""Shares of experts, their spread, and norms by amount of data: the numbers of tables, figures and checks of norms."""
 
 from __future__ import annotations
 

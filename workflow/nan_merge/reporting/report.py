@@ -1,4 +1,4 @@
-"""Write the report: one self-contained HTML file. Claims come from `claims`, numbers from `statistics`."""
+"""Write the report: one self-contained HTML file. Checks come from `checks`, numbers from `statistics`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
 from nan_merge.reporting.answer import NAN_GROUPS, answer, question
-from nan_merge.reporting.claims import claims
+from nan_merge.reporting.checks import checks
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import ROOM, examples_of, read_texts
 from nan_merge.reporting.formats import count, number_of
@@ -57,7 +57,7 @@ def write_report(
     sections = [
         {
             **_measured(study, answers, texts.get(study.suite["id"], {}), ROOM // len(studies)),
-            "claims": claims(study),
+            "checks": checks(study),
             "merges": best_merge(study)[1],
             "choices": study.choices(),
             "figures": [figure_of(file) for file in shown[".svg"][study.suite["id"]]],

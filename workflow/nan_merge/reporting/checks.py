@@ -1,4 +1,4 @@
-"""Claims with computed verdicts and the numbers behind them, as text without layout."""
+"""Checks of one suite with computed verdicts and the numbers behind them, as text without layout."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from nan_merge.reporting.table_parts import counted, pairs_of, tested, twin_of
 REVERSED = "reversed"
 
 
-class Claim(NamedTuple):
+class Check(NamedTuple):
     """A falsifiable statement, its verdict and the numbers behind it, one text each."""
 
     statement: str
@@ -49,9 +49,9 @@ class Claim(NamedTuple):
     evidence: list[str]
 
 
-def claims(study: Study) -> list[Claim]:
-    """Return the claims of one suite in reading order; a claim without measurements is `not tested`, never left out."""
-    return [claim for build in CLAIMS for claim in build(study)]
+def checks(study: Study) -> list[Check]:
+    """Return the checks of one suite in reading order; a check without measurements is `not tested`, never left out."""
+    return [check for build in CHECKS for check in build(study)]
 
 
 def describe(study: Study, row: dict[str, str]) -> str:
@@ -91,7 +91,7 @@ def _reach(row: dict[str, str]) -> str:
     return f"; detectable {percent(smallest, 2)} points, least attainable adjusted p {_p(row, 'least_p_holm')}"
 
 
-def separation(study: Study) -> list[Claim]:
+def separation(study: Study) -> list[Check]:
     """Judge pretrained < averaging < best merge < individual, step by step, with paired tests."""
     averages = {row.method["id"]: row for row in summarise(study)}
     rows = {(row["method"], row["against"]): row for row in pairs_of(study, "order")}
@@ -118,7 +118,7 @@ def separation(study: Study) -> list[Claim]:
             "the selection does not favour the step above averaging."
         )
     last = "individual" if study.uppers == [INDIVIDUAL] else "best expert"
-    return [Claim(f"Methods are separated: pretrained < averaging < best merge < {last}", _all(verdicts), evidence)]
+    return [Check(f"Methods are separated: pretrained < averaging < best merge < {last}", _all(verdicts), evidence)]
 
 
 def _average(row: Summary) -> str:
@@ -132,13 +132,13 @@ def _all(verdicts: list[str]) -> str:
     return next((state for state in states if state in verdicts), NOT_TESTED)
 
 
-def weight_norms(study: Study) -> list[Claim]:
+def weight_norms(study: Study) -> list[Check]:
     """Judge whether norms of whole weights give other coefficients than uniform ones."""
     statement = "NAN from the norms of whole weights differs from uniform coefficients"
     measured = norm_data.experts(study)
     if len(measured) < 2:
         reason = "One expert has the whole share, whatever its norm." if measured else "No norms were measured."
-        return [Claim(statement, NOT_TESTED, [reason])]
+        return [Check(statement, NOT_TESTED, [reason])]
     evidence, spreads = [], {}
     for of, name in (("weights", "‖W‖"), ("task_vector", "‖τ‖")):
         alpha = np.array([row[f"alpha_{of}"] for row in measured.values()])
@@ -166,7 +166,7 @@ def weight_norms(study: Study) -> list[Claim]:
         f"Criterion, fixed beforehand: shares that differ by less than {100 * norm_data.SPREAD:g} % count as uniform. "
         "This concerns coefficients and is no statistical test."
     )
-    return [Claim(statement, HOLDS if spreads["weights"] >= norm_data.SPREAD else FAILS, evidence)]
+    return [Check(statement, HOLDS if spreads["weights"] >= norm_data.SPREAD else FAILS, evidence)]
 
 
 def _uniform(study: Study, method: str) -> bool:
@@ -180,13 +180,13 @@ def _alike(study: Study, row: dict[str, str]) -> bool:
     return len(means) == 2 and norm_data.relative_spread(means) < norm_data.SPREAD
 
 
-def gains(study: Study) -> list[Claim]:
+def gains(study: Study) -> list[Check]:
     """Judge every NAN row against its host, against each control, and against all of them together."""
     nan = {method["id"] for method in [*study.methods, *study.others] if method.get("group") == "nan"}
     paired = [row for row in study.comparisons if row["task"] == "average" and row["kind"] in CORRECTION_GROUPS]
     plain = [row for row in paired if row["method"] in nan]
     if not plain:
-        return [Claim("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
+        return [Check("NAN is above its host and its controls", NOT_TESTED, ["No NAN row was compared."])]
     groups: dict[str, list[dict[str, str]]] = {}
     for row in plain:
         variant = row["against"].removeprefix(f"{row['method']}+")  # `ties+nan_delta+permuted` is a control of one row
@@ -195,7 +195,7 @@ def gains(study: Study) -> list[Claim]:
     found = []
     for against, rows in groups.items():
         evidence = [f"{verdict(row).capitalize()}. {describe(study, row)}" for row in rows]
-        found.append(Claim(f"NAN is above {against}", _tally([verdict(row) for row in rows]), evidence))
+        found.append(Check(f"NAN is above {against}", _tally([verdict(row) for row in rows]), evidence))
     if [*groups] == ["its host"]:
         found[0].evidence.extend(["No control of a NAN row was compared.", _resolution(study, plain)])
         return found
@@ -211,7 +211,7 @@ def gains(study: Study) -> list[Claim]:
         "reaches as well does not come from the norms. Rows without controls are judged by their host."
     )
     evidence.append(_resolution(study, plain))
-    return [Claim("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
+    return [Check("NAN is above its host and above all its controls", _tally(list(together.values())), evidence), *found]
 
 
 def _tally(verdicts: list[str]) -> str:
@@ -240,10 +240,10 @@ def _resolution(study: Study, rows: list[dict[str, str]]) -> str:
     return text + (left_out if lost else "")
 
 
-def premise(study: Study) -> list[Claim]:
+def premise(study: Study) -> list[Check]:
     """Judge for each norm and protocol whether 1/norm grows with the amount of data."""
     if not study.premise:
-        return [Claim("1/norm follows the amount of data", NOT_TESTED, ["The premise was not measured in this suite."])]
+        return [Check("1/norm follows the amount of data", NOT_TESTED, ["The premise was not measured in this suite."])]
     found = []
     for of, name in (("weights", "1/‖W‖"), ("task_vector", "1/‖τ‖")):
         drawn = norm_data.lines(study, of)
@@ -254,7 +254,7 @@ def premise(study: Study) -> list[Claim]:
                 "Holds (or is reversed) if every line rises (or falls) at every step and changes by at least "
                 f"{100 * norm_data.SPREAD:g} %. A description of these runs, not a test."
             )
-            found.append(Claim(f"{name} follows the amount of data at equal {protocol}", _trend(lines), evidence))
+            found.append(Check(f"{name} follows the amount of data at equal {protocol}", _trend(lines), evidence))
     experts = _across(study)
     found[-1].evidence.extend([experts] if experts else [])
     return found
@@ -300,12 +300,12 @@ def _rank(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def selected(study: Study) -> list[Claim]:
+def selected(study: Study) -> list[Check]:
     """Judge whether a value selected on validation is above the fixed one, on the test split."""
     rows = {row["method"]: row for row in pairs_of(study, "selection")}
     curves = candidates(study)
     if not curves and not rows:
-        return [Claim("λ selected on validation is above the fixed λ", NOT_TESTED, ["Nothing was selected in this suite."])]
+        return [Check("λ selected on validation is above the fixed λ", NOT_TESTED, ["Nothing was selected in this suite."])]
     found = []
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
@@ -320,9 +320,9 @@ def selected(study: Study) -> list[Claim]:
         evidence.append(describe(study, row) if row else f"It was not compared with a fixed {symbol} on the test split.")
         fixed = "" if (value := study.fixed(method)) is None else f" = {value:g}"
         statement = f"{study.label(method)}: {symbol} selected on validation is above the fixed {symbol}{fixed} on the test split"
-        found.append(Claim(statement, verdict(row) if row else NOT_TESTED, evidence))
+        found.append(Check(statement, verdict(row) if row else NOT_TESTED, evidence))
     return found
 
 
 _TREND = {1: "rises at every step", -1: "falls at every step", 0: "neither rises nor falls throughout"}
-CLAIMS: tuple[Callable[[Study], list[Claim]], ...] = (separation, weight_norms, gains, premise, selected)
+CHECKS: tuple[Callable[[Study], list[Check]], ...] = (separation, weight_norms, gains, premise, selected)

@@ -170,7 +170,7 @@ rule write_report:
         tables=of_each_suite("tables"),
         figures=of_each_suite("figures"),
         published=published(),
-        material=files(MATERIAL, experiment.suites),
+        material=files(NUMBERS, experiment.suites),
     output:
         report(
             "results/report.html",
@@ -187,7 +187,7 @@ rule write_report:
         environment_file("report")
     params:
         spec=spec(suites=suite_records(), methods=method_records(), provenance=provenance()),
-        flags=flags(MATERIAL, experiment.suites),
+        flags=flags(NUMBERS, experiment.suites),
         code=code("scripts.write_report"),
     message:
         "write_report"

@@ -14,14 +14,16 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
     ),
+    "predictions": lambda suite: test_scores([suite]),
 }
+NUMBERS = [name for name in MATERIAL if name != "predictions"]  # of the pages over all suites
 
 
-def scores():
-    """Every score file of the run: test scores of the methods, validation scores of the candidates."""
+def scores(suites=experiment.suites):
+    """Every score file of suites: test scores of the methods, validation scores of the candidates."""
     return [
         file
-        for suite in experiment.suites
+        for suite in suites
         for pattern, methods in (
             (rules.evaluate_checkpoint.output.scores, experiment.run(suite)),
             (rules.evaluate_candidate.output.scores, experiment.candidates_in(suite)),
@@ -30,9 +32,9 @@ def scores():
     ]
 
 
-def test_scores():
+def test_scores(suites=experiment.suites):
     """The test scores of the methods; predictions lie beside them."""
-    return [file for file in scores() if file.startswith("results/scores/")]
+    return [file for file in scores(suites) if file.startswith("results/scores/")]
 
 
 def texts():

@@ -65,6 +65,7 @@ class Study:
     measures: dict[int, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
+    answers: Mapping[tuple, Any] = field(default_factory=dict)  # predictions, for a table that needs them
     others: list[dict[str, Any]] = field(default_factory=list)  # methods left out of a table or figure
 
     def only(self, record: Mapping[str, Any]) -> Study:

@@ -9,6 +9,7 @@ from typing import Any
 from nan_merge.core.errors import UserError
 from nan_merge.reporting import method_tables, norm_tables, score_tables
 from nan_merge.reporting.formats import Table, write
+from nan_merge.reporting.ranks import ranks
 from nan_merge.reporting.study import Study
 
 
@@ -25,6 +26,7 @@ def render_table(study: Study, record: dict[str, Any], output: Path | str) -> No
 KINDS: dict[str, Callable[[Study, dict[str, Any]], Table]] = {
     "accuracy": score_tables.accuracy,
     "comparisons": score_tables.comparisons,
+    "ranks": ranks,
     "methods": method_tables.methods,
     "scan": method_tables.scan,
     "sweep": method_tables.sweep,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import checks, entries
+from experiment import checks, claims, entries
 from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
@@ -50,6 +50,7 @@ class Experiment:
         self.catalogue = Catalogue(root)
         self.calibration = read("calibration.yaml", "calibration")
         self.reports = read("tables.yaml", "tables")
+        self.claims = read("claims.yaml", "claims")
         known = sorted(path.stem for path in (folder / "suites").glob("*.yaml"))
         known_names(self.where("suites"), self.config["suites"], known)
         self.suites = {s: entries.suite(s, folder, schemas) for s in self.config["suites"]}
@@ -70,6 +71,7 @@ class Experiment:
         checks.check_run(self)
         checks.check_models(self)
         checks.check_reports(self)
+        claims.check_claims(self)
         for table in self.config["published"]:
             record, where = self.reports["published"][table], f"config/tables.yaml: published: {table}: unlike"
             record["unlike"] = {
@@ -435,9 +437,14 @@ class Experiment:
     def pairs(self) -> list[dict[str, Any]]:
         """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""
         found = []
+        claimed = [contrast for claim in self.registered_claims()["claims"] for contrast in claim["contrasts"]]
         for suite in self.suites:
             run = self.run(suite)
-            for method, against, kind in (pair for name in run for pair in self._pairs_of(name)):
+            pairs = [pair for name in run for pair in self._pairs_of(name)]
+            known = {pair[:2] for pair in pairs}
+            wanted = [(each["method"], each["against"]) for each in claimed if each["suite"] == suite]
+            pairs += [(*pair, "claim") for pair in dict.fromkeys(wanted) if pair not in known]
+            for method, against, kind in pairs:
                 draws = [member for member in self.sweeps.get(against, []) if member in run]
                 if method in run and (against in run or draws):
                     pair = {"suite": suite, "method": method, "against": against, "kind": kind}
@@ -463,6 +470,10 @@ class Experiment:
             yield method, AVERAGING, "order"
             for upper in (INDIVIDUAL, *self.expert_rows):
                 yield upper, method, "order"
+
+    def registered_claims(self) -> dict[str, Any]:
+        """Return config/claims.yaml with the suites and methods of the run in place of patterns."""
+        return claims.registered(self)
 
     def premise_runs(self, suite: str) -> dict[str, dict[str, Any]]:
         """Return the runs of the premise experiment by id: task, protocol, examples and steps."""

@@ -73,6 +73,18 @@ MISTAKES = {
         ("methods.yaml", "ties", "preprocess", {"trim": {"desnity": 0.1}}),
         "config/methods.yaml: ties.preprocess.trim: unknown key 'desnity'; did you mean 'density'?",
     ),
+    "a claim on an unknown method": (
+        ("claims.yaml", "claims", "ace_best", "contrasts", [{"methods": ["aze"], "against": "tsv_m"}]),
+        "config/claims.yaml: claims: ace_best: contrasts: methods: unknown 'aze'; did you mean 'ace'?",
+    ),
+    "a claim against an unknown method": (
+        ("claims.yaml", "claims", "nan_delta", "contrasts", [{"methods": ["ties+nan_delta"], "against": "{hots}"}]),
+        "config/claims.yaml: claims: nan_delta: contrasts: against: unknown '{hots}'; ",
+    ),
+    "a claim on scores and on norms": (
+        ("claims.yaml", "claims", "nan_delta", "measure", {"norm": "weights", "of": "examples"}),
+        "config/claims.yaml: claims.nan_delta: expected `contrasts` or else `measure`, found `contrasts` and `measure`",
+    ),
     "an unknown stage": (
         ("methods.yaml", "ties", "combin", {}),
         "config/methods.yaml: ties: unknown key 'combin'; did you mean 'combine'?",

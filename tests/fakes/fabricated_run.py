@@ -9,7 +9,7 @@ import numpy as np
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.methods.recipe import bind, operator_in
-from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.paired_tests import compare_methods, read_answers
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.study import gather_scores, studies
 from nan_merge.reporting.tables import render_table
@@ -22,8 +22,15 @@ EXAMPLES, CLASSES = 40, 4  # of a task
 class FabricatedRun:
     """The files of a run of config.yaml with an overlay; `flips` is the share of answers in which methods differ."""
 
-    def __init__(self, folder: Path, overlay: dict, tasks: int = 3, flips: float = 0.1, spread: float = 1.0) -> None:
-        """Fabricate: each suite is cut to its first `tasks`; `spread` is the range of the norms of task vectors."""
+    def __init__(
+        self, folder: Path, overlay: dict, tasks: int = 3, flips: float = 0.1, spread: float = 1.0,
+        size: int = EXAMPLES, gains: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Fabricate: each suite is cut to its first `tasks`; `spread` is the range of the norms of task vectors.
+
+        `size` is the number of examples of a task; by `gains`, a method is right on that share more of them than its host.
+        """
+        self.size, self.gains = size, gains or {}
         self.experiment = Experiment({**read_yaml(ROOT / "config/config.yaml"), **overlay}, ROOT)
         self.folder, self.flips, self.spread = folder, flips, spread
         self.random = np.random.default_rng(0)
@@ -32,7 +39,7 @@ class FabricatedRun:
         self.coefficients: list[Path] = []
         self.measures = [self._measures(suite, seed) for suite in self.tasks for seed in self.seeds]
         for suite, names in self.tasks.items():
-            truth = {task: self.random.integers(0, CLASSES, EXAMPLES) for task in names}
+            truth = {task: self.random.integers(0, CLASSES, size) for task in names}
             for seed in self.seeds:
                 self._suite(suite, seed, truth)
 
@@ -60,6 +67,8 @@ class FabricatedRun:
             start = found.get(record.get("host") or record.get("extends", ""), truth)
             share = self.flips if start is not truth else {"individual": 0.1, "pretrained": 0.5}.get(method, 0.3)
             found[method] = {task: self._changed(answers, share) for task, answers in start.items()}
+            if gain := self.gains.get(method):
+                found[method] = {task: self._moved(answers, truth[task], gain) for task, answers in found[method].items()}
             self._score(f"scores/{suite}/{method}/seed{seed}/all", suite, method, seed, "accuracy", found[method], truth)
             if method in self.experiment.merges(suite) and "learn" not in record:
                 self._coefficients(suite, seed, method, value)
@@ -68,19 +77,26 @@ class FabricatedRun:
         wrong = self.random.random(len(answers)) < share
         return np.where(wrong, (answers + 1) % CLASSES, answers)
 
+    def _moved(self, answers: np.ndarray, truth: np.ndarray, gain: float) -> np.ndarray:
+        movable = np.flatnonzero((answers == truth) == (gain < 0))
+        chosen = self.random.choice(movable, round(abs(gain) * len(answers)), replace=False)
+        moved = answers.copy()
+        moved[chosen] = (truth[chosen] + (gain < 0)) % CLASSES
+        return moved
+
     def _choose(self, suite: str, seed: int, method: str) -> float:
         """Score every candidate on validation; the first is chosen."""
         candidates = self.experiment.candidates_of(method)
         for candidate in candidates:
-            drawn = {task: self.random.integers(0, CLASSES, EXAMPLES) for task in self.tasks[suite]}
+            drawn = {task: self.random.integers(0, CLASSES, self.size) for task in self.tasks[suite]}
             place = f"validation/{suite}/{candidate}/seed{seed}/all"
             self._score(place, suite, candidate, seed, "validation_accuracy", drawn, drawn)
         return self.experiment.candidates[candidates[0]][1]
 
     def _score(self, place, suite, method, seed, metric, answers, truth) -> None:
-        usual = {"suite": suite, "method": method, "metric": metric, "n": EXAMPLES, "seed": seed}
+        usual = {"suite": suite, "method": method, "metric": metric, "n": self.size, "seed": seed}
         values = {t: float((answers[t] == truth[t]).mean()) for t in answers}
-        rows = [{**usual, "task": t, "value": p, "stderr": (p * (1 - p) / EXAMPLES) ** 0.5} for t, p in values.items()]
+        rows = [{**usual, "task": t, "value": p, "stderr": (p * (1 - p) / self.size) ** 0.5} for t, p in values.items()]
         origin = {"checkpoints": [method], "xxh3_128": {method: f"{method} of {suite}, seed {seed}"}}
         self.scores.append(self._json(f"{place}.json", {"scores": rows, "provenance": origin}))
         parts = {f"{t}.{name}": values[t] for t in answers for name, values in (("prediction", answers), ("label", truth))}
@@ -108,7 +124,7 @@ class FabricatedRun:
         return [
             self._json(
                 f"examples/{suite}.json",
-                {"suite": suite, "texts": {t: [f"{t} </script><b>{i}" for i in range(EXAMPLES)] for t in tasks}},
+                {"suite": suite, "texts": {t: [f"{t} </script><b>{i}" for i in range(self.size)] for t in tasks}},
             )
             for suite, tasks in self.tasks.items()
         ]
@@ -145,7 +161,15 @@ class FabricatedRun:
         sizes = {suite["id"]: {task["id"]: task["train"] for task in suite["tasks"]} for suite in self.suites}
         compare_methods(self.scores, self.experiment.pairs(), self.folder / "comparisons.tsv", sizes)
         tables = (self.folder / "scores.tsv", self.folder / "comparisons.tsv")
-        return studies(self.suites, self.methods, *tables, self.coefficients, self.measures)
+        found = studies(self.suites, self.methods, *tables, self.coefficients, self.measures)
+        for study in found:
+            study.answers = read_answers(self.tests)[0]
+        return found
+
+    @property
+    def tests(self) -> list[Path]:
+        """The test scores of the methods; predictions lie beside them."""
+        return [file for file in self.scores if file.is_relative_to(self.folder / "scores")]
 
     def finish(self) -> None:
         """Write what a finished run has besides, as the rules do: scores.tsv and run_config.yaml."""
@@ -168,8 +192,8 @@ class FabricatedRun:
                 tables.append(self.folder / "tables" / f"{name}_{study.suite['id']}.md")
                 tables[-1].parent.mkdir(exist_ok=True)
                 render_table(study, {"id": name, **self.experiment.reports["tables"][name]}, tables[-1].with_suffix(""))
-        tests = [file for file in self.scores if file.is_relative_to(self.folder / "scores")]
         data = [self.folder / name for name in ("scores.tsv", "comparisons.tsv")]
-        given = {"predictions": tests, "examples": self.examples, "data": data}
+        claims = self.experiment.registered_claims()
+        given = {"predictions": self.tests, "examples": self.examples, "data": data, "claims": claims}
         write_report(found, self.methods, tables, [], {}, self.folder / "report.html", **given)
         return self.folder / "report.html"

@@ -123,7 +123,12 @@ def _plain(value: Any) -> Any:
 
 
 def write_markdown(table: Table, path: Path) -> None:
-    """Write an aligned pipe table with its notes below."""
+    """Write an aligned pipe table with its title above and its notes below."""
+    _publish(path, "\n".join([f"### {_markdown(table.title)}", "", *markdown(table)]))
+
+
+def markdown(table: Table) -> list[str]:
+    """Return the lines of an aligned pipe table with its notes below."""
     cells = [[_markdown(cell) for cell in row] for row in [table.header, *table.rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(table.header))]
 
@@ -135,8 +140,7 @@ def write_markdown(table: Table, path: Path) -> None:
         return f"| {' | '.join(formatted)} |"
 
     rule = [":" + "-" * (w - 1) if column in table.text else "-" * (w - 1) + ":" for column, w in enumerate(widths)]
-    body = [f"### {_markdown(table.title)}", "", line(cells[0]), line(rule), *map(line, cells[1:]), ""]
-    _publish(path, "\n".join([*body, *(f"- {_markdown(note)}" for note in table.remarks)]))
+    return [line(cells[0]), line(rule), *map(line, cells[1:]), "", *(f"- {_markdown(note)}" for note in table.remarks)]
 
 
 def write_latex(table: Table, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,3 +142,65 @@ def lines(study: Study, of: str) -> list[Line]:
         inverse = 1 / np.array([float(row[NORMS[of]]) for row in rows])
         result.append(Line(task, protocol, seed, examples, inverse / inverse.mean(), spearman(examples, inverse)))
     return result
+
+
+class Point(NamedTuple):
+    """One model: `group` are models that differ in the amount of training only, `inverse` is 1/norm."""
+
+    group: str
+    amount: float
+    inverse: float
+
+
+def by_amount(study: Study, of: str, amount: str) -> dict[str, list[Point]]:
+    """Return by protocol the norms of models of one task that differ in the amount of training: `examples` or `steps`.
+
+    They are experts whose training-set size, or share of the steps, changes with the seed, and runs of the premise experiment.
+    """
+    measured, settings = experts(study), study.suite.get("finetune", {})
+    amounts = _sizes_by_seed(study) if amount == "examples" else _steps_by_seed(study)
+    points = [
+        Point(task, amounts[task, seed], 1 / float(measured[task][of][index]))
+        for index, seed in enumerate(sorted(study.measures))
+        for task in measured
+        if (task, seed) in amounts
+    ]
+    name = "experts" if amount == "steps" else f"experts at equal {'epochs' if 'epochs' in settings else 'steps'}"
+    found = {name: points} if points else {}
+    for line in lines(study, of) if amount == "examples" else []:
+        group = [Point(f"{line.task} {line.seed}", *each) for each in zip(line.examples, line.inverse, strict=True)]
+        found.setdefault(f"nested subsets at equal {line.protocol}", []).extend(group)
+    return found
+
+
+def _sizes_by_seed(study: Study) -> dict[tuple[str, int], float]:
+    sizes = {task["id"]: task["train"] for task in study.tasks if isinstance(task.get("train"), Mapping)}
+    return {(task, int(seed)): size for task, by_seed in sizes.items() for seed, size in by_seed.items()}
+
+
+def _steps_by_seed(study: Study) -> dict[tuple[str, int], float]:
+    """Return the share of its steps that the expert of a task takes with a seed: all but task s mod T, with seed s, take all."""
+    share, tasks = study.suite.get("finetune", {}).get("undertrained"), study.suite["tasks"]
+    if not share or study.suite.get("skipped"):
+        return {}
+    return {
+        (task["id"], seed): share if seed % len(tasks) == index else 1.0
+        for index, task in enumerate(tasks)
+        for seed in study.measures
+    }
+
+
+def exponent(points: Sequence[Point]) -> tuple[float, float, int] | None:
+    """Return b of 1/norm = a_group amount^b by least squares of the logarithms, its standard error and degrees of freedom.
+
+    One intercept a group, so that groups are not compared with each other (fixed effects). None where no amount changes within a
+    group, or where nothing is left to estimate the error from. ASSUME: independent errors of one size.
+    """
+    x, y = (np.log([getattr(point, name) for point in points]) for name in ("amount", "inverse"))
+    _, group = np.unique([point.group for point in points], return_inverse=True)
+    x, y = (values - (np.bincount(group, values) / np.bincount(group))[group] for values in (x, y))
+    freedom = len(points) - (int(group.max()) + 1) - 1
+    if freedom < 1 or np.allclose(x, 0):
+        return None
+    slope = float(x @ y / (x @ x))
+    return slope, float(np.sqrt(np.sum((y - slope * x) ** 2) / freedom / (x @ x))), freedom

@@ -15,13 +15,18 @@ def main() -> None:
     for name in ("tables", "figures", "published", "predictions", "examples"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE.html")
-    keys = {"suites": "records, one section each", "methods": METHODS, "provenance": "versions, digests, licences"}
+    keys = {
+        "suites": "records, one section each",
+        "methods": METHODS,
+        "provenance": "versions, digests, licences",
+        "claims": "config/claims.yaml with the contrasts of the run",
+    }
     args = vars(parse_with_spec(parser, **keys))
-    suites, methods, provenance = (args.pop(name) for name in keys)
+    suites, methods, provenance, claims = (args.pop(name) for name in keys)
     parts = ("tables", "figures", "output", "published", "predictions", "examples")
     files = {name: args.pop(name) for name in parts}
     data = [file for file in (args["scores"], args["comparisons"]) if file]
-    write_report(studies(suites, methods, **args), methods, provenance=provenance, data=data, **files)
+    write_report(studies(suites, methods, **args), methods, provenance=provenance, claims=claims, data=data, **files)
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def test_it_has_every_result_and_record_and_no_weights(archived, members):
     for pattern in ("scores/tiny/{}/seed0/all.json", "scores/tiny/{}/seed0/all.npz"):
         assert {f"results/{pattern.format(method)}" for method in methods} <= members.keys()
     results = archived / "results"
-    kinds = ("tables/*", "figures/*", "*.tsv", "report.html", "coefficients/**/*.json", "measures/**/*.json", "digests/**/*.json",
-             "selected/**/*.json", "premise/*.tsv", "validation/**/*")  # fmt: skip
+    kinds = ("tables/*", "figures/*", "*.tsv", "claims.*", "report.html", "coefficients/**/*.json", "measures/**/*.json",
+             "digests/**/*.json", "selected/**/*.json", "premise/*.tsv", "validation/**/*")  # fmt: skip
     expected = {f.relative_to(archived.folder).as_posix() for kind in kinds for f in results.glob(kind) if f.is_file()}
     assert expected <= members.keys() and len(expected) > 60
     assert {

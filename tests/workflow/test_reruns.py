@@ -15,7 +15,7 @@ MERGES = [method for method in tiny.RUN if method not in ("pretrained", "individ
 CANDIDATES = [f"task_arithmetic_tuned-{value:g}" for value in tiny.GRID]
 TABLES = {f"render_table: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["tables"]}
 FIGURES = {f"draw_figure: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["figures"]}
-PRESENTED = TABLES | FIGURES | {"write_report", "write_run_config"}
+PRESENTED = TABLES | FIGURES | {"write_claims", "write_report", "write_run_config"}
 GATHERED = {"gather_scores", "compare_methods"}
 
 
@@ -119,6 +119,11 @@ def test_a_removed_method_is_only_left_out(project):
 def test_a_changed_caption_of_a_table_renders_that_table(project):
     project.replace("config/tables.yaml", "Paired comparisons", "Comparisons in pairs")
     assert project.jobs() == {"render_table: comparisons, tiny", "write_report"}
+
+
+def test_a_smallest_effect_of_another_size_judges_the_claims_again(project):
+    project.edit("config/claims.yaml", lambda claims: claims["smallest_effect"].update(points=1.0))
+    assert project.jobs() == {"write_claims", "write_report"}
 
 
 def test_a_changed_caption_of_snakemake_s_report_is_read_when_that_is_made(project):

@@ -247,7 +247,7 @@ def copied(experiment, tmp_path) -> Project:
     return experiment.project.copy(tmp_path / "project")
 
 
-REPORTS = {"gather_scores", "compare_methods", "render_table", "render_published", "write_report"}
+REPORTS = {"gather_scores", "compare_methods", "render_table", "render_published", "write_claims", "write_report"}
 
 
 def rules(jobs: set[str]) -> set[str]:

@@ -26,7 +26,7 @@ def averages(project: Project) -> dict[str, float]:
 
 def test_every_target_exists(finished):
     reports = tiny.read_yaml(finished / "config/tables.yaml")
-    expected = ["scores.tsv", "comparisons.tsv", "report.html", "run_config.yaml"]
+    expected = ["scores.tsv", "comparisons.tsv", "claims.md", "claims.csv", "report.html", "run_config.yaml"]
     expected += [f"tables/{table}_tiny.{suffix}" for table in reports["tables"] for suffix in ("csv", "md", "tex")]
     expected += [f"figures/{figure}_tiny.{suffix}" for figure in reports["figures"] for suffix in ("svg", "png")]
     expected += [f"merged/tiny/{method}/seed0/model.safetensors" for method in MERGES]

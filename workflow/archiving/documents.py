@@ -13,7 +13,9 @@ from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.escape import code, markdown
 
 CONTENTS = {
-    "results/report.html": "claims, figures and tables as one page",
+    "results/report.html": "checks, claims, figures and tables as one page",
+    "results/claims.md": "claims of the papers: what was registered, and the verdicts",
+    "results/claims.csv": "the numbers behind them",
     "results/tables": "every table as .csv, .md and .tex",
     "results/figures": "every figure as .svg and .png",
     "results/published": "printed tables of papers beside the measured numbers",

@@ -20,7 +20,7 @@ from nan_merge.core.errors import UserError
 CHOICES = ("results/selected/",)
 COEFFICIENTS = ("results/coefficients/",)
 RESULTS = (CONFIG, "results/scores.tsv", "results/comparisons.tsv", "results/premise/", "results/tables/", "results/figures/",
-           "results/published/", "results/report.html")  # fmt: skip
+           "results/published/", "results/claims.", "results/report.html")  # fmt: skip
 OPTIONS = ("--nolock", "--cores", "all", "--quiet", "progress", "rules", "host", "reason")
 OUTER = ("PYTHONPATH", "SNAKEMAKE_PROFILE", "SNAKEMAKE_OUTPUT_CACHE")  # of the user, for runs of their own
 TAIL = 15  # lines of Snakemake's output in a message
@@ -40,7 +40,7 @@ class Layer:
 
 REPORTING = Layer(
     ("all", "write_run_config", "gather_scores", "compare_methods", "gather_premise", "render_table", "render_published",
-     "draw_figure", "write_report"),
+     "draw_figure", "write_claims", "write_report"),
     RESULTS,
 )  # fmt: skip
 ESTIMATION = Layer(("select_coefficients", "estimate_coefficients"), (*CHOICES, *COEFFICIENTS))

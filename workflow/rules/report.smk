@@ -162,6 +162,37 @@ rule decode_examples:
         " --datasets {input.datasets:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
+rule write_claims:
+    input:
+        scores=rules.gather_scores.output,
+        material=files(NUMBERS, experiment.suites),
+    output:
+        md=report(
+            "results/claims.md",
+            caption="../report/claims.rst",
+            category="Report",
+            labels={"file": "claims of the papers"},
+        ),
+        csv="results/claims.csv",
+    log:
+        "results/logs/write_claims.log",
+    benchmark:
+        "results/benchmarks/write_claims.tsv"
+    localrule: True
+    conda:
+        environment_file("report")
+    params:
+        spec=spec(suites=suite_records(), methods=method_records(), claims=experiment.registered_claims()),
+        flags=flags(NUMBERS, experiment.suites),
+        prefix=subpath(output.md, strip_suffix=".md"),
+        code=code("scripts.write_claims"),
+    message:
+        "write_claims"
+    shell:
+        "python -m scripts.write_claims --scores {input.scores:q} {params.flags:q} --output {params.prefix:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
 rule write_report:
     input:
         scores=rules.gather_scores.output,
@@ -186,7 +217,12 @@ rule write_report:
     conda:
         environment_file("report")
     params:
-        spec=spec(suites=suite_records(), methods=method_records(), provenance=provenance()),
+        spec=spec(
+            suites=suite_records(),
+            methods=method_records(),
+            provenance=provenance(),
+            claims=experiment.registered_claims(),
+        ),
         flags=flags(NUMBERS, experiment.suites),
         code=code("scripts.write_report"),
     message:

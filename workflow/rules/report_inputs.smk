@@ -81,7 +81,7 @@ def wanted():
     """The targets of a run: of suites scores, tables, figures and the report; of the user's own models the merges."""
     targets = ["results/run_config.yaml", *published()]
     if experiment.suites:
-        targets += ["results/scores.tsv", "results/comparisons.tsv", "results/report.html"]
+        targets += ["results/scores.tsv", "results/comparisons.tsv", "results/claims.md", "results/report.html"]
         targets += of_each_suite("tables") + of_each_suite("figures")
     for suite in experiment.models:
         targets += collect("results/merged/{suite}/{m}/seed{seed}", suite=suite, m=experiment.merges(suite), seed=SEEDS)

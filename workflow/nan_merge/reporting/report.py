@@ -25,6 +25,7 @@ from nan_merge.reporting.page_files import download, downloads, figure_of, table
 from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
 from nan_merge.reporting.paired_tests import read_answers
 from nan_merge.reporting.pairs import all_pairs, are_all, standings
+from nan_merge.reporting.paper_claims import as_checks
 from nan_merge.reporting.recipe import recipe
 from nan_merge.reporting.results_view import chart, results
 from nan_merge.reporting.statistics import POWER, best_merge
@@ -45,12 +46,14 @@ def write_report(
     predictions: Sequence[Path | str] = (),
     examples: Sequence[Path | str] = (),
     data: Sequence[Path | str] = (),
+    claims: dict[str, Any] | None = None,
 ) -> None:
     """Write all suites as one page, with a section for each study.
 
     `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
     the measured numbers of all suites. `predictions` are score files with .npz files beside them; without them no two methods are
-    compared. `examples` are the texts of test examples, a file a suite, and `data` tables to download.
+    compared. `examples` are the texts of test examples, a file a suite, and `data` tables to download. `claims` of papers are
+    config/claims.yaml with the contrasts of the run.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     answers, texts = read_answers(predictions)[0], read_texts(examples)
@@ -75,6 +78,7 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         question=question(any(method.get("group") in NAN_GROUPS for method in methods)),
         sections=sections,
+        claims=as_checks(studies, claims) if claims else [],
         published=[table_of(Path(file)) for file in published],
         data=downloads([Path(file) for file in data]),
         downloads=downloads,

@@ -69,6 +69,13 @@ def test_the_spread_of_a_bootstrap_is_the_standard_error():
     assert resampled(grouped, np.random.default_rng(0)).std() == pytest.approx((share * (1 - share) / 50) ** 0.5, rel=0.1)
 
 
+def test_the_spread_over_seeds_is_the_standard_error_of_their_mean():
+    seeds = np.array([1, 1, 0, 0, 0], np.float32)  # right on every example, or on none
+    right = [(np.repeat(seeds[None, :, None], 20, axis=2), np.arange(20))]
+    means = resampled(right, np.random.default_rng(0)).mean(axis=(2, 3))
+    assert means.std() == pytest.approx(np.std(seeds, ddof=1) / 5**0.5, rel=0.06)
+
+
 def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
     values = np.array([[[0.0, 0.5, 0.6, 0.9], [0.1, 0.7, 0.8, 1.0]]])  # one method, two seeds, four tasks
     assert iqm(values) == pytest.approx(np.mean([0.5, 0.6, 0.7, 0.8]))

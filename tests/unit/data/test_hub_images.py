@@ -210,6 +210,16 @@ def test_without_an_output_all_is_in_memory(built):
     np.testing.assert_array_equal(splits["test"][0][0], shape(100))
 
 
+def test_pictures_of_the_test_split_are_corrupted_in_a_file_and_in_memory(built, tmp_path):
+    how = {"kind": "gaussian_noise", "strength": 2}
+    clean, noisy = made(built, tmp_path / "clean"), made(built, tmp_path / "noisy", corrupt=how)
+    in_memory = prepare(task(), {"data_tiny": built}, {**FORM, "corrupt": how}, processes=1)[1]["test"][0]
+    np.testing.assert_array_equal(noisy.inputs("test"), in_memory)
+    assert (noisy.inputs("test") != clean.inputs("test")).mean() > 0.5
+    np.testing.assert_array_equal(noisy.inputs("train"), clean.inputs("train"))
+    assert {path.name for path in tmp_path.iterdir()} == {"clean", "noisy"}, "no work folder is left"
+
+
 def test_finished_arrays_are_moved_and_a_part_of_a_map_is_copied(built, tmp_path):
     output, less = tmp_path / "tiny", tmp_path / "less"
     record, splits = prepare(task(), {"data_tiny": built}, FORM, output, 1)

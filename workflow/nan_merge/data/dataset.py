@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,11 @@ def class_names(task: Mapping[str, Any]) -> list[str]:
     """Return the names of a task's classes, given as {key: name} or as a list of names."""
     classes = task["classes"]
     return [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
+
+
+def generator_for(content: bytes) -> np.random.Generator:
+    """Return a generator whose numbers depend on the content of one example and nothing else, for its corruption."""
+    return np.random.default_rng([SEED, int.from_bytes(hashlib.sha256(content).digest()[:8])])
 
 
 class Dataset:

@@ -20,6 +20,7 @@ from nan_merge.data.hub_cards import check_order, label_names
 from nan_merge.data.hub_sources import check_rows, drawn, fetched_shards, origins, source_digest
 from nan_merge.data.shards import Parquet
 from nan_merge.data.texts import encode
+from nan_merge.data.typos import with_typos
 
 READERS = ("glue.table",)
 
@@ -60,16 +61,17 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     """Return the record of one task and its splits: tokens (N, length) uint16, and class indices int64 or numbers float32.
 
     `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}; rows are padded by `texts.PADDING`. Texts are
-    taken as they are, duplicates too. Raises UserError for a source that does not match the task.
+    taken as they are, duplicates too; with `corrupt` in the form those of test have typos. Raises UserError for a source that
+    does not match the task.
     """
     try:
         vocabulary = Path(sources[form["tokenizer"]]) / "tokenizer.json"
-        return _prepare(task, Path(sources[task["assets"][0]]), vocabulary, form["length"])
+        return _prepare(task, Path(sources[task["assets"][0]]), vocabulary, form)
     except UserError as error:
         raise UserError(f"task {task.get('id') or task['label']}: {error}") from None
 
 
-def _prepare(task: Mapping[str, Any], folder: Path, vocabulary: Path, length: int) -> tuple[dict[str, Any], Splits]:
+def _prepare(task: Mapping[str, Any], folder: Path, vocabulary: Path, form: Mapping[str, Any]) -> tuple[dict[str, Any], Splits]:
     if task["reader"] not in READERS:
         raise UserError(f"unknown reader {task['reader']!r} (config/tasks.yaml); known: {', '.join(READERS)}")
     arguments, origin, numbers = task["arguments"], origins(task), task["labels"] == "number"
@@ -82,13 +84,15 @@ def _prepare(task: Mapping[str, Any], folder: Path, vocabulary: Path, length: in
     counts = {split: len(found) for split, found in labels.items()}
     taken, available = drawn(task, origin, counts)
     record = {
-        **common_record(task, classes, available), **order, "length": length, "seed": SEED, "origin": origin, "counts": counts,
-        "digest": source_digest(folder, [table.path for some in tables.values() for table in some]),
+        **common_record(task, classes, available), **order, "length": form["length"], "seed": SEED, "origin": origin,
+        "counts": counts, "digest": source_digest(folder, [table.path for some in tables.values() for table in some]),
     }  # fmt: skip
     texts = {split: [text for table in some for text in table.rows_of_texts()] for split, some in tables.items()}
+    chosen = {split: [texts[origin[split]][row] for row in rows] for split, rows in taken.items()}
+    if "corrupt" in form:
+        chosen["test"] = with_typos(chosen["test"], form["corrupt"]["strength"])
     return record, {
-        split: (encode([texts[origin[split]][row] for row in rows], vocabulary, length), labels[origin[split]][rows])
-        for split, rows in taken.items()
+        split: (encode(chosen[split], vocabulary, form["length"]), labels[origin[split]][rows]) for split, rows in taken.items()
     }
 
 

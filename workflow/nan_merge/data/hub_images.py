@@ -18,6 +18,7 @@ import PIL
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import available_processors
+from nan_merge.data.corruptions import corrupt_pictures
 from nan_merge.data.dataset import SEED, Splits, class_names, common_record, work_folder
 from nan_merge.data.decoding import Work, cut_units
 from nan_merge.data.hub_cards import check_order, label_names
@@ -33,7 +34,8 @@ def prepare(
 ) -> tuple[dict[str, Any], Splits]:  # fmt: skip
     """Return the record of one task and its splits: pixels (N, side, side, 3) uint8 and class indices (N,) int64.
 
-    `form` is the suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`).
+    `form` is the suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`), with
+    `corrupt` where the pictures of test are corrupted.
     With `output` the pixels are memory maps in a work folder beside it, where an interrupted run resumes; `write_dataset`
     moves them to their place. Without it they are arrays in memory. The number of decoding `processes` (default: all
     processors) does not change the bytes. Raises UserError for a source that does not match the task.
@@ -69,6 +71,8 @@ def _prepare(
     with tempfile.TemporaryDirectory() as scratch:
         work = work_folder(output) if output else Path(scratch) / "work"
         pixels = _decoded(shards, taken, record, work, processes)
+        if "corrupt" in form:
+            pixels["test"] = corrupt_pictures(pixels["test"], **form["corrupt"], file=work / "corrupted.npy")
         return record, {
             split: (pixels[split] if output else np.array(pixels[split]), labels[origin[split]][rows])
             for split, rows in taken.items()

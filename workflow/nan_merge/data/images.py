@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nan_merge.core.errors import UserError
+from nan_merge.data.corruptions import corrupt_pictures
 from nan_merge.data.dataset import SPLIT_ORDER, Splits, class_names, common_record
 from nan_merge.data.rendered import climate, scripts, shuffled, signs, stacked, textures
 
@@ -27,8 +28,9 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     """Return the record of one task and its splits train, validation, test, alignment.
 
     `sources` are the folders of the task's assets by id, `form["side"]` is the width of the images in pixels,
-    `task["splits"]` the wanted number of images per class. Duplicates are dropped; no test picture occurs in train.
-    Raises UserError for classes with equal names (their heads would be equal) and for an empty split.
+    `form["corrupt"]` how those of test are corrupted, `task["splits"]` the wanted number of images per class. Duplicates are
+    dropped; no test picture occurs in train. Raises UserError for classes with equal names (their heads would be equal) and for
+    an empty split.
     """
     reader, label = task["reader"].removeprefix("images."), task["label"]
     if reader == "captions":
@@ -42,6 +44,8 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     folders = [Path(sources[asset]) for asset in task["assets"]]
     parts = drop_duplicates(READERS[reader](folders, classes=classes, side=form["side"], **task.get("arguments", {})))
     splits = {split: (to_rgb_square(x, form["side"]), y) for split, (x, y) in draw_per_class(parts, task["splits"]).items()}
+    if "corrupt" in form:
+        splits["test"] = corrupt_pictures(splits["test"][0], **form["corrupt"]), splits["test"][1]
     if empty := [split for split, (x, _) in splits.items() if not len(x)]:
         raise UserError(f"task {label}: no image is left for {empty[0]}; correct `splits:` in config/tasks.yaml")
     held = sum(len(splits[split][1]) for split in splits if split != "train" and split not in parts)

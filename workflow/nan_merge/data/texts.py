@@ -16,6 +16,7 @@ import numpy as np
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
 from nan_merge.data.dataset import SEED, Splits, common_record
+from nan_merge.data.typos import with_typos
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
 PADDING = 65_535  # in rows of token ids whose tokenizer may use 0, as those of GPT-2 and RoBERTa do
@@ -69,7 +70,8 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     """Turn one entry of config/tasks.yaml into `(record, splits)` for `write_dataset`.
 
     `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}. Validation is taken from train. Rows of
-    tokens are unique, and no row of test occurs in train or validation.
+    tokens are unique, and no row of test occurs in train or validation. With `corrupt` in the form the same examples are test,
+    and their texts have typos.
     """
     name = task["reader"].split(".")[-1]
     if name not in READERS:
@@ -79,11 +81,17 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     keys = list(task["classes"])
     vocabulary = Path(sources[form["tokenizer"]]) / "tokenizer.json"
     seen: set[bytes] = set()
-    rows = {}
+    rows: dict[str, tuple[np.ndarray, ...]] = {}
     for split in ("test", "train"):  # test first: its rows are removed from train
         texts, labels = _of_classes(raw[split], keys)
-        rows[split] = _unique(tokenise(texts, vocabulary, form["length"]), labels, seen)
-    splits, available = _cut_splits(rows, task["splits"], task.get("label", name))
+        tokens = tokenise(texts, vocabulary, form["length"])
+        kept = _unique(tokens, seen)
+        rows[split] = tokens[kept], labels[kept], np.array(texts, dtype=object)[kept]
+    parts, available = _cut_splits(rows, task["splits"], task.get("label", name))
+    splits: Splits = {split: (tokens, labels) for split, (tokens, labels, _) in parts.items()}
+    if "corrupt" in form:
+        _, labels, originals = parts["test"]
+        splits["test"] = tokenise(with_typos(originals, form["corrupt"]["strength"]), vocabulary, form["length"]), labels
     return common_record(task, keys, available), splits
 
 
@@ -168,25 +176,27 @@ def _of_classes(rows: Texts, keys: list[str]) -> tuple[list[str], np.ndarray]:
     return [text for text, _ in kept], np.array([label for _, label in kept], dtype=np.int64)
 
 
-def _unique(tokens: np.ndarray, labels: np.ndarray, seen: set[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Drop rows that are in `seen` and add the others to it."""
+def _unique(tokens: np.ndarray, seen: set[bytes]) -> list[int]:
+    """Return the numbers of the rows that are not in `seen`, and add these rows to it."""
     kept = []
     for i, row in enumerate(tokens):
         if (key := row.tobytes()) not in seen:
             seen.add(key)
             kept.append(i)
-    return tokens[kept], labels[kept]
+    return kept
 
 
-def _cut_splits(rows: Splits, sizes: Mapping[str, int], label: str) -> tuple[Splits, int]:
+def _cut_splits(
+    rows: Mapping[str, tuple[np.ndarray, ...]], sizes: Mapping[str, int], label: str
+) -> tuple[dict[str, tuple[np.ndarray, ...]], int]:
     """Shuffle, take validation from train and limit each split to its size; return (splits, rows available for training).
 
-    Train keeps its order, so a smaller size gives a subset of a larger one.
+    A split is tokens, labels and texts. Train keeps its order, so a smaller size gives a subset of a larger one.
     """
     drawn = {}
-    for i, (split, (tokens, labels)) in enumerate(sorted(rows.items())):
-        order = np.random.default_rng([SEED, i]).permutation(len(labels))
-        drawn[split] = (tokens[order], labels[order])
+    for i, (split, arrays) in enumerate(sorted(rows.items())):
+        order = np.random.default_rng([SEED, i]).permutation(len(arrays[0]))
+        drawn[split] = [array[order] for array in arrays]
     available = len(drawn["train"][1]) - sizes["validation"]
     if available < 1:
         total = available + sizes["validation"]
@@ -196,8 +206,7 @@ def _cut_splits(rows: Splits, sizes: Mapping[str, int], label: str) -> tuple[Spl
         )
     cut = {"validation": ("train", 0, sizes["validation"]), "test": ("test", 0, sizes["test"]),
            "train": ("train", sizes["validation"], sizes["validation"] + sizes["train"])}  # fmt: skip
-    parts = {name: tuple(part[a:b] for part in drawn[split]) for name, (split, a, b) in cut.items()}
-    return parts, available  # type: ignore[return-value]
+    return {name: tuple(part[a:b] for part in drawn[split]) for name, (split, a, b) in cut.items()}, available
 
 
 READERS: dict[str, Callable[..., dict[str, Texts]]] = {reader.__name__: reader for reader in (tab, comma, rated)}

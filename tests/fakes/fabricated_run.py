@@ -37,7 +37,7 @@ class FabricatedRun:
         self.tasks = {suite: self.experiment.task_ids(suite)[:tasks] for suite in self.experiment.suites}
         self.scores: list[Path] = []
         self.coefficients: list[Path] = []
-        self.measures = [self._measures(suite, seed) for suite in self.tasks for seed in self.seeds]
+        self.measures = [self._measures(suite, seed) for suite in self.tasks if self._merges(suite) for seed in self.seeds]
         for suite, names in self.tasks.items():
             truth = {task: self.random.integers(0, CLASSES, size) for task in names}
             for seed in self.seeds:
@@ -47,6 +47,10 @@ class FabricatedRun:
     def seeds(self) -> list[int]:
         """The fine-tuning seeds."""
         return self.experiment.config["seeds"]
+
+    def _merges(self, suite: str) -> bool:
+        """Whether a suite makes the merges that it scores."""
+        return self.experiment.owner(suite) == suite
 
     def _measures(self, suite: str, seed: int) -> Path:
         experts, names = self.tasks[suite], [f"layers.{i}.weight" for i in range(2)]
@@ -62,7 +66,7 @@ class FabricatedRun:
         for method in self.experiment.run(suite):
             record = self.experiment.methods[method]
             tuner, value = self.experiment.tuner(method), None
-            if tuner == method:
+            if tuner == method and self._merges(suite):
                 value = self._choose(suite, seed, method)
             start = found.get(record.get("host") or record.get("extends", ""), truth)
             share = self.flips if start is not truth else {"individual": 0.1, "pretrained": 0.5}.get(method, 0.3)
@@ -70,7 +74,7 @@ class FabricatedRun:
             if gain := self.gains.get(method):
                 found[method] = {task: self._moved(answers, truth[task], gain) for task, answers in found[method].items()}
             self._score(f"scores/{suite}/{method}/seed{seed}/all", suite, method, seed, "accuracy", found[method], truth)
-            if method in self.experiment.merges(suite) and "learn" not in record:
+            if method in self.experiment.merges(suite) and "learn" not in record and self._merges(suite):
                 self._coefficients(suite, seed, method, value)
 
     def _changed(self, answers: np.ndarray, share: float) -> np.ndarray:
@@ -141,8 +145,16 @@ class FabricatedRun:
                 "tasks": [{"id": t, "label": experiment.tasks[t]["label"], "train": 100 + i} for i, t in enumerate(tasks)],
                 "skipped_methods": experiment.skipped_methods(suite),
                 **{key: record[key] for key in ("collection", "published", "experts") if key in record},
+                **({} if self._merges(suite) else {"owner": self._owner(suite)}),
+                **({"trained_on": trained} if (trained := experiment.trained_on(suite)) else {}),
+                "methods": [row["id"] for row in experiment.rows() if row["id"] not in experiment.absent(suite)],
             })  # fmt: skip
         return found
+
+    def _owner(self, suite: str) -> dict:
+        owner, record = self.experiment.owner(suite), self.experiment.suites[suite]
+        corrupt = {"corrupt": record["corrupt"]} if "corrupt" in record else {}
+        return {"id": owner, "label": self.experiment.suites[owner]["label"], **corrupt}
 
     @cached_property
     def methods(self) -> list[dict]:

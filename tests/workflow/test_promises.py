@@ -45,7 +45,7 @@ def programs() -> dict[str, str]:
 TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 COMMANDS = {f"make {target}": "Makefile" for target in TARGETS}
 COMMANDS |= {command: page.relative_to(ROOT).as_posix() for page in PAGES for command in sorted(of_page(page))}
-OVERLAYS = {path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("config/*.yaml"), *ROOT.glob("config/papers/*.yaml"))}
+OVERLAYS = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("config/**/*.yaml")}
 OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT / name).read_text(), re.MULTILINE)}
 
 # ---- the cut --------------------------------------------------------------------------------------------------------
@@ -260,6 +260,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"make demo-language|snakemake --cores \w+ --configfile config/language\.yaml", elsewhere("workflow/test_language_demo.py")),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties", "ties_mean"])),
+    (r"snakemake --cores \w+ --configfile config/study/robustness\.yaml", dry),  # in small: test_other_data.py
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py

@@ -19,7 +19,7 @@ HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "
 HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
-    "data": ("input", "splits"),
+    "data": ("input", "splits", "corrupt"),
     "checkpoints": ("family", "base", "text_tower", "head", "experts", "multitask", "merge"),
 }
 
@@ -139,7 +139,7 @@ def check_suites(experiment: Experiment, root: Path) -> None:
         _check_vlm(experiment, record, where)
         free = isinstance(record.get("experts"), Mapping)
         names = [*(record["experts"] if free else record["tasks"]), "multitask"]
-        fetched = [experiment.expert_asset(suite, name) for name in dict.fromkeys(names)]
+        fetched = [experiment.expert_asset(suite, name) for name in dict.fromkeys(names) if "merges" not in record]
         wanted = [experiment.base_asset(suite), record.get("text_tower"), record.get("input", {}).get("tokenizer"), *fetched]
         known_names(f"{where}: base, text_tower, tokenizer, experts", filter(None, wanted), experiment.assets, ALL_ASSETS)
         for kind, keys in SHARED.items():
@@ -226,7 +226,8 @@ def _check_finetune(record: Mapping[str, Any], where: str, harnessed: bool) -> N
         kind = "benchmarks of a harness" if harnessed else "prepared data sets"
         raise UserError(f"{where}: finetune: its tasks are {kind}: expected the key '{needed}', and no '{needless}'")
     trained = [task for tasks in settings.get("tasks", {}).values() for task in tasks]
-    known_names(f"{where}: finetune: tasks", trained, record["tasks"])
+    if "merges" not in record:
+        known_names(f"{where}: finetune: tasks", trained, record["tasks"])
     if twice := [task for task in trained if trained.count(task) > 1]:
         raise UserError(f"{where}: finetune: tasks: '{twice[0]}' is named by two experts; leave it to one of them")
 
@@ -237,7 +238,7 @@ def _check_shared(experiment: Experiment, suite: str, kind: str, keys: tuple[str
     where = f"config/suites/{suite}.yaml: {kind}: '{record.get(kind)}'"
     if kind == "checkpoints" and kind in record and "experts" not in record:
         raise UserError(f"{where}: only fetched experts can be shared; a suite that fine-tunes has its own: remove the key")
-    first = experiment.sharing(kind, record.get(kind, suite))[0]
+    first = experiment.sharing(kind, getattr(experiment, kind)(suite))[0]
     for key in keys:
         mine, others = record.get(key), experiment.suites[first].get(key)
         if mine != others and not (key == "multitask" and None in (mine, others)):

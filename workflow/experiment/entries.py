@@ -11,6 +11,10 @@ from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.core.errors import UserError
 
 HOLE = "{}"
+OF_MAKING = ("alignment", "premise", "learn")  # keys of a suite that makes its models; one that scores those of another has none
+OF_TASKS = ("tasks", "groups", "metrics")
+OF_ONE_SUITE = ("label", "notes", "published", "data", "corrupt")
+OF_SCORING = (*OF_TASKS, *OF_ONE_SUITE, "harness", "vlm", "merges")  # what a suite with `merges` may say of itself
 
 
 def assets(config: Path, schemas: Path) -> dict[str, dict[str, Any]]:
@@ -61,14 +65,29 @@ def unlocked(assets: Iterable[str], lock: Mapping[str, Any]) -> list[str]:
 
 
 def suite(name: str, config: Path, schemas: Path) -> dict[str, Any]:
-    """Return a suite by id; keys that it lacks are those of the suite that it `extends`, but for those that it leaves empty."""
+    """Return a suite by id; keys that it lacks are those of the suite that it `extends`, or whose models it scores (`merges`).
+
+    A key without a value takes away what the extended suite has.
+    """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(
             f"config/suites/{name}.yaml: '{name}' is no id: lower-case letters, digits and _, a letter first; rename it"
         )
     record = _extended(name, config / "suites", ())
     check_schema(record, schemas / "suite.schema.yaml", f"config/suites/{name}.yaml")
+    if "merges" in record:
+        _check_models(name, record, _extended(record["merges"], config / "suites", ()))
     return record
+
+
+def _check_models(name: str, record: Mapping[str, Any], owner: Mapping[str, Any]) -> None:
+    """Raise UserError for a key by which the models of a suite would not be those that it scores."""
+    for key in sorted({*record, *owner}.difference(OF_SCORING)):
+        if record.get(key) != (None if key in OF_MAKING else owner.get(key)):
+            raise UserError(
+                f"config/suites/{name}.yaml: {key}: the suite scores the merges of '{record['merges']}' (`merges:`), whose file"
+                f" says how models are made; remove the key. Its own keys are {', '.join(sorted(OF_SCORING))}"
+            )
 
 
 def scored_models(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,10 +101,20 @@ def scored_models(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
 def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]:
     where = f"config/suites/{name}.yaml"
     if name in trail:
-        raise UserError(f"{where}: {' -> '.join([*trail, name])}: `extends` is circular")
+        raise UserError(f"{where}: {' -> '.join([*trail, name])}: `extends` and `merges` are circular")
     record = read_yaml(folder / f"{name}.yaml")
-    if not isinstance(record, dict) or "extends" not in record:
+    keys = [key for key in ("extends", "merges") if isinstance(record, dict) and key in record]
+    if not keys:
         return record
-    known_names(f"{where}: extends", [record["extends"]], [file.stem for file in folder.glob("*.yaml")])
-    found = {**_extended(record["extends"], folder, (*trail, name)), **record}
-    return {key: value for key, value in found.items() if key != "extends" and value is not None}
+    if len(keys) > 1:
+        raise UserError(f"{where}: `extends` and `merges` exclude each other, since both give the keys that it lacks; keep one")
+    (key,) = keys
+    known_names(f"{where}: {key}", [record[key]], [file.stem for file in folder.glob("*.yaml")])
+    above = _extended(record[key], folder, (*trail, name))
+    if key == "extends":
+        return {k: v for k, v in {**above, **record}.items() if k != "extends" and v is not None}
+    if "merges" in above:
+        found = f"'{record[key]}' makes none, it scores those of '{above['merges']}'"
+        raise UserError(f"{where}: merges: expected a suite that makes merges, but {found}; name that one")
+    left_out = {*OF_ONE_SUITE, *OF_MAKING, *(OF_TASKS if "tasks" in record else ())}
+    return {**{k: v for k, v in above.items() if k not in left_out}, **record}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, claims, entries
+from experiment.owners import check_owners
 from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
@@ -58,6 +59,7 @@ class Experiment:
             "models", {}
         )  # of the user: merged, and scored if they name tasks
         self.suites |= {name: entries.scored_models(name, record) for name, record in self.models.items() if "tasks" in record}
+        check_owners(self)
         run = {name: self.catalogue.members(name, self.where("methods")) for name in self.config["methods"]}
         self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
         self.sweeps: dict[str, list[str]] = {}
@@ -110,13 +112,24 @@ class Experiment:
         """Return the folder or hub id of the base and of every expert of an entry of `models`."""
         return {"base": self.models[suite]["base"], **self.models[suite]["experts"]}
 
+    def owner(self, suite: str) -> str:
+        """Return the suite (or entry of `models`) whose base, experts and merges a suite scores: itself, unless it `merges`."""
+        return str(self.suites.get(suite, {}).get("merges", suite))
+
     def data(self, suite: str) -> str:
         """Return the name under which the prepared data of a suite lie, shared with suites of the same `input`."""
-        return str(self.suites[suite].get("data", suite))
+        record, owner = self.suites[suite], self.owner(suite)
+        return str(record.get("data", suite if owner == suite or "corrupt" in record else self.data(owner)))
+
+    def form(self, suite: str) -> dict[str, Any]:
+        """Return the form in which the data sets of a suite are prepared: `input`, and how the test split is corrupted."""
+        record = self.suites[suite]
+        return {**record["input"], **({"corrupt": record["corrupt"]} if "corrupt" in record else {})}
 
     def checkpoints(self, suite: str) -> str:
         """Return the name under which base and experts of a suite lie, shared with suites of the same."""
-        return str(self.suites[suite].get("checkpoints", suite)) if suite in self.suites else suite
+        owner = self.owner(suite)
+        return str(self.suites.get(suite, {}).get("checkpoints", owner))
 
     def tower(self, suite: str) -> str:
         """Return the asset of the text tower; empty where experts keep their own heads."""
@@ -157,7 +170,8 @@ class Experiment:
 
     def experts(self, suite: str) -> list[str]:
         """Return the names of the experts of a suite (those of its tasks, if each belongs to one), or of an entry of `models`."""
-        return list(self._named_experts(suite)) or self.task_ids(suite)
+        owner = self.owner(suite)
+        return list(self._named_experts(owner)) or self.task_ids(owner)
 
     def _named_experts(self, suite: str) -> Mapping[str, Any]:
         """Return the experts that have names of their own; empty where each belongs to one task of the suite."""
@@ -169,8 +183,13 @@ class Experiment:
         return not self._named_experts(suite)
 
     def trained_on(self, suite: str) -> dict[str, list[str]]:
-        """Return the tasks that each expert with a name of its own is fine-tuned on here."""
-        return dict(self.suites.get(suite, {}).get("finetune", {}).get("tasks", {}))
+        """Return the tasks that each expert is fine-tuned on, where one has a name of its own or a task no expert."""
+        record, owner = self.suites.get(suite, {}), self.owner(suite)
+        named = record.get("finetune", {}).get("tasks", {})
+        if owner == suite or named or isinstance(record.get("experts"), Mapping):
+            return dict(named)
+        own, known = record["tasks"], self.suites[owner]["tasks"]
+        return {} if {*own} <= {*known} else {task: [task] if task in own else [] for task in known}
 
     def training(self, suite: str, task: str, seed: int) -> dict[str, Any]:
         """Return the settings that the expert of a task is fine-tuned with: `finetune:` with its own examples and steps.
@@ -189,9 +208,11 @@ class Experiment:
 
     def rotated_sizes(self, suite: str, seed: int) -> dict[str, int]:
         """Return the training examples of every expert with a seed, where the suite has `sizes`; else {}."""
-        if "sizes" not in self.suites.get(suite, {}).get("finetune", {}):
+        owner = self.owner(suite)
+        if "sizes" not in self.suites.get(owner, {}).get("finetune", {}):
             return {}
-        return {task: self.training(suite, task, seed)["examples"] for task in self.task_ids(suite)}
+        tasks = [task for task in self.task_ids(suite) if task in self.suites[owner]["tasks"]]
+        return {task: self.training(owner, task, seed)["examples"] for task in tasks}
 
     def splits(self, suite: str, task: str) -> dict[str, int]:
         """Return the largest sizes of the splits of a task in a suite."""
@@ -216,12 +237,13 @@ class Experiment:
         self.config["methods"] = found
 
     def absent(self, suite: str) -> list[str]:
-        """Return the references of the run that a suite cannot have: `individual`, or the experts of other suites."""
+        """Return the references of the run that a suite lacks: experts of other suites, `individual` if no task has an expert."""
         if suite not in self.suites:
             return []
-        own = self._named_experts(suite)
+        own = {*self._named_experts(suite)}.intersection(self.experts(suite))
         others = [row for row, name in self.expert_rows.items() if name not in own]
-        return [*others, *([INDIVIDUAL] if own and not self.trained_on(suite) else [])]
+        trained = any(self.own_expert(suite, task) for task in self.suites[suite]["tasks"])
+        return [*others, *([] if trained else [INDIVIDUAL])]
 
     def class_prompts(self, task: str) -> dict[str, list[str]]:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
@@ -295,6 +317,9 @@ class Experiment:
         return self._skipped_methods[suite]
 
     def _unfit(self, suite: str) -> dict[str, str]:
+        if (owner := self.owner(suite)) != suite:
+            unseen = [] if self.has_experts_of_tasks(suite) else [m for m in self.config["methods"] if self._is_for_one_task(m)]
+            return self._unfit(owner) | dict.fromkeys(unseen, "it merges for one task at a time, and a task here has no expert")
         merged = [method for method in self.config["methods"] if method not in self.references]
         found = {method: self._reason(method, suite, len(self.experts(suite))) for method in merged}
         if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
@@ -303,6 +328,9 @@ class Experiment:
             found["multitask"] = "its experts are trained on other numbers of examples or steps with every seed"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}
+
+    def _is_for_one_task(self, method: str) -> bool:
+        return method not in self.references and not self.methods[method].get("static", True)
 
     def _reason(self, method: str, suite: str, experts: int) -> str:
         """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
@@ -365,8 +393,9 @@ class Experiment:
         return [method for method in self.run(suite) if method not in self.references]
 
     def candidates_in(self, suite: str) -> list[str]:
-        """Return the candidates of all tuned methods of a suite."""
-        return [candidate for candidate, (method, _) in self.candidates.items() if method in self.run(suite)]
+        """Return the candidates of all tuned methods of a suite; one that scores the merges of another has none."""
+        made = self.run(suite) if self.owner(suite) == suite else []
+        return [candidate for candidate, (method, _) in self.candidates.items() if method in made]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the tables: one a method of the run, one for all draws of an entry, with its `draws`."""
@@ -439,8 +468,8 @@ class Experiment:
         found = []
         claimed = [contrast for claim in self.registered_claims()["claims"] for contrast in claim["contrasts"]]
         for suite in self.suites:
-            run = self.run(suite)
-            pairs = [pair for name in run for pair in self._pairs_of(name)]
+            run, unseen = self.run(suite), self.owner(suite) != suite and INDIVIDUAL in self.absent(suite)
+            pairs = [pair for name in run for pair in self._pairs_of(name, unseen)]
             known = {pair[:2] for pair in pairs}
             wanted = [(each["method"], each["against"]) for each in claimed if each["suite"] == suite]
             pairs += [(*pair, "claim") for pair in dict.fromkeys(wanted) if pair not in known]
@@ -451,8 +480,8 @@ class Experiment:
                     found.append({**pair, "draws": draws} if draws else pair)
         return found
 
-    def _pairs_of(self, method: str) -> Iterable[tuple[str, str, str]]:
-        """Yield (method, against, kind) of every comparison of a method."""
+    def _pairs_of(self, method: str, unseen: bool) -> Iterable[tuple[str, str, str]]:
+        """Yield (method, against, kind) of every comparison of a method; on `unseen` tasks merges are compared with the base."""
         record = self.methods[method]
         host, parent, group = record.get("host"), record.get("extends"), record.get("group")
         scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart
@@ -464,6 +493,8 @@ class Experiment:
             yield method, parent, "selection"
         if parent and group == "ablation":
             yield method, parent, "ablation"
+        if unseen and method not in self.references and "draw" not in record.get("sweep", {}):
+            yield method, "pretrained", "forgetting"
         if method == AVERAGING:
             yield method, "pretrained", "order"
         elif group != "reference" and "draw" not in record.get("sweep", {}):

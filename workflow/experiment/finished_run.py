@@ -108,14 +108,15 @@ class FinishedRun:
         }
 
     def _task_record(self, suite: str, task: str) -> dict[str, Any]:
-        record = self.config["tasks"][task]
+        record, corrupt = self.config["tasks"][task], self.config["suites"][suite].get("corrupt")
+        how = f" ({corrupt['kind'].replace('_', ' ')} in the inputs, strength {corrupt['strength']:g})" if corrupt else ""
         return {
             "id": task,
-            "label": record["label"],
+            "label": f"{record['label']}{how}",
             "metric": self._metric(suite, task),
             "source": record["source"],
             "harness": record.get("harness", {}).get("tasks", []),
-            "data": self._data(record),
+            "data": {} if corrupt else self._data(record),
         }
 
     def _data(self, task: Mapping[str, Any]) -> dict[str, str]:
@@ -161,7 +162,7 @@ class FinishedRun:
 
         With `keep_merged: false` the folder was removed, and its digest has the card. UserError where neither is left.
         """
-        place = f"{suite}/{method}/seed{seed}"
+        place = f"{self.config['suites'][suite].get('merges', suite)}/{method}/seed{seed}"
         folder, digest = self.results / "merged" / place, self.results / f"digests/{place}.json"
         if digest.is_file():
             return read_json(digest)["card"], folder, folder.is_dir()

@@ -137,11 +137,16 @@ def files_of_model(wildcards):
 
 
 def section(name):
-    """A section of the suite's file: `input`, `finetune`, `alignment`."""
+    """A section of the suite's file: `finetune`, `alignment`."""
     return lambda wildcards: experiment.suites[suite_of(wildcards)][name]
 
 
 def layout(wildcards):
+def form(wildcards):
+    """The form in which a data set is stored."""
+    return experiment.form(suite_of(wildcards))
+
+
     """`merge:` of a suite, or of an entry of `models`."""
     suite = suite_of(wildcards)
     return (experiment.models if suite in experiment.models else experiment.suites)[suite].get("merge", {})

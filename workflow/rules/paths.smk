@@ -143,6 +143,7 @@ def data_of_expert(wildcards):
 def scored_checkpoints(wildcards):
     """The checkpoints that are scored: one for all tasks of the group, or one for each."""
     suite, method, seed = wildcards.suite, wildcards.method, wildcards.seed
+    owner = experiment.owner(suite)
     if method == "pretrained":
         return base_model(wildcards)
     if method == "multitask":
@@ -153,8 +154,8 @@ def scored_checkpoints(wildcards):
     if method in experiment.expert_rows:
         return experts(wildcards)[experiment.expert_rows[method]]
     if method in PER_TASK_METHODS:
-        return [f"results/merged/{suite}/{method}/seed{seed}/{t}" for t in experiment.groups(suite)[wildcards.group]]
-    return f"results/{'candidates' if method in experiment.candidates else 'merged'}/{suite}/{method}/seed{seed}"
+        return [f"results/merged/{owner}/{method}/seed{seed}/{t}" for t in experiment.groups(suite)[wildcards.group]]
+    return f"results/{'candidates' if method in experiment.candidates else 'merged'}/{owner}/{method}/seed{seed}"
 
 
 def benchmarked_checkpoints(wildcards):

@@ -16,7 +16,7 @@ rule prepare_dataset:
         mem_mb=memory(2000, per_input=2),
         runtime=minutes(120),
     params:
-        spec=spec(task=task_entry, input=section("input")),
+        spec=spec(task=task_entry, input=form),
         code=code_with_reader("scripts.prepare_dataset"),
     message:
         "prepare_dataset: {wildcards.data}, {wildcards.task}"

@@ -3,13 +3,14 @@ import hashlib
 
 from nan_merge.core.versions import versions
 
+OF_MODELS = ("coefficients", "experts", "premise", "selection", "sweep")  # kinds for suites that make their merges
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
 MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as `inputs`
     "comparisons": lambda suite: ["results/comparisons.tsv"],
     "coefficients": lambda suite: collect(
-        rules.estimate_coefficients.output, suite=suite, method=experiment.merges(suite), seed=SEEDS
+        rules.estimate_coefficients.output, suite=experiment.owner(suite), method=experiment.merges(suite), seed=SEEDS
     ),
-    "measures": lambda suite: collect(rules.measure_weights.output, suite=suite, seed=SEEDS),
+    "measures": lambda suite: collect(rules.measure_weights.output, suite=experiment.owner(suite), seed=SEEDS),
     "datasets": lambda suite: [dataset(suite, task) for task in experiment.prepared_tasks(suite)],
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
@@ -63,18 +64,26 @@ def cross_checks():
 
 
 def of_each_suite(kind):
-    """The tables or figures of the config for every suite; one of the premise experiment needs a suite that has it."""
+    """The tables or figures of the config for every suite that has what they show: models, prepared data, the premise experiment."""
     pattern = {"tables": rules.render_table.output.md, "figures": rules.draw_figure.output.svg}[kind]
     return [
         pattern.format(suite=suite, **{kind.removesuffix("s"): name})
         for suite in experiment.suites
         for name in experiment.config[kind]
-        if experiment.reports[kind][name]["kind"] != "premise" or experiment.premise_runs(suite)
+        if shows(experiment.reports[kind][name]["kind"], suite)
     ]
 
 
 def published():
     return collect(rules.render_published.output.md, table=experiment.config["published"])
+
+
+def shows(kind, suite):
+    """Whether a kind of tables or figures has anything to show of a suite."""
+    if kind in OF_MODELS and experiment.owner(suite) != suite:
+        return False
+    needs = {"premise": experiment.premise_runs, "data": experiment.prepared_tasks}
+    return kind not in needs or bool(needs[kind](suite))
 
 
 def wanted():
@@ -132,12 +141,13 @@ def task_record(suite, task):
 
 
 def suite_record(suite):
-    record = experiment.suites[suite]
+    record, made_here = experiment.suites[suite], experiment.owner(suite) == suite
+    trained_here = record.get("finetune", {}) if made_here else {}
     return {
         "id": suite,
         "label": record["label"],
         "notes": record.get("notes", []),
-        "finetune": part(record.get("finetune", {}), "steps", "epochs", "batch_size", "sizes", "undertrained"),
+        "finetune": part(trained_here, "steps", "epochs", "batch_size", "sizes", "undertrained"),
         **{key: record[key] for key in ("collection", "published", "experts") if key in record},
         **({"trained_on": trained} if (trained := experiment.trained_on(suite)) else {}),
         "data": experiment.data(suite),
@@ -145,6 +155,7 @@ def suite_record(suite):
         "seeds": SEEDS,
         "skipped": [
             {"task": experiment.tasks[task]["label"], "reason": reason}
+        **({} if made_here else {"owner": owner_record(suite)}),
             for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
@@ -166,7 +177,15 @@ def suite_records():
 
 
 def suites_of_comparisons():
-    return [{key: record[key] for key in ("id", "data", "tasks")} for record in suite_records()]
+    """The suites with their tasks; data sets weigh tasks only where each has an expert that was trained on it."""
+    weighted = [record for record in suite_records() if experiment.has_experts_of_tasks(record["id"])]
+    return [{key: record[key] for key in ("id", "data", "tasks")} for record in weighted]
+
+
+def owner_record(suite):
+    """The suite whose merges are scored, and how its inputs are corrupted here."""
+    owner = experiment.owner(suite)
+    return {"id": owner, "label": experiment.suites[owner]["label"], **part(experiment.suites[suite], "corrupt")}
 
 
 def method_records():

@@ -18,6 +18,7 @@ USUAL = ["pretrained", "individual", "weight_averaging"]
 PLAIN = {"tables": ["main", "comparisons", "methods", "experts", "coefficients", "scan", "sweep"]}
 RUNS = {
     **{name: {"overlay": overlay} for name, overlay in OVERLAYS.items() if overlay.get("suites", True)},
+    "robustness": {"overlay": {**read_yaml(CONFIG / "study/robustness.yaml"), "seeds": [0, 1]}},
     "three_seeds": {"overlay": {"seeds": [0, 1, 2]}},
     "fetched_seeds": {"overlay": {"suites": ["vit_b32_8"], "seeds": [0, 1]}},
     "one_task": {"overlay": {}, "tasks": 1},
@@ -132,6 +133,14 @@ def test_every_table_has_rows_or_says_that_it_has_none(run):
         text = page.read_text(encoding="utf-8")
         rows = [line for line in text.splitlines() if line.startswith("|")]
         assert len(rows) > 2 or "This suite has no measurements of this kind." in text, page.name
+
+
+def test_what_norms_say_stands_with_the_suite_that_makes_the_merges(run):
+    _, lines, made = run
+    owners = [suite for suite in made.suites if "owner" not in suite]
+    for words in ("NAN from the norms of whole weights differs from uniform", "The premise was not measured in this suite."):
+        assert sum(words in line for line in lines) == len(owners), words
+    assert said(lines, "nothing was trained here, and nothing chosen on these data") == (len(owners) < len(made.suites))
 
 
 def test_one_expert_has_no_coefficients_to_judge(run):

@@ -50,8 +50,12 @@ class Check(NamedTuple):
 
 
 def checks(study: Study) -> list[Check]:
-    """Return the checks of one suite in reading order; a check without measurements is `not tested`, never left out."""
-    return [check for build in CHECKS for check in build(study)]
+    """Return the checks of one suite in reading order; a check without measurements is `not tested`, never left out.
+
+    What norms say of models stands with the suite that makes them, not with one that scores its merges on other data.
+    """
+    left_out = () if study.owner == study.suite["id"] else OF_MODELS
+    return [check for build in CHECKS if build not in left_out for check in build(study)]
 
 
 def describe(study: Study, row: dict[str, str]) -> str:
@@ -326,3 +330,4 @@ def selected(study: Study) -> list[Check]:
 
 _TREND = {1: "rises at every step", -1: "falls at every step", 0: "neither rises nor falls throughout"}
 CHECKS: tuple[Callable[[Study], list[Check]], ...] = (separation, weight_norms, gains, premise, selected)
+OF_MODELS = (weight_norms, premise)

@@ -30,6 +30,7 @@ from nan_merge.reporting.recipe import recipe
 from nan_merge.reporting.results_view import chart, results
 from nan_merge.reporting.statistics import POWER, best_merge
 from nan_merge.reporting.study import ACCURACY, Study
+from nan_merge.reporting.table_parts import owner_notes
 
 FOLDER = Path(__file__).parent
 ARXIV = re.compile(r"\d{4}\.\d{4,5}(, \d{4}\.\d{4,5})*")
@@ -63,6 +64,7 @@ def write_report(
             "checks": checks(study),
             "merges": best_merge(study)[1],
             "choices": study.choices(),
+            "owner_notes": owner_notes(study),
             "figures": [figure_of(file) for file in shown[".svg"][study.suite["id"]]],
             "tables": [table_of(file) for file in shown[".md"][study.suite["id"]]],
         }

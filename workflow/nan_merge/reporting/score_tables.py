@@ -52,6 +52,7 @@ def accuracy(study: Study, record: dict[str, Any]) -> Table:
             if related
             else ""
         ),
+        *parts.owner_notes(study),
         *_individual_notes(study),
         *parts.metric_notes(study),
         *parts.cross_check_notes(study),
@@ -69,7 +70,12 @@ def _individual_notes(study: Study) -> list[str]:
     """Say which expert stands for the individual model of a task, where experts have names of their own."""
     if not study.trained_on:
         return []
-    trained = "; ".join(f"{name}: {', '.join(map(study.label, tasks))}" for name, tasks in study.trained_on.items())
+    if not study.has_individual:
+        return [
+            "No expert was trained on these tasks, so there is no individual model: what merges keep of the base is measured."
+        ]
+    of_tasks = {name: tasks for name, tasks in study.trained_on.items() if tasks}
+    trained = "; ".join(f"{name}: {', '.join(map(study.label, tasks))}" for name, tasks in of_tasks.items())
     notes = [f"{study.label('individual')}: every task by the expert that was trained on it ({trained})."]
     if study.unseen:
         notes.append(

@@ -126,16 +126,25 @@ class Study:
         return dict(self.suite.get("trained_on", {}))
 
     @property
+    @property
+    def owner(self) -> str:
+        """The suite that made the base, experts and merges that are scored: this one, unless it has an owner."""
+        return str(self.suite.get("owner", self.suite)["id"])
+
     def unseen(self) -> list[str]:
         """The labels of the tasks that no expert was fine-tuned on, where experts have names of their own."""
         seen = {task for tasks in self.trained_on.values() for task in tasks}
-        return [self.label(task["id"]) for task in self.tasks if seen and task["id"] not in seen]
+        return [self.label(task["id"]) for task in self.tasks if self.trained_on and task["id"] not in seen]
+
+    @property
+    def has_individual(self) -> bool:
+        """Whether some task has an expert of its own, which the row `individual` shows."""
+        return self.has_experts_of_tasks or (bool(self.trained_on) and len(self.unseen) < len(self.tasks))
 
     @property
     def uppers(self) -> list[str]:
         """The upper references: `individual`, or the rows of the experts where these belong to no task."""
-        single = self.has_experts_of_tasks or self.trained_on
-        return ["individual"] if single else [f"expert_{name}" for name in self.experts]
+        return ["individual"] if self.has_individual else [f"expert_{name}" for name in self.experts]
 
     @property
     def has_experts_of_tasks(self) -> bool:
@@ -296,15 +305,15 @@ def studies(
     result = []
     for suite in suites:
         name = suite["id"]
-        wanted = suite.get("methods") or [method["id"] for method in methods]
+        wanted, owner = suite.get("methods") or [method["id"] for method in methods], suite.get("owner", suite)["id"]
         result.append(
             Study(
                 suite=suite,
                 methods=[_present(method, suite.get("skipped_methods", {})) for method in methods if method["id"] in wanted],
                 scores=[row for row in rows if row.suite == name],
                 comparisons=[row for row in pairs if row["suite"] == name],
-                coefficients=[table for table in tables if table["suite"] == name],
-                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == name},
+                coefficients=[table for table in tables if table["suite"] == owner],
+                measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == owner},
                 datasets=_records(suite, map(Path, datasets)),
                 premise=[row for row in probes if row["suite"] == name],
             )

@@ -12,7 +12,7 @@ from nan_merge.reporting.study import ACCURACY, METRIC_NAMES, REGRESSION, Study
 
 UNANSWERED = 0.02  # share of outputs without an answer above which a table says so
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
-SHOWN = (*CORRECTION_GROUPS, "scan", "ablation")  # kinds of comparisons shown in the tables of scores
+SHOWN = (*CORRECTION_GROUPS, "scan", "ablation", "forgetting")  # kinds of comparisons shown in the tables of scores
 CLUSTER_NOTE = (
     "Where a task has several parts (subjects, problems of several steps, pictures with several questions), standard errors, "
     "intervals and tests take whole parts as the sample, not single examples, and the accuracy is that over all examples."
@@ -82,6 +82,23 @@ def cross_check_notes(study: Study) -> list[str]:
         ]
         notes += [f"{method.get('label', method['id'])} by OpenCompass: {', '.join(pairs)}."] if pairs else []
     return [*notes, CROSS_CHECK_NOTE] if notes else []
+
+
+def owner_notes(study: Study) -> list[str]:
+    """Say whose models are scored and how their inputs were corrupted; nothing where the suite makes its own."""
+    owner = study.suite.get("owner")
+    if not owner:
+        return []
+    notes = [
+        f"Base, experts and merges are those of {owner['label']}: nothing was trained here, and nothing chosen on these data."
+    ]
+    return [*notes, f"Test inputs are corrupted: {_corruption(**owner['corrupt'])}."] if "corrupt" in owner else notes
+
+
+def _corruption(kind: str, strength: float) -> str:
+    if kind == "typos":
+        return f"typos in {100 * strength:g} % of the words of four letters or more"
+    return f"{kind.replace('_', ' ')} of severity {strength:g} of 5"
 
 
 def collection(study: Study) -> str:

@@ -172,7 +172,7 @@ def test_a_new_task_adds_its_expert_and_changes_every_merge(project):
     alone = {"prepare_dataset: tiny, more", "build_head: tiny_bert, more", "finetune_checkpoint: tiny, more, seed 0"}
     group = each("evaluate_checkpoint", [f"{method}, more" for method in tiny.RUN])
     group |= each("evaluate_candidate", [f"{candidate}, more" for candidate in CANDIDATES])
-    alone |= {"decode_examples: tiny"}
+    alone |= {"decode_examples: tiny", "check_data: tiny, more"}
     assert project.jobs() == alone | group | (from_experts() - scored("individual")) | GATHERED | PRESENTED
 
 

@@ -80,6 +80,12 @@ def vlm_options(wildcards):
     return [*words("pipeline", [chosen["pipeline"]]), *words("tower", [chosen["tower"]]), *keeps]
 
 
+def unique_option(wildcards):
+    """Whether the reader of a data set drops examples that stand in two splits; readers of the hub's data keep what there is."""
+    reader = experiment.tasks[wildcards.task]["reader"].partition(".")[0]
+    return ["--unique"] if reader in ("texts", "images") else []
+
+
 def task_option(wildcards):
     return words("task", [wildcards.task] if wildcards.method in PER_TASK_METHODS else [])
 
@@ -136,17 +142,17 @@ def files_of_model(wildcards):
     return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in found if file.is_file()]
 
 
+def form(wildcards):
+    """The form in which a data set is stored."""
+    return experiment.form(suite_of(wildcards))
+
+
 def section(name):
     """A section of the suite's file: `finetune`, `alignment`."""
     return lambda wildcards: experiment.suites[suite_of(wildcards)][name]
 
 
 def layout(wildcards):
-def form(wildcards):
-    """The form in which a data set is stored."""
-    return experiment.form(suite_of(wildcards))
-
-
     """`merge:` of a suite, or of an entry of `models`."""
     suite = suite_of(wildcards)
     return (experiment.models if suite in experiment.models else experiment.suites)[suite].get("merge", {})

@@ -1,4 +1,4 @@
-# Needs results/assets. Makes results/datasets, results/heads and results/checkpoints: bases and fine-tuned experts.
+# Needs results/assets. Makes results/datasets, results/checks, results/heads and results/checkpoints: bases and fine-tuned experts.
 
 
 rule prepare_dataset:
@@ -23,6 +23,29 @@ rule prepare_dataset:
     shell:
         "python -m scripts.prepare_dataset --assets {input.assets:q} --processes {threads} --output {output:q}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
+rule check_data:
+    input:
+        dataset=rules.prepare_dataset.output,
+    output:
+        "results/checks/{data}/{task}.json",
+    log:
+        "results/logs/check_data/{data}/{task}.log",
+    benchmark:
+        "results/benchmarks/check_data/{data}/{task}.tsv"
+    conda:
+        environment_file("report")
+    resources:
+        mem_mb=memory(2000, per_input=2),
+        runtime=minutes(60),
+    params:
+        unique=unique_option,
+        code=code("scripts.check_data"),
+    message:
+        "check_data: {wildcards.data}, {wildcards.task}"
+    shell:
+        "python -m scripts.check_data --dataset {input.dataset:q} {params.unique:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule prepare_checkpoint:

@@ -15,9 +15,12 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
     ),
+    "checks": lambda suite: collect(
+        rules.check_data.output, data=experiment.data(suite), task=experiment.prepared_tasks(suite)
+    ),
     "predictions": lambda suite: test_scores([suite]),
 }
-NUMBERS = [name for name in MATERIAL if name != "predictions"]  # of the pages over all suites
+NUMBERS = [name for name in MATERIAL if name not in ("checks", "predictions")]  # of the pages over all suites
 
 
 def scores(suites=experiment.suites):
@@ -74,16 +77,16 @@ def of_each_suite(kind):
     ]
 
 
-def published():
-    return collect(rules.render_published.output.md, table=experiment.config["published"])
-
-
 def shows(kind, suite):
     """Whether a kind of tables or figures has anything to show of a suite."""
     if kind in OF_MODELS and experiment.owner(suite) != suite:
         return False
     needs = {"premise": experiment.premise_runs, "data": experiment.prepared_tasks}
     return kind not in needs or bool(needs[kind](suite))
+
+
+def published():
+    return collect(rules.render_published.output.md, table=experiment.config["published"])
 
 
 def wanted():
@@ -151,11 +154,11 @@ def suite_record(suite):
         **{key: record[key] for key in ("collection", "published", "experts") if key in record},
         **({"trained_on": trained} if (trained := experiment.trained_on(suite)) else {}),
         "data": experiment.data(suite),
+        **({} if made_here else {"owner": owner_record(suite)}),
         "tasks": [task_record(suite, task) for task in experiment.task_ids(suite)],
         "seeds": SEEDS,
         "skipped": [
             {"task": experiment.tasks[task]["label"], "reason": reason}
-        **({} if made_here else {"owner": owner_record(suite)}),
             for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
@@ -176,16 +179,16 @@ def suite_records():
     return [suite_record(suite) for suite in experiment.suites]
 
 
-def suites_of_comparisons():
-    """The suites with their tasks; data sets weigh tasks only where each has an expert that was trained on it."""
-    weighted = [record for record in suite_records() if experiment.has_experts_of_tasks(record["id"])]
-    return [{key: record[key] for key in ("id", "data", "tasks")} for record in weighted]
-
-
 def owner_record(suite):
     """The suite whose merges are scored, and how its inputs are corrupted here."""
     owner = experiment.owner(suite)
     return {"id": owner, "label": experiment.suites[owner]["label"], **part(experiment.suites[suite], "corrupt")}
+
+
+def suites_of_comparisons():
+    """The suites with their tasks; data sets weigh tasks only where each has an expert that was trained on it."""
+    weighted = [record for record in suite_records() if experiment.has_experts_of_tasks(record["id"])]
+    return [{key: record[key] for key in ("id", "data", "tasks")} for record in weighted]
 
 
 def method_records():

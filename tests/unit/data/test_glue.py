@@ -15,8 +15,7 @@ from glue_hub import WORDS
 
 from nan_merge.core.errors import UserError
 from nan_merge.data import glue
-from nan_merge.data.dataset import Dataset, write_dataset
-from nan_merge.data.texts import PADDING
+from nan_merge.data.dataset import PADDING, Dataset, write_dataset
 
 SPLITS = {"train": 100, "validation": 40, "test": 1_000_000}
 LENGTH = 32

@@ -17,7 +17,7 @@ from nan_merge.calibration.gram import gram
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_tensors
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
-from nan_merge.data.texts import PADDING
+from nan_merge.data.dataset import PADDING
 from nan_merge.models.classification import Forward, embed
 from nan_merge.models.families import sequence_classification
 from nan_merge.models.heads import Head, predict

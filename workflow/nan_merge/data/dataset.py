@@ -15,6 +15,7 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 
+PADDING = 65_535  # in rows of token ids whose tokenizer may use 0, as those of GPT-2 and RoBERTa do
 SEED = 0  # of the draws: a data set is the same for every seed of the fine-tuning
 SPLIT_ORDER = ("test", "validation", "alignment", "train")  # priority when examples are scarce
 

@@ -60,7 +60,7 @@ class Table(Parquet):
 def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[str, Any]) -> tuple[dict[str, Any], Splits]:
     """Return the record of one task and its splits: tokens (N, length) uint16, and class indices int64 or numbers float32.
 
-    `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}; rows are padded by `texts.PADDING`. Texts are
+    `form` is the suite's `input:`, {"tokenizer": asset id, "length": tokens}; rows are padded by `dataset.PADDING`. Texts are
     taken as they are, duplicates too; with `corrupt` in the form those of test have typos. Raises UserError for a source that
     does not match the task.
     """

@@ -15,11 +15,10 @@ import numpy as np
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
-from nan_merge.data.dataset import SEED, Splits, common_record
+from nan_merge.data.dataset import PADDING, SEED, Splits, common_record
 from nan_merge.data.typos import with_typos
 
 Texts = tuple[list[str], list[str]]  # texts, class keys
-PADDING = 65_535  # in rows of token ids whose tokenizer may use 0, as those of GPT-2 and RoBERTa do
 SHORTEST = 3  # characters; shorter texts are dropped
 
 

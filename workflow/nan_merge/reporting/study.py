@@ -65,6 +65,7 @@ class Study:
     measures: dict[int, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: Mapping[tuple, Any] = field(default_factory=dict)  # predictions, for a table that needs them
     others: list[dict[str, Any]] = field(default_factory=list)  # methods left out of a table or figure
 
@@ -126,11 +127,11 @@ class Study:
         return dict(self.suite.get("trained_on", {}))
 
     @property
-    @property
     def owner(self) -> str:
         """The suite that made the base, experts and merges that are scored: this one, unless it has an owner."""
         return str(self.suite.get("owner", self.suite)["id"])
 
+    @property
     def unseen(self) -> list[str]:
         """The labels of the tasks that no expert was fine-tuned on, where experts have names of their own."""
         seen = {task for tasks in self.trained_on.values() for task in tasks}
@@ -292,11 +293,13 @@ def studies(
     measures: Sequence[Path | str] = (),
     datasets: Sequence[Path | str] = (),
     premise: Sequence[Path | str] = (),
+    checks: Sequence[Path | str] = (),
 ) -> list[Study]:
     """Read all files and split them by suite, with one `Study` for each; `methods` are in the order of the tables.
 
     Coefficient files and rows of tables name their suite. Norms are `{suite}/seed{seed}.json`, data sets
-    `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id.
+    `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id, and their checks `{data}/{task}.json`.
+    Coefficients and norms of a suite with an `owner` are those of that suite.
     """
     rows = [_score(row, scores) for row in read_table(scores)]
     pairs = read_table(comparisons) if comparisons else []
@@ -316,6 +319,7 @@ def studies(
                 measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == owner},
                 datasets=_records(suite, map(Path, datasets)),
                 premise=[row for row in probes if row["suite"] == name],
+                checks={Path(f).stem: read_json(f) for f in checks if Path(f).parent.name == suite.get("data", name)},
             )
         )
     return result

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import read_mapping
-from nan_merge.data.texts import PADDING
+from nan_merge.data.dataset import PADDING
 from nan_merge.layouts import canonical
 from nan_merge.layouts.canonical import MAX_RELATIVE_DISTANCE
 from nan_merge.layouts.names import join_first

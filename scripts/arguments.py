@@ -54,7 +54,7 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
     """Add the files that tables, figures and the report are made from."""
     parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     parser.add_argument("--comparisons", metavar="FILE.tsv")
-    for name in ("coefficients", "measures", "datasets", "premise", "checks"):
+    for name in ("coefficients", "measures", "datasets", "premise", "data_checks"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
 
 

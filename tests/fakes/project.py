@@ -174,6 +174,6 @@ def mounted(isolated: Callable[..., tuple[str, ...]], mount: str) -> tuple[str, 
 
 
 # What must be equal between two runs of the same config: everything but logs, times and the report of the machine.
-RESULTS = ("checkpoints/**/*", "datasets/**/*", "checks/**/*", "heads/**/*", "measures/**/*", "coefficients/**/*",
+RESULTS = ("checkpoints/**/*", "datasets/**/*", "data_checks/**/*", "heads/**/*", "measures/**/*", "coefficients/**/*",
            "selected/**/*", "merged/**/*", "digests/**/*", "scores/**/*", "validation/**/*", "examples/*", "premise/**/*",
            "tables/*", "figures/*", "*.tsv", "claims.*", "report.html", "run_config.yaml")  # fmt: skip

@@ -26,7 +26,7 @@ CONTENTS = {
     "results/validation": "the same on the validation split, of candidates",
     "results/selected": "choices made on validation",
     "results/coefficients": "coefficients of every merge",
-    "results/checks": "overlap of splits, balance and simple baselines of the data",
+    "results/data_checks": "overlap of splits, balance and simple baselines of the data",
     "results/measures": "norms that they come from",
     "results/premise": "measurements of the premise experiment",
     "results/digests": "digests and provenance of every merge",

@@ -1,4 +1,4 @@
-# Needs results/assets. Makes results/datasets, results/checks, results/heads and results/checkpoints: bases and fine-tuned experts.
+# Needs results/assets. Makes results/datasets, results/data_checks, results/heads and results/checkpoints: bases and fine-tuned experts.
 
 
 rule prepare_dataset:
@@ -29,7 +29,7 @@ rule check_data:
     input:
         dataset=rules.prepare_dataset.output,
     output:
-        "results/checks/{data}/{task}.json",
+        "results/data_checks/{data}/{task}.json",
     log:
         "results/logs/check_data/{data}/{task}.log",
     benchmark:

@@ -15,12 +15,12 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
     ),
-    "checks": lambda suite: collect(
+    "data_checks": lambda suite: collect(
         rules.check_data.output, data=experiment.data(suite), task=experiment.prepared_tasks(suite)
     ),
     "predictions": lambda suite: test_scores([suite]),
 }
-NUMBERS = [name for name in MATERIAL if name not in ("checks", "predictions")]  # of the pages over all suites
+NUMBERS = [name for name in MATERIAL if name not in ("data_checks", "predictions")]  # of the pages over all suites
 
 
 def scores(suites=experiment.suites):

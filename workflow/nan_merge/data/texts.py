@@ -90,7 +90,7 @@ def prepare(task: Mapping[str, Any], sources: Mapping[str, Path], form: Mapping[
     splits: Splits = {split: (tokens, labels) for split, (tokens, labels, _) in parts.items()}
     if "corrupt" in form:
         _, labels, originals = parts["test"]
-        splits["test"] = tokenise(with_typos(originals, form["corrupt"]["strength"]), vocabulary, form["length"]), labels
+        splits["test"] = tokenise(with_typos(list(originals), form["corrupt"]["strength"]), vocabulary, form["length"]), labels
     return common_record(task, keys, available), splits
 
 

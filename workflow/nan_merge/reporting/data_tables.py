@@ -16,7 +16,7 @@ def data(study: Study, record: dict[str, Any]) -> Table:
     table = Table(study.title(record), [*header, "Majority", "Linear", "Pretrained"])
     base = next((row.tasks for row in summarise(study) if row.method["id"] == BASE), {})
     for task in study.tasks:
-        if not (found := study.checks.get(task["id"])):
+        if not (found := study.data_checks.get(task["id"])):
             continue
         pretrained = base[task["id"]].value if task["id"] in base else None
         shares = [found["near_share"], *(found.get(name) for name in ("largest_share", "majority", "linear")), pretrained]
@@ -26,7 +26,7 @@ def data(study: Study, record: dict[str, Any]) -> Table:
         sizes = [count(found["splits"].get(split)) for split in ("train", "validation", "test")]
         cells = [task.get("label", task["id"]), count(found["classes"]), *sizes, count(found["duplicates"]), near]
         table.add([*cells, *map(percent, shares)], {**_plain(found), "pretrained": pretrained})
-    table.notes = [*(_notes(list(study.checks.values())) if table.rows else []), *owner_notes(study)]
+    table.notes = [*(_notes(list(study.data_checks.values())) if table.rows else []), *owner_notes(study)]
     return table
 
 

@@ -65,7 +65,7 @@ class Study:
     measures: dict[int, dict[str, Any]] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
-    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data_checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: Mapping[tuple, Any] = field(default_factory=dict)  # predictions, for a table that needs them
     others: list[dict[str, Any]] = field(default_factory=list)  # methods left out of a table or figure
 
@@ -293,7 +293,7 @@ def studies(
     measures: Sequence[Path | str] = (),
     datasets: Sequence[Path | str] = (),
     premise: Sequence[Path | str] = (),
-    checks: Sequence[Path | str] = (),
+    data_checks: Sequence[Path | str] = (),
 ) -> list[Study]:
     """Read all files and split them by suite, with one `Study` for each; `methods` are in the order of the tables.
 
@@ -319,7 +319,7 @@ def studies(
                 measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == owner},
                 datasets=_records(suite, map(Path, datasets)),
                 premise=[row for row in probes if row["suite"] == name],
-                checks={Path(f).stem: read_json(f) for f in checks if Path(f).parent.name == suite.get("data", name)},
+                data_checks={Path(f).stem: read_json(f) for f in data_checks if Path(f).parent.name == suite.get("data", name)},
             )
         )
     return result

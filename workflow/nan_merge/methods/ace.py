@@ -23,7 +23,8 @@ from annotated_types import Ge, Gt, Le
 from array_api_compat import device
 
 from nan_merge.methods.context import Array, TensorContext, namespace
-from nan_merge.methods.matrices import mean, of_matrices, solve_right, svd
+from nan_merge.methods.decompose import leading, solve_right
+from nan_merge.methods.matrices import mean, of_matrices
 
 TINY = 1e-12  # added to energies, traces and divisors, as in the paper's code
 ROUNDING = 1e-24  # share of a task vector's energy that is rounding where all rows are equal
@@ -129,9 +130,9 @@ def _refinement(
     fused = w_pre
     for weight, delta, tilde in zip(weights, deltas, tildes, strict=True):
         fused = fused + weight * (delta @ (tilde.T @ tilde)) - delta @ r_mean
-    u, s, vt = svd(fused)
-    k = max(1, int(k_frac * len(s)))
-    return s[:k].sum() / k * (u[:, :k] @ vt[:k])
+    k = max(1, int(k_frac * min(fused.shape)))
+    u, s, vt = leading(fused, k)
+    return s.sum() / k * (u @ vt)
 
 
 COMBINE = {f.__name__: f for f in (ace,)}

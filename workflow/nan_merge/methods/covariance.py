@@ -19,7 +19,8 @@ from array_api_compat import device
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import Array, TensorContext, namespace, requires
-from nan_merge.methods.matrices import mean, of_matrices, or_one, solve_right
+from nan_merge.methods.decompose import solve_right
+from nan_merge.methods.matrices import mean, of_matrices, or_one
 
 UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
 

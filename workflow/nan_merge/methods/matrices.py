@@ -1,4 +1,4 @@
-"""Helpers of operators that decompose or solve matrices: the choice of tensors, SVD, linear systems.
+"""Helpers of operators that decompose or solve matrices: which tensors they take, and the mean for the others.
 
 All is computed in float64, tensor by tensor. A tensor that is not a matrix gets the mean of the weighted task vectors.
 """
@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from annotated_types import Ge
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import Array, TensorContext, checked, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, checked, whole
 
 LARGEST = 16384  # largest number of inputs of a matrix by default: its Gram matrix has 2 GiB
 
@@ -91,23 +90,3 @@ def with_hyper_parameters(combine: Combine, operator: Combine, added: Mapping[st
 def or_one(energy: Array) -> Array:
     """Return a number, or 1 where it is zero."""
     return energy + (energy == 0)
-
-
-def svd(matrix: Array) -> tuple[Array, Array, Array]:
-    """Return U, S, V^T of the economical singular value decomposition: (m, n) -> (m, r), (r,), (r, n), r = min(m, n)."""
-    return namespace(matrix).linalg.svd(matrix, full_matrices=False)
-
-
-def solve_right(numerator: Array, denominator: Array) -> Array:
-    """Return numerator times the inverse of the square `denominator`, by LU; by its pseudo-inverse where it is singular.
-
-    (m, n), (n, n) -> (m, n). LU counts as failed where it raises, or where its result is not finite.
-    """
-    xp = namespace(numerator)
-    try:
-        solution = xp.linalg.solve(denominator.T, numerator.T).T
-        if bool(xp.all(xp.isfinite(solution))):
-            return solution
-    except (np.linalg.LinAlgError, RuntimeError):  # NumPy's error and torch's
-        pass
-    return numerator @ xp.linalg.pinv(denominator)

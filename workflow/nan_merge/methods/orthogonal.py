@@ -9,7 +9,8 @@ from array_api_compat import device
 
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
-from nan_merge.methods.matrices import mean, of_matrices, solve_right, svd
+from nan_merge.methods.decompose import solve_right, svd
+from nan_merge.methods.matrices import mean, of_matrices
 
 
 @of_matrices

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, checked, namespace, whole
-from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed, svd
+from nan_merge.methods.decompose import svd
+from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed
 
 
 @checked(is_decomposed)

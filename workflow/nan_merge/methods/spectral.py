@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
-from nan_merge.methods.matrices import Combine, mean, of_matrices, svd, with_hyper_parameters
+from nan_merge.methods.decompose import Triplets, leading, polar
+from nan_merge.methods.matrices import Combine, mean, of_matrices, with_hyper_parameters
 
-Triplets = tuple[Array, Array, Array]
 Scale = Annotated[float, Ge(0), "factor of every merged tensor, the papers' alpha"]
 
 
@@ -37,8 +37,7 @@ def triplets(matrix: Array, count: int, size: float) -> Triplets:
 
     (m, n) -> U (m, count), S (count,), V^T (count, n).
     """
-    u, s, vt = svd(matrix)
-    u, s, vt = u[:, :count], s[:count], vt[:count]
+    u, s, vt = leading(matrix, count)
     real = s > NEGLIGIBLE * size
     return u * real, s * real, vt * real[:, None]
 
@@ -51,8 +50,7 @@ def _side_by_side(parts: Sequence[Triplets]) -> Triplets:
 
 def _orthonormal(matrix: Array) -> Array:
     """Return the closest matrix with orthonormal columns (or rows, if it is wide); its null space stays null."""
-    u, _, vt = triplets(matrix, min(matrix.shape), length(matrix))
-    return u @ vt
+    return polar(matrix, length(matrix))
 
 
 def _mean(numbers: Array) -> float:

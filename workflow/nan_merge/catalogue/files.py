@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -48,13 +49,19 @@ def check_schema(
 
     `where` is the name of the file, or returns it for the place of a fault.
     """
-    schema = read_yaml(schema_file)
+    schema = _schema(schema_file)
     validator = VALIDATOR({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
     errors = sorted(validator.iter_errors(value), key=_order)
     if errors:
         error = _deepest(errors[0])
         file = where if isinstance(where, str) else where((*error.absolute_path, *_unknown(error)[:1]))
         raise UserError(f"{file}: {'.'.join(map(str, error.absolute_path)) or 'the file'}: {_explain(error)}")
+
+
+@functools.cache  # read for every suite
+def _schema(file: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = read_yaml(file)
+    return found
 
 
 def _order(error: jsonschema.ValidationError) -> tuple[list[str], bool]:

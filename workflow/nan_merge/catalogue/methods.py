@@ -6,6 +6,7 @@ host, also where that is tuned. `ties+nan_delta+permuted` is a control of `ties+
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -220,7 +221,8 @@ def reads_examples(record: Mapping[str, Any]) -> bool:
     return what_it_reads(COEFFICIENTS[rule]) == "examples"
 
 
-def definitions() -> dict[str, Any]:
+@functools.cache
+def definitions() -> Mapping[str, Any]:
     """Return the JSON schema of every stage, and of a scan: the stages with a list for every hyper-parameter."""
     found = stages()
     scans = {stage: {**schema["anyOf"][1]} for stage, schema in found.items()}

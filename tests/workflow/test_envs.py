@@ -16,7 +16,7 @@ import pytest
 import tiny
 from project import Project
 
-from nan_merge.core.code_digest import closure, module_file
+from nan_merge.core.code_digest import Code
 
 ROOT = tiny.ROOT
 ON_CONDA = {"pytorch": "torch", "python-xxhash": "xxhash"}  # packages that have another name on conda-forge
@@ -99,8 +99,9 @@ def of_rules() -> dict[str, set[str]]:
 def imported(modules: set[str]) -> set[str]:
     """Return the packages that modules, and the modules of the project that they import, import anywhere."""
     names: set[str] = set()
-    for module in closure(ROOT, modules):
-        for node in ast.walk(ast.parse(module_file(ROOT, module).read_text(encoding="utf-8"))):
+    code = Code(ROOT)
+    for module in code.closure(modules):
+        for node in ast.walk(ast.parse(code.file(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from archiving.contents import CODE
 from archiving.run import CONFIG, config_of
-from nan_merge.core.code_digest import code_digest
+from nan_merge.core.code_digest import Code
 from nan_merge.core.errors import UserError
 
 CHOICES = ("results/selected/",)
@@ -49,7 +49,7 @@ ESTIMATION = Layer(("select_coefficients", "estimate_coefficients"), (*CHOICES, 
 def code_of(root: Path) -> str:
     """Return the digest of the scripts that make all this."""
     rules = (rule for layer in (REPORTING, ESTIMATION) for rule in layer.rules if rule != "all")
-    return code_digest(root, *(f"scripts.{rule}" for rule in rules))
+    return Code(root).digest(*(f"scripts.{rule}" for rule in rules))
 
 
 @contextmanager

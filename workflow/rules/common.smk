@@ -1,4 +1,5 @@
 # The checked config, and what all rules share: wildcard constraints, digests of code, the shell, checks before the first job.
+import functools
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from cluster.preflight import check_run  # noqa: E402
 from experiment.checks import HARNESS_KEYS  # noqa: E402
 from experiment.experiment import Experiment  # noqa: E402
 from experiment.parts import ConfigParts  # noqa: E402
-from nan_merge.core.code_digest import code_digest  # noqa: E402
+from nan_merge.core.code_digest import Code  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
 from nan_merge.models.own_tasks import definition  # noqa: E402
@@ -34,9 +35,12 @@ def any_of(names):
     return "|".join(sorted(map(re.escape, names))) or "(?!)"
 
 
+digest = functools.cache(Code(ROOT).digest)
+
+
 def code(*modules):
-    """The digest of modules and of everything that they import: a changed function reruns the rule."""
-    return code_digest(ROOT, *modules)
+    """The digest of modules and of everything that they import, read for rules with jobs: a changed function reruns the rule."""
+    return lambda wildcards: digest(*modules)
 
 
 def literal(text):

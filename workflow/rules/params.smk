@@ -106,12 +106,12 @@ def environment_of_backend(wildcards):
 
 def code_with_family(script):
     """The digest of a script and of the model family that it loads by name."""
-    return lambda wildcards: code(script, f"nan_merge.models.families.{family(wildcards)}")
+    return lambda wildcards: digest(script, f"nan_merge.models.families.{family(wildcards)}")
 
 
 def code_with_reader(script):
     """The digest of a script and of the reader of data sets that it loads by name."""
-    return lambda wildcards: code(
+    return lambda wildcards: digest(
         script, f"nan_merge.data.{experiment.tasks[wildcards.task]['reader'].partition('.')[0]}"
     )
 

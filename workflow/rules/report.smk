@@ -220,7 +220,7 @@ rule write_report:
         spec=spec(
             suites=suite_records(),
             methods=method_records(),
-            provenance=provenance(),
+            provenance=provenance,
             claims=experiment.registered_claims(),
         ),
         flags=flags(NUMBERS, experiment.suites),

@@ -218,12 +218,12 @@ def run_config():
     }
 
 
-def provenance():
+def provenance(wildcards):
     """The origin of the report: versions, digests of config and code, assets, settings of the suites."""
     return {
         "versions": versions(),
         "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
-        "code": code("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
+        "code": digest("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
         "assets": [
             {
                 "id": name,

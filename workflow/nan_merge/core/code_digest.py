@@ -3,26 +3,76 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+
+PACKAGES = {"nan_merge": "workflow", "scripts": "."}  # whose modules are the project's, and the folder each lies in
 
 
-def code_digest(root: Path, *modules: str) -> str:
-    """Return a digest (16 hexadecimal digits) of `modules` and every project module they import, recursively.
+class Source(NamedTuple):
+    """What a digest takes of one module."""
 
-    The syntax trees without docstrings are digested: comments, docstrings and formatting change nothing, code does.
-    `root` is the checkout: modules `nan_merge.*` lie in `root/workflow`, `scripts.*` in `root`.
-    """
-    digest = hashlib.sha256()
-    for module in sorted(closure(root, modules)):
-        file = module_file(root, module)
-        digest.update(f"{module}\n{_tree(file, file.stat().st_mtime_ns)}\n".encode())
-        for part in parts_of_page(file):
-            digest.update(part.read_bytes())
-    return digest.hexdigest()[:16]
+    text: bytes  # its syntax tree without docstrings, and its parts of a page
+    imported: frozenset[str]  # full names of the project modules that it imports anywhere in its code
+
+
+class Code:
+    """The project's modules below a checkout, each read once."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the root of a checkout; nothing is read yet."""
+        self.root = root
+        self._sources: dict[str, Source] = {}
+
+    def digest(self, *modules: str) -> str:
+        """Return a digest (16 hexadecimal digits) of `modules` and every project module they import, recursively.
+
+        The syntax trees without docstrings are digested: comments, docstrings and formatting change nothing, code does.
+        """
+        digest = hashlib.sha256()
+        for module in sorted(self.closure(modules)):
+            digest.update(f"{module}\n".encode())
+            digest.update(self.source(module).text)
+        return digest.hexdigest()[:16]
+
+    def closure(self, modules: Iterable[str]) -> set[str]:
+        """Return `modules` and all project modules that they import, directly or indirectly."""
+        seen: set[str] = set()
+        waiting = list(modules)
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += self.source(module).imported
+        return seen
+
+    def source(self, module: str) -> Source:
+        """Return what a digest takes of a project module; raise FileNotFoundError for any other module."""
+        if module not in self._sources:
+            file = self.file(module)
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            text = b"".join([f"{dumped(tree)}\n".encode(), *(part.read_bytes() for part in parts_of_page(file))])
+            self._sources[module] = Source(text, frozenset(_imported(tree)) & self._files.keys() - {module})
+        return self._sources[module]
+
+    def file(self, module: str) -> Path:
+        """Return the source file of a project module; raise FileNotFoundError for any other module."""
+        if module not in self._files:
+            raise FileNotFoundError(f"no module {module} in {self.root}")
+        return self._files[module]
+
+    @functools.cached_property
+    def _files(self) -> dict[str, Path]:
+        """The source files of all modules of PACKAGES by full name."""
+        found = {}
+        for package, folder in PACKAGES.items():
+            for file in (self.root / folder / package).rglob("*.py"):
+                parts = file.relative_to(self.root / folder).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+        return found
 
 
 def parts_of_page(file: Path) -> list[Path]:
@@ -30,59 +80,50 @@ def parts_of_page(file: Path) -> list[Path]:
     return sorted(part for suffix in ("j2", "css", "js") for part in file.parent.glob(f"{file.stem}.*{suffix}"))
 
 
-def module_file(root: Path, module: str) -> Path:
-    """Return the source file of a project module; raise FileNotFoundError for any other module."""
-    for top in (root / "workflow", root):
-        path = top.joinpath(*module.split("."))
-        for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if file.exists():
-                return file
-    raise FileNotFoundError(f"no module {module} in {root}")
-
-
-def imports(root: Path, module: str) -> set[str]:
-    """Return the full names of the project modules that `module` imports anywhere in its code."""
-    file = module_file(root, module)
-    imported = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the full names below the project's packages that a module imports: modules, and names inside modules."""
+    for node in _statements([tree]):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for name in names:
-            if name.split(".")[0] in ("nan_merge", "scripts"):
-                with contextlib.suppress(FileNotFoundError):  # a name inside a module
-                    module_file(root, name)
-                    imported.add(name)
-    return imported - {module}
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)
 
 
-def closure(root: Path, modules: Iterable[str]) -> set[str]:
-    """Return `modules` and all project modules that they import, directly or indirectly."""
-    seen: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module not in seen:
-            seen.add(module)
-            waiting += _imports_of(root, module, module_file(root, module).stat().st_mtime_ns)
-    return seen
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield nodes and the statements inside them, at any depth; expressions hold none."""
+    for node in nodes:
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            if isinstance(inner := getattr(node, name, None), list):
+                yield from _statements(inner)
+
+
+def dumped(value: Any) -> str:
+    """Return a syntax tree as `ast.dump` of Python 3.11 does, without docstrings, in a quarter of its time."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(dumped, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    kind, fields = type(value), vars(value)
+    parts = []
+    for name, is_optional in _fields(kind):
+        field = fields.get(name)
+        if field is None and is_optional:
+            continue
+        if name == "body" and isinstance(field, list) and field and _is_docstring(field[0]):
+            field = field[1:]
+        parts.append(f"{name}={dumped(field)}")
+    return f"{kind.__name__}({', '.join(parts)})"
 
 
 @functools.cache
-def _imports_of(root: Path, module: str, _changed: int) -> tuple[str, ...]:
-    return tuple(sorted(imports(root, module)))
+def _fields(kind: type[ast.AST]) -> list[tuple[str, bool]]:
+    """Return the fields of a kind of node, and whether one that is None is left out."""
+    return [(name, getattr(kind, name, ...) is None) for name in kind._fields]
 
 
-@functools.cache
-def _tree(file: Path, _changed: int) -> str:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
-    return ast.dump(tree)
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

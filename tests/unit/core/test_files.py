@@ -1,6 +1,11 @@
 """JSON, tables and digests are strict; a user error ends a script with one line."""
 
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +13,8 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json, read_table, sha256, write_json, write_table
 from nan_merge.core.versions import versions
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_sha256_is_the_standard_one(tmp_path):
@@ -66,3 +73,50 @@ def test_a_users_mistake_ends_in_one_line(capsys, tmp_path):
             command_line(main)
         assert stop.value.code == 1
         assert capsys.readouterr().err.startswith(line)
+
+
+PROGRAM = """
+import atexit, gc, sys, threading, time
+from nan_merge.core.command_line import command_line
+
+class Module:
+    def __del__(self):
+        print("module taken apart", flush=True)
+
+kept = Module()
+gc.disable()
+
+def main():
+    assert gc.isenabled() and gc.get_freeze_count()
+    atexit.register(print, "registered")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("main")
+    sys.exit(3) if "3" in sys.argv else None
+
+command_line(main)
+print("behind")
+"""
+
+
+def test_a_program_ends_with_its_main_and_takes_no_module_apart():
+    """Threads are waited for, functions of atexit run, and what was printed arrives, as at any end of Python."""
+    run = {"env": {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], **run, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "main\nthread\nregistered\n", "")
+    failed = subprocess.run([sys.executable, "-c", PROGRAM, "3"], **run, check=False)
+    assert failed.returncode == 3
+
+
+def test_collection_is_off_while_a_script_imports_and_on_elsewhere(tmp_path):
+    code = "import gc, scripts; print(gc.isenabled())"
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for file in ("program.py", "scripts/shown.py"):
+        (tmp_path / file).write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def said(*command):
+        run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run([sys.executable, *command], **run, check=True).stdout
+
+    assert said("-c", code) == said(str(tmp_path / "program.py")) == "True\n"
+    assert said("-m", "scripts.shown") == "False\n"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from nan_merge.reporting.statistics import LEVEL
 
@@ -126,14 +126,14 @@ def paired_over_seeds(
     variance, of_seeds = float(np.var(means, ddof=1)), float(np.var(by_seed, ddof=1)) / seeds
     error = variance**0.5
     freedom = (seeds - 1) * max(1.0, (variance / of_seeds) ** 2) if of_seeds > 0 else np.inf
-    wide, narrow = (error * stats.t.ppf(level, freedom) for level in ((1 + LEVEL) / 2, LEVEL))
-    p = max(fixed.p, float(2 * stats.t.sf(abs(fixed.difference) / error, freedom))) if error else fixed.p
+    wide, narrow = (error * stdtrit(freedom, level) for level in ((1 + LEVEL) / 2, LEVEL))
+    p = max(fixed.p, float(2 * stdtr(freedom, -abs(fixed.difference) / error))) if error else fixed.p
     return fixed._replace(
         low=fixed.difference - wide,
         high=fixed.difference + wide,
         within=abs(fixed.difference) + narrow,
         p=p,
-        error=wide / stats.norm.ppf((1 + LEVEL) / 2),
+        error=wide / ndtri((1 + LEVEL) / 2),
     )
 
 

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, spearmanr, t
+from scipy.special import (
+    ndtri,
+    stdtrit,
+)  # quantiles of the normal distribution and Student's; scipy.stats takes half a second to import
 
 from nan_merge.reporting.study import ACCURACY, VALIDATION, Score, Study
 
@@ -52,7 +55,7 @@ class Summary:
 
 def wilson(value: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion `value` over `n` examples (Wilson 1927)."""
-    z = norm.ppf((1 + level) / 2)
+    z = ndtri((1 + level) / 2)
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
@@ -60,7 +63,7 @@ def wilson(value: float, n: float, level: float = LEVEL) -> tuple[float, float]:
 
 def symmetric(value: float, error: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the normal interval of a correlation or an F1 `value` with a standard error, cut to [-1, 1]."""
-    half = norm.ppf((1 + level) / 2) * error
+    half = ndtri((1 + level) / 2) * error
     return float(max(-1.0, value - half)), float(min(1.0, value + half))
 
 
@@ -95,7 +98,7 @@ def over_seeds(low: float, high: float, by_seed: Sequence[float]) -> tuple[float
     """
     if len(by_seed) < 2:
         return low, high
-    mean, half = np.mean(by_seed), t.ppf((1 + LEVEL) / 2, len(by_seed) - 1) * np.std(by_seed, ddof=1) / np.sqrt(len(by_seed))
+    mean, half = np.mean(by_seed), stdtrit(len(by_seed) - 1, (1 + LEVEL) / 2) * np.std(by_seed, ddof=1) / np.sqrt(len(by_seed))
     return float(mean - np.hypot(mean - low, half)), float(mean + np.hypot(high - mean, half))
 
 
@@ -114,11 +117,13 @@ def detectable(error: float, comparisons: int) -> float | None:
     The level is that of the first step of Holm's method over so many comparisons; `error` is the standard error of the
     difference without an effect. By the normal approximation. None where the error is zero, since then it is not known.
     """
-    return float(error * (norm.ppf(1 - (1 - LEVEL) / (2 * comparisons)) + norm.ppf(POWER))) if error else None
+    return float(error * (ndtri(1 - (1 - LEVEL) / (2 * comparisons)) + ndtri(POWER))) if error else None
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
     """Return Spearman's rank correlation (ties by mean rank), None where one side is constant."""
+    from scipy.stats import spearmanr
+
     return float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else None
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from nan_merge.reporting.formats import count, signed_number
 from nan_merge.reporting.published.blocks import Block, Key, Row
@@ -14,7 +14,7 @@ from nan_merge.reporting.published.numbers import MEANS, Printed
 from nan_merge.reporting.published.sources import Source
 from nan_merge.reporting.statistics import LEVEL, Estimate
 
-Z = float(norm.ppf((1 + LEVEL) / 2))
+Z = float(ndtri((1 + LEVEL) / 2))
 
 
 def errors(record: Mapping[str, Any], row: Row) -> dict[Key, float]:

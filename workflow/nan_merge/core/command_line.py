@@ -56,7 +56,7 @@ def _flush() -> None:
 
 
 def _end() -> NoReturn:
-    """End the process with exit code 0 without taking its modules apart, which takes half a second of processor time for torch."""
+    """End the process with exit code 0 without taking its modules apart: torch's take half a second of processor time."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
     atexit._run_exitfuncs()
     _flush()

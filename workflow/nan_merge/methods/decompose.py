@@ -12,7 +12,7 @@ import numpy as np
 from nan_merge.methods.context import NEGLIGIBLE, Array, namespace
 
 SMALL = 1e-3  # share of the largest singular value: at it, the Gram matrix has lost six of sixteen digits
-LONG = 1.5  # ratio of the sides from which a polar factor is tried by the Gram matrix, which takes half the time of the other
+LONG = 1.5  # ratio of the sides from which all directions are tried by the Gram matrix; of a square one the last are too small
 
 Triplets = tuple[Array, Array, Array]
 
@@ -28,7 +28,7 @@ def leading(matrix: Array, count: int) -> Triplets:
         v, s, ut = leading(matrix.T, count)
         return ut.T, s, v.T
     xp = namespace(matrix)
-    if count:
+    if 0 < count < matrix.shape[1] or (count and _is_long(matrix)):
         squares, vectors = xp.linalg.eigh(matrix.T @ matrix)  # in ascending order
         chosen = xp.arange(len(squares) - 1, len(squares) - 1 - count, -1)
         s, v = xp.sqrt(abs(squares[chosen])), vectors[:, chosen]
@@ -46,12 +46,16 @@ def polar(matrix: Array, size: float) -> Array:
     if matrix.shape[0] < matrix.shape[1]:
         return polar(matrix.T, size).T
     xp = namespace(matrix)
-    if matrix.shape[0] >= LONG * matrix.shape[1] > 0:
+    if matrix.shape[1] and _is_long(matrix):
         squares, vectors = xp.linalg.eigh(matrix.T @ matrix)
         if float(squares[0]) > max(SMALL * float(squares[-1]), (NEGLIGIBLE * size) ** 2):
             return matrix @ ((vectors / xp.sqrt(squares)) @ vectors.T)
     u, s, vt = svd(matrix)
     return (u * (s > NEGLIGIBLE * size)) @ vt
+
+
+def _is_long(matrix: Array) -> bool:
+    return bool(matrix.shape[0] >= LONG * matrix.shape[1])
 
 
 def solve_right(numerator: Array, denominator: Array) -> Array:

@@ -86,6 +86,13 @@ def test_the_digest_is_that_of_the_code_not_of_the_place_or_the_order(project, t
     assert len(first) == 16
 
 
+def test_code_is_seen_as_it_was_when_it_was_first_read(project):
+    code = Code(project)
+    before = code.digest("scripts.top")
+    (project / "workflow/nan_merge/leaf.py").write_text("def double(x):\n    return 3 * x\n")
+    assert code.digest("scripts.top") == before != Code(project).digest("scripts.top")
+
+
 def test_imports_are_those_of_the_project(project):
     assert Code(project).source("scripts.top").imported == {"nan_merge.deep"}
     assert Code(project).source("nan_merge.deep").imported == {"nan_merge", "nan_merge.leaf"}

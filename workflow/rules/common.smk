@@ -1,5 +1,6 @@
 # The checked config, and what all rules share: wildcard constraints, digests of code, the shell, checks before the first job.
 import functools
+import gc
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+gc.set_threshold(100_000)  # new objects between two searches for cycles: a plan makes many objects and few cycles
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 
@@ -48,6 +50,7 @@ def literal(text):
     return text.replace("{", "{{").replace("}", "}}")
 
 
+@functools.cache
 def environment_file(name):
     """The conda environment of a rule."""
     return literal(str(ROOT / f"envs/{name}.yaml"))

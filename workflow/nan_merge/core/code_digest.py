@@ -81,15 +81,12 @@ def parts_of_page(file: Path) -> list[Path]:
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the full names below the project's packages that a module imports: modules, and names inside modules."""
+    """Yield the full names that a module imports: modules, and names inside modules."""
     for node in _statements([tree]):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] in PACKAGES)
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
@@ -102,7 +99,7 @@ def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def dumped(value: Any) -> str:
-    """Return a syntax tree as `ast.dump` of Python 3.11 does, without docstrings, in a quarter of its time."""
+    """Return a syntax tree as `ast.dump` of Python 3.11 does, without docstrings, in half of its time."""
     if isinstance(value, list):
         return f"[{', '.join(map(dumped, value))}]"
     if not isinstance(value, ast.AST):
@@ -120,7 +117,7 @@ def dumped(value: Any) -> str:
 
 
 @functools.cache
-def _fields(kind: type[ast.AST]) -> list[tuple[str, bool]]:
+def _fields(kind: Any) -> list[tuple[str, bool]]:
     """Return the fields of a kind of node, and whether one that is None is left out."""
     return [(name, getattr(kind, name, ...) is None) for name in kind._fields]
 

@@ -104,8 +104,8 @@ def dumped(value: Any) -> str:
         return f"[{', '.join(map(dumped, value))}]"
     if not isinstance(value, ast.AST):
         return repr(value)
-    kind, fields = type(value), vars(value)
-    parts = []
+    kind: Any = type(value)
+    fields, parts = vars(value), []
     for name, is_optional in _fields(kind):
         field = fields.get(name)
         if field is None and is_optional:

@@ -29,6 +29,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core import patterns
 from nan_merge.core.errors import UserError
 from nan_merge.engine import measure
+from nan_merge.layouts import updates
 from nan_merge.layouts.unify import check_distinct, unify_layout
 from nan_merge.methods.recipe import bind
 
@@ -722,7 +723,19 @@ STRANGE = {
         {**factors(Q, 6, 6), f"{Q}.lora_B.weight": np.ones((6, 3), np.float32)},
         f"'{Q}' (lora_A [2, 6] and lora_B [6, 3] cannot be multiplied)",
     ),
-    "a magnitude": ({f"{Q}.lora_magnitude_vector": np.ones(6, np.float32)}, f"'{Q}.lora_magnitude_vector' (the base has no"),
+    "a magnitude": ({f"{Q}.lora_magnitude_vector": np.ones(6, np.float32)}, f"'{Q}' (it has only lora_magnitude_vector)"),
+    "a magnitude of plain LoRA": (
+        {**factors(Q, 6, 6), f"{Q}.lora_magnitude_vector": np.ones(6, np.float32)},
+        f"'{Q}' (`use_dora` of adapter_config.json is false, its lora_magnitude_vector [6], its outputs 6)",
+    ),
+    "a bias that is not there": (
+        {**factors(Q, 6, 6), f"{Q}.lora_B.bias": np.ones(6, np.float32)},
+        f"'{Q}' (it moves a bias that the base lacks or has in another shape)",
+    ),
+    "rows of no table": (
+        {"model.norm.token_adapter.trainable_tokens_delta": np.ones((1, 6), np.float32)},
+        "'model.norm' (its [1, 6] rows fit no table of the base)",
+    ),
     "a head that nobody saved": ({"score.weight": np.ones((3, 6), np.float32)}, "'score.weight' (the base has no such tensor)"),
 }
 
@@ -739,9 +752,7 @@ def test_every_part_of_an_adapter_finds_its_place_or_is_named(case, base, tmp_pa
 
 CONFIGURATIONS = {
     "another kind": ({"peft_type": "IA3"}, "`peft_type` is IA3; expected LORA. Fold it into its base"),
-    "DoRA": ({"use_dora": True}, "`use_dora` is set: DoRA rescales"),
-    "biases of B": ({"lora_bias": True}, "`lora_bias` is set"),
-    "rows": ({"trainable_token_indices": [1]}, "`trainable_token_indices` is set"),
+    "KaSA": ({"kasa_config": {"beta": 1}}, "`kasa_config` is set: KaSA has a diagonal"),
     "a changed base": ({"init_lora_weights": "pissa_niter_4"}, "`init_lora_weights` is pissa_niter_4, which changes the base"),
     "no number": ({"lora_alpha": "16"}, "`lora_alpha` is '16'; expected a number above 0"),
     "no rank": ({"r": 0}, "`r` is 0; expected a number above 0"),
@@ -779,6 +790,38 @@ def test_modules_to_save_are_names_not_regular_expressions(base, tmp_path):
     moves = {**factors(Q, 6, 6), "xlmxhead.weight": np.ones((3, 6), np.float32)}
     saved = {"modules_to_save": ["(([a-z0-9_.]+)+)+X", "x.*"]}
     refused("'xlmxhead.weight' .the base has no such tensor", base, {"a": write_adapter(tmp_path / "a", moves, **saved)})
+
+
+def test_dora_without_its_magnitudes_is_named(base, tmp_path):
+    adapter = write_adapter(tmp_path / "a", factors(Q, 6, 6), use_dora=True)
+    refused("`use_dora` of adapter_config.json is true, its lora_magnitude_vector none, its outputs 6", base, {"a": adapter})
+
+
+@pytest.mark.parametrize("stated", [[1, 1], [1], [1, 12], [-1, 2], [True, 2], {"lm_head": [1, 2]}, None, "1, 2"])
+def test_rows_that_do_not_fit_the_stored_ones_are_named(stated, base, tmp_path):
+    rows = {"model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((2, 6), np.float32)}
+    adapter = write_adapter(tmp_path / "a", rows, trainable_token_indices=stated)
+    refused(r"adapter_config.json: `trainable_token_indices` is .*; expected 2 different rows from 0 to 11", base, {"a": adapter})
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_norms_of_dora_and_new_rows_are_those_of_any_range(transposed, monkeypatch, tmp_path):
+    monkeypatch.setattr(updates, "SUM_TILE", 8)  # smaller than the tensor, so norms are summed in pieces
+    module, kind = ("h.0.attn.c_attn", {"model_type": "gpt2"}) if transposed else (D, CONFIG)
+    start = draw(0, {f"{module}.weight": (10, 6) if transposed else (6, 10), EMBEDDING: (12, 6)})
+    moves = {**factors(module, 6, 10), f"{module}.lora_magnitude_vector": draw(1, {"m": (6,)})["m"]}
+    rows = draw(2, {f"{EMBEDDING.removesuffix('.weight')}.token_adapter.trainable_tokens_delta": (2, 6)})
+    how = {"use_dora": True, "trainable_token_indices": [11, 3]}
+    base = write(tmp_path / "base", start, {**kind, "tie_word_embeddings": False})
+    adapter = unify_layout(base, {"a": write_adapter(tmp_path / "a", {**moves, **rows}, **how)}).experts["a"]
+    a, b, m = (each.astype(np.float64) for each in moves.values())
+    plain = start[f"{module}.weight"].astype(np.float64)
+    plain = (plain.T if transposed else plain) + 1.5 * b @ a
+    expected = m[:, None] * plain / np.linalg.norm(plain, axis=1, keepdims=True)
+    assert values(adapter, f"{module}.weight") == pytest.approx(expected.T if transposed else expected, rel=1e-6)
+    table = start[EMBEDDING].copy()
+    table[[11, 3]] = next(iter(rows.values()))
+    assert values(adapter, EMBEDDING).tobytes() == table.tobytes()
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)

@@ -226,6 +226,15 @@ ADAPTERS = {
     "BERT": ("classifier", {}, ["query", "word_embeddings"], {"task_type": "SEQ_CLS"}),
     "RoBERTa": ("roberta", {}, "all-linear", {"use_rslora": True}),
     "T5": ("t5", {}, ["q", "wi", "o"], {}),
+    "DoRA": ("llama", UNTIED, "all-linear", {"use_dora": True, "use_rslora": True}),
+    "DoRA of Conv1D and a table": ("gpt2", UNTIED, ["c_attn", "c_proj", "wte"], {"use_dora": True, "rank_pattern": {"wte": 2}}),
+    "DoRA of a convolution": ("vit", {}, ["projection"], {"use_dora": True}),
+    "all biases": ("classifier", {}, ["query"], {"bias": "all"}),
+    "biases beside the factors": ("gpt2", {}, ["c_attn", "c_proj"], {"bias": "lora_only"}),
+    "biases of the factors": ("classifier", {}, ["query", "dense"], {"lora_bias": True, "use_rslora": True}),
+    "rows": ("llama", UNTIED, ["q_proj"], {"trainable_token_indices": [9, 4]}),
+    "rows of a tied embedding": ("llama", {"tie_word_embeddings": True}, ["q_proj"], {"trainable_token_indices": [9, 4]}),
+    "rows by the name of the table": ("gpt2", UNTIED, ["c_attn"], {"trainable_token_indices": {"wte": [9, 4], "wpe": [2]}}),
 }  # fmt: skip
 
 
@@ -247,5 +256,7 @@ def test_an_adapter_is_the_model_that_was_trained(case, wrong, tmp_path):
     merged(tmp_path / "out", WHOLE, tmp_path / "base", {"a": tmp_path / "a"})
     words = torch.arange(3, 11)[None]
     inputs = {"input_ids": words, **({"decoder_input_ids": words} if name == "t5" else {})}
+    if name == "vit":
+        inputs = {"pixel_values": torch.randn(2, 3, model.config.image_size, model.config.image_size)}
     with torch.no_grad():
         assert torch.allclose(loaded(tmp_path / "out", type(model))(**inputs).logits, trained(**inputs).logits, atol=1e-5)

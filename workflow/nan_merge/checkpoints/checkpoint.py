@@ -31,6 +31,7 @@ class Checkpoint:
     """
 
     config: Mapping[str, Any] | None = None  # what config.json of the folder would hold, for a model without a folder
+    adapter: Any = None  # the adapter that is folded into a base (`nan_merge.layouts.adapters.Adapter`)
     lacking: Sequence[str] = ()  # names of tensors that the index has and no file: libraries load such a model
 
     def __init__(self, path: Path | str) -> None:

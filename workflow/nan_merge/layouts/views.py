@@ -12,7 +12,6 @@ import numpy as np
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import DTYPES, Tensor
-from nan_merge.core import kernels
 from nan_merge.core.blocks import SUM_TILE, spans
 
 
@@ -91,53 +90,3 @@ class FirstRows(Tensor):
         if cut < stop:
             out[cut - start :] = self.whole.block(cut, stop)
         return out
-
-
-@dataclass
-class LowRank(Tensor):
-    """A tensor with a low-rank update: W + scale B A, with B (out, r) and A (r, in, ...).
-
-    `transposed` adds the transpose of the product, for weights stored as (in, out). Every element is summed over the rank
-    in order in float64, so it does not depend on the requested range.
-    """
-
-    base: Tensor
-    a: Tensor
-    b: Tensor
-    scale: float
-    transposed: bool
-
-    def block(self, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Compute the elements `start` to `stop`, flattened in C order, in the type of this tensor: (stop - start,)."""
-        right, out = self._right(), self.space(stop - start, buffer)
-        for first, last in spans(stop - start, SUM_TILE, start):
-            out[first - start : last - start] = self._updated(first, last, right)
-        return out
-
-    def _updated(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
-        """Compute the elements `start` to `stop` from the whole rows that contain them: (stop - start,), float64."""
-        columns = right.shape[1]
-        first, last = start // columns, -(-stop // columns)
-        origin = first * columns
-        if last - first == 1:  # inside one row
-            right, origin = right[:, start - origin : stop - origin], start
-        update = np.empty((last - first, right.shape[1]))
-        kernels.product(self._left(first, last), right, update)  # not BLAS, whose order of summation depends on the shapes
-        update = update.reshape(-1)[start - origin : stop - origin]
-        update *= self.scale
-        update += self.base.block(start, stop)
-        return update
-
-    def _left(self, first: int, last: int) -> np.ndarray:
-        """Read rows `first` to `last` of B, or of A transposed: (last - first, r), float64."""
-        rank = self.b.shape[1]
-        if not self.transposed:
-            return self.b.block(first * rank, last * rank).astype(np.float64).reshape(-1, rank)
-        width = self.a.shape[1]
-        return np.stack([self.a.block(k * width + first, k * width + last).astype(np.float64) for k in range(rank)], axis=1)
-
-    def _right(self) -> np.ndarray:
-        """Read A, or B transposed: (r, columns), float64."""
-        whole, rank = self.b if self.transposed else self.a, self.b.shape[1]
-        values = whole.block(0, whole.size).astype(np.float64)
-        return np.ascontiguousarray(values.reshape(-1, rank).T) if self.transposed else values.reshape(rank, -1)

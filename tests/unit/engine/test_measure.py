@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from layout_models import DOWN, EMBEDDING, QUERY, draw, factors, write, write_adapter
 from models import BFLOAT16, FLOAT32, SHAPES, family, flat, merged, save, tensors_of
 
 from nan_merge.core.errors import UserError
@@ -49,6 +50,66 @@ def test_norms_equal_numpy_in_float64(dtype, tmp_path):
             assert squares["numel"] == weights.size
             assert squares["weights"][t] == pytest.approx(np.sum(weights**2), rel=1e-14)
             assert squares["task_vector"][t] == pytest.approx(np.sum((weights - theta[name].astype(np.float64)) ** 2), rel=1e-14)
+
+
+FLOAT64 = np.dtype(np.float64)
+MODULES = [name.removesuffix(".weight") for name in (QUERY, DOWN, EMBEDDING)]
+
+
+def adapters(folder, start):
+    """Write two adapters of a tiny decoder, and the same two folded into whole models, in float64: (adapters, models)."""
+    q, d, table = MODULES
+    moves = {
+        "a": {**factors(q, 6, 6, dtype=FLOAT64), **factors(d, 6, 10, seed=1, dtype=FLOAT64)},
+        "b": factors(d, 6, 10, seed=2, dtype=FLOAT64)
+        | draw(3, {f"{table}.lora_embedding_A": (2, 12), f"{table}.lora_embedding_B": (6, 2)}, FLOAT64),
+    }
+    whole = {name: {key: value.astype(np.float64) for key, value in start.items()} for name in moves}
+    for name, tensors in moves.items():
+        for (module, a), b in zip(list(tensors.items())[::2], list(tensors.values())[1::2], strict=True):
+            place, update = module.split(".lora_")[0], 1.5 * b @ a
+            whole[name][f"{place}.weight"] += update.T if place == table else update
+    lora = {name: write_adapter(folder / name, tensors) for name, tensors in moves.items()}
+    return lora, {name: write(folder / f"{name}-whole", tensors) for name, tensors in whole.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_norms_of_adapters_are_those_of_the_exact_fold_and_read_nothing_of_the_base(dtype, tmp_path):
+    start = draw(0, dtype=BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype))
+    lora, folded = adapters(tmp_path, start)
+    exact = write(tmp_path / "exact", {name: value.astype(np.float64) for name, value in start.items()})
+    base, read = write(tmp_path / "base", start), []
+    found, expected = norms(base, lora, of=["task_vector"], progress=read.append), norms(exact, folded)
+    assert sum(read) == 0
+    for name, squares in found["tensors"].items():
+        assert {*squares} == {"numel", "task_vector"}
+        assert squares["task_vector"] == pytest.approx(expected["tensors"][name]["task_vector"], rel=1e-12, abs=1e-25)
+    both = norms(base, {**lora, "whole": write(tmp_path / "whole", draw(9))}, progress=read.append)
+    assert sum(read) > 0
+    for name, squares in both["tensors"].items():
+        assert squares["task_vector"][:2] == found["tensors"][name]["task_vector"]
+        assert squares["weights"][:2] == pytest.approx(expected["tensors"][name]["weights"], rel=1e-6)
+    rows = [estimate(measures, nan, kept).rows["model"] for measures in (found, expected)]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-12)
+
+
+def test_the_norm_of_factors_that_nearly_cancel_keeps_its_digits(tmp_path):
+    base, row, column = (
+        write(tmp_path / "base", draw(0)),
+        draw(1, {"r": (1, 10)}, FLOAT64)["r"],
+        draw(2, {"c": (6, 1)}, FLOAT64)["c"],
+    )
+    pair = {f"{MODULES[1]}.lora_A.weight": np.repeat(row, 2, 0), f"{MODULES[1]}.lora_B.weight": column * [[1.0, 2.0**-27 - 1]]}
+    found = norms(base, {"a": write_adapter(tmp_path / "a", pair)}, of=["task_vector"])["tensors"][DOWN]["task_vector"]
+    assert found == pytest.approx([(1.5 * 2.0**-27) ** 2 * (row**2).sum() * (column**2).sum()], rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_factors_that_are_not_finite_are_blamed(bad, tmp_path):
+    pair = factors(MODULES[1], 6, 10, dtype=FLOAT64)
+    pair = {name: np.full_like(value, bad) for name, value in pair.items()}
+    with pytest.raises(UserError, match=rf"/a: the factors of tensor '{DOWN}' hold NaN, infinity"):
+        norms(write(tmp_path / "base", draw(0)), {"a": write_adapter(tmp_path / "a", pair)})
 
 
 def test_norms_do_not_depend_on_blocks_shards_or_order(tmp_path, monkeypatch):

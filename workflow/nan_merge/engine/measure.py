@@ -9,27 +9,44 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
+from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
+from nan_merge.layouts.updates import LowRank
 from nan_merge.methods.coefficients import MODEL
 from nan_merge.methods.preprocess import check_scope
 from nan_merge.methods.varying import block_counts, value_at
 
+OF = ("weights", "task_vector")  # what norms are taken of
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
 
 
-def norms(models: Models, *, threads: int = 1, step: int | None = None, progress: Progress = no_progress) -> dict[str, Any]:
-    """Return the squared Frobenius norm of every merged tensor of every expert, of weights and of task vectors.
+def norms(
+    models: Models,
+    of: Sequence[str] = OF,
+    *,
+    threads: int = 1,
+    step: int | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Return the squared Frobenius norm of every merged tensor of every expert, of weights and of task vectors, or one of both.
 
     Tiles of SUM_TILE elements are summed in float64 in a fixed order and the tiles are added exactly (fsum), so the sums
-    depend neither on threads nor on shards. Raises UserError for NaN and infinity.
+    depend neither on threads nor on shards. The task vector of an adapter is that of its factors, before it is added to the
+    base and rounded; where the task vectors of all experts are, nothing is read for them but the factors.
+    Raises UserError for NaN and infinity.
     """
-    chunks = models.chunks(models.merged)
+    of = [key for key in OF if key in of]
+    with threadpool_limits(1):  # of the matrix library, which would add up in another order
+        known = {name: _of_factors(models, name) for name in models.merged}
+    chunks = models.chunks(n for n in models.merged if "weights" in of or None in known[n])
+    columns = [OF.index(key) for key in of]
 
     def worker() -> Callable[[Chunk], np.ndarray]:
         reader = Reader(models.all, progress, step or 2 * step_for(len(models.all)))
@@ -41,11 +58,36 @@ def norms(models: Models, *, threads: int = 1, step: int | None = None, progress
                 if not np.isfinite(sums[-1]).all():
                     raise reader.blame(chunk[0], first, stored)
             tiles = np.concatenate(sums, axis=1)
-            return np.array([[math.fsum(tiles[t, :, k]) for k in (0, 1)] for t in range(len(tiles))])
+            return np.array([[math.fsum(tiles[t, :, k]) for k in columns] for t in range(len(tiles))])
 
         return work
 
-    return record(models, chunks, parallel_map(chunks, worker, threads), ("weights", "task_vector"))
+    measured = record(models, chunks, parallel_map(chunks, worker, threads), of)
+    for name, sums in measured["tensors"].items() if "task_vector" in of else ():
+        pairs = zip(known[name], sums["task_vector"], strict=True)
+        sums["task_vector"] = [read if exact is None else exact for exact, read in pairs]
+    return measured
+
+
+def _of_factors(models: Models, name: str) -> list[float | None]:
+    """Return the squared norm of a tensor's task vector for each expert whose factors tell it; None for the others.
+
+    Raises UserError for factors with NaN or infinity.
+    """
+    base = models.base.entries[name]
+    squares: list[float | None] = []
+    for expert in models.experts.values():
+        entry = expert.entries[name]
+        square = None if entry is not base else 0.0
+        if isinstance(entry, LowRank) and entry.base is base:
+            square = entry.square
+        squares.append(square)
+        if square is not None and not math.isfinite(square):
+            raise UserError(
+                f"{expert.folder}: the factors of tensor '{name}' hold NaN, infinity or numbers whose product leaves the range of"
+                " float64; expected finite numbers, since a merge spreads them. Train or fetch this adapter again"
+            )
+    return squares
 
 
 def record(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], keys: Sequence[str]) -> dict[str, Any]:

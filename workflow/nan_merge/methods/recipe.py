@@ -89,6 +89,12 @@ class Recipe:
         operators = (self.preprocess.func, self.combine.func, self.postprocess.func)
         return operators == (preprocess.identity, combine.weighted_sum, postprocess.unchanged)
 
+    @property
+    def norms_of(self) -> tuple[str, ...]:
+        """What the norms are taken of that the coefficients read."""
+        values = _filled(coefficients.estimate, self.estimate.keywords)
+        return tuple(values[key] for key in ("norm_of", "over") if values[key] != "none")
+
     def check(self, shape: tuple[int, ...], experts: Sequence[str], context: TensorContext) -> None:
         """Raise the UserErrors of operators on a tensor that its shape and their hyper-parameters alone decide."""
         for stage, operator in (("preprocess", self.preprocess), ("combine", self.combine), ("postprocess", self.postprocess)):

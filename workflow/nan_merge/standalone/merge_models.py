@@ -140,7 +140,7 @@ class Settings:
         contexts = Contexts(models, cuts() if spec else {}, self.seed)
         progress.begin("norms")
         how: dict[str, Any] = {"threads": self.threads, "progress": progress}
-        return self.recipe.estimate(processed(contexts, **spec, **how) if spec else norms(models, **how))
+        return self.recipe.estimate(processed(contexts, **spec, **how) if spec else norms(models, self.recipe.norms_of, **how))
 
     def assumed(self, models: Models) -> CoefficientTable:
         """Return the coefficients without reading a tensor: true for a rule that reads no norms, else for norms 1, 2, 3, ...

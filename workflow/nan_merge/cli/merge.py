@@ -24,6 +24,7 @@ def main(argv: Sequence[str], name: str = "merge") -> None:
     args = vars(arguments(name).parse_args(argv))
     from nan_merge.standalone.merge_models import OwnModels, run
     from nan_merge.standalone.method import assignment
+    from nan_merge.standalone.model_card import adapter_phrase
     from nan_merge.standalone.sources import named
 
     if "examples" in args:
@@ -33,6 +34,8 @@ def main(argv: Sequence[str], name: str = "merge") -> None:
         args["chat_template"] = template(args["chat_template"])
     merged = run(OwnModels(experts=experts, set=settings, **args), show=not as_json)
     text = visible(f"{merged.output}: written in {merged.seconds:.1f} s")
+    if merged.adapter:
+        text = visible(f"{adapter_phrase(merged.adapter)}\n{merged.output}: written in {merged.seconds:.1f} s")
     if as_json:
         text = json.dumps({**asdict(merged), "output": str(merged.output)}, indent=1, ensure_ascii=False)
     with about(f"standard output; {merged.output} is written"):
@@ -61,7 +64,8 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="of random draws (default: 0)")
     add("--examples", nargs="+", type=number_by_name, metavar="NAME=N", help="training examples of each expert, for data_size")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
-    add("--quiet", action="store_true", help="no notes and no progress")
+    add("--output-adapter", nargs="?", const=True, type=positive, metavar="RANK", help="write a LoRA adapter, no whole model")
+    add("--quiet", action="store_true", help=argparse.SUPPRESS)  # as in other programs
     add("--json", action="store_true", default=False, help="print the result as JSON")
     return parser
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nan_merge.core.errors import UserError, explained
@@ -34,36 +35,44 @@ def merge_and_document(
     device_name: str = "cpu",
     progress: Progress = no_progress,
     files: Mapping[str, str] | None = None,
-) -> None:
-    """Write a merged model with its provenance and its model card, whole or not at all.
+    make: Callable[..., object] = merge,
+) -> dict[str, Any]:
+    """Write a merged model with its provenance and its model card, whole or not at all; return what `make` told of it.
 
     `sources` are `base` and every expert by name, `inputs` their files as they were when they were opened (now, if None),
     `about` further entries of provenance.json (`name`, `method`, `method_spec` and others), `files` texts by name that the
-    output has besides or in place of the base's; for the rest see `merge` and `devices.device`. Raises UserError for an input
-    that was changed meanwhile.
+    output has besides or in place of the base's; `make` writes the model, and is called as `merge`, but may give `finish`
+    further entries of provenance.json; for the rest see `merge` and `devices.device`. Raises UserError for an input that was
+    changed meanwhile.
     """
     inputs = inputs or Inputs.of({name: source.folder for name, source in sources.items()})
     record = compose(request, sources, about, output, device_name)
 
-    def finish(folder: Path, digests: Mapping[str, str], written: Mapping[str, str]) -> None:
+    told: dict[str, Any] = {}
+
+    def finish(
+        folder: Path, digests: Mapping[str, str], written: Mapping[str, str], made: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         inputs.check()
+        told.update(made)
         for name, text in (files or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
         try:
             entered = {name: {**known, "xxh3_128": digests[name]} for name, known in record["inputs"].items()}
-            document(folder, {**record, "inputs": entered})
+            document(folder, {**record, **made, "inputs": entered})
             seal(folder, written)
         except Exception as error:
             failed.append(explained(error) or repr(error))
             (folder / PROVENANCE).unlink(missing_ok=True)  # half a document proves nothing
 
     failed: list[str] = []
-    merge(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
+    make(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
     if failed:
         raise UserError(
             f"{output}: the merged model is whole and stays, its documents could not be written ({failed[0]}). It can be used as"
             " it is; to have the card and provenance.json, remove the folder by hand and merge again"
         )
+    return told
 
 
 def compose(

@@ -29,6 +29,7 @@ from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
+from nan_merge.engine.merge import merge as write_model
 from nan_merge.engine.processed import processed
 from nan_merge.engine.request import Contexts, MergeRequest, Thresholds
 from nan_merge.layouts.adapters import is_adapter
@@ -36,6 +37,7 @@ from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
 from nan_merge.methods.recipe import Recipe, bind
 from nan_merge.standalone.documented_merge import compose, merge_and_document
+from nan_merge.standalone.merged_adapter import MergedAdapter
 from nan_merge.standalone.mergekit_export import check_method, check_names, export
 from nan_merge.standalone.method import choose, flow
 from nan_merge.standalone.model_card import PROVENANCE
@@ -170,12 +172,17 @@ class OwnModels(Settings):
     overwrite: bool = False  # whether an older merge at `output` is replaced
     export_mergekit: Path | None = None  # file for a mergekit config with the coefficients
     chat_template: str | None = None  # of the output, in place of the base's
+    output_adapter: int | bool | None = None  # rank of a LoRA adapter in place of a whole model; True: the sum of the ranks
 
     @advice_for_options()
     def __post_init__(self) -> None:
         """Check what can be checked before models are looked for."""
         super().__post_init__()
         self.check_experts([*self.experts])
+        if self.output_adapter is not None and (not isinstance(self.output_adapter, int) or self.output_adapter < 1):
+            raise UserError(f"--output-adapter {self.output_adapter}: expected a rank, a whole number from 1, or none")
+        if self.output_adapter and self.dtype:
+            raise UserError("--dtype: is the type of a whole model; the factors of --output-adapter are float32; leave one out")
         if self.export_mergekit:
             check_method(self.method_spec)
 
@@ -189,6 +196,7 @@ class Merged:
     coefficients: dict[str, dict[str, float]]  # expert -> row (`model`, or a layer or tensor) -> coefficient
     notes: tuple[str, ...]  # what was done to bring the models into one layout
     seconds: float
+    adapter: dict[str, Any] | None = None  # modules, ranks and relative error of a merge into an adapter
 
 
 @advice_for_arguments()
@@ -223,14 +231,17 @@ def run(own: OwnModels, show: bool = False) -> Merged:
         sources = {name: find(model) for name, model in given.items()}
         inputs = Inputs.of({name: source.folder for name, source in sources.items()})
         check_inputs(own.output, sources, inputs)
-        models, table = _merge(own, sources, inputs, show)
-    return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started)
+        models, table, adapter = _merge(own, sources, inputs, show)
+    return Merged(own.output, own.method, by_expert(table), models.notes, time.monotonic() - started, adapter)
 
 
-def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: bool) -> tuple[Models, CoefficientTable]:
+def _merge(
+    own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: bool
+) -> tuple[Models, CoefficientTable, dict[str, Any] | None]:
     """Merge models that were found; `inputs` are compared at the end of every pass."""
     models = own.unified(sources["base"].folder, {name: s.folder for name, s in sources.items() if name != "base"})
-    written = output_bytes(models, own.dtype)
+    adapter = _adapter(own, sources["base"], models) if own.output_adapter else None
+    written = 0 if adapter else output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
     if own.export_mergekit:
         _mergekit(own, sources, models, own.assumed(models))
@@ -252,12 +263,20 @@ def _merge(own: OwnModels, sources: Mapping[str, Source], inputs: Inputs, show: 
         request = own.request(models, table, cuts)
         inputs.check()
         progress.begin("merge")
-        merge_and_document(
+        told = merge_and_document(
             request, sources, _about(own), own.output, inputs=inputs,
             threads=own.threads, device_name=own.device, progress=progress,
             files={"chat_template.jinja": own.chat_template} if own.chat_template else {},
+            make=adapter.write if adapter else write_model,
         )  # fmt: skip
-    return models, table
+    return models, table, told.get("adapter")
+
+
+def _adapter(own: OwnModels, base: Source, models: Models) -> MergedAdapter:
+    """Return the adapter that the merge goes to."""
+    rank = None if own.output_adapter is True else own.output_adapter
+    place = {"base_model_name_or_path": base.repo or base.given, "revision": base.commit}
+    return MergedAdapter(models, own.recipe.is_linear, rank, place)
 
 
 def by_expert(table: CoefficientTable) -> dict[str, dict[str, float]]:
@@ -345,4 +364,5 @@ def _about(own: OwnModels) -> dict[str, Any]:
         "missing": own.missing,
         "dtype": own.dtype,
         **({"chat_template": own.chat_template} if own.chat_template else {}),
+        **({"output_adapter": own.output_adapter} if own.output_adapter else {}),
     }

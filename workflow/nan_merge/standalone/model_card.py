@@ -19,6 +19,8 @@ from nan_merge.core.files import canonical, read_json, sha256, write_json
 from nan_merge.core.shell import line, option
 from nan_merge.core.text import front_matter as read_front_matter
 from nan_merge.core.text import read_mapping
+from nan_merge.layouts.adapter_configs import CONFIG as ADAPTER
+from nan_merge.layouts.names import count_phrase
 from nan_merge.methods.recipe import STAGES
 from nan_merge.standalone.method import flow
 from nan_merge.standalone.sources import Source, files
@@ -36,6 +38,7 @@ HEADS = (  # ends of an architecture in config.json for which transformers has a
     "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
     "ForImageClassification",
 )  # fmt: skip
+LIBRARIES = ("transformers", "open_clip", "sentence-transformers", "peft")  # of the hub
 CANONICAL = ("open_clip", "efficientnet_lite0_folded")  # model types of canonical checkpoints that no library loads as they are
 
 
@@ -45,7 +48,8 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
     `record` holds `name`, `method`, `method_spec`, `coefficients` (a table's record), `inputs` (by `origin`, the base
     first); optional are `label`, `reference`, `thresholds`, `set` (assignments `stage.operator.name=value` of the command
     line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `chat_template`, `calibration`, `task`, `prepared`
-    (whether models of a hub were brought into another layout first), `notes` and `versions`.
+    (whether models of a hub were brought into another layout first), `output_adapter` (a rank, or True), `adapter` (what such a
+    merge holds and leaves out), `notes` and `versions`.
     """
     record = {**record, "loading": loading(folder)}
     write_json(folder / PROVENANCE, record)
@@ -89,6 +93,8 @@ def _about(folder: Path) -> dict[str, str]:
 def loading(folder: Path) -> dict[str, str]:
     """Return the `library` that loads a model, and for transformers the classes of `model` and `tokenizer`, by its configs."""
     config = _config(folder)
+    if (folder / ADAPTER).is_file():
+        return {"library": "peft"}
     if (folder / MODULES).is_file():
         return {"library": "sentence-transformers"}
     if "model_type" not in config and (folder / "open_clip_config.json").is_file():
@@ -130,6 +136,8 @@ def command(record: Mapping[str, Any], places: Mapping[str, str], output: str) -
     lines = [option(key, value) for key, value in [*options, ("--output", output)]]
     if sizes := record.get("examples", record["coefficients"].get("examples")):
         lines.insert(-1, ["--examples", *(f"{name}={size}" for name, size in sizes.items())])
+    if rank := record.get("output_adapter"):
+        lines.insert(-1, ["--output-adapter", *([] if rank is True else [str(rank)])])
     return " \\\n    ".join(["nan-merge merge", *map(line, lines)])
 
 
@@ -178,8 +186,10 @@ def metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     base = inputs["base"]
     entries: dict[str, Any] = {"base_model": list(dict.fromkeys(model["title"] for model in inputs.values()))}
     entries |= {"base_model_relation": "merge", "tags": TAGS}
+    if "adapter" in record:
+        entries |= {"base_model": [base["title"]], "base_model_relation": "adapter"}
     library = record.get("loading", {}).get("library")
-    entries |= {"library_name": library} if library in ("transformers", "open_clip", "sentence-transformers") else {}
+    entries |= {"library_name": library} if library in LIBRARIES else {}
     entries |= merged_licence(inputs.values())
     return entries | ({"pipeline_tag": base["pipeline_tag"]} if "pipeline_tag" in base else {})
 
@@ -188,6 +198,7 @@ def card(record: Mapping[str, Any]) -> str:
     """Return the model card of a record: Markdown with YAML front matter."""
     front = yaml_text(metadata(record))
     sections = [f"# {markdown(record['name'])}", _paragraph(record), "## Models", _models(record), *_licences(record)]
+    sections += ["## Adapter", markdown(adapter_phrase(record["adapter"]))] if "adapter" in record else []
     sections += ["## Use", _use(record), "## Recipe", _recipe(record)]
     if record.get("notes"):
         sections += ["## How the models were brought together", "\n".join(f"- {markdown(note)}" for note in record["notes"])]
@@ -207,6 +218,20 @@ def _paragraph(record: Mapping[str, Any]) -> str:
     return (
         f"This model is a merge of {models} of {base} by the method *{method}*{f' ({papers})' if papers else ''}. It was made"
         f" with NAN-Merge. {WITHOUT_SCORES}"
+    )
+
+
+def adapter_phrase(adapter: Mapping[str, Any]) -> str:
+    """Say what an adapter holds of the change that it stands for, and what of that the ranks do not hold."""
+    (low, high), error = adapter["ranks"], adapter["error"]
+    ranks = f"rank {high}" if low == high else f"ranks {low} to {high}"
+    text = f"A LoRA adapter of {count_phrase(adapter['modules'], 'module')} with {ranks}"
+    text += f", and {count_phrase(adapter['whole'], 'tensor')} stored whole." if adapter["whole"] else "."
+    if not error["largest"]:
+        return f"{text} Nothing of the change of these weights is left out but what float32 rounds off."
+    return (
+        f"{text} Of the change of these weights, the ranks leave out {error['total']:.3g} (relative, in the Frobenius norm"
+        f" over all modules); the largest of one tensor is {error['largest']:.3g}, of {error['tensor']}."
     )
 
 
@@ -251,6 +276,9 @@ def _use(record: Mapping[str, Any]) -> str:
     elif found.get("library") == "open_clip":
         place = json.dumps(f"local-dir:{record['name']}")
         lines = ["import open_clip", "", f"model, preprocess = open_clip.create_model_from_pretrained({place})"]
+    elif found.get("library") == "peft":
+        lines = ["from peft import PeftModel", "", f"model = PeftModel.from_pretrained(base, {folder})"]
+        lines.insert(1, f"# `base` is {json.dumps(record['inputs']['base']['title'])}, as its library loads it")
     elif found.get("library") == "sentence-transformers":
         lines = ["from sentence_transformers import SentenceTransformer", "", f"model = SentenceTransformer({folder})"]
     else:

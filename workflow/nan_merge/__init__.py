@@ -22,11 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nan_merge.core.errors import UserError
+    from nan_merge.standalone.extract_adapter import extract_adapter
     from nan_merge.standalone.merge_models import merge
     from nan_merge.standalone.state_dicts import merge_state_dicts
 
-__all__ = ["UserError", "merge", "merge_state_dicts"]
-_MODULES = {"UserError": "core.errors", "merge": "standalone.merge_models", "merge_state_dicts": "standalone.state_dicts"}
+__all__ = ["UserError", "extract_adapter", "merge", "merge_state_dicts"]
+_MODULES = {
+    "UserError": "core.errors",
+    "extract_adapter": "standalone.extract_adapter",
+    "merge": "standalone.merge_models",
+    "merge_state_dicts": "standalone.state_dicts",
+}
 
 
 def __getattr__(name: str) -> Any:

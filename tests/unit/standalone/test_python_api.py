@@ -77,7 +77,7 @@ def test_the_package_imports_nothing_before_it_is_used():
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True
     )
     assert done.stdout == "[]\n"
-    with pytest.raises(AttributeError, match="its API is UserError, merge, merge_state_dicts"):
+    with pytest.raises(AttributeError, match="its API is UserError, extract_adapter, merge, merge_state_dicts"):
         _ = nan_merge.mrege
 
 

@@ -18,6 +18,7 @@ from nan_merge.core.names import nearest
 ANYWHERE = {
     "merge": "merge models, in folders or on the hub, into one",
     "import-mergekit": "translate a mergekit config, and merge by it",
+    "extract-adapter": "write a fine-tuned model as a LoRA adapter of its base",
     "methods": "list the methods and variants, or show one",
     "convert": "turn a CLIP or a LLaVA into that of another library, or back",
 }

@@ -73,6 +73,11 @@ def _renames(record: Mapping[str, Any] | None) -> Iterator[Rename]:
         yield lambda name: library(renamed(GENERAL, name))
 
 
+def in_memory(record: Mapping[str, Any]) -> Rename:
+    """Return the function that gives a stored name its name in the memory of transformers; it changes nothing without that."""
+    return (_of_transformers(json.dumps(_kinds(record), sort_keys=True)) if record.get("architectures") else None) or str
+
+
 def common(name: str) -> str:
     """Return the one name of all spellings of a tensor of a vision-language model: that in the memory of transformers 5."""
     return renamed(LAYOUTS[-1], name)

@@ -70,7 +70,7 @@ def head_left_behind(base: Checkpoint, entries: Mapping[str, Tensor], who: str) 
     if not moved or not _generates(config(base)):
         return {}
     stored = [name for name, kept in twins(base).items() if kept in moved]
-    head = stored[0] if stored else _head_of(moved[0], config(base))
+    head = stored[0] if stored else head_of(moved[0], config(base))
     if head is None or moved[0].endswith(SHARED):
         raise UserError(
             f"{who}: moves '{moved[0]}', but not the output head that the base {base.folder} ties to it; expected an adapter that"
@@ -86,7 +86,7 @@ def _generates(record: Mapping[str, Any]) -> bool:
     return not kinds or any(WITH_HEAD.search(str(kind)) for kind in kinds)
 
 
-def _head_of(embedding: str, record: Mapping[str, Any]) -> str | None:
+def head_of(embedding: str, record: Mapping[str, Any]) -> str | None:
     """Return the name of the head that a generating model ties to an embedding and does not store; None if it is not known."""
     if not any(GENERATING.search(str(kind)) for kind in record.get("architectures") or ["CausalLM"]):
         return None

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from project import Done, Project
+from safetensors.numpy import load_file
 
 from nan_merge.archive.privacy import COMMON
 
@@ -115,6 +116,15 @@ def test_it_has_every_result_and_record_and_no_weights(archived, members):
     assert {"README.md", "CITATION.cff", ".zenodo.json", "Snakefile", "results/logs/gather_scores.log"} <= members.keys()
     assert [name for name in members if name.startswith(".snakemake/metadata/")]
     assert [name for name in members if name.endswith((".safetensors", ".npy", ".part")) or "/merged/" in name] == []
+
+
+def test_of_a_merge_it_has_the_digest_of_every_tensor(archived, members):
+    tensors = json.loads(members["results/digests/tiny/ties/seed0.json"])["tensors"]
+    merged = load_file(archived / "results/merged/tiny/ties/seed0/model.safetensors")
+    assert tensors.keys() == merged.keys() and len({*tensors.values()}) > 30
+    other = json.loads(members["results/digests/tiny/dare/seed0.json"])["tensors"]
+    frozen = {name for name in tensors if name.startswith("embeddings.")}  # `exclude` of the suite: as in the base
+    assert {name for name in tensors if tensors[name] == other[name]} & frozen == frozen and tensors != other
 
 
 def test_two_archives_of_one_run_are_equal(archived, tmp_path):
@@ -363,8 +373,8 @@ def test_other_code_is_named(archived, tmp_path):
 @pytest.mark.slow
 def test_merges_and_scores_are_made_again_from_the_assets(archived, members, tmp_path):
     """Whoever changes a prediction wherever it stands is found out by the models alone."""
-    digest = "results/digests/tiny/ties/seed0.json"
-    members[digest] = members[digest].replace(b'"tiny"', b'"other"', 1)
+    digest, tensor = "results/digests/tiny/ties/seed0.json", "encoder.layer.1.output.dense.weight"
+    members[digest] = members[digest].replace(json.loads(members[digest])["tensors"][tensor].encode(), b"0" * 32)
     old = int(np.load(io.BytesIO(members[DARE]))["weather.prediction"][5])
     members[DARE] = arrays(members[DARE], lambda found: found["weather.prediction"].__setitem__(5, 7))
     rows = [line.split("\t") for line in members[TABLE].decode().splitlines()]
@@ -374,7 +384,7 @@ def test_merges_and_scores_are_made_again_from_the_assets(archived, members, tmp
     file = written(tmp_path / "run.zip", members)
     done = nan_merge(archived, "verify", file, "--assets", archived / "results/assets", "--rescore", "--json || true")
     faults = {layer["layer"]: layer["faults"] for layer in json.loads(done.text)["layers"]}
-    assert len(faults[4]) == 1 and faults[4][0].startswith(f"{digest}: line ")
+    assert faults[4] == [f"{digest}: 1 of 37 tensors differ: {tensor}"]
     assert faults[5] == [f"dare of tiny, seed 0, test split, task weather, index 5: prediction {old}, expected 7"]
 
 

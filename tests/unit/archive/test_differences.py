@@ -1,5 +1,7 @@
 """How two files differ: rounding is told as rounding, everything else by its first line."""
 
+import json
+
 import pytest
 
 from nan_merge.archive.differences import difference, of_texts, relative
@@ -34,6 +36,25 @@ def test_equal_bytes_are_no_difference_and_other_bytes_are_counted(tmp_path):
         (tmp_path / name).write_bytes(content)
     assert difference(tmp_path / "a.png", tmp_path / "b.png") is None
     assert difference(tmp_path / "a.png", tmp_path / "c.png") == "other bytes (6, expected 5)"
+
+
+TENSORS = {name: name * 32 for name in "abc"}
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({**TENSORS, "b": "f" * 32}, "1 of 3 tensors differ: b"),
+        ({**TENSORS, "a": "f" * 32, "c": "f" * 32}, "2 of 3 tensors differ: a, c"),
+        ({"a": "f" * 32, "b": TENSORS["b"], "d": "0" * 32}, "1 of 3 tensors differ: a; 1 missing: c; 1 not expected: d"),
+        (TENSORS, "line 4 is ' \"sha256\": \"2\",', expected ' \"sha256\": \"1\",'"),
+    ],
+)
+def test_of_a_merge_the_tensors_that_differ_are_named(made, said, tmp_path):
+    for name, tensors, digest in (("kept.json", TENSORS, "1"), ("made.json", made, "2")):
+        record = {"card": "0.5", "note": "more", "sha256": digest, "tensors": tensors}
+        (tmp_path / name).write_text(json.dumps(record, indent=1))
+    assert difference(tmp_path / "kept.json", tmp_path / "made.json") == said
 
 
 def test_the_versions_of_a_report_are_those_of_the_machine_that_wrote_it(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from fabricated_run import EXAMPLES, ROOT, FabricatedRun
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from models import random_model, save
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, read_table, write_json
@@ -34,7 +35,7 @@ def document_merge(folder, method):
     table = {"experts": ["a", "b"], "scope": "model", "rows": {"model": [0.3, 0.3]}, "norms": {"model": [1.0, 1.0]}}
     spec = {"coefficients": {"constant": {"value": 0.3}}}
     merged = folder / f"merged/{SUITE}/{method}/seed0"
-    merged.mkdir(parents=True)
+    save(merged, random_model(0))
     document(merged, {"name": method, "method": method, "method_spec": spec, "coefficients": table, "inputs": inputs})
     write_json(folder / f"digests/{SUITE}/{method}/seed0.json", digest(merged))
 

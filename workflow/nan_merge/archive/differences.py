@@ -1,10 +1,15 @@
-"""Say how two files differ: in which line, and whether in the last bits of numbers alone."""
+"""Say how two files differ: in which line, whether in the last bits of numbers alone, and merges in which tensors."""
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import zip_longest
 from pathlib import Path
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.names import first_of
+from nan_merge.core.text import parse_json
 
 NUMBER = re.compile(r"(?<![\w#.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 ROUNDING = 1e-9  # relative difference up to which a number differs by rounding
@@ -23,9 +28,27 @@ def difference(kept: Path, made: Path) -> str | None:
     if old == new:
         return None
     try:
-        return of_texts(old.decode("utf-8"), new.decode("utf-8"))
+        texts = old.decode("utf-8"), new.decode("utf-8")
     except UnicodeDecodeError:
         return f"other bytes ({len(new):,}, expected {len(old):,})"
+    return of_tensors(*texts) or of_texts(*texts)
+
+
+def of_tensors(old: str, new: str) -> str:
+    """Return which tensors differ between two records of a merge (`results/digests`); empty for equal ones and other texts."""
+    try:
+        records = [parse_json(text, "") for text in (old, new)]
+    except UserError:
+        return ""
+    if not all(isinstance(record, dict) and {"sha256", "tensors"} <= record.keys() for record in records):
+        return ""
+    kept, made = (dict(record["tensors"]) for record in records)
+    found = {
+        f"of {len(kept)} tensors differ": [name for name in kept if made.get(name, kept[name]) != kept[name]],
+        "missing": [name for name in kept if name not in made],
+        "not expected": [name for name in made if name not in kept],
+    }
+    return "; ".join(f"{len(names)} {what}: {first_of(names)}" for what, names in found.items() if names)
 
 
 def of_texts(old: str, new: str) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.companions import MODULES
+from nan_merge.checkpoints.digests import digests
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import code, code_block, markdown, yaml_text
 from nan_merge.core.files import canonical, read_json, sha256, write_json
@@ -57,9 +59,11 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def digest(folder: Path) -> dict[str, Any]:
-    """Return what identifies a merged model without its weights: SHA-256 of every file, provenance and model card."""
+    """Return what identifies a merged model without its weights: SHA-256 of every file, XXH3-128 of every tensor, the documents."""
+    weights = {folder / name: digests(folder / name) for name in Checkpoint(folder).shards}
     return {
-        "sha256": {file.relative_to(folder).as_posix(): sha256(file) for file in _files(folder)},
+        "sha256": {f.relative_to(folder).as_posix(): weights[f][0] if f in weights else sha256(f) for f in _files(folder)},
+        "tensors": {tensor: found for _, tensors in weights.values() for tensor, found in tensors.items()},
         "provenance": read_json(folder / PROVENANCE),
         "card": (folder / CARD).read_text(encoding="utf-8"),
     }

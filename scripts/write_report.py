@@ -18,7 +18,7 @@ def main() -> None:
     keys = {
         "suites": "records, one section each",
         "methods": METHODS,
-        "provenance": "versions, digests, licences",
+        "provenance": "digests, licences, settings",
         "claims": "config/claims.yaml with the contrasts of the run",
     }
     args = vars(parse_with_spec(parser, **keys))

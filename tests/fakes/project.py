@@ -115,6 +115,14 @@ class Project:
         return sorted(str(path.relative_to(self.folder)) for path in (self.folder / "results").rglob(".*.part"))
 
 
+def package(folder: Path, name: str, version: str) -> str:
+    """Install a package without modules below a folder, and return its place for PYTHONPATH."""
+    place = folder / name / f"{name}-{version}.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return str(place.parent)
+
+
 def make_command() -> list[str]:
     """Return the command behind `make demo`, read from the Makefile: a kernel lock and snakemake."""
     line = re.search(r"^RUN := (.+)$", (tiny.ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from project import Done, Project
+from project import Done, Project, package
 from safetensors.numpy import load_file
 
 from nan_merge.archive.privacy import COMMON
@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 def nan_merge(project: Project, *words: str | Path, **environment: str) -> Done:
     """Run the command of the project's own checkout in its folder."""
     line = " ".join(["python -m nan_merge.cli", *map(str, words)])
-    return project.shell(line, PYTHONPATH=str(project / "workflow"), **environment)
+    return project.shell(line, **{"PYTHONPATH": str(project / "workflow"), **environment})
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,8 @@ def test_of_a_merge_it_has_the_digest_of_every_tensor(archived, members):
 
 def test_two_archives_of_one_run_are_equal(archived, tmp_path):
     copy = archived.copy(tmp_path / "elsewhere")
-    assert nan_merge(copy, "archive", "again.zip", USER="somebody").code == 0
+    installed = f"{package(tmp_path, 'vllm', '99.0')}:{copy / 'workflow'}"
+    assert nan_merge(copy, "archive", "again.zip", USER="somebody", PYTHONPATH=installed).code == 0
     assert (copy / "again.zip").read_bytes() == (archived / "run.zip").read_bytes()
 
 

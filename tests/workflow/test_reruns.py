@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tiny
-from project import Project
+from project import Project, package
 
 MERGES = [method for method in tiny.RUN if method not in ("pretrained", "individual")]
 CANDIDATES = [f"task_arithmetic_tuned-{value:g}" for value in tiny.GRID]
@@ -237,6 +237,13 @@ def test_touched_sources_mean_nothing(project):
             os.utime(file, (now, now))
     os.utime(project / "Snakefile", (now, now))
     assert project.jobs() == set()
+
+
+@pytest.mark.parametrize("name", ["vllm", "numpy"])
+def test_another_version_of_a_package_means_nothing(name, finished, tmp_path):
+    """Scores record the versions that they were made with; what is installed when a run is planned is no part of it."""
+    done = finished.run("--dry-run", PYTHONPATH=package(tmp_path, name, "99.0"))
+    assert done.code == 0 and "Nothing to be done" in done.text, done.text[-3000:]
 
 
 def test_a_moved_folder_means_nothing(project, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from archiving.run import CONFIG, Run
 from nan_merge.archive.privacy import Traces
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
 from nan_merge.core.names import first_of
-from nan_merge.core.versions import versions
+from nan_merge.core.versions import recorded_versions
 
 MAIN_TABLE = "results/tables/main_"  # whose tables the first page shows
+VERSIONED = re.compile(r"results/(scores|validation|digests)/.+\.json")  # that say which versions of packages made them
 
 
 def collect(root: Path, folder: Path, weights: bool, partial: bool) -> tuple[dict[str, Any], dict[str, Path | bytes], list[str]]:
@@ -35,16 +38,15 @@ def collect(root: Path, folder: Path, weights: bool, partial: bool) -> tuple[dic
             f"{folder}: files of the run are gone: {first_of(gone)}; make them again by naming them to snakemake, as in"
             f" `snakemake --cores all {gone[0]}`, or archive what is there with --partial"
         )
-    config, state = read_yaml(folder / CONFIG), code_state(root)
+    config, state, files = read_yaml(folder / CONFIG), code_state(root), files_of(run, root, weights)
     facts = {
         "program": "nan-merge",
         "date": run.end.date().isoformat(),
         "code": code_of(root),
-        "versions": versions(),
+        "versions": recorded_versions(read_json(files[name]) for name in files if VERSIONED.fullmatch(name)),
         **({"commit": state["commit"]} if "commit" in state else {}),
         **({"partial": [*left, *gone]} if left or gone else {}),
     }
-    files = files_of(run, root, weights)
     traces = Traces([folder, root], (folder / CONFIG).read_text(encoding="utf-8"))
     contents: dict[str, Path | bytes] = {**files, **made_of(run, state.get("changes", ""), files, traces)}
     shown = [file for name, file in files.items() if name.startswith(MAIN_TABLE) and file.suffix == ".md"]

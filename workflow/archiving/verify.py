@@ -160,7 +160,7 @@ def differing(archive: Archive, root: Path) -> list[str]:
     other = [
         f"{name} {here.get(name, 'missing')} ({there.get(name, 'missing')})"
         for name in {**there, **here}
-        if here.get(name) != there.get(name)
+        if here.get(name) not in there.get(name, "").split(", ")
     ]
     if other:
         notes.append(f"other versions here (in the archive): {', '.join(other)}")

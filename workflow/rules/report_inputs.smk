@@ -1,8 +1,6 @@
 # What tables, figures and the report are made from: score files, measurements by kind, and records of suites, methods and origin.
 import hashlib
 
-from nan_merge.core.versions import versions
-
 OF_MODELS = ("coefficients", "experts", "premise", "selection", "sweep")  # kinds for suites that make their merges
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
 MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as `inputs`
@@ -219,9 +217,8 @@ def run_config():
 
 
 def provenance(wildcards):
-    """The origin of the report: versions, digests of config and code, assets, settings of the suites."""
+    """The origin of the report: digests of config and code, assets, settings of the suites."""
     return {
-        "versions": versions(),
         "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
         "code": digest("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
         "assets": [

@@ -12,7 +12,7 @@ import pytest
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json, read_table, sha256, write_json, write_table
-from nan_merge.core.versions import versions
+from nan_merge.core.versions import recorded_versions, versions
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,6 +24,11 @@ def test_sha256_is_the_standard_one(tmp_path):
 
 def test_versions_name_what_numbers_depend_on():
     assert {"python", "machine", "numpy"} <= versions().keys()
+
+
+def test_versions_of_several_records_are_told_together():
+    made = [{"provenance": {"versions": given}} for given in ({"torch": "2.9", "numpy": "2.4"}, {"torch": "2.10"})]
+    assert recorded_versions([{}, {"provenance": {}}, *made, made[0]]) == {"numpy": "2.4", "torch": "2.10, 2.9"}
 
 
 def test_json_is_canonical_strict_and_named(tmp_path):

@@ -14,17 +14,11 @@ from nan_merge.core.text import parse_json
 NUMBER = re.compile(r"(?<![\w#.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 ROUNDING = 1e-9  # relative difference up to which a number differs by rounding
 SHOWN = 100  # characters of a line
-VERSIONS = re.compile(r"<tr><td>versions\.(\S+)</td><td><code>(.*?)</code></td></tr>\n")  # of report.html
 
 
 def difference(kept: Path, made: Path) -> str | None:
-    """Return how a file that was made again differs from the kept one, None for equal bytes.
-
-    Rows of a report with versions of packages are left out: they are those of the machine that wrote it.
-    """
+    """Return how a file that was made again differs from the kept one, None for equal bytes."""
     old, new = kept.read_bytes(), made.read_bytes()
-    if kept.suffix == ".html":
-        old, new = (VERSIONS.sub("", text.decode("utf-8", "replace")).encode() for text in (old, new))
     if old == new:
         return None
     try:

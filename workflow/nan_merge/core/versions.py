@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 PACKAGES = (
     "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
@@ -20,3 +22,12 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+def recorded_versions(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what records of results state as `versions` in their provenance, several of one package joined by `, `."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record.get("provenance", {}).get("versions", {}).items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(of)) for name, of in sorted(found.items())}

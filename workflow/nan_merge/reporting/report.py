@@ -16,6 +16,8 @@ from markupsafe import Markup
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
+from nan_merge.core.files import read_json
+from nan_merge.core.versions import recorded_versions
 from nan_merge.reporting.answer import NAN_GROUPS, answer, question
 from nan_merge.reporting.checks import checks
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
@@ -53,8 +55,8 @@ def write_report(
 
     `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
     the measured numbers of all suites. `predictions` are score files with .npz files beside them; without them no two methods are
-    compared. `examples` are the texts of test examples, a file a suite, and `data` tables to download. `claims` of papers are
-    config/claims.yaml with the contrasts of the run.
+    compared, and no versions of packages are known. `examples` are the texts of test examples, a file a suite, and `data` tables
+    to download. `claims` of papers are config/claims.yaml with the contrasts of the run.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
     answers, texts = read_answers(predictions)[0], read_texts(examples)
@@ -88,7 +90,7 @@ def write_report(
         methods=methods,
         ids={method["id"] for method in methods},
         learned=_learned(studies),
-        provenance=provenance,
+        provenance={"versions": recorded_versions(map(read_json, predictions)), **provenance},
         arxiv=ARXIV.fullmatch,
         count=count,
         number_of=number_of,

@@ -1,14 +1,19 @@
 """A finished run of any config, without a model: answers are drawn, everything after them is computed by the real functions."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from experiment import experiment
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.methods.recipe import bind, operator_in
+from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_methods, read_answers
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.study import gather_scores, studies
@@ -17,6 +22,16 @@ from nan_merge.reporting.tables import render_table
 ROOT = Path(__file__).parents[2]
 KEYS = ["id", "label", "host", "controls", "reference", "group", "summary", "data", "static", "sweep", "draws"]
 EXAMPLES, CLASSES = 40, 4  # of a task
+
+
+@contextmanager
+def quick(flips: int = 999, resamples: int = 200) -> Iterator[None]:
+    """Draw less for each test and interval, and take every asset for one that can be fetched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "unavailable", lambda specs: {})
+        patch.setattr(paired_difference, "FLIPS", flips)
+        patch.setattr(paired_difference, "RESAMPLES", resamples)
+        yield
 
 
 class FabricatedRun:
@@ -35,6 +50,8 @@ class FabricatedRun:
         self.folder, self.flips, self.spread = folder, flips, spread
         self.random = np.random.default_rng(0)
         self.tasks = {suite: self.experiment.task_ids(suite)[:tasks] for suite in self.experiment.suites}
+        for suite, names in self.tasks.items():
+            self.experiment.suites[suite]["tasks"] = names
         self.scores: list[Path] = []
         self.coefficients: list[Path] = []
         self.measures = [self._measures(suite, seed) for suite in self.tasks if self._merges(suite) for seed in self.seeds]
@@ -122,6 +139,11 @@ class FabricatedRun:
         path.write_text(json.dumps(record))
         return path
 
+    @property
+    def tests(self) -> list[Path]:
+        """The score files of the test split."""
+        return [file for file in self.scores if file.is_relative_to(self.folder / "scores")]
+
     @cached_property
     def examples(self) -> list[Path]:
         """The texts of the test examples, a file a suite."""
@@ -185,16 +207,8 @@ class FabricatedRun:
 
     def finish(self) -> None:
         """Write what a finished run has besides, as the rules do: scores.tsv and run_config.yaml."""
-        experiment = self.experiment
         gather_scores(self.scores, self.folder / "scores.tsv")
-        assets = {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in experiment.used_assets()}
-        config = {
-            "config": experiment.config, "assets": assets, "methods": experiment.methods, "skipped": experiment.skipped,
-            "suites": {suite: {**experiment.suites[suite], "tasks": names} for suite, names in self.tasks.items()},
-            "tasks": {task: experiment.tasks[task] for names in self.tasks.values() for task in names},
-            "skipped_methods": {suite: experiment.skipped_methods(suite) for suite in self.tasks},
-        }  # fmt: skip
-        self._json("run_config.yaml", config)  # JSON is YAML
+        self._json("run_config.yaml", self.experiment.record())  # JSON is YAML
 
     def report(self) -> Path:
         """Render the tables of the config and the report, and return the report."""

@@ -397,6 +397,19 @@ class Experiment:
         made = self.run(suite) if self.owner(suite) == suite else []
         return [candidate for candidate, (method, _) in self.candidates.items() if method in made]
 
+    def record(self) -> dict[str, Any]:
+        """Return everything that the config decided for the run, with `extends` resolved, as results/run_config.yaml has it."""
+        tasks = [task for suite in self.suites.values() for task in suite["tasks"]]
+        return {
+            "config": self.config,
+            "suites": self.suites,
+            "tasks": {task: self.tasks[task] for task in tasks},
+            "methods": {method: self.methods[method] for method in self.config["methods"]},
+            "assets": {name: {**self.assets[name], "lock": self.lock.get(name)} for name in self.used_assets()},
+            "skipped": self.skipped,
+            "skipped_methods": {suite: self.skipped_methods(suite) for suite in [*self.suites, *self.models]},
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the tables: one a method of the run, one for all draws of an entry, with its `draws`."""
         found: dict[str, dict[str, Any]] = {}

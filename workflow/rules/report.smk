@@ -244,7 +244,7 @@ rule write_run_config:
     conda:
         environment_file("workflow")
     params:
-        spec=lambda wildcards: canonical(run_config()),  # a function: in a text Snakemake replaces {names}
+        spec=lambda wildcards: canonical(experiment.record()),  # a function: in a text Snakemake replaces {names}
         code=code("scripts.write_run_config"),
     message:
         "write_run_config"

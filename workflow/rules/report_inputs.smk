@@ -201,25 +201,10 @@ def tune_record(row):
     return {**tune, "fixed": values[tune["hyper_parameter"]]} if tune["hyper_parameter"] in values else tune
 
 
-def run_config():
-    """Everything that the config decided for this run, with `extends` resolved."""
-    tasks = [task for suite in experiment.suites.values() for task in suite["tasks"]]
-    assets = experiment.used_assets()
-    return {
-        "config": experiment.config,
-        "suites": experiment.suites,
-        "tasks": {task: experiment.tasks[task] for task in tasks},
-        "methods": {method: experiment.methods[method] for method in METHODS},
-        "assets": {name: {**experiment.assets[name], "lock": experiment.lock.get(name)} for name in assets},
-        "skipped": experiment.skipped,
-        "skipped_methods": {s: experiment.skipped_methods(s) for s in [*experiment.suites, *experiment.models]},
-    }
-
-
 def provenance(wildcards):
     """The origin of the report: digests of config and code, assets, settings of the suites."""
     return {
-        "config": hashlib.sha256(canonical(run_config()).encode()).hexdigest()[:16],
+        "config": hashlib.sha256(canonical(experiment.record()).encode()).hexdigest()[:16],
         "code": digest("scripts.merge_checkpoints", "scripts.evaluate_checkpoint", "scripts.finetune_checkpoint"),
         "assets": [
             {

@@ -3,30 +3,16 @@
 import re
 
 import pytest
-from fabricated_run import FabricatedRun
 
-from experiment import experiment
-from nan_merge.reporting import paired_difference
 from nan_merge.reporting.answer import answer, question
 from nan_merge.reporting.pairs import AVERAGE, Standing
 from nan_merge.reporting.results_view import chart, results
 from nan_merge.reporting.statistics import best_merge, summarise
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_difference, "FLIPS", 999)
-        patch.setattr(paired_difference, "RESAMPLES", 200)
-        run = FabricatedRun(tmp_path_factory.mktemp("run"), {})
-        assert run.studies
-    return run
-
-
 @pytest.fixture
-def study(made):
-    found = made.studies[0]
+def study(default_run):
+    found = default_run.studies[0]
     before = [dict(row) for row in found.comparisons]
     yield found
     found.comparisons = before

@@ -4,11 +4,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fabricated_run import ROOT, FabricatedRun
+from fabricated_run import ROOT, FabricatedRun, quick
 
-from experiment import experiment
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.reporting import paired_difference
 
 CONFIG = ROOT / "config"
 OVERLAYS = {path.stem: read_yaml(path) for path in [*CONFIG.glob("papers/*.yaml"), CONFIG / "study.yaml", CONFIG / "scan.yaml"]}
@@ -58,10 +56,7 @@ class Text(HTMLParser):
 @pytest.fixture(params=RUNS, scope="module")
 def run(request, tmp_path_factory):
     """The name of a run, its text, its experiment and its studies."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_difference, "FLIPS", 999)
-        patch.setattr(paired_difference, "RESAMPLES", 200)
+    with quick():
         made = FabricatedRun(tmp_path_factory.mktemp(request.param), **RUNS[request.param])
         text = Text(made.report().read_text(encoding="utf-8"))
     return request.param, text.lines, made

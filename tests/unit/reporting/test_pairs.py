@@ -4,10 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from fabricated_run import EXAMPLES, FabricatedRun
+from fabricated_run import EXAMPLES, quick
 
-from experiment import experiment
-from nan_merge.reporting import paired_difference, paired_tests, pairs
+from nan_merge.reporting import paired_tests, pairs
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import examples_of, read_texts
 from nan_merge.reporting.paired_tests import Answers
@@ -16,17 +15,12 @@ from nan_merge.reporting.study import Score, Study
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The study of a finished run of the default config with drawn answers, its answers and its texts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_difference, "FLIPS", 999)
-        patch.setattr(paired_difference, "RESAMPLES", 200)
-        made = FabricatedRun(tmp_path_factory.mktemp("run"), {})
-        tests = [file for file in made.scores if "validation" not in str(file.relative_to(made.folder))]
-        answers, _ = paired_tests.read_answers(tests)
-        study = made.studies[0]
-        return study, answers, all_pairs(study, answers), read_texts(made.examples)["text"]
+def run(default_run):
+    """The study of the default run, its answers, comparisons and texts."""
+    study = default_run.studies[0]
+    answers, _ = paired_tests.read_answers(default_run.tests)
+    with quick():
+        return study, answers, all_pairs(study, answers), read_texts(default_run.examples)["text"]
 
 
 def test_every_two_rows_are_compared_once_on_the_average_and_on_every_task(run):

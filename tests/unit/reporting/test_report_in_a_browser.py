@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fabricated_run import FabricatedRun
 
-from experiment import experiment
-from nan_merge.reporting import paired_difference, paired_tests
+from nan_merge.reporting import paired_tests
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements.txt")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -20,15 +18,8 @@ RESULTS, CHART, COMPARE = "#text table.results", "#text .chart ol", "#text .comp
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run of the default config with drawn answers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "unavailable", lambda specs: {})
-        patch.setattr(paired_difference, "FLIPS", 9999)
-        patch.setattr(paired_difference, "RESAMPLES", 200)
-        made = FabricatedRun(tmp_path_factory.mktemp("report"), {})
-        made.report()
-    return made
+def run(default_run):
+    return default_run
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Write the texts of the test examples of a suite, as far as its models read them (rule decode_examples)."""
+"""Write the test examples of a suite as a page shows them: texts as far as models read them, or images (rule decode_examples)."""
 
 from pathlib import Path
 
@@ -6,16 +6,21 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.files import write_json
 from nan_merge.data.dataset import Dataset
 from nan_merge.data.texts import decode
+from nan_merge.data.thumbnails import thumbnails
 from scripts.arguments import options
 
 
 def main() -> None:
     """Parse the command line and write."""
     parser = options(__doc__, "suite", "datasets", "output")
-    parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER", help="with tokenizer.json")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="with tokenizer.json, for texts; without it, images")
     args = parser.parse_args()
-    texts = {folder.name: decode(Dataset(folder).inputs("test"), args.tokenizer / "tokenizer.json") for folder in args.datasets}
-    write_json(args.output, {"suite": args.suite, "texts": texts})
+    inputs = {folder.name: Dataset(folder).inputs("test") for folder in args.datasets}
+    if args.tokenizer:
+        found = {"texts": {task: decode(rows, args.tokenizer / "tokenizer.json") for task, rows in inputs.items()}}
+    else:
+        found = {"images": {task: thumbnails(pixels) for task, pixels in inputs.items()}}
+    write_json(args.output, {"suite": args.suite, **found})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from experiment import experiment
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
+from nan_merge.data.thumbnails import thumbnails
 from nan_merge.methods.recipe import bind, operator_in
 from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_methods, read_answers
@@ -146,11 +147,14 @@ class FabricatedRun:
 
     @cached_property
     def examples(self) -> list[Path]:
-        """The texts of the test examples, a file a suite."""
+        """The test examples, a file a suite: texts, or noise as images."""
+        noise = np.random.default_rng(1).integers(0, 256, (EXAMPLES, 48, 48, 3), np.uint8)
         return [
             self._json(
                 f"examples/{suite}.json",
-                {"suite": suite, "texts": {t: [f"{t} </script><b>{i}" for i in range(self.size)] for t in tasks}},
+                {"suite": suite, "images": {t: thumbnails(noise) for t in tasks}}
+                if "side" in self.experiment.suites[suite].get("input", {})
+                else {"suite": suite, "texts": {t: [f"{t} </script><b>{i}" for i in range(self.size)] for t in tasks}},
             )
             for suite, tasks in self.tasks.items()
         ]

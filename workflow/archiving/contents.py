@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ RECORDS = ("dataset.json", "calibration.json", "asset.json", "source.json", "pro
 MERGED = "results/merged/"
 SOURCES = ("Snakefile", "requirements.txt", "requirements-language.txt")  # that are kept whole, besides config/
 CODE = ("Snakefile", "workflow", "scripts", "envs", "profiles")  # all that a run reads besides config/
+IMAGE = re.compile(r"data:image/\w+;base64,[\w+/=]+")  # in which a name or a path can stand by chance
 HEAD = 40  # lines that are kept of a log
 BINARY = (".npz", ".npy", ".png", ".gz", ".safetensors", ".bin")
 
@@ -94,7 +96,8 @@ def _remedy(name: str, kind: str) -> str:
 def _text(name: str, content: Path | bytes) -> str:
     if name.endswith(BINARY):
         return ""
-    return (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+    text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+    return IMAGE.sub("", text)
 
 
 def named(job: PlannedJob) -> str:

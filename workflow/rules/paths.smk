@@ -82,7 +82,9 @@ def assets_of_dataset(wildcards):
 
 
 def tokenizer(wildcards):
-    return asset(experiment.suites[wildcards.suite]["input"]["tokenizer"])
+    """The tokenizer of a suite of texts."""
+    name = experiment.suites[wildcards.suite]["input"].get("tokenizer")
+    return asset(name) if name else []
 
 
 def captions(wildcards):

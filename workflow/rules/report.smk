@@ -154,11 +154,12 @@ rule decode_examples:
     conda:
         environment
     params:
+        tokenizer=option("tokenizer"),
         code=code("scripts.decode_examples"),
     message:
         "decode_examples: {wildcards.suite}"
     shell:
-        "python -m scripts.decode_examples --suite {wildcards.suite:q} --tokenizer {input.tokenizer:q}"
+        "python -m scripts.decode_examples --suite {wildcards.suite:q} {params.tokenizer:q}"
         " --datasets {input.datasets:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -197,7 +198,7 @@ rule write_report:
     input:
         scores=rules.gather_scores.output,
         predictions=test_scores(),
-        examples=texts(),
+        examples=examples(),
         tables=of_each_suite("tables"),
         figures=of_each_suite("figures"),
         published=published(),

@@ -39,12 +39,12 @@ def test_scores(suites=experiment.suites):
     return [file for file in scores(suites) if file.startswith("results/scores/")]
 
 
-def texts():
-    """The texts of test examples, of suites whose data are rows of tokens."""
+def examples():
+    """The test examples, texts or images, of suites whose data are prepared."""
     return [
         file
         for suite in experiment.suites
-        if "tokenizer" in experiment.suites[suite].get("input", {}) and experiment.prepared_tasks(suite)
+        if experiment.prepared_tasks(suite)
         for file in collect(rules.decode_examples.output, suite=suite)
     ]
 

@@ -8,7 +8,7 @@ from fabricated_run import EXAMPLES, quick
 
 from nan_merge.reporting import paired_tests, pairs
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
-from nan_merge.reporting.examples import examples_of, read_texts
+from nan_merge.reporting.examples import examples_of, read_examples
 from nan_merge.reporting.paired_tests import Answers
 from nan_merge.reporting.pairs import AVERAGE, all_pairs, standings
 from nan_merge.reporting.study import Score, Study
@@ -16,11 +16,11 @@ from nan_merge.reporting.study import Score, Study
 
 @pytest.fixture(scope="module")
 def run(default_run):
-    """The study of the default run, its answers, comparisons and texts."""
+    """The study of the default run, its answers, comparisons and examples."""
     study = default_run.studies[0]
     answers, _ = paired_tests.read_answers(default_run.tests)
     with quick():
-        return study, answers, all_pairs(study, answers), read_texts(default_run.examples)["text"]
+        return study, answers, all_pairs(study, answers), read_examples(default_run.examples)["text"]
 
 
 def test_every_two_rows_are_compared_once_on_the_average_and_on_every_task(run):
@@ -101,27 +101,36 @@ def test_a_reference_is_neither_best_nor_alike():
 
 
 def test_the_examples_are_those_on_which_two_rows_differ(run):
-    study, answers, _, texts = run
-    records = examples_of(study, answers, texts, 10**6)
+    study, answers, _, given = run
+    records = examples_of(study, answers, given, 10**6)
     assert [record["task"] for record in records] == [task["id"] for task in study.tasks]
     for record in records:
-        given = np.array(list(record["answers"].values()))
-        assert record["shown"] == record["differing"] == len(record["texts"]) == given.shape[1] <= EXAMPLES
-        assert (given != given[0]).any(axis=0).all()
-        assert all(text in texts[record["task"]] for text in record["texts"])
+        predicted = np.array(list(record["answers"].values()))
+        assert record["shown"] == record["differing"] == len(record["texts"]) == predicted.shape[1] <= EXAMPLES
+        assert (predicted != predicted[0]).any(axis=0).all()
+        assert record["texts"] == [given["texts"][record["task"]][index] for index in record["index"]]
+
+
+def test_images_that_are_not_at_hand_are_left_out(run):
+    study, answers, _, _ = run
+    images = {task["id"]: [None if i % 2 else f"data:{i}" for i in range(EXAMPLES)] for task in study.tasks}
+    for record in examples_of(study, answers, {"images": images}, 10**6):
+        assert 0 < record["shown"] < record["differing"] and "texts" not in record
+        assert record["images"] == [f"data:{index}" for index in record["index"]]
+        assert [index % 2 for index in record["index"]] == [0] * record["shown"]
 
 
 def test_examples_stay_within_their_room_and_say_so(run):
-    study, answers, _, texts = run
-    for record in examples_of(study, answers, texts, 3000):
+    study, answers, _, given = run
+    for record in examples_of(study, answers, given, 3000):
         assert 0 < record["shown"] == len(record["texts"]) < record["differing"]
         assert sum(map(len, record["texts"])) < 1000
 
 
 def test_texts_of_other_examples_are_not_shown(run):
-    study, answers, _, texts = run
-    shorter = {task: lines[1:] for task, lines in texts.items()}
-    assert examples_of(study, answers, shorter, 10**6) == []
+    study, answers, _, given = run
+    shorter = {task: lines[1:] for task, lines in given["texts"].items()}
+    assert examples_of(study, answers, {"texts": shorter}, 10**6) == []
 
 
 def test_the_page_has_every_pair_as_text_and_the_file_every_number(run):

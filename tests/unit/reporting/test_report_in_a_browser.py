@@ -2,11 +2,14 @@
 
 import csv
 import io
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from fabricated_run import EXAMPLES, ROOT, FabricatedRun, quick
 
+from nan_merge.catalogue.files import read_yaml
 from nan_merge.reporting import paired_tests
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements.txt")
@@ -20,6 +23,15 @@ RESULTS, CHART, COMPARE = "#text table.results", "#text .chart ol", "#text .comp
 @pytest.fixture(scope="module")
 def run(default_run):
     return default_run
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """A finished run of the image suite with drawn answers to noise."""
+    with quick():
+        made = FabricatedRun(tmp_path_factory.mktemp("pictured"), {**read_yaml(ROOT / "config/vision.yaml"), "methods": ["ties", "dare"]}, tasks=8)
+        made.report()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +50,14 @@ def opened(browser, run):
     """Return a function that opens the report; what the browser complains of or asks for is in `page.told` and `page.asked`."""
     contexts = []
 
-    def open_report(width=1400, **settings):
+    def open_report(width=1400, of=run, **settings):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **settings))
         page = contexts[-1].new_page()
         page.told, page.asked = [], []
         page.on("console", lambda message: page.told.append(message.text))
         page.on("pageerror", lambda error: page.told.append(str(error)))
         page.on("request", lambda request: page.asked.append(request.url))
-        page.goto((run.folder / "report.html").as_uri())
+        page.goto((of.folder / "report.html").as_uri())
         return page
 
     yield open_report
@@ -160,6 +172,20 @@ def test_two_methods_are_compared_task_by_task_with_their_examples(page, run):
             a, b = (answers(run, method, task) for method in ("ties", "tsv_m"))
             assert [right, first, second] == [str(given) for given in (a.label[index], a.prediction[index], b.prediction[index])]
             assert (first if kind == "gained" else second) == right != (second if kind == "gained" else first)
+
+
+def test_images_on_which_two_methods_differ_are_shown(opened, pictured):
+    page = opened(of=pictured)
+    page.select_option("#vision [name=kind]", "wrong")
+    pictures = page.locator("#vision table.example img")
+    assert pictures.count() > 0
+    tasks = [task["label"] for task in pictured.studies[0].tasks]
+    for picture in pictures.all():
+        index, task = re.fullmatch(r"Image (\d+) of (.+)", picture.get_attribute("alt")).groups()
+        assert int(index) < EXAMPLES and task in tasks and picture.evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 48
+    assert page.told == [] and len([address for address in page.asked if not address.startswith("data:")]) == 1
+    assert [each["id"] for each in axe.Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")] == []
+    assert (pictured.folder / "report.html").stat().st_size < 3_000_000
 
 
 def test_the_other_direction_has_the_opposite_numbers(page, run):

@@ -88,7 +88,7 @@
   }
 
   function table(caption, header, rows, numeric, name) {
-    const cell = (tag, text, column) => make(tag, { className: numeric.includes(column) ? "n" : "", textContent: text });
+    const cell = (tag, content, column) => make(tag, { className: numeric.includes(column) ? "n" : "" }, content);
     const head = header.map((text, column) => Object.assign(cell("th", text, column), { scope: "col" }));
     const lines = rows.map((row) => make("tr", {}, ...row.map((text, column) => cell("td", text, column))));
     return make("table", { className: name }, make("caption", { textContent: caption }),
@@ -109,12 +109,13 @@
   };
 
   function exampleRows(data, one, other, kind) {
-    return data.examples.flatMap(({ task, classes, texts, right, answers }) => {
+    return data.examples.flatMap(({ task, classes, index, texts, images, right, answers }) => {
       const [a, b] = [answers[one], answers[other]];
       if (!a || !b) return [];
       const name = (index) => classes[index] ?? String(index);
-      const found = texts.map((_, i) => i).filter((i) => KINDS[kind](right[i], a[i], b[i]));
-      return found.map((i) => [task, texts[i], name(right[i]), name(a[i]), name(b[i])]);
+      const shown = (i) => (texts ? texts[i] : make("img", { src: images[i], alt: `Image ${index[i]} of ${task}` }));
+      const found = index.map((_, i) => i).filter((i) => KINDS[kind](right[i], a[i], b[i]));
+      return found.map((i) => [task, shown(i), name(right[i]), name(a[i]), name(b[i])]);
     });
   }
 
@@ -144,7 +145,8 @@
       const what = kind.selectedOptions[0].textContent;
       status.value = `Examples, ${what.toLowerCase()}: ${found.length}.`;
       if (found.length) {
-        const titles = ["Task", "Text as the models read it", "Right answer", `Answer of ${a}`, `Answer of ${b}`];
+        const given = data.examples[0].texts ? "Text as the models read it" : "Image, small";
+        const titles = ["Task", given, "Right answer", `Answer of ${a}`, `Answer of ${b}`];
         result.append(scroll(table(`Examples: ${what.toLowerCase()}`, titles, found, [], "example"), "Examples"));
       }
     };

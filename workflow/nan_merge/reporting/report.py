@@ -21,7 +21,7 @@ from nan_merge.core.versions import recorded_versions
 from nan_merge.reporting.answer import NAN_GROUPS, answer, question
 from nan_merge.reporting.checks import checks
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
-from nan_merge.reporting.examples import ROOM, examples_of, read_texts
+from nan_merge.reporting.examples import ROOM, examples_of, read_examples
 from nan_merge.reporting.formats import count, number_of
 from nan_merge.reporting.page_files import download, downloads, figure_of, table_of
 from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
@@ -55,14 +55,14 @@ def write_report(
 
     `tables` and `figures` are files named `..._{suite}.md` and `..._{suite}.svg`; `published` are printed tables (.md) with
     the measured numbers of all suites. `predictions` are score files with .npz files beside them; without them no two methods are
-    compared, and no versions of packages are known. `examples` are the texts of test examples, a file a suite, and `data` tables
+    compared, and no versions of packages are known. `examples` are test examples, a file a suite, and `data` tables
     to download. `claims` of papers are config/claims.yaml with the contrasts of the run.
     """
     shown = {suffix: _by_suite(studies, files, suffix) for suffix, files in ((".md", tables), (".svg", figures))}
-    answers, texts = read_answers(predictions)[0], read_texts(examples)
+    answers, given = read_answers(predictions)[0], read_examples(examples)
     sections = [
         {
-            **_measured(study, answers, texts.get(study.suite["id"], {}), ROOM // len(studies)),
+            **_measured(study, answers, given.get(study.suite["id"], {}), ROOM // len(studies)),
             "checks": checks(study),
             "merges": best_merge(study)[1],
             "choices": study.choices(),
@@ -107,10 +107,10 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
-def _measured(study: Study, answers: dict, texts: dict[str, list[str]], room: int) -> dict[str, Any]:
+def _measured(study: Study, answers: dict, examples: dict[str, Any], room: int) -> dict[str, Any]:
     """Return what the section of a suite shows of its numbers, `room` characters of examples among it."""
     standing, pairs = standings(study, answers), all_pairs(study, answers)
-    given = examples_of(study, answers, texts, room)
+    given = examples_of(study, answers, examples, room)
     data = json.dumps(comparison_data(study, pairs, given), ensure_ascii=False, separators=(",", ":"))
     return {
         "study": study,

@@ -148,7 +148,7 @@ class FabricatedRun:
     @cached_property
     def examples(self) -> list[Path]:
         """The test examples, a file a suite: texts, or noise as images."""
-        noise = np.random.default_rng(1).integers(0, 256, (EXAMPLES, 48, 48, 3), np.uint8)
+        noise = np.random.default_rng(1).integers(0, 256, (self.size, 48, 48, 3), np.uint8)
         return [
             self._json(
                 f"examples/{suite}.json",

@@ -98,11 +98,15 @@ $(BIN)/.language: $(BIN)/.installed requirements-language.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -r requirements.txt -r requirements-language.txt
 	touch $@
 
-# Programs that are compared, or used once, live in environments of their own, with our versions of what they share with us.
+# Programs that are compared, or used once, live in environments of their own, with our versions of what they share with us;
+# roc-validator needs an older version of one.
 .bench/mergekit/.installed: PEER := mergekit==0.1.5
 .bench/fusion-bench/.installed: PEER := fusion-bench==0.2.33
 .bench/snakedeploy/.installed: PEER := snakedeploy==0.17.1
+.bench/roc-validator/.installed: PEER := roc-validator==0.13.0
+.bench/roc-validator/.installed: SHARED :=
+.bench/%/.installed: SHARED := -c requirements.txt
 .bench/%/.installed: requirements.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet -c requirements.txt $(PEER)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet $(SHARED) $(PEER)
 	touch $@

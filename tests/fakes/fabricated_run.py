@@ -120,6 +120,7 @@ class FabricatedRun:
         values = {t: float((answers[t] == truth[t]).mean()) for t in answers}
         rows = [{**usual, "task": t, "value": p, "stderr": (p * (1 - p) / self.size) ** 0.5} for t, p in values.items()]
         origin = {"checkpoints": [method], "xxh3_128": {method: f"{method} of {suite}, seed {seed}"}}
+        origin["versions"] = {"numpy": "2.4.6", "torch": f"2.14.{seed}"}
         self.scores.append(self._json(f"{place}.json", {"scores": rows, "provenance": origin}))
         parts = {f"{t}.{name}": values[t] for t in answers for name, values in (("prediction", answers), ("label", truth))}
         np.savez(self.scores[-1].with_suffix(".npz"), **parts)
@@ -139,11 +140,6 @@ class FabricatedRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record))
         return path
-
-    @property
-    def tests(self) -> list[Path]:
-        """The score files of the test split."""
-        return [file for file in self.scores if file.is_relative_to(self.folder / "scores")]
 
     @cached_property
     def examples(self) -> list[Path]:

@@ -21,8 +21,11 @@ import yaml
 from project import Done, Project, package
 from safetensors.numpy import load_file
 
-from nan_merge.archive.privacy import COMMON
+from archiving.contents import refuse_traces
+from nan_merge.archive.privacy import COMMON, Traces
+from nan_merge.core.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 PRIVATE = {"USER": "adalovelace", "HOSTNAME": "node17", "HF_TOKEN": "hf_" + "aB3" * 11}
 DARE = "results/scores/tiny/dare/seed0/all.npz"
 TABLE = "predictions/test/tiny/seed0/all.tsv"
@@ -250,6 +253,14 @@ def test_a_private_text_is_refused_with_its_place(text, project):
     assert not (project / "run.zip").exists()
 
 
+def test_letters_of_an_image_are_no_path_and_no_name():
+    traces = Traces([], environment={"USER": "ada"})
+    image = '{"images": ["data:image/webp;base64,UklGR+/scratch/ada/x+Ada/=="]}\n'
+    refuse_traces({"results/examples/vision.json": image.encode(), "results/report.html": image.encode()}, traces)
+    with pytest.raises(UserError, match=r"vision\.json, line 2: holds the absolute path '/scratch/ada/x'"):
+        refuse_traces({"results/examples/vision.json": f"{image}+/scratch/ada/x".encode()}, traces)
+
+
 def test_a_log_is_kept_without_what_tells(project):
     log = project / "results/logs/gather_scores.log"
     log.write_text(f"on node17 in {project.folder}/x by adalovelace\n" + "line\n" * 60)
@@ -439,3 +450,48 @@ def test_the_metadata_are_a_workflow_run_crate_of_every_file(members):
     described = {unquote(entity["@id"]) for entity in graph.values() if "File" in entity["@type"]}
     assert described == members.keys() - {MANIFEST, "ro-crate-metadata.json"}
     assert {"@id": "results/scores.tsv"} in action["result"] and {"@id": "config/config.yaml"} in action["object"]
+
+
+VALIDATOR = ROOT / ".bench/roc-validator/bin"
+UNKNOWN = {  # what the profiles recommend and no run knows; the workflow is a file of the crate
+    "The Application SHOULD have a url",
+    "The SoftwareApplication id SHOULD be an absolute URI",
+    "The Action SHOULD have an agent that is a Person or Organization",
+    "The Root Data Entity SHOULD have a link to a Contextual Entity representing the schema_org:license type",
+    "The Root Data Entity SHOULD have a link to a Contextual Entity representing the `author` of the RO-Crate",
+    "The `publisher` property of a `Root Data Entity` SHOULD be an `Organization`",
+    "The Main Workflow SHOULD comply with Bioschemas ComputationalWorkflow profile version 1.0 or later",
+}
+
+
+@pytest.fixture
+def validated(tmp_path):
+    """Return a function that gives what roc-validator finds amiss in a crate, by severity, without a network."""
+    if not (VALIDATOR / "rocrate-validator").exists():
+        pytest.skip("roc-validator is not installed: make .bench/roc-validator/.installed")
+    pytest.importorskip("rocrate", reason="requirements.txt has it")
+
+    def run(file):
+        command = [VALIDATOR / "python", ROOT / "tests/fakes/ro_crate/validate.py", file, tmp_path / "cache"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+        return {severity: {m for s, m in json.loads(said) if s == severity} for severity in ("REQUIRED", "RECOMMENDED")}
+
+    return run
+
+
+def test_the_metadata_hold_for_the_validator_of_their_profile(archived, validated, tmp_path):
+    assert validated(archived / "run.zip") == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN}
+    command = [VALIDATOR / "rocrate-validator", "-y", "validate", "-p", "workflow-run-crate", archived / "run.zip"]
+    done = subprocess.run(
+        [*command, "--offline", "--cache-path", tmp_path / "cache"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_validator_finds_what_the_profile_requires(members, tmp_path, validated):
+    crate = json.loads(members["ro-crate-metadata.json"])
+    (action,) = (entity for entity in crate["@graph"] if entity["@id"] == "#run")
+    del action["instrument"]
+    members["ro-crate-metadata.json"] = json.dumps(crate).encode()
+    found = validated(written(tmp_path / "run.zip", members))
+    assert "The Action MUST have an instrument property that references the executed tool" in found["REQUIRED"]

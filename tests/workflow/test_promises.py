@@ -250,6 +250,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"nan-merge export", helped),  # a mention
     (r"nan-merge (status|clean|methods|export)\b.*", verbatim),
     (r"make archive|nan-merge (archive|verify|compare)( .*)?", elsewhere("workflow/test_archive.py")),
+    (r"make \.bench/roc-validator/\.installed|\.bench/roc-validator/bin/.*", elsewhere("workflow/test_archive.py")),
     (r"nan-merge merge .*task_arithmetic\+ranked.*", elsewhere("workflow/test_contributing.py")),
     (r"nan-merge merge .* --output-adapter .*", elsewhere("unit/standalone/test_merged_adapter.py")),
     (r"nan-merge extract-adapter .*", helped),  # on tiny models: tests/unit/standalone/test_extract_adapter.py

@@ -6,7 +6,9 @@ is asserted of numbers was computed beside the workflow, by `tiny_clip_experimen
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -169,6 +171,19 @@ def test_the_printed_table_compares_what_it_may_compare(experiment):
 
 
 # ---- what was done for it -------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_images_on_which_methods_differ(experiment):
+    for suite in ("tiny", "tiny_a"):
+        images = json.loads((experiment.project / f"results/examples/{suite}.json").read_text())["images"]
+        assert {task: len(found) for task, found in images.items()} == {
+            name: len(task.labels["test"]) for name, task in experiment.world.items()
+        }
+    page = (experiment.project / "results/report.html").read_text(encoding="utf-8")
+    shown = re.findall(r"data:image/webp;base64,[\w+/=]+", page)
+    assert len(shown) > 0 and len(page) < 3_000_000
+    with Image.open(io.BytesIO(base64.b64decode(shown[0].partition(",")[2]))) as picture:
+        assert max(picture.size) <= 64
 
 
 def test_the_lock_pins_commits_and_every_byte(experiment):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import zipfile
 
 import pytest
 import tiny
@@ -89,11 +90,32 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert finished.jobs() == set()
 
 
-def test_snakemakes_own_report_is_written_without_a_network(project, isolated):
-    done = project.run("--report", "archive.html", before=isolated("--net"))
-    assert done.code == 0, done.text[-3000:]
-    page = (project / "archive.html").read_text(encoding="utf-8")
-    assert "main_tiny" in page and len(page) > 100_000
+def test_snakemakes_own_report_has_every_result_with_its_caption_and_needs_no_network(project, isolated):
+    expected = {path for kind in ("tables/*.md", "figures/*.svg", "scores.tsv", "report.html") for path in made(project, kind)}
+    for name in ("own.html", "own.zip"):
+        done = project.run("--report", name, before=isolated("--net"))
+        assert done.code == 0, done.text[-3000:]
+    with zipfile.ZipFile(project / "own.zip") as bundle:
+        pages = (project / "own.html").read_text(encoding="utf-8"), bundle.read("own/report.html").decode()
+        kept = {name: bundle.read(name) for name in bundle.namelist()}
+    for page in pages:
+        assert "Experts of one base are merged by every configured method" in page
+        shown = json.loads(re.search(r"^\s*(?:var|const|let) results = (.+?);?$", page, re.M)[1])
+        assert shown.keys() == expected and len(expected) > 12
+        assert [
+            path for path, result in shown.items() if len(result["caption"]) < 60 or "of config/tables.yaml" in result["caption"]
+        ] == []
+        assert {path.rpartition("/")[0] for path, result in shown.items() if "Suite <" in result["caption"]} == {
+            "results/tables",
+            "results/figures",
+        }
+    for path, result in shown.items():
+        assert kept[f"own/{result['data_uri']}"] == (project / path).read_bytes()
+
+
+def made(project, kind):
+    """Files of the results, by path in the project."""
+    return {path.relative_to(project.folder).as_posix() for path in (project / "results").glob(kind)}
 
 
 LOOKS = ("-n", "--dag", "--rulegraph", "--filegraph", "--summary", "--list-rules", "--unlock", "--report report.zip")

@@ -1,7 +1,7 @@
 """Describe an archive as a Workflow Run RO-Crate (profile Workflow Run Crate 0.5), by the library `rocrate`.
 
-What is not known, such as the person who ran it, is left out; of the licence, which the profile requires, it is said that none is
-stated, and what the licences of the assets are.
+What is not known is left out: who ran it, author, publisher, and the address of the code. Of the licence, which the profile
+requires, it is said that none is stated, and what the licences of the assets are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from archiving.documents import title
-from archiving.run import CONFIG, Run
+from archiving.run import CONFIG, METADATA, Run
 
 FILE = "ro-crate-metadata.json"
 WORKFLOW = "Snakefile"
@@ -23,7 +23,8 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 TYPES = {".tsv": "text/tab-separated-values", ".yaml": "application/yaml", ".md": "text/markdown", ".npz": "application/zip",
-         ".csv": "text/csv", ".tex": "application/x-tex", ".cff": "application/yaml", ".log": "text/plain"}  # fmt: skip
+         ".csv": "text/csv", ".tex": "application/x-tex", ".cff": "application/yaml", ".log": "text/plain",
+         ".diff": "text/x-diff"}  # fmt: skip
 LACKING = f"{FILE} is left out: it needs the package rocrate, which is not installed here; run: pip install rocrate"
 
 
@@ -46,14 +47,15 @@ def metadata(
         for name, content in sorted(contents.items())
         if name != WORKFLOW
     }
-    workflow = crate.add_workflow(WORKFLOW, WORKFLOW, main=True, lang="snakemake", properties={"name": "NAN-Merge"})
-    if "commit" in facts:
-        workflow["version"] = facts["commit"]
+    files["README.md"]["about"] = root
+    about = {"name": "NAN-Merge", "encodingFormat": "text/plain", "version": facts.get("commit", facts["code"])}
+    workflow = crate.add_workflow(WORKFLOW, WORKFLOW, main=True, lang="snakemake", properties=about)
     inputs = [file for name, file in files.items() if name.startswith("config/")]
     results = [file for name, file in files.items() if name in run.outputs and name != CONFIG]
-    action = crate.add_action(workflow, "#run", object=inputs, result=results, properties={"name": f"Run of {title(config)}"})
+    words = {"name": f"Run of {title(config)}", "description": "All jobs of the config, as .snakemake/metadata records them."}
+    action = crate.add_action(workflow, "#run", object=inputs, result=results, properties=words)
     action["startTime"], action["endTime"] = run.start.isoformat(timespec="seconds"), run.end.isoformat(timespec="seconds")
-    root["mentions"] = [action]
+    root["mentions"] = action
     for profile, label in PROFILES.items():
         properties = {"@type": "CreativeWork", "name": label, "version": profile.rpartition("/")[2]}
         root.append_to("conformsTo", crate.add(ContextEntity(crate, profile, properties)))
@@ -68,6 +70,6 @@ def licence(config: Mapping[str, Any]) -> str:
 
 
 def _file(name: str, content: Path | bytes) -> dict[str, Any]:
-    kind = TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0]
+    kind = "application/json" if name.startswith(f"{METADATA}/") else TYPES.get(Path(name).suffix, mimetypes.guess_type(name)[0])
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     return {"name": name, "contentSize": str(size), **({"encodingFormat": kind} if kind else {})}

@@ -47,11 +47,11 @@ TENSORS = {name: name * 32 for name in "abc"}
         ({**TENSORS, "b": "f" * 32}, "1 of 3 tensors differ: b"),
         ({**TENSORS, "a": "f" * 32, "c": "f" * 32}, "2 of 3 tensors differ: a, c"),
         ({"a": "f" * 32, "b": TENSORS["b"], "d": "0" * 32}, "1 of 3 tensors differ: a; 1 missing: c; 1 not expected: d"),
-        (TENSORS, "line 4 is ' \"sha256\": \"2\",', expected ' \"sha256\": \"1\",'"),
+        (TENSORS, 'line 4 is \' "sha256": "f",\', expected \' "sha256": "e",\''),
     ],
 )
 def test_of_a_merge_the_tensors_that_differ_are_named(made, said, tmp_path):
-    for name, tensors, digest in (("kept.json", TENSORS, "1"), ("made.json", made, "2")):
+    for name, tensors, digest in (("kept.json", TENSORS, "e"), ("made.json", made, "f")):
         record = {"card": "0.5", "note": "more", "sha256": digest, "tensors": tensors}
         (tmp_path / name).write_text(json.dumps(record, indent=1))
     assert difference(tmp_path / "kept.json", tmp_path / "made.json") == said

@@ -41,4 +41,7 @@ def test_the_digest_of_a_tensor_depends_on_no_shard(tmp_path):
 
 def test_a_file_without_tensors_has_a_digest(tmp_path):
     write_tensors(tmp_path / "none.safetensors", {})
-    assert digests(tmp_path / "none.safetensors") == (hashlib.sha256((tmp_path / "none.safetensors").read_bytes()).hexdigest(), {})
+    assert digests(tmp_path / "none.safetensors") == (
+        hashlib.sha256((tmp_path / "none.safetensors").read_bytes()).hexdigest(),
+        {},
+    )

@@ -48,6 +48,8 @@ def test_the_images_of_a_prepared_data_set_are_written(tmp_path):
     splits = {"test": (flat(colours), np.array([0, 1]))}
     write_dataset(tmp_path / "fashion", {"classes": ["red", "blue"]}, splits)
     command = [sys.executable, "-m", "scripts.decode_examples", "--suite", "vision", "--datasets", tmp_path / "fashion"]
-    subprocess.run([*command, "--output", tmp_path / "vision.json"], cwd=ROOT, check=True, env={"PYTHONPATH": str(ROOT / "workflow")})
+    subprocess.run(
+        [*command, "--output", tmp_path / "vision.json"], cwd=ROOT, check=True, env={"PYTHONPATH": str(ROOT / "workflow")}
+    )
     record = read_json(tmp_path / "vision.json")
     assert record == {"suite": "vision", "images": {"fashion": thumbnails(splits["test"][0])}}

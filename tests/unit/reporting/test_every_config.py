@@ -98,6 +98,12 @@ def test_a_sentence_is_there_if_and_only_if_it_is_true(run):
         assert said(lines, words) == true, words
 
 
+def test_the_versions_are_those_that_the_scores_record(run):
+    _, lines, made = run
+    torch = ", ".join(f"2.14.{seed}" for seed in made.seeds)
+    assert [line for line in lines if line.startswith("versions.")] == ["versions.numpy 2.4.6", f"versions.torch {torch}"]
+
+
 def test_the_number_of_comparisons_is_that_of_different_models(run):
     _, lines, made = run
     for study in made.studies:

@@ -29,7 +29,9 @@ def run(default_run):
 def pictured(tmp_path_factory):
     """A finished run of the image suite with drawn answers to noise."""
     with quick():
-        made = FabricatedRun(tmp_path_factory.mktemp("pictured"), {**read_yaml(ROOT / "config/vision.yaml"), "methods": ["ties", "dare"]}, tasks=8)
+        made = FabricatedRun(
+            tmp_path_factory.mktemp("pictured"), {**read_yaml(ROOT / "config/vision.yaml"), "methods": ["ties", "dare"]}, tasks=8
+        )
         made.report()
     return made
 
@@ -182,7 +184,11 @@ def test_images_on_which_two_methods_differ_are_shown(opened, pictured):
     tasks = [task["label"] for task in pictured.studies[0].tasks]
     for picture in pictures.all():
         index, task = re.fullmatch(r"Image (\d+) of (.+)", picture.get_attribute("alt")).groups()
-        assert int(index) < EXAMPLES and task in tasks and picture.evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 48
+        assert (
+            int(index) < EXAMPLES
+            and task in tasks
+            and picture.evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 48
+        )
     assert page.told == [] and len([address for address in page.asked if not address.startswith("data:")]) == 1
     assert [each["id"] for each in axe.Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")] == []
     assert (pictured.folder / "report.html").stat().st_size < 3_000_000

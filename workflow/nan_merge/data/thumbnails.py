@@ -14,10 +14,9 @@ QUALITY = 80  # of WebP: about a kilobyte a picture
 
 
 def thumbnails(pixels: np.ndarray) -> list[str | None]:
-    """Return pixels (N, height, width, 3) uint8 as N data URLs; of more than MOST images evenly spaced ones, None for the others."""
-    shown = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), MOST)).astype(int)) if len(pixels) else []
+    """Return pixels (N, height, width, 3) uint8 as N data URLs; of more than MOST evenly spaced ones, None for the others."""
     found: list[str | None] = [None] * len(pixels)
-    for index in shown:
+    for index in np.unique(np.linspace(0, max(0, len(pixels) - 1), min(len(pixels), MOST)).astype(int)):
         found[index] = _address(pixels[index])
     return found
 

@@ -16,9 +16,7 @@ ROOM = 1_200_000  # characters of all examples of a page
 KINDS = ("texts", "images")
 
 
-def examples_of(
-    study: Study, answers: Mapping[tuple, Any], given: Mapping[str, Any], room: int
-) -> list[dict[str, Any]]:
+def examples_of(study: Study, answers: Mapping[tuple, Any], given: Mapping[str, Any], room: int) -> list[dict[str, Any]]:
     """Return, for each task with examples, those on which two rows give different answers, and these answers.
 
     `given` is a record of `read_examples`, {} without one. A task is a record with `shown` and `differing`, the numbers of such

@@ -144,7 +144,10 @@ def markdown(table: Table) -> list[str]:
 
 
 def write_latex(table: Table, path: Path) -> None:
-    """Write a booktabs table, notes below; needs `booktabs` and UTF-8, and scales to the text width with graphicx."""
+    """Write a booktabs table, notes below; needs `booktabs` and UTF-8, and scales to the text width with graphicx.
+
+    pdfTeX knows its Latin and Greek letters; labels in other scripts need LuaTeX or XeTeX, and a font that has them.
+    """
     lines = [
         r"\begin{table}",
         r"\centering\footnotesize",
@@ -182,6 +185,12 @@ def _latex(text: str) -> str:
     return "".join(part if index % 2 == 0 else rf"\textsuperscript{{{part}}}" for index, part in enumerate(formatted))
 
 
+_GREEK = "αβγδεζηθικλμνξπρςστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+_NAMES = (
+    *("alpha", "beta", "gamma", "delta", "varepsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi"),
+    *("rho", "varsigma", "sigma", "tau", "upsilon", "varphi", "chi", "psi", "omega"),
+    *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"),
+)
 _TEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -199,20 +208,22 @@ _TEX = {
     "−": "$-$",
     "±": r"$\pm$",
     "×": r"$\times$",
-    "Δ": r"$\Delta$",
-    "α": r"$\alpha$",
-    "λ": r"$\lambda$",
-    "τ": r"$\tau$",
     "–": "--",
-    "Σ": r"$\Sigma$",
     "∝": r"$\propto$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
+    "≈": r"$\approx$",
+    "≠": r"$\neq$",
+    "→": r"$\to$",
+    "∞": r"$\infty$",
     "√": r"$\surd$",
     "‖": r"$\Vert$",
-    "[": "{[}",
+    "[": "{[}",  # at the start of a row it would be an option of the line break before it, as the star its other form
+    "*": "{*}",
     "\u202f": r"\,",
     "\u00a0": "~",
+    **dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True)),  # Greek letters that TeX has as Latin ones
+    **{letter: rf"$\{name}$" for letter, name in zip(_GREEK, _NAMES, strict=True)},
 }
 
 

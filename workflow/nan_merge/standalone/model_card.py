@@ -59,7 +59,7 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def digest(folder: Path) -> dict[str, Any]:
-    """Return what identifies a merged model without its weights: SHA-256 of every file, XXH3-128 of every tensor, the documents."""
+    """Return what identifies a merged model without its weights: SHA-256 of its files, XXH3-128 of its tensors, the documents."""
     weights = {folder / name: digests(folder / name) for name in Checkpoint(folder).shards}
     return {
         "sha256": {f.relative_to(folder).as_posix(): weights[f][0] if f in weights else sha256(f) for f in _files(folder)},

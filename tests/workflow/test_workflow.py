@@ -100,15 +100,12 @@ def test_snakemakes_own_report_has_every_result_with_its_caption_and_needs_no_ne
         kept = {name: bundle.read(name) for name in bundle.namelist()}
     for page in pages:
         assert "Experts of one base are merged by every configured method" in page
-        shown = json.loads(re.search(r"^\s*(?:var|const|let) results = (.+?);?$", page, re.M)[1])
+        shown, _ = json.JSONDecoder().raw_decode("{" + page.partition("var results = {")[2])
         assert shown.keys() == expected and len(expected) > 12
-        assert [
-            path for path, result in shown.items() if len(result["caption"]) < 60 or "of config/tables.yaml" in result["caption"]
-        ] == []
-        assert {path.rpartition("/")[0] for path, result in shown.items() if "Suite <" in result["caption"]} == {
-            "results/tables",
-            "results/figures",
-        }
+        captions = {path: result["caption"] for path, result in shown.items()}
+        assert [path for path, text in captions.items() if len(text) < 60 or "of config/tables.yaml" in text] == []
+        of_suites = {path.rpartition("/")[0] for path, text in captions.items() if "Suite <" in text}
+        assert of_suites == {"results/tables", "results/figures"}
     for path, result in shown.items():
         assert kept[f"own/{result['data_uri']}"] == (project / path).read_bytes()
 

@@ -59,6 +59,13 @@ def test_unseen_tasks_share_clean_data_and_have_the_experts_as_rows_in_place_of_
     )
 
 
+def test_on_unseen_tasks_every_merge_is_compared_with_the_base():
+    found = read("text", "text_unseen", "text_typos_mild")
+    pairs = [pair for pair in found.pairs() if pair["kind"] == "forgetting"]
+    assert {(pair["suite"], pair["against"]) for pair in pairs} == {("text_unseen", "pretrained")}
+    assert [pair["method"] for pair in pairs] == found.merges("text_unseen")
+
+
 def test_a_task_of_some_expert_has_its_individual_model_and_another_the_base(folder):
     write(folder, "both", {"merges": "text", "label": "Both", "tasks": ["news20", "amazon"]})
     found = read("text", "both", root=folder)

@@ -113,7 +113,7 @@ READERS = {  # calls that read what others wrote: the files that may have them
     ],
     r"torch\.load\(": ["models/families/image_encoder.py"],
     r"pickle\.loads?\(|allow_pickle|import (joblib|marshal|shelve)|(?<!\.)\beval\(|\bexec\(|os\.system|shell=True|extractall": [],
-    r"Image\.open\(": ["data/decoding.py", "data/images.py", "data/rendered.py"],
+    r"Image\.open\(": ["data/corruptions.py", "data/decoding.py", "data/images.py", "data/rendered.py"],
     r"tarfile\.open\(": ["assets/archives.py", "data/shards.py"],
     r"trust_remote_code=(?!False)": [],
 }  # fmt: skip

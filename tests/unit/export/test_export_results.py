@@ -138,9 +138,7 @@ def test_tasks_without_a_data_set_of_the_hub_stay_apart_and_are_named(finished, 
 
 def test_a_merge_that_was_removed_has_its_card_in_its_digest(export, copy, capsys):
     kept = export("hub", *TIES, name="kept")
-    (copy / f"results/merged/{SUITE}/ties/seed0/README.md").unlink()
-    (copy / f"results/merged/{SUITE}/ties/seed0/provenance.json").unlink()
-    (copy / f"results/merged/{SUITE}/ties/seed0").rmdir()
+    shutil.rmtree(copy / f"results/merged/{SUITE}/ties/seed0")
     removed = export("hub", *TIES, folder=copy, name="removed")
     assert (removed / "README.md").read_bytes() == (kept / "README.md").read_bytes()
     again = f"the merge itself was removed; to make it again: snakemake --cores all -- results/merged/{SUITE}/ties/seed0"

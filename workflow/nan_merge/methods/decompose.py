@@ -30,8 +30,7 @@ def leading(matrix: Array, count: int) -> Triplets:
     xp = namespace(matrix)
     if 0 < count < matrix.shape[1] or (count and _is_long(matrix)):
         squares, vectors = xp.linalg.eigh(matrix.T @ matrix)  # in ascending order
-        chosen = xp.arange(len(squares) - 1, len(squares) - 1 - count, -1)
-        s, v = xp.sqrt(abs(squares[chosen])), vectors[:, chosen]
+        s, v = xp.sqrt(abs(xp.flip(squares, axis=0)[:count])), xp.flip(vectors, axis=1)[:, :count]
         if float(s[-1]) > SMALL * float(s[0]):
             return (matrix @ v) / s, s, v.T
     u, s, vt = svd(matrix)

@@ -35,15 +35,15 @@ def merge_and_document(
     device_name: str = "cpu",
     progress: Progress = no_progress,
     files: Mapping[str, str] | None = None,
-    make: Callable[..., object] = merge,
+    make: Callable[..., object] | None = None,
 ) -> dict[str, Any]:
     """Write a merged model with its provenance and its model card, whole or not at all; return what `make` told of it.
 
     `sources` are `base` and every expert by name, `inputs` their files as they were when they were opened (now, if None),
     `about` further entries of provenance.json (`name`, `method`, `method_spec` and others), `files` texts by name that the
-    output has besides or in place of the base's; `make` writes the model, and is called as `merge`, but may give `finish`
-    further entries of provenance.json; for the rest see `merge` and `devices.device`. Raises UserError for an input that was
-    changed meanwhile.
+    output has besides or in place of the base's; `make` writes the model in place of `merge`, is called as it is, and may give
+    `finish` further entries of provenance.json; for the rest see `merge` and `devices.device`. Raises UserError for an input
+    that was changed meanwhile.
     """
     inputs = inputs or Inputs.of({name: source.folder for name, source in sources.items()})
     record = compose(request, sources, about, output, device_name)
@@ -66,7 +66,7 @@ def merge_and_document(
             (folder / PROVENANCE).unlink(missing_ok=True)  # half a document proves nothing
 
     failed: list[str] = []
-    make(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
+    (make or merge)(request, output.resolve(), threads=threads, device=device(device_name), progress=progress, finish=finish)
     if failed:
         raise UserError(
             f"{output}: the merged model is whole and stays, its documents could not be written ({failed[0]}). It can be used as"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +70,9 @@ class MergedAdapter:
                 f"--output-adapter: some experts have `ensure_weight_tying` in their {CONFIG}, others do not; expected all or"
                 " none. Leave the option out"
             )
-        values = {key: {json.dumps(record.get(key)) for record in records} for key in ALIKE}
-        return {key: json.loads(*each) for key, each in values.items() if len(each) == 1 and each != {"null"}}
+        first, *others = records
+        alike = {key: first[key] for key in ALIKE if all(record.get(key) == first.get(key) for record in others) and key in first}
+        return {key: value for key, value in alike.items() if value is not None}
 
     def write(
         self,

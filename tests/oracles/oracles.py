@@ -406,7 +406,7 @@ HOSTS = {
     "multislerp": (multislerp, TOTAL),
     "arcee_fusion": (lambda m, c: added(fused(m), c), TOTAL),
     "doge_lambda": (lambda m, c: (c * trimmed(m.tau, 0.3)).sum(axis=0), ONE),
-    "doge_ta": (of_matrices(oracles_matrix.doge), ONE),
+    "doge_ta": (of_matrices(oracles_matrix.doge, skip="embed"), ONE),
     "tsv_m": (of_matrices(oracles_matrix.tsv), ONE),
     "iso_c": (of_matrices(oracles_matrix.iso_c), ONE),
     "iso_cts": (of_matrices(oracles_matrix.iso_cts), ONE),

@@ -169,8 +169,9 @@ def doge(
     of the top floor(r / T) ones of all task vectors side by side, r = min(m, n); m_t keeps the largest entries of tau_t. In the
     paper c_t is eta / |tau_t| by tensor: `coefficients: equal_length`.
     ASSUME: the paper was not read; loss, projection and settings are those of the port for FusionBench.
-    DIFFERS: m_t keeps a share of each tensor, in that code of the model; all matrices, there the weights of an encoder only.
-    Directions that are shared as much as the last of the first count too, since which of them come first is arbitrary.
+    DIFFERS: m_t keeps a share of each tensor, in that code of the model; all matrices, there the weights of an encoder only, so
+    `exclude` the others. Directions that are shared as much as the last of the first count too, since which of them come first
+    is arbitrary.
     """
     count = min(taus[0].shape)
     tops = namespace(taus[0]).concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
@@ -179,8 +180,10 @@ def doge(
     shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - NEGLIGIBLE) if number else s < 0)
     total, scale = sum(c * tau for c, tau in zip(alpha, taus, strict=True)), sum(alpha)
 
+    before = [(tau * (tau - total)).sum(axis=1) for tau in taus]
+
     def gradient(delta: Array) -> Array:
-        left = [(tau * (tau - total - scale * delta)).sum(axis=1)[:, None] for tau in taus]
+        left = [(rows - scale * (tau * delta).sum(axis=1))[:, None] for rows, tau in zip(before, taus, strict=True)]
         full = -2 * scale * sum(rest * tau for rest, tau in zip(left, taus, strict=True))
         return full - shared @ (shared.T @ full)
 

@@ -27,7 +27,7 @@ demo: $(BIN)/.installed  ## the text suite, from nothing to results/report.html
 
 study: $(BIN)/.installed  ## every method on the text suite: half an hour and more
 	$(SAY)
-	$(RUN) --configfile config/study.yaml
+	$(RUN) --configfile config/study/every_method.yaml
 	$(call SHOW,text)
 
 demo-vision: $(BIN)/.installed  ## the image suite

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Parse the command line and print the plan; exit code 1 if the run does not fit."""
-    parser = command_parser("plan", __doc__, "nan-merge plan --configfile config/study.yaml")
+    parser = command_parser("plan", __doc__, "nan-merge plan --configfile config/study/every_method.yaml")
     parser.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="the folder that Snakemake runs in")
     parser.add_argument("--configfile", type=Path, nargs="+", default=[], metavar="FILE", help="overlays, as of snakemake")
     parser.add_argument(

@@ -77,7 +77,7 @@ def cut(project: Project) -> Project:
     project.edit("config/tasks.yaml", lambda tasks: tasks["captions"]["splits"].update(train=200))
     project.edit("config/calibration.yaml", lambda entries: [entry.update(examples=32) for entry in entries.values()])
     project.edit("config/config.yaml", lambda config: config.update(methods=METHODS))
-    project.edit("config/study.yaml", lambda overlay: overlay.update(methods=STUDY))
+    project.edit("config/study/every_method.yaml", lambda overlay: overlay.update(methods=STUDY))
     project.edit("config/scan.yaml", lambda overlay: overlay.update(methods=SCAN))
     project.edit("config/vision.yaml", lambda overlay: overlay.update(methods=VISION))
     project.edit("config/methods.yaml", lambda methods: methods["task_arithmetic_tuned"]["tune"].update(grid=[0.3, 0.6]))
@@ -259,7 +259,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"nan-merge convert .*", helped),  # on tiny models: tests/unit/cli and tests/unit/layouts
     (r"nan-merge evaluate .*", helped),  # on tiny models: tests/unit/models and test_own_models.py
     (r"python -m scripts\.<\w+> --help", of_scripts),
-    (r"make study|snakemake --cores \w+ --configfile config/study\.yaml", scored("text", STUDY)),
+    (r"make study|snakemake --cores \w+ --configfile config/study/every_method\.yaml", scored("text", STUDY)),
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"make demo-language|snakemake --cores \w+ --configfile config/language\.yaml", elsewhere("workflow/test_language_demo.py")),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties", "ties_mean"])),

@@ -22,7 +22,7 @@ def project(tmp_path_factory):
     suite = {key: value for key, value in tiny.SUITE.items() if key not in ("groups", "premise")}
     for name in SUITES:
         tiny.write_yaml(project / f"config/suites/{name}.yaml", {**suite, "tasks": TASKS})
-    methods = tiny.read_yaml(tiny.ROOT / "config/study.yaml")["methods"]
+    methods = tiny.read_yaml(tiny.ROOT / "config/study/every_method.yaml")["methods"]
     project.edit("config/config.yaml", lambda c: c.update(suites=list(SUITES), methods=methods))
     return project
 
@@ -70,7 +70,7 @@ def test_the_settings_of_a_job_may_be_longer_than_an_argument_of_a_command(tmp_p
     """Every suite with every method: the resolved config alone is above the 131,072 bytes that Linux allows an argument."""
     project = Project(tiny.copy_code(tmp_path / "project"))
     suites = sorted(file.stem for file in (project / "config/suites").glob("*.yaml"))
-    methods = tiny.read_yaml(project / "config/study.yaml")["methods"]
+    methods = tiny.read_yaml(project / "config/study/every_method.yaml")["methods"]
     project.edit("config/config.yaml", lambda config: config.update(suites=suites, methods=methods))
     done = project.run("--quiet", "rules", "--", "results/run_config.yaml")
     assert done.code == 0, done.text[-3000:]

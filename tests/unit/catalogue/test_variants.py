@@ -139,7 +139,7 @@ FISHER = ("fisher_normalised", "fisher_normalised+nan_delta")
 
 
 def test_the_study_has_normalised_fisher_merging_as_host():
-    methods = read_yaml(ROOT / "config/study.yaml")["methods"]
+    methods = read_yaml(ROOT / "config/study/every_method.yaml")["methods"]
     assert {*FISHER} <= {*methods} and "fisher+nan_delta" not in methods
     assert one("fisher_normalised")["label"] == "Fisher merging"
 
@@ -147,7 +147,7 @@ def test_the_study_has_normalised_fisher_merging_as_host():
 def test_a_control_that_is_its_host_is_in_no_shipped_run():
     for file in (
         "config.yaml",
-        "study.yaml",
+        "study/every_method.yaml",
         "scan.yaml",
         *(f"papers/{path.name}" for path in ROOT.glob("config/papers/*.yaml")),
     ):

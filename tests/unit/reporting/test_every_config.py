@@ -9,7 +9,10 @@ from fabricated_run import ROOT, FabricatedRun, quick
 from nan_merge.catalogue.files import read_yaml
 
 CONFIG = ROOT / "config"
-OVERLAYS = {path.stem: read_yaml(path) for path in [*CONFIG.glob("papers/*.yaml"), CONFIG / "study.yaml", CONFIG / "scan.yaml"]}
+OVERLAYS = {
+    path.stem: read_yaml(path)
+    for path in [*CONFIG.glob("papers/*.yaml"), CONFIG / "study/every_method.yaml", CONFIG / "scan.yaml"]
+}
 OVERLAYS = {name: {**each, **({"suites": each["suites"][:2]} if "suites" in each else {})} for name, each in OVERLAYS.items()}
 OVERLAYS |= {"config": {}, "vision": read_yaml(CONFIG / "vision.yaml"), "two_suites": {"suites": ["text", "vision"]}}
 USUAL = ["pretrained", "individual", "weight_averaging"]

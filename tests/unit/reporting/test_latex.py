@@ -55,7 +55,7 @@ def test_the_tables_of_a_run_compile(default_run, compile_all, tmp_path):
 def test_the_tables_of_every_kind_and_method_compile(compile_all, tmp_path):
     tables = list(shipped().reports["tables"])
     with quick():
-        run = FabricatedRun(tmp_path, {**read_yaml(ROOT / "config/study.yaml"), "tables": tables}, tasks=6)
+        run = FabricatedRun(tmp_path, {**read_yaml(ROOT / "config/study/every_method.yaml"), "tables": tables}, tasks=6)
         run.report()
     files = sorted(tmp_path.glob("tables/*.tex"))
     assert len(files) == len(tables) and faults(compile_all(tmp_path, files)) == []

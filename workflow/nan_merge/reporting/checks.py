@@ -281,14 +281,6 @@ def _trend(lines: list[norm_data.Line]) -> str:
 
 def _across(study: Study) -> str:
     measured, sizes = norm_data.experts(study), study.sizes
-    if relative := norm_data.by_size(study):
-        means = "; ".join(f"{count(size)}: {percent(float(np.mean(values)), 1)}" for size, values in sorted(relative.items()))
-        pairs = [(size, value) for size, values in relative.items() for value in values]
-        rank = _rank(spearman(*zip(*pairs, strict=True)))
-        return (
-            "Training-set sizes go round the tasks with the seed. Mean of 1/‖τ‖ by size, in % of the mean of the same task over "
-            f"its seeds: {means}. Spearman over {len(pairs)} experts, each task with every seed: {rank}."
-        )
     names = [name for name in measured if name in sizes]
     if len(names) < 3:
         return ""

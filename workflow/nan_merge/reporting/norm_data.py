@@ -58,19 +58,6 @@ def allowed_by_lengths(study: Study) -> float:
     return float(np.max(np.sort(task_vectors, axis=0)[-2:].sum(axis=0) / weights.mean(axis=0)))
 
 
-def by_size(study: Study) -> dict[int, list[float]]:
-    """Return 1/|tau| of every expert and seed, over the mean of that expert, by training-set size; {} if no size changes."""
-    found: dict[int, list[float]] = {}
-    for name, row in experts(study).items():
-        if name in study.sizes or not row["task_vector"].all():
-            continue
-        inverse = 1 / row["task_vector"]
-        for seed, value in zip(sorted(study.measures), inverse / inverse.mean(), strict=True):
-            if name in (sizes := study.sizes_of(seed)):
-                found.setdefault(sizes[name], []).append(float(value))
-    return found
-
-
 class Shares(NamedTuple):
     """Coefficients of one method: mean share by expert (T,); ratio and entropy by row and seed, None if undefined."""
 

@@ -263,7 +263,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make demo-vision|snakemake --cores \w+ --configfile config/vision\.yaml", scored("vision", VISION)),
     (r"make demo-language|snakemake --cores \w+ --configfile config/language\.yaml", elsewhere("workflow/test_language_demo.py")),
     (r"snakemake --cores \w+ --configfile config/scan\.yaml", scored("text", ["ties", "ties_mean"])),
-    (r"snakemake --cores \w+ --configfile config/study/robustness\.yaml", dry),  # in small: test_other_data.py
+    (r"snakemake --cores \w+ --configfile config/study/\w+\.yaml", dry),  # in small: test_other_data.py, test_training_sets.py
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py

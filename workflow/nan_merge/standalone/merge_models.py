@@ -29,7 +29,6 @@ from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
-from nan_merge.engine.merge import merge as write_model
 from nan_merge.engine.processed import processed
 from nan_merge.engine.request import Contexts, MergeRequest, Thresholds
 from nan_merge.layouts.adapters import is_adapter
@@ -267,7 +266,7 @@ def _merge(
             request, sources, _about(own), own.output, inputs=inputs,
             threads=own.threads, device_name=own.device, progress=progress,
             files={"chat_template.jinja": own.chat_template} if own.chat_template else {},
-            make=adapter.write if adapter else write_model,
+            make=adapter.write if adapter else None,
         )  # fmt: skip
     return models, table, told.get("adapter")
 

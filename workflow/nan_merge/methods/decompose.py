@@ -27,9 +27,9 @@ def leading(matrix: Array, count: int) -> Triplets:
     if matrix.shape[0] < matrix.shape[1]:
         v, s, ut = leading(matrix.T, count)
         return ut.T, s, v.T
-    xp = namespace(matrix)
-    if 0 < count < matrix.shape[1] or (count and _is_long(matrix)):
-        squares, vectors = xp.linalg.eigh(matrix.T @ matrix)  # in ascending order
+    xp, count = namespace(matrix), min(count, matrix.shape[1])
+    if count and (count < matrix.shape[1] or _is_long(matrix)) and (found := _of_gram(matrix)):
+        squares, vectors = found
         s, v = xp.sqrt(abs(xp.flip(squares, axis=0)[:count])), xp.flip(vectors, axis=1)[:, :count]
         if float(s[-1]) > SMALL * float(s[0]):
             return (matrix @ v) / s, s, v.T
@@ -45,12 +45,20 @@ def polar(matrix: Array, size: float) -> Array:
     if matrix.shape[0] < matrix.shape[1]:
         return polar(matrix.T, size).T
     xp = namespace(matrix)
-    if matrix.shape[1] and _is_long(matrix):
-        squares, vectors = xp.linalg.eigh(matrix.T @ matrix)
+    if matrix.shape[1] and _is_long(matrix) and (found := _of_gram(matrix)):
+        squares, vectors = found
         if float(squares[0]) > max(SMALL * float(squares[-1]), (NEGLIGIBLE * size) ** 2):
             return matrix @ ((vectors / xp.sqrt(squares)) @ vectors.T)
     u, s, vt = svd(matrix)
     return (u * (s > NEGLIGIBLE * size)) @ vt
+
+
+def _of_gram(matrix: Array) -> tuple[Array, Array] | None:
+    """Return eigenvalues, in ascending order, and eigenvectors of M^T M; None where squares are too large for a number."""
+    xp = namespace(matrix)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = matrix.T @ matrix
+    return xp.linalg.eigh(gram) if bool(xp.all(xp.isfinite(gram))) else None
 
 
 def _is_long(matrix: Array) -> bool:

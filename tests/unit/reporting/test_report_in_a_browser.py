@@ -178,7 +178,7 @@ def test_two_methods_are_compared_task_by_task_with_their_examples(page, run):
 
 def test_images_on_which_two_methods_differ_are_shown(opened, pictured):
     page = opened(of=pictured)
-    page.select_option("#vision [name=kind]", "wrong")
+    page.select_option("#vision [name=kind]", "gained")
     pictures = page.locator("#vision table.example img")
     assert pictures.count() > 0
     tasks = [task["label"] for task in pictured.studies[0].tasks]

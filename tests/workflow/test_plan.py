@@ -324,8 +324,9 @@ def test_a_gpu_takes_its_jobs_off_the_cores_and_half_precision_is_quicker(sizes)
     jobs = [
         PlannedJob("evaluate_checkpoint", {**place, "group": "all"}, outputs=("results/scores/tiny/ties/seed0/all.json",)),
         PlannedJob("merge_checkpoints", place, outputs=("results/merged/tiny/ties/seed0",)),
-        PlannedJob("finetune_checkpoint", {"suite": "tiny", "task": "fruit"}, outputs=("results/checkpoints/tiny/seed0/fruit",)),
-    ]
+        PlannedJob("finetune_checkpoint", {"suite": "tiny", "seed": "0", "task": "fruit"},
+                   outputs=("results/checkpoints/tiny/seed0/fruit",)),
+    ]  # fmt: skip
     keys = [{}, {"scoring": {"device": "cuda"}}, {"scoring": {"device": "cuda", "precision": "bfloat16"}}]
     keys.append({"scoring": {"device": "cuda"}, "device": "cuda:1"})
     plans = [overview(sizes(**each), jobs, 2) for each in keys]

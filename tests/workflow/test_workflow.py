@@ -91,7 +91,8 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 
 def test_snakemakes_own_report_has_every_result_with_its_caption_and_needs_no_network(project, isolated):
-    expected = {path for kind in ("tables/*.md", "figures/*.svg", "scores.tsv", "report.html") for path in made(project, kind)}
+    kinds = ("tables/*.md", "figures/*.svg", "scores.tsv", "claims.md", "report.html")
+    expected = {path for kind in kinds for path in made(project, kind)}
     for name in ("own.html", "own.zip"):
         done = project.run("--report", name, before=isolated("--net"))
         assert done.code == 0, done.text[-3000:]

@@ -246,6 +246,7 @@ def elsewhere(test: str) -> Callable[..., None]:
 
 WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a whole command; run in this order
     (r"make demo|snakemake --cores \w+", made_before),
+    (r"snakemake --cores \w+ results/claims\.md", verbatim),
     (r"snakemake (-n|--(report|dag|rulegraph|filegraph|summary|list-rules|unlock))\b.*", verbatim),
     (r"nan-merge export", helped),  # a mention
     (r"nan-merge (status|clean|methods|export)\b.*", verbatim),

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from library_configs import GPT2, LLAMA, VIT
 
 from nan_merge import extract_adapter, merge
 from nan_merge.cli import extract_adapter as command
@@ -16,18 +17,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-LLAMA = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-         "intermediate_size": 12, "attention_bias": True, "tie_word_embeddings": False}  # fmt: skip
-GPT2 = {"vocab_size": 20, "n_positions": 24, "n_embd": 8, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
 T5 = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
-VIT = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "image_size": 8,
-    "patch_size": 4,
-}
 KINDS = {
     "llama": (transformers.LlamaForCausalLM, LLAMA),
     "a tied llama": (transformers.LlamaForCausalLM, {**LLAMA, "tie_word_embeddings": True}),

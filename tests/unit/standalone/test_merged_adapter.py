@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from layout_models import DOWN, QUERY, draw, factors, write, write_adapter
+from library_configs import GPT2, LLAMA, VIT
 
 from nan_merge.cli import merge as command
 from nan_merge.core.errors import UserError
@@ -17,18 +18,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-LLAMA = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-         "intermediate_size": 12, "attention_bias": True, "tie_word_embeddings": False}  # fmt: skip
-GPT2 = {"vocab_size": 20, "n_positions": 24, "n_embd": 8, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
 BERT = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
-VIT = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "image_size": 8,
-    "patch_size": 4,
-}
 KINDS = {
     "llama": (transformers.LlamaForCausalLM, LLAMA),
     "tied": (transformers.LlamaForCausalLM, {**LLAMA, "tie_word_embeddings": True}),

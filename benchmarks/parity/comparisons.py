@@ -53,6 +53,8 @@ DELLA = (
     (f"without the Conv1D matrices; {ROUNDED}", ("GPT-2",), CONV1D, 1e-6),
 )
 
+AVERAGED = ("combine.wudi.others=1",)  # as FusionBench does, unlike the authors
+
 FUSIONBENCH = [
     Comparison(FB, "simple_average", "weight_averaging"),
     Comparison(FB, "task_arithmetic", "task_arithmetic", settings={"scaling_factor": 0.3}),
@@ -108,9 +110,9 @@ FUSIONBENCH = [
         families=("GPT-2",),
         turn=CONV1D,
     ),
-    Comparison(FB, "wudi", "wudi", settings={"iter_num": 300}, families=("CLIP", "LLaMA")),
-    Comparison(FB, "wudi", "wudi", STORED, settings={"iter_num": 300}, families=("GPT-2",), within=None),
-    Comparison(FB, "wudi", "wudi", AS_OUT_IN, settings={"iter_num": 300}, families=("GPT-2",), turn=CONV1D),
+    Comparison(FB, "wudi", "wudi", settings={"iter_num": 300}, change=AVERAGED, families=("CLIP", "LLaMA")),
+    Comparison(FB, "wudi", "wudi", STORED, settings={"iter_num": 300}, change=AVERAGED, families=("GPT-2",), within=None),
+    Comparison(FB, "wudi", "wudi", AS_OUT_IN, settings={"iter_num": 300}, change=AVERAGED, families=("GPT-2",), turn=CONV1D),
     Comparison(FB, "adamerging", "task_arithmetic", STEPS, settings=ADAPTED, learn=LEARNED, families=("CLIP",)),
 ]
 

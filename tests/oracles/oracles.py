@@ -107,13 +107,13 @@ def by_tensor(m, c, formula):
     return merged
 
 
-def by_matrix(m, c, formula, skip="no matrix", **how):
-    """Apply formula(task vectors, coefficients) to matrices; other tensors and those with a name as `skip` get the mean."""
+def by_matrix(m, c, formula, skip="no matrix", others=1, **how):
+    """Apply formula(task vectors, coefficients) to matrices; other tensors and those with a name as `skip` get the mean, or 0."""
 
     def one(name, taus, alpha):
         if taus[0].ndim == 2 and not re.search(skip, name):
             return formula(taus, alpha, **how)
-        return np.tensordot(alpha, taus, 1) / len(taus)
+        return others * np.tensordot(alpha, taus, 1) / len(taus)
 
     return by_tensor(m, c, one)
 
@@ -425,7 +425,7 @@ HOSTS = {
     "regmean_plus": (regmean, ONE),
     "actmat": (of_matrices(oracles_matrix.data_free), ONE),
     "tact": (of_matrices(oracles_matrix.data_free, density=0.5), ONE),
-    "wudi": (of_matrices(oracles_matrix.wudi), ONE),
+    "wudi": (of_matrices(oracles_matrix.wudi, others=0), ONE),
     "wudi_exact": (of_matrices(oracles_matrix.data_free, trace=True), ONE),
     "swudi": (of_matrices(oracles_matrix.swudi), ONE),
     "aswudi": (of_matrices(oracles_matrix.swudi, time=None, rank="participation"), ONE),

@@ -50,6 +50,20 @@ def test_other_choices_than_the_authors_are_said():
     taus = np.random.default_rng(0).standard_normal((3, 5, 4, 1, 1))
     assert not np.allclose(wudi(taus, ALPHA, TensorContext("conv.weight"), learning_rate=0.1), mean(taus, ALPHA))
     assert "DIFFERS: a convolution over single pixels is a matrix" in " ".join(of_matrices.__doc__.split())
-    vectors = taus[:, 0, :, 0, 0]
+
+
+def test_wudi_leaves_what_is_no_matrix_at_the_base_as_its_authors_do_and_averages_it_on_demand():
+    vectors, combine = np.random.default_rng(0).standard_normal((3, 4)), bind(method_specs()["wudi"]).combine
+    assert not combine(vectors, ALPHA, TensorContext("bias")).any()
     assert np.allclose(wudi(vectors, ALPHA, TensorContext("bias")), mean(vectors, ALPHA))
-    assert "vectors too, get the mean; the authors' code for ViT leaves them at the base" in " ".join(wudi.__doc__.split())
+    matrices = np.random.default_rng(0).standard_normal((3, 4, 4))
+    assert not wudi(matrices, ALPHA, TensorContext("head.weight"), exclude="head", others=0.0).any()
+    assert "the authors' code for ViT leaves them at the base, `others: 0`" in " ".join(wudi.__doc__.split())
+
+
+@pytest.mark.parametrize("method", ["swudi", "aswudi", "optmerge"])
+def test_methods_of_mllmerging_average_the_head_of_a_language_model(method):
+    taus, combine = np.random.default_rng(0).standard_normal((3, 12, 12)), bind(method_specs()[method]).combine
+    found = combine(taus, ALPHA, TensorContext("lm_head.weight"))
+    assert np.allclose(found, mean(taus, ALPHA))
+    assert not np.allclose(combine(taus, ALPHA, TensorContext("layers.0.mlp.up_proj.weight")), found)

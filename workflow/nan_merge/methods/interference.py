@@ -75,9 +75,9 @@ def wudi(
     The default number of steps stops long before the minimum, so the start (`init`) matters; c_t enters the loss only.
     Computed in float64; each step costs 2 out in^2 operations.
 
-    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. All
-    other tensors, vectors too, get the mean; the authors' code for ViT leaves them at the base. A zero task vector has no loss
-    instead of an undefined one.
+    DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. What is
+    excluded, and vectors, are averaged by default; the authors' code for ViT leaves them at the base, `others: 0`, and
+    divides by |tau_t|, not by its square. A zero task vector has no loss instead of an undefined one.
     """
     curvature, target = _normal_equation(taus, taus, taus, alpha)
     average = mean(taus, [1.0] * len(taus))
@@ -97,7 +97,7 @@ def optmerge(
 
     with k = floor(min(m, n) / T), but at least one, from the sum of the task vectors on.
     ASSUME: the paper was not read; loss, rank, steps and start are those of the authors' code (`wudi2`).
-    DIFFERS: all matrices, where the authors' code leaves out `lm_head`; singular values that are rounding are left out.
+    DIFFERS: all matrices by default, where the authors' code averages `lm_head`; singular values that are rounding are left out.
     """
     average, count = mean(taus, [1.0] * len(taus)), max(1, min(taus[0].shape) // len(taus))
     sizes = [length(tau) for tau in taus]

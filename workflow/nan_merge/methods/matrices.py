@@ -1,6 +1,7 @@
-"""Helpers of operators that decompose or solve matrices: which tensors they take, and the mean for the others.
+"""Helpers of operators that decompose or solve matrices: which tensors they take, and what the others get.
 
-All is computed in float64, tensor by tensor. A tensor that is not a matrix gets the mean of the weighted task vectors.
+All is computed in float64, tensor by tensor. A tensor that is not a matrix gets `others` times the mean of the weighted task
+vectors.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from nan_merge.methods.context import Array, TensorContext, checked, whole
 LARGEST = 16384  # largest number of inputs of a matrix by default: its Gram matrix has 2 GiB
 
 Combine = Callable[..., Array]
-Exclude = Annotated[str, "regular expression of the names of matrices that are averaged instead"]
+Exclude = Annotated[str, "regular expression of the names of matrices that are treated as other tensors"]
+Others = Annotated[float, Ge(0), "factor of the mean of the other tensors, vectors too; 0 leaves them at the base"]
 Largest = Annotated[int, Ge(1), "largest number of inputs of a matrix; a larger one is an error"]
 
 
@@ -36,16 +38,23 @@ def of_matrices(operator: Combine) -> Combine:
     """Extend a `combine` operator for matrices (T, out, in) to all tensors.
 
     Matrices, and the base of the context, are passed as (out, in) however they are stored. Other tensors, and those whose name
-    `exclude` matches, get the mean. Adds the hyper-parameters `exclude` and `largest`.
+    `exclude` matches, get the mean times `others`. Adds the hyper-parameters `exclude`, `others` and `largest`.
     DIFFERS: a convolution over single pixels is a matrix too; the authors' codes (TSV-M, Iso, ACE, WUDI) take two axes only.
     """
 
     def combine(
-        taus: Array, alpha: Sequence[float], context: TensorContext, *, exclude: str = "", largest: int = LARGEST, **values: Any
+        taus: Array,
+        alpha: Sequence[float],
+        context: TensorContext,
+        *,
+        exclude: str = "",
+        others: float = 1.0,
+        largest: int = LARGEST,
+        **values: Any,
     ) -> Array:
         shape = tuple(taus[0].shape)
         if not is_decomposed(shape, context, exclude, largest):
-            return mean(taus, alpha)
+            return others * mean(taus, alpha)
 
         def turned(array: Array) -> Array:  # no copy: these are the largest part of the memory
             matrix = array.reshape(shape[:2])
@@ -56,7 +65,7 @@ def of_matrices(operator: Combine) -> Combine:
         merged = operator([turned(tau) for tau in taus], alpha, at, **values)
         return (merged.T if context.transposed else merged).reshape(shape)
 
-    added = {"exclude": (Exclude, ""), "largest": (Largest, LARGEST)}
+    added = {"exclude": (Exclude, ""), "others": (Others, 1.0), "largest": (Largest, LARGEST)}
     return checked(is_decomposed)(whole(with_hyper_parameters(combine, operator, added)))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import ROOT
 
-from benchmarks import cases, layers, memory, merge, norms, programs, shapes, tables
+from benchmarks import cases, layers, memory, merge, methods, norms, programs, shapes, tables
 from benchmarks.evaluation import __main__ as evaluation
 from benchmarks.evaluation import models, pictures
 from benchmarks.evaluation import table as evaluations
@@ -407,3 +407,18 @@ def test_the_benchmark_of_evaluations_runs(tmp_path, capsys):
     assert sorted(each["part"] for each in record["loop"]) == ["encoder", "loop", "network"]
     assert record["agreement"] == {"float32": "6 of 6"} and set(record["made"]) == {"model", "head", "6 images"}
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_benchmark_of_methods_names_the_slowest_and_what_failed(tmp_path, capsys):
+    for number, name in enumerate(["pretrained", "seed0/a", "seed0/b", "seed0/c", "seed0/multitask"]):
+        shapes.make(tmp_path / name, shapes.TINY[shapes.Llama], number)
+    where = ["--models", str(tmp_path), "--output", str(tmp_path / "results")]
+    methods.main([*where, "--methods", "weight_averaging", "slerp"])
+    runs = {run["method"]: run for run in json.loads((tmp_path / "results/methods.json").read_text())["runs"]}
+    assert runs["weight_averaging"]["outcome"] == "ok" and "slerp merges 2 experts, here are 3" in runs["slerp"]["outcome"]
+    table = (tmp_path / "results/methods.md").read_text()
+    slowest = max(runs.values(), key=lambda run: run["processor_seconds"])["method"]
+    assert f"The slowest is `{slowest}`" in table and "3 experts" in table
+    assert {"slerp", "nearswap"} - set(methods.without_data(3)) == {"slerp"} <= set(methods.without_data(2))
+    with pytest.raises(UserError, match=r"no experts in seed0; run `make demo` first"):
+        methods.main(["--models", str(tmp_path / "seed0"), "--output", str(tmp_path / "results")])

@@ -380,7 +380,7 @@ def test_the_printed_command_says_the_same(case, tmp_path):
             getattr(right, stage).func,
             getattr(right, stage).keywords,
         )
-    zeros = {"experts": list(request.experts), "tensors": {"w": {"task_vector": [0.0] * len(request.experts)}}}
+    zeros = {"experts": list(request.experts), "tensors": {"dense.bias": {"task_vector": [0.0] * len(request.experts)}}}
     assert left.estimate(zeros).rows == right.estimate(zeros).rows
 
 

@@ -91,7 +91,10 @@ def _of_factors(models: Models, name: str) -> list[float | None]:
 
 
 def record(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], keys: Sequence[str]) -> dict[str, Any]:
-    """Return the sums of squares (T, keys) of chunks, added up for every tensor, as a record of measures."""
+    """Return the sums of squares (T, keys) of chunks, added up for every tensor, as a record of measures.
+
+    It has the `block_counts` of the model as `blocks`, where the merged tensors alone do not tell them.
+    """
     by_tensor: dict[str, list[np.ndarray]] = {name: [] for name in models.merged}
     for (name, _, _), part in zip(chunks, sums, strict=True):
         by_tensor[name].append(part)
@@ -103,7 +106,12 @@ def record(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], 
         }
         for name, parts in by_tensor.items()
     }
-    return {"experts": list(models.experts), "tensors": tensors}
+    blocks = block_counts(models.base.names)
+    return {
+        "experts": list(models.experts),
+        "tensors": tensors,
+        **({} if blocks == block_counts(tensors) else {"blocks": blocks}),
+    }
 
 
 def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: Any) -> dict[str, dict[str, float]]:

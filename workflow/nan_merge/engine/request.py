@@ -51,6 +51,7 @@ class Contexts:
         """Raise the UserErrors of a recipe that names, shapes and hyper-parameters alone decide; no tensor is read."""
         for name in self.models.merged:
             recipe.check(self.models.base.entries[name].shape, list(self.models.experts), self.of_tensor(name))
+        recipe.check_filters(self.models.merged)
 
     def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
         """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""

@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
-from nan_merge.methods.varying import Varies, block_counts, value_at, varies
+from nan_merge.methods.varying import Varies, block_counts, check_filters, value_at, varies
 
 MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
@@ -51,8 +51,8 @@ def what_it_reads(rule: Rule) -> str:
     return str(getattr(functools.partial(rule).func, "reads", "norms"))
 
 
-def finished(mean: Callable[..., float]) -> Callable[[Rule], Rule]:
-    """Declare a rule that returns finished coefficients, which are not scaled; `mean` is their mean."""
+def finished(mean: Callable[..., Any]) -> Callable[[Rule], Rule]:
+    """Declare a rule that returns finished coefficients, which are not scaled; `mean` is their mean, which may vary."""
 
     def mark(rule: Rule) -> Rule:
         rule.mean = mean  # type: ignore[attr-defined]
@@ -96,16 +96,17 @@ def norm_law(norms: np.ndarray, exponent: float, zero_norm: ZeroNorm = "error") 
 
 
 @reads("names")
-@finished(mean=lambda value, **_: float(value))
-def constant(names: Sequence[str], *, value: Annotated[float, "the coefficient lambda"]) -> np.ndarray:
+@finished(mean=lambda value, **_: value if varies(value) else float(value))
+def constant(names: Sequence[str], *, value: Annotated[float, "the coefficient lambda", Varies()]) -> np.ndarray:
     """Give every expert the coefficient `value` (lambda of task arithmetic, arXiv 2212.04089)."""
     return np.full(len(names), float(value))
 
 
-def _mean_of_given(values: Mapping[str, Any], normalise: bool = False) -> float:
-    if normalise or varies(values):
-        raise UserError("coefficients: given: values that vary or are normalised have no one scale for others to take over")
-    return statistics.fmean(values.values())
+def _mean_of_given(values: Mapping[str, Any], normalise: bool = False) -> Any:
+    if normalise:
+        raise UserError("coefficients: given: values that are normalised have no one scale for others to take over")
+    of_experts = {name: value for name, value in values.items() if name != "base"}
+    return of_experts if varies(values) else statistics.fmean(of_experts.values())
 
 
 @reads("names")
@@ -195,8 +196,11 @@ def data_size(examples: np.ndarray) -> np.ndarray:
 COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in (constant, given, uniform, nan, equal_length, metagpt, data_size)}
 
 
-def scale_of(rule: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scale of coefficients, which others in their place take over: their `mean`, or their sum as `total`."""
+def scale_of(rule: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scale of coefficients, which others in their place take over: their `mean`, or their sum as `total`.
+
+    A mean that varies over the tensors is taken over as it is, so that every tensor keeps its own.
+    """
     if mean := getattr(COEFFICIENTS[rule], "mean", None):
         return {"mean": mean(**values)}
     return {"mean": values["mean"]} if "mean" in values else {"total": values.get("total", 1.0)}
@@ -277,14 +281,18 @@ def estimate(
     norm_of: NormOf = "task_vector",
     scope: Scope = MODEL,
     only: Annotated[str, "regex of the tensors whose norms count; empty: all"] = "",
-    mean: Annotated[float | None, "mean coefficient, as lambda of task arithmetic; excludes total"] = None,
+    mean: Annotated[
+        Annotated[float, Varies(by_expert=True)] | None,
+        "mean coefficient, as lambda of task arithmetic, or coefficients by expert whose mean it is; excludes total",
+    ] = None,
     total: Annotated[float | None, "sum of the coefficients, 1 if neither is stated; excludes mean"] = None,
     over: Over = "none",
 ) -> CoefficientTable:
     """Return the coefficients of a bound rule and a control for measured norms.
 
     `measures` is the result of `measure.norms` or `processed.processed`, with `calibration` where that was collected, and with
-    `examples`, a number for each expert, for a rule that reads them; with `names`, all tensors of the base, for values that vary.
+    `examples`, a number for each expert, for a rule that reads them. Where a value or `mean` varies, every tensor is a row of
+    the table, and has the norms of its model, layer or tensor (`scope`).
     Squares are summed over the tensors of a row in float64 (with fsum, so in any order); a row without any tensor that `only`
     matches has zero norms, hence uniform coefficients. `mean` and `total` scale the shares of a rule; for a rule that returns
     factors, they are the mean and the sum for equal factors. `over` divides the coefficients, after the control, by the norms
@@ -293,31 +301,50 @@ def estimate(
 
     Raises UserError if `only` matches no tensor, `norm_of` or `over` was not measured, or the numbers of examples are not known.
     """
-    bound = functools.partial(operator)
-    scope = "tensor" if varies(bound.keywords) else scope
-    blocks = block_counts(measures.get("names", measures["tensors"]))
-    if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
-        raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
+    bound, experts = functools.partial(operator), tuple(measures["experts"])
+    of_all = _read_by(operator, measures)
+    varying = varies(bound.keywords) or varies(mean)
+    scope = scope if of_all is None or not varying else "tensor"
+    blocks = measures.get("blocks") or block_counts(measures["tensors"])
+    for key, value in {"mean": mean, **bound.keywords}.items():
+        check_filters(value, measures["tensors"], f"coefficients: {key}")
     norms = _norms(measures, "norm_of", norm_of, scope, only)
-    experts = tuple(measures["experts"])
-    of_experts = {"names": experts, "examples": measures.get("examples")}
-    what = what_it_reads(operator)
-    if what == "examples" and of_experts[what] is None:
-        raise UserError(f"coefficients: the number of training examples is not known for {', '.join(experts)}; state `examples`")
-    known = _mean(operator, len(experts), mean, total)
+    sources = (
+        {tensor: row_of(tensor, scope) for tensor in sorted(measures["tensors"])} if varying else {row: row for row in norms}
+    )
     rows = {}
-    for row, lengths in norms.items():
-        found = bound.func(*bound.args, of_experts.get(what, lengths), **value_at(bound.keywords, row, blocks))
-        rows[row] = control(_scaled(operator, found, mean, total), known)
+    for row, source in sources.items():
+        scale = _of_experts(value_at(mean, row, blocks), experts)
+        found = bound.func(*bound.args, norms[source] if of_all is None else of_all, **value_at(bound.keywords, row, blocks))
+        rows[row] = control(_scaled(operator, found, scale, total), _mean(operator, len(experts), scale, total))
     if over != "none":
         shares = nan(_norms(measures, "over", over)[MODEL])
         rows = {row: values * (shares * len(experts)) for row, values in rows.items()}
     lists = [{row: values.tolist() for row, values in table.items()} for table in (rows, norms)]
-    return CoefficientTable(experts, scope, *lists)
+    return CoefficientTable(experts, "tensor" if varying else scope, *lists)
+
+
+def _of_experts(mean: Any, experts: Sequence[str]) -> float | None:
+    """Return a mean coefficient as one number, of a mapping by expert the mean of its values."""
+    if not isinstance(mean, Mapping):
+        return None if mean is None else float(mean)
+    if {*mean} != {*experts}:
+        raise UserError(f"coefficients: mean: expected a number for each of {', '.join(experts)}; found {', '.join(mean)}")
+    return statistics.fmean(mean.values())
+
+
+def _read_by(rule: Rule, measures: Mapping[str, Any]) -> Any:
+    """Return what a rule reads of all experts in place of norms: names, or numbers of examples; None if it reads norms."""
+    experts, what = tuple(measures["experts"]), what_it_reads(rule)
+    if what == "examples" and measures.get(what) is None:
+        raise UserError(f"coefficients: the number of training examples is not known for {', '.join(experts)}; state `examples`")
+    return {"names": experts, "examples": measures.get("examples")}.get(what)
 
 
 def _norms(measures: Mapping[str, Any], key: str, of: str, scope: str = MODEL, only: str = "") -> dict[str, np.ndarray]:
     """Return the norms (T,) of every row of a table; `key` is the hyper-parameter that names what they are taken of."""
+    if only and not any(re.search(only, tensor) for tensor in measures["tensors"]):
+        raise UserError(f"coefficients: only: {only!r} is found in none of the {len(measures['tensors'])} merged tensors' names")
     squares: dict[str, list[list[float]]] = {}
     for tensor, sums in measures["tensors"].items():
         if of not in sums:

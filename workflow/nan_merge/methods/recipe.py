@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -26,7 +26,7 @@ from nan_merge.methods import (
     spectral,
 )
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.varying import value_at
+from nan_merge.methods.varying import check_filters, value_at
 
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS | rescale.PREPROCESS
@@ -108,6 +108,12 @@ class Recipe:
                 value_at(value, context.tensor, context.blocks)
             if hasattr(operator.func, "check"):
                 operator.func.check(shape, context, **values)
+
+    def check_filters(self, names: Iterable[str]) -> None:
+        """Raise a UserError for a `filter` of a varying hyper-parameter that is a part of no name of a merged tensor."""
+        for stage, operator in (("preprocess", self.preprocess), ("combine", self.combine), ("postprocess", self.postprocess)):
+            for key, value in operator.keywords.items():
+                check_filters(value, names, f"{stage}: {operator.func.__name__}: {key}")
 
     def merge(self, taus: Any, alpha: Sequence[Any], context: TensorContext) -> Any:
         """Combine and postprocess the processed task vectors (T, ...) of one tensor: (...)."""

@@ -13,12 +13,13 @@ the last ones. A stack of one block has the last value.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
+from nan_merge.core.names import nearest
 
 EMBEDDING = re.compile("emb|wte|wpe")  # in the name of a tensor before the first block
 
@@ -32,10 +33,15 @@ class Varies:
     def schema(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """Return the JSON schema of the varying number, from that of the plain one."""
         number = {key: value for key, value in plain.items() if key != "description"}
-        gradient = {"type": "array", "minItems": 1, "items": number}
+        gradient = {
+            "type": "array",
+            "minItems": 2,
+            "items": number,
+            "description": "values of a gradient over the layers; one value alone stands without brackets",
+        }
         block = {"type": "integer", "minimum": 0}
         properties = {
-            "filter": {"type": "string", "description": "part of a tensor's name"},
+            "filter": {"type": "string", "minLength": 1, "description": "part of a tensor's name"},
             "layers": {
                 "type": "array",
                 "minItems": 2,
@@ -46,10 +52,12 @@ class Varies:
             "value": {"anyOf": [number, gradient], "description": "a number, or a gradient over the layers"},
         }
         case = {"type": "object", "additionalProperties": False, "required": ["value"], "properties": properties}
-        several = {"type": "array", "minItems": 1, "items": {"anyOf": [number, case]}}
-        experts = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [number, several]}}
+        cases = {"type": "array", "items": case}
+        several = {"if": {"contains": {"type": "object"}}, "then": cases, "else": gradient}
+        each = {"if": {"type": "array"}, "then": several, "else": number}
+        experts = {"type": "object", "minProperties": 1, "additionalProperties": each}
         about = {"description": plain["description"]} if "description" in plain else {}
-        forms = {"anyOf": [several, *([experts] if self.by_expert else [])]}
+        forms = {"if": {"type": "array"}, "then": several, "else": experts if self.by_expert else dict(plain)}
         return {**about, "if": {"type": ["array", "object"]}, "then": forms, "else": dict(plain)}
 
 
@@ -63,7 +71,11 @@ def block_counts(names: Iterable[str]) -> dict[str, int]:
 
 def varies(value: Any) -> bool:
     """Return whether a value of a hyper-parameter varies over tensors: a list, or a mapping that holds one."""
-    return isinstance(value, list | tuple) or (isinstance(value, Mapping) and any(map(varies, value.values())))
+    return _is_list(value) or (isinstance(value, Mapping) and any(map(varies, value.values())))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def value_at(value: Any, tensor: str, blocks: Mapping[str, int]) -> Any:
@@ -73,7 +85,7 @@ def value_at(value: Any, tensor: str, blocks: Mapping[str, int]) -> Any:
     """
     if isinstance(value, Mapping):
         return {name: value_at(each, tensor, blocks) for name, each in value.items()}
-    if not isinstance(value, list | tuple):
+    if not _is_list(value):
         return value
     match = LAYER_RE.match(tensor)
     block, count = (int(match[2]), blocks[match[1]]) if match else (None, max(blocks.values(), default=0))
@@ -90,9 +102,33 @@ def value_at(value: Any, tensor: str, blocks: Mapping[str, int]) -> Any:
     raise UserError(f"no case of {list(value)} fits tensor '{tensor}'; end the list with a case without `filter`: {{value: 0}}")
 
 
+def numbers(value: Any) -> Iterator[float]:
+    """Yield the numbers of a varying value: of a gradient, of all cases, or of all experts."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from numbers(each)
+    elif _is_list(value):
+        for each in value:
+            yield from numbers(each["value"] if isinstance(each, Mapping) else each)
+    else:
+        yield value
+
+
+def check_filters(value: Any, names: Iterable[str], where: str) -> None:
+    """Raise a UserError, beginning with `where`, for a case whose `filter` is a part of no name; `names` are all tensors."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            check_filters(each, names, where)
+    filters = [case["filter"] for case in value if isinstance(case, Mapping) and "filter" in case] if _is_list(value) else []
+    for part in filters:
+        if not any(part in name for name in names):
+            words = {word for name in names for word in name.split(".") if not word.isdigit()}
+            raise UserError(f"{where}: filter: '{part}' is a part of no tensor's name; {nearest(part, words)}")
+
+
 def _interpolated(gradient: Any, place: float) -> float:
     """Return the value of a gradient at a place from 0 to 1; a number is the same everywhere."""
-    if not isinstance(gradient, list | tuple):
+    if not _is_list(gradient):
         return float(gradient)
     scaled = place * (len(gradient) - 1)
     low = int(scaled)

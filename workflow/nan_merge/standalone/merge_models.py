@@ -35,6 +35,7 @@ from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
 from nan_merge.methods.recipe import Recipe, bind
+from nan_merge.methods.varying import block_counts
 from nan_merge.standalone.documented_merge import compose, merge_and_document
 from nan_merge.standalone.merged_adapter import MergedAdapter
 from nan_merge.standalone.mergekit_export import check_method, check_names, export
@@ -151,7 +152,7 @@ class Settings:
         of = ["processed"] if "processed" in self.recipe.requirements else ["weights", "task_vector"]
         squares = {key: [float(number**2) for number, _ in enumerate(models.experts, 1)] for key in of}
         sizes = {"examples": [self.examples[name] for name in models.experts]} if self.examples else {}
-        known = {"experts": list(models.experts), "names": models.base.names, **sizes}
+        known = {"experts": list(models.experts), "blocks": block_counts(models.base.names), **sizes}
         table = self.recipe.estimate({**known, "tensors": dict.fromkeys(models.merged, squares)})
         return dataclasses.replace(table, norms={})
 

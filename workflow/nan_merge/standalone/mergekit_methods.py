@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.varying import varies
+from nan_merge.methods.varying import numbers, varies
 from nan_merge.standalone.mergekit_parameters import (
     DARE_LINEAR,
     DARE_TIES,
@@ -17,7 +17,6 @@ from nan_merge.standalone.mergekit_parameters import (
     Settings,
     Varying,
     each_number,
-    numbers,
 )  # fmt: skip
 from nan_merge.standalone.sources import local
 

@@ -174,12 +174,3 @@ def each_number(value: Varying, change: Callable[[float], float]) -> Varying:
     if isinstance(value, list):
         return [each_number(each, change) for each in value]
     return {**value, "value": each_number(value["value"], change)} if isinstance(value, Mapping) else change(value)
-
-
-def numbers(value: Varying) -> Iterator[float]:
-    """Yield the numbers of a varying number."""
-    if isinstance(value, list):
-        for each in value:
-            yield from numbers(each["value"] if isinstance(each, Mapping) else each)
-    else:
-        yield value

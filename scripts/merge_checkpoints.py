@@ -28,12 +28,13 @@ def main() -> None:
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
     parser.add_argument("--digest", type=Path, required=True, help="file of hashes, provenance and card")
     parser.add_argument("--task", help="the expert whose task the merge is for, for a method that is not static")
+    parser.add_argument("--nested", metavar="METHOD", help="the method of a nested merge, which has a name of its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    origins = "`repo` and `commit` of the base and the experts that came from a hub, by name"
+    origins = "by name: `repo` and `commit` of the base and the experts that came from a hub, `name` of an expert that is a merge"
     args = parse_with_spec(parser, method_spec="stages preprocess, combine, postprocess", layout=LAYOUT, origins=origins)
     coefficients = read_json(args.coefficients)
-    experts, method = parse_named_folders(args.experts), coefficients["method"]
+    experts, method = parse_named_folders(args.experts), args.nested or coefficients["method"]
     request = MergeRequest(
         unify_layout(args.base, experts, **args.layout),
         bind(args.method_spec, method),
@@ -44,14 +45,14 @@ def main() -> None:
         args.seed,
     )
     about = {
-        "name": method,
+        "name": coefficients["method"],
         "method": method,
         **about_method(method),
         "method_spec": {**args.method_spec, **coefficients["method_spec"]},
         "coefficients": coefficients,
         "calibration": args.calibration,
         "task": args.task,
-        "prepared": bool(args.origins),
+        "prepared": any("repo" in origin for origin in args.origins.values()),
         **args.layout,
     }
     folders = {"base": args.base, **experts}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import executor_patch, slurm
-from nan_merge.core.errors import UserError
+from nan_merge.core.errors import UserError, tell
 
 if TYPE_CHECKING:
     from experiment.experiment import Experiment
@@ -29,6 +29,8 @@ def check_run(experiment: Experiment, workflow: Any) -> None:
             "results/ cannot be written (read-only, or another user's);"
             " make it writable or choose another folder with --directory"
         )
+    for note in experiment.nested.notes():
+        tell(f"note: {note}")
     if workflow.executor_plugin.name == "slurm":
         settings = workflow.executor_settings
         account = (workflow.resource_settings.default_resources or {}).get("slurm_account")

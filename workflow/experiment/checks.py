@@ -29,7 +29,7 @@ def check_methods(experiment: Experiment) -> None:
     for method, record in experiment.methods.items():
         where = f"config/methods.yaml: {method}"
         _check_calibration(experiment, method, where)
-        if "variant" in record:  # made of checked entries
+        if "variant" in record or "nested" in record:  # made of checked entries
             continue
         tune = record.get("tune", {})
         known_names(f"{where}: controls", record.get("controls", []), experiment.catalogue.hosts)
@@ -121,7 +121,7 @@ def check_reports(experiment: Experiment) -> None:
         for name, record in experiment.reports[kind].items():
             listed = [*record.get("methods", []), *record.get("without", [])]
             exact = [method for method in listed if not set(method) & set("*?[")]
-            for method in exact:
+            for method in (each for each in exact if each not in experiment.nested.rows):
                 experiment.catalogue.members(method, f"config/tables.yaml: {kind}: {name}: methods, without")
 
 

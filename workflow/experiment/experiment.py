@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import checks, claims, entries
+from experiment.nested import NestedMerges
 from experiment.owners import check_owners
 from experiment.parts import CONFIG, ConfigParts
 from nan_merge.assets.fetch import unavailable
@@ -60,14 +61,16 @@ class Experiment:
         )  # of the user: merged, and scored if they name tasks
         self.suites |= {name: entries.scored_models(name, record) for name, record in self.models.items() if "tasks" in record}
         check_owners(self)
-        run = {name: self.catalogue.members(name, self.where("methods")) for name in self.config["methods"]}
-        self.methods = self.catalogue.all() | {member: record for found in run.values() for member, record in found.items()}
+        self.expert_rows = self._expert_rows()
+        self.references = (*REFERENCES, *self.expert_rows)
+        self.nested = NestedMerges(self)
+        run = {name: self._members(name) for name in self.nested.among(self.config["methods"])}
+        self.methods = self.catalogue.all() | self.nested.rows
+        self.methods |= {member: record for found in run.values() for member, record in found.items()}
         self.sweeps: dict[str, list[str]] = {}
         for member, record in ((m, r) for found in run.values() for m, r in found.items() if "sweep" in r):
             self.sweeps.setdefault(record["sweep"]["id"], []).append(member)
         self.config["methods"] = list(dict.fromkeys(member for members in run.values() for member in members))
-        self.expert_rows = self._expert_rows()
-        self.references = (*REFERENCES, *self.expert_rows)
         self._add_expert_rows()
         checks.check_methods(self)
         checks.check_run(self)
@@ -98,6 +101,10 @@ class Experiment:
             for method in self.config["methods"]
             for value in self.methods[method].get("tune", {}).get("grid", [])
         }
+
+    def _members(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return the methods that an entry of `methods` stands for: a nested merge, or those of the catalogue."""
+        return {name: self.nested.rows[name]} if name in self.nested.rows else self.catalogue.members(name, self.where("methods"))
 
     @property
     def keep_merged(self) -> bool:
@@ -171,16 +178,21 @@ class Experiment:
     def experts(self, suite: str) -> list[str]:
         """Return the names of the experts of a suite (those of its tasks, if each belongs to one), or of an entry of `models`."""
         owner = self.owner(suite)
-        return list(self._named_experts(owner)) or self.task_ids(owner)
+        return list(self.named_experts(owner)) or self.task_ids(owner)
 
-    def _named_experts(self, suite: str) -> Mapping[str, Any]:
+    def named_experts(self, suite: str) -> Mapping[str, Any]:
         """Return the experts that have names of their own; empty where each belongs to one task of the suite."""
         named = self.models[suite]["experts"] if suite in self.models else self.suites[suite].get("experts")
         return named if isinstance(named, Mapping) else self.trained_on(suite)
 
+    def merged_experts(self, suite: str, method: str) -> list[str]:
+        """Return what a method merges: all experts of a suite, or those of a nested merge, by name."""
+        nested = self.nested.of(self.owner(suite)).get(method)
+        return list(nested["experts"]) if nested else self.experts(suite)
+
     def has_experts_of_tasks(self, suite: str) -> bool:
         """Return whether each expert of a suite belongs to one of its tasks."""
-        return not self._named_experts(suite)
+        return not self.named_experts(suite)
 
     def trained_on(self, suite: str) -> dict[str, list[str]]:
         """Return the tasks that each expert is fine-tuned on, where one has a name of its own or a task no expert."""
@@ -226,7 +238,7 @@ class Experiment:
 
     def _expert_rows(self) -> dict[str, str]:
         """Return the rows that stand for `individual` where experts belong to no task: {method: expert}."""
-        return {f"expert_{name}": name for suite in self.suites for name in self._named_experts(suite)}
+        return {f"expert_{name}": name for suite in self.suites for name in self.named_experts(suite)}
 
     def _add_expert_rows(self) -> None:
         """Put one row an expert behind `individual`."""
@@ -237,13 +249,14 @@ class Experiment:
         self.config["methods"] = found
 
     def absent(self, suite: str) -> list[str]:
-        """Return the references of the run that a suite lacks: experts of other suites, `individual` if no task has an expert."""
+        """Return the rows that a suite lacks: experts and nested merges of others, `individual` if no task has an expert."""
+        nested = [row for row in self.nested.rows if row not in self.nested.of(self.owner(suite))]
         if suite not in self.suites:
-            return []
-        own = {*self._named_experts(suite)}.intersection(self.experts(suite))
+            return nested
+        own = {*self.named_experts(suite)}.intersection(self.experts(suite))
         others = [row for row, name in self.expert_rows.items() if name not in own]
         trained = any(self.own_expert(suite, task) for task in self.suites[suite]["tasks"])
-        return [*others, *([] if trained else [INDIVIDUAL])]
+        return [*others, *nested, *([] if trained else [INDIVIDUAL])]
 
     def class_prompts(self, task: str) -> dict[str, list[str]]:
         """Return the `classes` of a task, as its prompts name them, and the `templates` of the prompts.
@@ -320,8 +333,8 @@ class Experiment:
         if (owner := self.owner(suite)) != suite:
             unseen = [] if self.has_experts_of_tasks(suite) else [m for m in self.config["methods"] if self._is_for_one_task(m)]
             return self._unfit(owner) | dict.fromkeys(unseen, "it merges for one task at a time, and a task here has no expert")
-        merged = [method for method in self.config["methods"] if method not in self.references]
-        found = {method: self._reason(method, suite, len(self.experts(suite))) for method in merged}
+        merged = [method for method in self.config["methods"] if method not in (*self.references, *self.absent(suite))]
+        found = {method: self._reason(method, suite) for method in merged}
         if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         elif {"sizes", "undertrained"} & self.suites.get(suite, {}).get("finetune", {}).keys():
@@ -332,11 +345,16 @@ class Experiment:
     def _is_for_one_task(self, method: str) -> bool:
         return method not in self.references and not self.methods[method].get("static", True)
 
-    def _reason(self, method: str, suite: str, experts: int) -> str:
+    def _reason(self, method: str, suite: str) -> str:
         """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
         record = self.methods[method]
-        if reason := unfit(record, experts):
+        if reason := unfit(record, len(self.merged_experts(suite, method))):
             return reason
+        lost = (
+            [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)] if "nested" in record else []
+        )
+        if lost:
+            return f"the data of its expert {lost[0]} cannot be had here"
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
@@ -464,7 +482,7 @@ class Experiment:
 
     def needing(self, measurement: Callable[[str], str | None]) -> dict[str, str]:
         """Return the ids that `thresholds` or `processed` gives for the run, each with one of the methods that need it."""
-        methods = [method for method in self.config["methods"] if method not in self.references]
+        methods = [method for method in (*self.config["methods"], *self.nested.rows) if method not in self.references]
         return {name: method for method in methods if (name := measurement(method))}
 
     def tuner(self, method: str) -> str | None:
@@ -500,6 +518,8 @@ class Experiment:
         scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart
         if host:
             yield method, host, "scan" if scanned else "host"
+        if "nested" in record:  # the same method over all experts at once
+            yield method, record["method"], "nested"
         for control in record.get("controls", []) if host and not scanned else []:
             yield method, control, "control"
         if parent and "grid" in record.get("tune", {}):

@@ -84,8 +84,11 @@ class FinishedRun:
         return [
             method
             for method in self.config["config"]["methods"]
-            if method not in without and (not _of_one_suite(method) or (suite, method) in self._methods_with_scores)
+            if method not in without and (not self._is_of_one_suite(method) or (suite, method) in self._methods_with_scores)
         ]
+
+    def _is_of_one_suite(self, method: str) -> bool:
+        return method == INDIVIDUAL or method.startswith("expert_") or "nested" in self.config["methods"][method]
 
     def _task_ids(self, suite: str) -> list[str]:
         return [task for task in self.config["suites"][suite]["tasks"] if task not in self.config["skipped"].get(suite, {})]
@@ -179,7 +182,3 @@ class FinishedRun:
         for name in suites:
             for each in [self.method(method, name)] if method else self.methods_of(name):
                 yield name, each
-
-
-def _of_one_suite(method: str) -> bool:
-    return method == INDIVIDUAL or method.startswith("expert_")

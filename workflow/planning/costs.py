@@ -120,8 +120,13 @@ def _learn(sizes: Sizes, job: PlannedJob) -> Work:
 
 
 def _measure(sizes: Sizes, job: PlannedJob) -> Work:
+    return Work(core=_measured(sizes, job) * sizes.table["merges"]["measure"])
+
+
+def _measured(sizes: Sizes, job: PlannedJob) -> float:
+    """Return the gigabytes of the base and of the experts, of a suite or of a nested merge, that a job measures."""
     suite = job.suite(sizes.experiment)
-    return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * sizes.table["merges"]["measure"])
+    return sizes.gigabytes(suite, sizes.experts(suite, job.wildcards["nested"].strip("/")) + 1)
 
 
 def _processed(sizes: Sizes, job: PlannedJob) -> Work:
@@ -129,7 +134,7 @@ def _processed(sizes: Sizes, job: PlannedJob) -> Work:
     method = sizes.experiment.needing(sizes.experiment.processed)[job.wildcards["processed"]]
     prices, record = sizes.table["merges"], sizes.experiment.method(method)
     a_gigabyte = prices["measure"] + rate(prices, sizes.model(suite)["width"] / 1000, record, "preprocess")["cpu"]
-    return Work(core=sizes.gigabytes(suite, sizes.experts(suite) + 1) * a_gigabyte)
+    return Work(core=_measured(sizes, job) * a_gigabyte)
 
 
 def _premise(sizes: Sizes, job: PlannedJob) -> Work:
@@ -139,7 +144,7 @@ def _premise(sizes: Sizes, job: PlannedJob) -> Work:
 
 def _merge(sizes: Sizes, job: PlannedJob) -> Work:
     suite, method = job.suite(sizes.experiment), job.wildcards["method"]
-    read = sizes.gigabytes(suite, sizes.experts(suite) + 1)
+    read = sizes.gigabytes(suite, sizes.experts(suite, method) + 1)
     record = sizes.experiment.method(method)
     stages = ("preprocess", "combine", "postprocess")
     rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, stage) for stage in stages]

@@ -49,9 +49,9 @@ class Sizes:
         pipeline = self.experiment.suites.get(suite, {}).get("vlm", {}).get("pipeline", "")
         return dict(self.table["pictures"].get(pipeline, {}))
 
-    def experts(self, suite: str) -> int:
-        """Return how many experts are merged."""
-        return len(self.experiment.experts(suite))
+    def experts(self, suite: str, method: str = "") -> int:
+        """Return how many experts are merged: of a suite, or of a nested merge."""
+        return len(self.experiment.merged_experts(suite, method))
 
     def asset(self, asset: str) -> int | None:
         """Return the bytes that are fetched: by the lock, else about: by `bytes`, or those of kind `path`."""

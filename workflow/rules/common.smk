@@ -95,7 +95,8 @@ wildcard_constraints:
     checkpoints=any_of(experiment.checkpoints(suite) for suite in experiment.suites),
     tower=any_of(filter(None, map(experiment.tower, experiment.suites))),
     asset=any_of(experiment.assets),
-    method=any_of([*METHODS, *experiment.candidates]),
+    method=any_of([*METHODS, *experiment.candidates, *experiment.nested.rows]),
+    nested=f"(/({any_of(experiment.nested.rows)}))?",  # whose experts are measured: those of the suite, or of a nested merge
     seed="[0-9]+",
     thresholds=any_of(THRESHOLDS),
     processed=any_of(PROCESSED),

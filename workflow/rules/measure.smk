@@ -6,11 +6,11 @@ rule measure_weights:
         base=base_model,
         experts=expert_folders,
     output:
-        "results/measures/{suite}/seed{seed}.json",
+        "results/measures/{suite}{nested}/seed{seed}.json",
     log:
-        "results/logs/measure_weights/{suite}/seed{seed}.log",
+        "results/logs/measure_weights/{suite}{nested}/seed{seed}.log",
     benchmark:
-        "results/benchmarks/measure_weights/{suite}/seed{seed}.tsv"
+        "results/benchmarks/measure_weights/{suite}{nested}/seed{seed}.tsv"
     conda:
         environment_file("merge")
     threads: threads_for_models
@@ -22,7 +22,7 @@ rule measure_weights:
         spec=spec(thresholds=None, layout=layout),
         code=code("scripts.measure_weights"),
     message:
-        "measure_weights: {wildcards.suite}, seed {wildcards.seed}"
+        "measure_weights: {wildcards.suite}{wildcards.nested}, seed {wildcards.seed}"
     shell:
         "python -m scripts.measure_weights --base {input.base:q} --experts {params.experts:q} --threads {threads}"
         " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
@@ -30,18 +30,18 @@ rule measure_weights:
 
 use rule measure_weights as measure_threshold with:
     output:
-        "results/measures/{suite}/seed{seed}_{thresholds}.json",
+        "results/measures/{suite}{nested}/seed{seed}_{thresholds}.json",
     log:
-        "results/logs/measure_threshold/{suite}/seed{seed}_{thresholds}.log",
+        "results/logs/measure_threshold/{suite}{nested}/seed{seed}_{thresholds}.log",
     benchmark:
-        "results/benchmarks/measure_threshold/{suite}/seed{seed}_{thresholds}.tsv"
+        "results/benchmarks/measure_threshold/{suite}{nested}/seed{seed}_{thresholds}.tsv"
     resources:
         mem_mb=memory(1000, per_input=1 / 20),
         runtime=minutes(60),
     params:
         spec=spec(thresholds=threshold_settings, layout=layout),
     message:
-        "measure_threshold: {wildcards.suite}, {wildcards.thresholds}, seed {wildcards.seed}"
+        "measure_threshold: {wildcards.suite}{wildcards.nested}, {wildcards.thresholds}, seed {wildcards.seed}"
 
 
 rule measure_processed:
@@ -50,11 +50,11 @@ rule measure_processed:
         experts=expert_folders,
         thresholds=thresholds,
     output:
-        "results/measures/{suite}/seed{seed}_processed-{processed}.json",
+        "results/measures/{suite}{nested}/seed{seed}_processed-{processed}.json",
     log:
-        "results/logs/measure_processed/{suite}/seed{seed}_{processed}.log",
+        "results/logs/measure_processed/{suite}{nested}/seed{seed}_{processed}.log",
     benchmark:
-        "results/benchmarks/measure_processed/{suite}/seed{seed}_{processed}.tsv"
+        "results/benchmarks/measure_processed/{suite}{nested}/seed{seed}_{processed}.tsv"
     conda:
         environment_file("merge")
     threads: threads_for_models
@@ -67,7 +67,7 @@ rule measure_processed:
         spec=spec(preprocess=preprocess, layout=layout),
         code=code("scripts.measure_processed"),
     message:
-        "measure_processed: {wildcards.suite}, {wildcards.processed}, seed {wildcards.seed}"
+        "measure_processed: {wildcards.suite}{wildcards.nested}, {wildcards.processed}, seed {wildcards.seed}"
     shell:
         "python -m scripts.measure_processed --base {input.base:q} --experts {params.experts:q} {params.thresholds:q}"
         " --seed {wildcards.seed:q} --threads {threads} --output {output:q}"

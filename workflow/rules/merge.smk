@@ -17,7 +17,7 @@ rule merge_checkpoints:
     benchmark:
         "results/benchmarks/merge_checkpoints/{suite}/{method}/seed{seed}.tsv"
     wildcard_constraints:
-        method=any_of(set(METHODS).difference(PER_TASK_METHODS)),
+        method=any_of({*METHODS, *experiment.nested.rows}.difference(PER_TASK_METHODS)),
     conda:
         environment_file("merge")
     threads: threads_for_models
@@ -32,12 +32,14 @@ rule merge_checkpoints:
         thresholds=option("thresholds"),
         calibration=calibration_option,
         task=task_option,
+        nested=nested_option,
         code=code("scripts.merge_checkpoints"),
     message:
         "merge_checkpoints: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python -m scripts.merge_checkpoints --base {input.base:q} --experts {params.experts:q}"
         " --coefficients {input.coefficients:q} {params.thresholds:q} {params.calibration:q} {params.task:q}"
+        " {params.nested:q}"
         " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} --output {output.model:q}"
         " --digest {output.digest:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 

@@ -46,7 +46,7 @@ def named(folders):
 
 
 def named_experts(wildcards):
-    return named(experts(wildcards))
+    return named(merged_experts(wildcards))
 
 
 def named_datasets(wildcards):
@@ -88,6 +88,12 @@ def unique_option(wildcards):
 
 def task_option(wildcards):
     return words("task", [wildcards.task] if wildcards.method in PER_TASK_METHODS else [])
+
+
+def nested_option(wildcards):
+    """The method of a nested merge, whose own name is no method."""
+    record = experiment.method(wildcards.method)
+    return words("nested", [record["method"]] if "nested" in record else [])
 
 
 def family(wildcards):
@@ -159,14 +165,16 @@ def layout(wildcards):
 
 
 def origins(wildcards):
-    """Hub id and commit of the base and the experts of a suite that came from a hub; `models` have theirs in source.json."""
+    """Hub id and commit of base and experts that came from a hub, but for `models` (source.json); names of nested merges."""
     suite = wildcards.suite
     record = {} if suite in experiment.models else experiment.suites[suite]
-    found = {name: experiment.expert_asset(suite, name) for name in experts(wildcards)} if record else {}
+    nested = {name: {"name": name} for name in merged_experts(wildcards) if name in experiment.nested.of(suite)}
+    own = [name for name in merged_experts(wildcards) if name not in nested] if record else []
+    found = {name: experiment.expert_asset(suite, name) for name in own}
     found |= {"base": record.get("base") if "alignment" not in record else None}
     hub = {name: asset for name, asset in found.items() if asset and experiment.assets[asset]["kind"] == "hub"}
     locked = {name: experiment.lock.get(asset, {}).get("commit") for name, asset in hub.items()}
-    return {
+    return nested | {
         name: {"repo": experiment.assets[hub[name]]["repo"], "commit": commit}
         for name, commit in locked.items()
         if commit

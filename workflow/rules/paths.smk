@@ -41,6 +41,18 @@ def experts(wildcards):
     return {name: expert(suite, wildcards.seed, name) for name in experiment.experts(suite)}
 
 
+def nested_of(wildcards):
+    """The nested merge whose experts a job measures; empty for those of the suite."""
+    return wildcards.get("nested", "").strip("/")
+
+
+def merged_experts(wildcards):
+    """The folder of all that a job merges or measures, by name: experts of the suite, and of a nested merge other nested ones."""
+    suite, folders = wildcards.suite, experts(wildcards)
+    names = experiment.merged_experts(suite, nested_of(wildcards) or wildcards.get("method", ""))
+    return {name: folders.get(name, f"results/merged/{suite}/{name}/seed{wildcards.get('seed')}") for name in names}
+
+
 def sharing(wildcards):
     """The suites that share the prepared data, the checkpoints or the text tower that the wildcards name."""
     kind = next(kind for kind in ("data", "checkpoints", "tower") if kind in wildcards.keys())
@@ -99,7 +111,7 @@ def base_model(wildcards):
 
 
 def expert_folders(wildcards):
-    return list(experts(wildcards).values())
+    return list(merged_experts(wildcards).values())
 
 
 def expert_of(wildcards):
@@ -204,12 +216,18 @@ def datasets_for_sizes(wildcards):
 def measures(wildcards):
     """The norms that the coefficients of a method come from."""
     name = experiment.processed(wildcards.method)
-    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}{f'_processed-{name}' if name else ''}.json"
+    return f"{folder_of_measures(wildcards)}/seed{wildcards.seed}{f'_processed-{name}' if name else ''}.json"
 
 
 def thresholds(wildcards):
     name = experiment.thresholds(wildcards.method if "method" in wildcards.keys() else PROCESSED[wildcards.processed])
-    return f"results/measures/{wildcards.suite}/seed{wildcards.seed}_{name}.json" if name else []
+    return f"{folder_of_measures(wildcards)}/seed{wildcards.seed}_{name}.json" if name else []
+
+
+def folder_of_measures(wildcards):
+    """Where the measures of the experts of a suite lie, or of a nested merge."""
+    nested = nested_of(wildcards) or wildcards.get("method", "")
+    return f"results/measures/{wildcards.suite}" + (f"/{nested}" if nested in experiment.nested.rows else "")
 
 
 # ---- calibration statistics -----------------------------------------------------------------------------------------

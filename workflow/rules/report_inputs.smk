@@ -8,7 +8,9 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     "coefficients": lambda suite: collect(
         rules.estimate_coefficients.output, suite=experiment.owner(suite), method=experiment.merges(suite), seed=SEEDS
     ),
-    "measures": lambda suite: collect(rules.measure_weights.output, suite=experiment.owner(suite), seed=SEEDS),
+    "measures": lambda suite: collect(
+        rules.measure_weights.output, suite=experiment.owner(suite), nested="", seed=SEEDS
+    ),
     "datasets": lambda suite: [dataset(suite, task) for task in experiment.prepared_tasks(suite)],
     "premise": lambda suite: (
         collect(rules.gather_premise.output, suite=suite) if experiment.premise_runs(suite) else []
@@ -160,7 +162,7 @@ def suite_record(suite):
             for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
-        **({"methods": rows_of(suite)} if experiment.expert_rows else {}),
+        **({"methods": rows_of(suite)} if experiment.expert_rows or experiment.nested.rows else {}),
     }
 
 

@@ -152,7 +152,7 @@ def test_a_method_that_takes_the_choice_of_a_skipped_one_is_skipped_too(monkeypa
 def test_models_of_ones_own_have_no_data(monkeypatch):
     own = asked("task_arithmetic", "ties", suites=[], models=TWO)
     own.methods["ties"]["learn"] = {}
-    assert own._reason("ties", "mine", 2) == "it needs data of the tasks, and models of your own come without data"
+    assert own._reason("ties", "mine") == "it needs data of the tasks, and models of your own come without data"
     assert own._reason("ties", "text", 2) == own._reason("task_arithmetic", "mine", 2) == ""
 
 

@@ -59,8 +59,9 @@ def allowed_by_lengths(study: Study) -> float:
 
 
 class Shares(NamedTuple):
-    """Coefficients of one method: mean share by expert (T,); ratio and entropy by row and seed, None if undefined."""
+    """Coefficients of one method: mean share (T,) of its experts; ratio and entropy by row and seed, None if undefined."""
 
+    experts: list[str]
     scope: str
     rows: int
     coefficient: float
@@ -83,7 +84,9 @@ def shares(study: Study, method: str) -> Shares | None:
         ratio = values.max(axis=1) / values.min(axis=1)
         logs = -np.sum(alpha * np.log(alpha), axis=1)
         entropy = logs / np.log(values.shape[1]) if values.shape[1] > 1 else np.ones(len(values))
-    return Shares(tables[0]["scope"], len(tables[0]["rows"]), float(values.mean()), alpha.mean(axis=0), ratio, entropy)
+    first = tables[0]
+    of = (first["experts"], first["scope"], len(first["rows"]))
+    return Shares(*of, float(values.mean()), alpha.mean(axis=0), ratio, entropy)
 
 
 def extent(name: str, values: NDArray | None) -> dict[str, float | None]:

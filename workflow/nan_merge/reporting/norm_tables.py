@@ -54,12 +54,13 @@ def coefficients(study: Study, record: dict[str, Any]) -> Table:
         if shares is None:
             continue
         cells = [method.get("label", method["id"]), shares.scope, count(shares.rows)]
-        cells += [f"{value:.4f}" for value in (shares.coefficient, *shares.mean)]
+        alpha = dict(zip(shares.experts, shares.mean.tolist(), strict=True))  # a nested merge has experts of its own
+        cells += [f"{shares.coefficient:.4f}", *(f"{alpha[name]:.4f}" if name in alpha else "" for name in names)]
         cells.append("" if shares.ratio is None else _range(shares.ratio, 3))
         undefined = table.mark("", "Not defined: a coefficient is not positive.") if shares.entropy is None else ""
         cells.append(undefined if shares.entropy is None else _range(shares.entropy, 4))
         numbers = {"method": method["id"], "scope": shares.scope, "rows": shares.rows, "mean_coefficient": shares.coefficient}
-        numbers |= {f"alpha_{name}": float(share) for name, share in zip(names, shares.mean, strict=True)}
+        numbers |= {f"alpha_{name}": alpha.get(name) for name in names}
         numbers |= norm_data.extent("max_over_min", shares.ratio) | norm_data.extent("entropy", shares.entropy)
         table.add(cells, numbers, study.block(method))
     table.notes = [

@@ -12,7 +12,7 @@ from nan_merge.reporting.study import ACCURACY, METRIC_NAMES, REGRESSION, Study
 
 UNANSWERED = 0.02  # share of outputs without an answer above which a table says so
 TESTED = ("difference", "low", "high", "p", "p_holm", "least_p", "least_p_holm", "detectable", "discordant", "changed")
-SHOWN = (*CORRECTION_GROUPS, "scan", "ablation", "forgetting")  # kinds of comparisons shown in the tables of scores
+SHOWN = (*CORRECTION_GROUPS, "scan", "ablation", "nested", "forgetting")  # kinds of comparisons shown in the tables of scores
 CLUSTER_NOTE = (
     "Where a task has several parts (subjects, problems of several steps, pictures with several questions), standard errors, "
     "intervals and tests take whole parts as the sample, not single examples, and the accuracy is that over all examples."

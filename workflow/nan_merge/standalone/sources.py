@@ -34,12 +34,16 @@ DOCUMENTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOT
 
 @dataclass(frozen=True)
 class Source:
-    """A model as the user named it (`given`) and its folder; `repo` and `commit` for a model of the hub."""
+    """A model as the user named it (`given`) and its folder; `repo` and `commit` for a model of the hub.
+
+    `name` is that of a merge whose folder is called otherwise.
+    """
 
     given: str
     folder: Path
     repo: str | None = None
     commit: str | None = None
+    name: str | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Source:
@@ -53,8 +57,8 @@ class Source:
 
     @property
     def title(self) -> str:
-        """The hub id, or the name of the folder as given."""
-        return self.repo or local(self.given).resolve().name
+        """The hub id, the name of a merge, or the name of the folder as given."""
+        return self.repo or self.name or local(self.given).resolve().name
 
 
 def _fetched(folder: Path) -> Source | None:

@@ -153,7 +153,9 @@ def test_models_of_ones_own_have_no_data(monkeypatch):
     own = asked("task_arithmetic", "ties", suites=[], models=TWO)
     own.methods["ties"]["learn"] = {}
     assert own._reason("ties", "mine") == "it needs data of the tasks, and models of your own come without data"
-    assert own._reason("ties", "text", 2) == own._reason("task_arithmetic", "mine", 2) == ""
+    of_suite = asked("task_arithmetic", "ties")
+    of_suite.methods["ties"]["learn"] = {}
+    assert of_suite._reason("ties", "text") == own._reason("task_arithmetic", "mine") == ""
 
 
 def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():

@@ -333,7 +333,8 @@ class Experiment:
         if (owner := self.owner(suite)) != suite:
             unseen = [] if self.has_experts_of_tasks(suite) else [m for m in self.config["methods"] if self._is_for_one_task(m)]
             return self._unfit(owner) | dict.fromkeys(unseen, "it merges for one task at a time, and a task here has no expert")
-        merged = [method for method in self.config["methods"] if method not in (*self.references, *self.absent(suite))]
+        others = {*self.references, *self.absent(suite)}
+        merged = [method for method in self.config["methods"] if method not in others]
         found = {method: self._reason(method, suite) for method in merged}
         if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
@@ -350,10 +351,7 @@ class Experiment:
         record = self.methods[method]
         if reason := unfit(record, len(self.merged_experts(suite, method))):
             return reason
-        lost = (
-            [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)] if "nested" in record else []
-        )
-        if lost:
+        if lost := [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)]:
             return f"the data of its expert {lost[0]} cannot be had here"
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"

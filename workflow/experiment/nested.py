@@ -51,6 +51,7 @@ class NestedMerges:
                 raise UserError(f"{where}: {name}: another suite of the run has another nested merge of that name; rename one")
 
     def _check_circle(self, suite: str, where: str, trail: tuple[str, ...]) -> None:
+        """Raise a UserError if the way down a `trail` of nested merges comes back to one of them."""
         for name in self.of(suite).get(trail[-1], {}).get("experts", ()):
             if name in trail:
                 raise UserError(f"{where}: {' -> '.join([*trail, name])}: nested merges are circular; leave one out")
@@ -82,8 +83,8 @@ class NestedMerges:
         return self.by_suite.get(suite, {})
 
     def leaves(self, suite: str, name: str) -> Iterator[str]:
-        """Yield the experts of a suite that go into a nested merge, one as often as there are ways to it."""
-        for each in self.of(suite)[name]["experts"]:
+        """Yield the experts of a suite that go into a nested merge, one as often as there are ways to it; none for a method."""
+        for each in self.of(suite).get(name, {}).get("experts", ()):
             yield from self.leaves(suite, each) if each in self.of(suite) else (each,)
 
     def repeated(self, suite: str, name: str) -> list[str]:

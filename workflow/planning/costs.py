@@ -126,7 +126,7 @@ def _measure(sizes: Sizes, job: PlannedJob) -> Work:
 def _measured(sizes: Sizes, job: PlannedJob) -> float:
     """Return the gigabytes of the base and of the experts, of a suite or of a nested merge, that a job measures."""
     suite = job.suite(sizes.experiment)
-    return sizes.gigabytes(suite, sizes.experts(suite, job.wildcards["nested"].strip("/")) + 1)
+    return sizes.gigabytes(suite, sizes.experts(suite, job.wildcards.get("nested", "").strip("/")) + 1)
 
 
 def _processed(sizes: Sizes, job: PlannedJob) -> Work:

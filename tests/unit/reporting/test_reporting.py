@@ -251,6 +251,18 @@ def test_coefficients_are_described_by_ratio_and_entropy(study, tmp_path):
     assert "1.500 [1.000, 2.000]" in markdown and float(found["nan"]["alpha_digits"]) == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
+def test_a_nested_merge_has_the_shares_of_what_it_takes(study, tmp_path):
+    """Experts of its own, in another order than those of the suite: every share stands under its name."""
+    other = next(table for table in study.coefficients if table["method"] == "nan")
+    other |= {"experts": ["pair", "digits"], "rows": {"model": [0.6, 0.2]}}
+    rows, _, _ = rendered(study, tmp_path, "coefficients")
+    found = {row["method"]: row for row in rows}
+    assert [float(found["nan"][f"alpha_{name}"]) for name in ("pair", "digits")] == pytest.approx([0.75, 0.25])
+    assert found["weight_averaging"]["alpha_pair"] == "" and float(found["weight_averaging"]["alpha_digits"]) > 0
+    absent = next(name for name in study.experts if name != "digits")
+    assert found["nan"][f"alpha_{absent}"] == ""
+
+
 def test_a_coefficient_that_is_not_positive_has_no_entropy(study):
     study.coefficients = [{**study.coefficients[0], "method": "nan", "rows": {"model": [1.0, -0.5]}}]
     assert norm_data.shares(study, "nan").entropy is None

@@ -41,15 +41,15 @@ def experts(wildcards):
     return {name: expert(suite, wildcards.seed, name) for name in experiment.experts(suite)}
 
 
-def nested_of(wildcards):
-    """The nested merge whose experts a job measures; empty for those of the suite."""
-    return wildcards.get("nested", "").strip("/")
+def merge_of(wildcards):
+    """The nested merge whose experts a job measures, or the method by which it merges; empty where it is for all methods."""
+    return wildcards.get("nested", "").strip("/") or wildcards.get("method", "")
 
 
 def merged_experts(wildcards):
     """The folder of all that a job merges or measures, by name: experts of the suite, and of a nested merge other nested ones."""
     suite, folders = wildcards.suite, experts(wildcards)
-    names = experiment.merged_experts(suite, nested_of(wildcards) or wildcards.get("method", ""))
+    names = experiment.merged_experts(suite, merge_of(wildcards))
     return {name: folders.get(name, f"results/merged/{suite}/{name}/seed{wildcards.get('seed')}") for name in names}
 
 
@@ -226,8 +226,8 @@ def thresholds(wildcards):
 
 def folder_of_measures(wildcards):
     """Where the measures of the experts of a suite lie, or of a nested merge."""
-    nested = nested_of(wildcards) or wildcards.get("method", "")
-    return f"results/measures/{wildcards.suite}" + (f"/{nested}" if nested in experiment.nested.rows else "")
+    name = merge_of(wildcards)
+    return f"results/measures/{wildcards.suite}" + (f"/{name}" if name in experiment.nested.rows else "")
 
 
 # ---- calibration statistics -----------------------------------------------------------------------------------------

@@ -104,6 +104,16 @@ def test_a_scale_that_varies_goes_through_the_command(method, path, tmp_path):
     assert equal is (method == "task_arithmetic")
 
 
+@pytest.mark.parametrize(("method", "path"), [("task_arithmetic", "constant.value"), ("task_arithmetic+nan_delta", "nan.mean")])
+def test_a_layer_that_is_not_merged_counts_in_the_command(method, path, tmp_path):
+    """Measured norms tell the layers of the base: the first of two has the first value, not that of a stack of one."""
+    base, experts = family(tmp_path)
+    changes = {"set": {f"coefficients.{path}": [0.1, 0.4]}, "exclude": [r"layer\.1\."]}
+    merged = nan_merge.merge(base=base, experts=experts, output=tmp_path / "out", method=method, **changes)
+    found = [rows["encoder.layer.0.dense.weight"] for rows in merged.coefficients.values()]
+    assert math.fsum(found) / 3 == pytest.approx(0.1, rel=1e-12)
+
+
 MISTAKES = {
     "one value in brackets": ([0.3], "expected at least 2 of them (values of a gradient over the layers; one value alone"),
     "an empty list": ([], "expected at least 2 of them"),

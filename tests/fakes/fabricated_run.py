@@ -219,7 +219,7 @@ class FabricatedRun:
                 tables[-1].parent.mkdir(exist_ok=True)
                 render_table(study, {"id": name, **self.experiment.reports["tables"][name]}, tables[-1].with_suffix(""))
         data = [self.folder / name for name in ("scores.tsv", "comparisons.tsv")]
-        claims = self.experiment.registered_claims()
+        claims = self.experiment.registered_claims
         given = {"predictions": self.tests, "examples": self.examples, "data": data, "claims": claims}
         write_report(found, self.methods, tables, [], {}, self.folder / "report.html", **given)
         return self.folder / "report.html"

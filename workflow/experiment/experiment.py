@@ -5,6 +5,7 @@ The Snakefile imports it, so it imports no torch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -495,7 +496,7 @@ class Experiment:
     def pairs(self) -> list[dict[str, Any]]:
         """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""
         found = []
-        claimed = [contrast for claim in self.registered_claims()["claims"] for contrast in claim["contrasts"]]
+        claimed = [contrast for claim in self.registered_claims["claims"] for contrast in claim["contrasts"]]
         for suite in self.suites:
             run, unseen = self.run(suite), self.owner(suite) != suite and INDIVIDUAL in self.absent(suite)
             pairs = [pair for name in run for pair in self._pairs_of(name, unseen)]
@@ -533,6 +534,7 @@ class Experiment:
             for upper in (INDIVIDUAL, *self.expert_rows):
                 yield upper, method, "order"
 
+    @functools.cached_property
     def registered_claims(self) -> dict[str, Any]:
         """Return config/claims.yaml with the suites and methods of the run in place of patterns."""
         return claims.registered(self)

@@ -183,7 +183,7 @@ rule write_claims:
     conda:
         environment_file("report")
     params:
-        spec=spec(suites=suite_records(), methods=method_records(), claims=experiment.registered_claims()),
+        spec=spec(suites=suite_records(), methods=method_records(), claims=experiment.registered_claims),
         flags=flags(NUMBERS, experiment.suites),
         prefix=subpath(output.md, strip_suffix=".md"),
         code=code("scripts.write_claims"),
@@ -222,7 +222,7 @@ rule write_report:
             suites=suite_records(),
             methods=method_records(),
             provenance=provenance,
-            claims=experiment.registered_claims(),
+            claims=experiment.registered_claims,
         ),
         flags=flags(NUMBERS, experiment.suites),
         code=code("scripts.write_report"),

@@ -10,7 +10,7 @@ PLAIN = read_yaml(ROOT / "config/config.yaml")
 
 def contrasts(*methods, claim, **overlay):
     found = Experiment({**PLAIN, "methods": ["pretrained", *methods], **overlay}, ROOT)
-    (record,) = (each for each in found.registered_claims()["claims"] if each["id"] == claim)
+    (record,) = (each for each in found.registered_claims["claims"] if each["id"] == claim)
     return record, found
 
 

@@ -39,7 +39,7 @@ def fabricated(folder, seeds, **settings):
         patch.setattr(paired_difference, "RESAMPLES", 1_000)
         made = FabricatedRun(folder, {"methods": METHODS, "seeds": seeds, "tables": [], "figures": []}, **settings)
         assert made.studies
-    return made.studies, made.experiment.registered_claims()
+    return made.studies, made.experiment.registered_claims
 
 
 @pytest.fixture(scope="module", params=[[0], [0, 1, 2, 3, 4]], ids=["one seed", "five seeds"])
@@ -153,7 +153,7 @@ def test_the_page_has_every_claim_and_the_file_every_number(planted, tmp_path):
 def test_a_run_with_hardly_a_method_has_a_page_too(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
     made = FabricatedRun(tmp_path, {"methods": ["ties"], "suites": ["text", "vision"], "tables": [], "figures": []})
-    registered = made.experiment.registered_claims()
+    registered = made.experiment.registered_claims
     write_claims(made.studies, registered, tmp_path / "claims")
     page = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert {each.verdict for each in findings(made.studies, registered)} == {UNTESTABLE}

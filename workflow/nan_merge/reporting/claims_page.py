@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.escape import markdown as escaped
 from nan_merge.reporting import table_parts as parts
-from nan_merge.reporting.finding import EXPONENT, METRICS, Finding
+from nan_merge.reporting.finding import EXPONENT, METRICS, UNTESTABLE, Finding
 from nan_merge.reporting.formats import BREAK, Table, count, markdown, number_of, p_value, percent, signed_number, write_csv
 from nan_merge.reporting.paper_claims import combined, findings, interval_of, source
-from nan_merge.reporting.statistics import LEVEL, POWER, detectable, summarise
+from nan_merge.reporting.preregistration import label_of, preregistration, test_sizes
+from nan_merge.reporting.recipe import recipe
+from nan_merge.reporting.statistics import POWER, summarise
 from nan_merge.reporting.study import Study
 
 COLUMNS = ["Suite", "Effect of", "Verdict", "Effect", "95 % interval", "Excluded above", "p (Holm)", "Detectable", "Above on, %",
@@ -25,14 +25,20 @@ COLUMNS = ["Suite", "Effect of", "Verdict", "Effect", "95 % interval", "Excluded
 def write_claims(studies: Sequence[Study], registered: Mapping[str, Any], output: Path | str) -> None:
     """Write `output`.md and `output`.csv from the studies of a run and the claims registered for it."""
     found = findings(studies, registered)
-    labels = {study.suite["id"]: _label(study) for study in studies}
+    labels = {study.suite["id"]: label_of(study) for study in studies}
     lines = ["# Claims of the papers", ""]
-    lines += ["## Preregistration", "", *_preregistration(studies, registered, found)]
+    lines += ["## Preregistration", "", *preregistration(studies, registered, found)]
     lines += ["## Design", "", *markdown(_design(studies))]
     lines += ["", "## Averages", "", *markdown(_averages(studies))]
     lines += ["", "## Verdicts", "", *markdown(_overview(registered, found, labels))]
+    untested: list[str] = []
     for claim in registered["claims"]:
-        lines += ["", *_claim(claim, [each for each in found if each.claim is claim], labels)]
+        own = [each for each in found if each.claim is claim]
+        if any(each.effect for each in own):
+            lines += ["", *_claim(claim, own, labels)]
+        else:
+            untested += [f"- {escaped(claim['statement'])} {escaped(source(claim))}", *_missing(own, labels, "  ")]
+    lines += ["", *_folded(untested, UNTESTABLE)] if untested else []
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip()
     with atomic_write(Path(f"{output}.md")) as part:
         part.write_text(f"{text}\n", encoding="utf-8")
@@ -40,106 +46,22 @@ def write_claims(studies: Sequence[Study], registered: Mapping[str, Any], output
     write_csv(table, Path(f"{output}.csv"))
 
 
-def _label(study: Study) -> str:
-    return str(study.suite.get("label") or study.suite["id"])
-
-
-def _preregistration(studies: Sequence[Study], registered: Mapping[str, Any], found: Sequence[Finding]) -> Iterator[str]:
-    smallest, assumed = registered["smallest_effect"], registered["assumed"]
-    yield (
-        f"`config/claims.yaml` states {number_of(len(registered['claims']), 'claim')} with contrasts, metrics and smallest "
-        "effects of interest; verdicts are computed from them and from the numbers of the run. Every hypothesis is that an "
-        "effect is above zero. The test is that of all comparisons, paired over the same examples, and over seeds where there "
-        "are several; p is adjusted with Holm's method over the hypotheses of a suite."
-    )
-    yield from [
-        "",
-        f"- *Reproduced*: p (Holm) below {1 - LEVEL:.2f} and a 95 % interval above zero. *Opposite*: the same below zero.",
-        "- *Not reproduced*: two one-sided tests at 5 % (TOST, not adjusted) exclude every effect, of either sign, as large as "
-        "the smallest one of interest. This comes first: an effect that differs from zero can be too small to be of interest.",
-        "- *Undecided*: none of these. *Not testable here*: a method or a measurement that the run does not have.",
-        "",
-        *markdown(_hypotheses(registered, smallest)),
-        "",
-        "What the design could detect, before any score was known:",
-        "",
-        *markdown(_power(studies, assumed, found)),
-        "",
-    ]
-
-
-def _hypotheses(registered: Mapping[str, Any], smallest: Mapping[str, float]) -> Table:
-    table = Table("", ["Claim", "Above zero", "Metric", "Smallest effect", "Control"], text=(0, 1, 2, 4))
-    for claim in registered["claims"]:
-        if measure := claim.get("measure"):
-            tested, metrics, kind = (
-                [f"b of 1/norm ({measure['norm'].replace('_', ' ')}) ∝ {measure['of']}^b"],
-                [EXPONENT],
-                EXPONENT,
-            )
-        else:
-            tested = [*dict.fromkeys(f"{each['method']} − {each['against']}" for each in claim["contrasts"])]
-            metrics, kind = claim.get("metrics", ["average"]), "points"
-        least = f"{claim.get('smallest_effect', smallest[kind]):g}{'' if measure else ' points'}"
-        named = BREAK.join(METRICS[each] for each in metrics)
-        table.add([claim["id"], BREAK.join(tested) or "no suite of the run", named, least, claim["control"]], {})
-    return table
-
-
-def _power(studies: Sequence[Study], assumed: Mapping[str, float], found: Sequence[Finding]) -> Table:
-    table = Table("", ["Suite", "Seeds", "Tasks", "Test examples", "Hypotheses", "Detectable, points"])
-    for study in studies:
-        family = max((each.family for each in found if each.suite == study.suite["id"] and each.effect), default=1)
-        sizes = _test_sizes(study)
-        error = planned_error(list(sizes.values()), len(study.seeds), assumed)
-        table.add([_label(study), *map(str, (len(study.seeds), len(sizes))), count(sum(sizes.values())), str(family),
-                   "" if not error or not sizes else f"{100 * (detectable(error, family) or 0):.2f}"], {})  # fmt: skip
-    table.notes = [
-        f"Detectable: the true difference of averages found with a chance of {100 * POWER:.0f} % at the first step of Holm's "
-        f"adjustment, if {100 * assumed['discordant']:g} % of the examples are answered correctly by only one of two methods and "
-        f"differences vary over seeds with a standard deviation of {assumed['deviation']:g} points. Both are assumptions; of one "
-        "seed the choice of examples alone counts."
-    ]
-    return table
-
-
-def planned_error(sizes: Sequence[int], seeds: int, assumed: Mapping[str, float]) -> float:
-    """Return the standard error of a difference of averages, as a fraction, from numbers of test examples and assumptions.
-
-    sqrt(q / T^2 sum 1 / n_t + s^2 / R): a share q of the n_t examples of each of T tasks is discordant, differences vary over
-    R > 1 seeds with the standard deviation s. Conservative: the answers of several seeds to an example count as one.
-    """
-    examples = assumed["discordant"] * sum(1 / size for size in sizes) / max(1, len(sizes)) ** 2
-    return float(np.sqrt(examples + ((assumed["deviation"] / 100) ** 2 / seeds if seeds > 1 else 0)))
-
-
-def _test_sizes(study: Study) -> dict[str, int]:
-    """Return the test examples by task: of the prepared data, or of the scores where these are not known."""
-    known = {task: record.get("splits", {}).get("test") for task, record in study.datasets.items()}
-    scored = {score.task: score.n for score in study.reported()}
-    return {task["id"]: size for task in study.tasks if (size := known.get(task["id"]) or scored.get(task["id"]))}
-
-
 def _design(studies: Sequence[Study]) -> Table:
     table = Table("", ["Suite", "Tasks", "Seeds", "Fine-tuning", "Skipped"], text=(0, 1, 2, 3, 4))
     for study in studies:
-        tasks = ", ".join(f"{study.label(task)} ({count(size)})" for task, size in _test_sizes(study).items())
+        tasks = ", ".join(f"{study.label(task)} ({count(size)})" for task, size in test_sizes(study).items())
         skipped = [f"{study.label(each['task'])}: {each['reason']}" for each in study.suite.get("skipped", [])]
         skipped += [f"{study.label(each['id'])}: {each['skipped']}" for each in study.methods if "skipped" in each]
-        training = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in study.suite.get("finetune", {}).items()]
         seeds = f"{', '.join(map(str, study.seeds))} ({study.seed})"
-        trained = ", ".join(training) or ("fetched experts" if "experts" in study.suite else "not stated")
-        table.add([_label(study), tasks, seeds, trained, BREAK.join(skipped) or "nothing"], {})
+        settings, origin = study.suite.get("finetune"), "fetched experts" if "experts" in study.suite else "not stated"
+        trained = " ".join(recipe(settings)) if settings else origin
+        table.add([label_of(study), tasks, seeds, trained, BREAK.join(skipped) or "nothing"], {})
     table.notes = ["Tasks: in brackets the number of test examples."]
     return table
 
 
-def _value(value: Any) -> str:
-    return " / ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _averages(studies: Sequence[Study]) -> Table:
-    columns = [f"{_label(study)}{name}" for study in studies for name in ("", ", 95 % interval", ", weighted")]
+    columns = [f"{label_of(study)}{name}" for study in studies for name in ("", ", 95 % interval", ", weighted")]
     table = Table("", ["Method", *columns])
     rows = [{row.method["id"]: row for row in summarise(study)} for study in studies]
     labels = {method["id"]: method.get("label", method["id"]) for study in studies for method in study.methods}
@@ -188,13 +110,24 @@ def _claim(claim: Mapping[str, Any], own: Sequence[Finding], labels: Mapping[str
             table.add([labels[each.suite], named, each.verdict, *numbers, each.change], {})
     if table.rows:
         yield from markdown(table)
+    yield from _missing(own, labels)
+
+
+def _missing(own: Sequence[Finding], labels: Mapping[str, str], indent: str = "") -> Iterator[str]:
+    """Yield why hypotheses could not be tested, a line each."""
     missing: dict[str, list[str]] = {} if own else {"No suite of this run is one that it is about": [*labels]}
     for each in (each for each in own if not each.effect):
         suites = missing.setdefault(f"{each.name}: {each.missing}", [])
         suites += [labels[each.suite]] if labels[each.suite] not in suites else []
     for text, of in missing.items():
         named = "" if len(of) == len(labels) else f" ({', '.join(of)})"
-        yield f"- {escaped(f'{text}{named}.')}"
+        yield f"{indent}- {escaped(f'{text}{named}.')}"
+
+
+def _folded(lines: Sequence[str], verdict: str) -> Iterator[str]:
+    """Yield a list of claims that readers unfold."""
+    claims = sum(line.startswith("- ") for line in lines)
+    yield from ("<details>", f"<summary>{number_of(claims, 'claim')} {verdict}</summary>", "", *lines, "", "</details>")
 
 
 def _record(finding: Finding) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def as_checks(studies: Sequence[Study], registered: Mapping[str, Any]) -> list[C
     found, shown = findings(studies, registered), []
     for claim in registered["claims"]:
         own = [each for each in found if each.claim is claim]
-        lines = [described(each, labels[each.suite]) for each in own] or ["No suite of this run is one that it is about."]
+        lines = [described(each, labels[each.suite]) for each in own]
+        if not any(each.effect for each in own):
+            lines = list(dict.fromkeys(each.change for each in own)) or ["No suite of this run is one that it is about."]
         shown.append(Check(claim["statement"], combined(own), [f"{source(claim)} Compared with {claim['control']}.", *lines]))
     return shown
 

@@ -22,6 +22,7 @@ from nan_merge.reporting.answer import NAN_GROUPS, answer, question
 from nan_merge.reporting.checks import checks
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import ROOM, examples_of, read_examples
+from nan_merge.reporting.finding import UNTESTABLE
 from nan_merge.reporting.formats import count, number_of
 from nan_merge.reporting.page_files import download, downloads, figure_of, table_of
 from nan_merge.reporting.paired_difference import FLIPS, RESAMPLES
@@ -83,6 +84,7 @@ def write_report(
         question=question(any(method.get("group") in NAN_GROUPS for method in methods)),
         sections=sections,
         claims=as_checks(studies, claims) if claims else [],
+        untestable=UNTESTABLE,
         published=[table_of(Path(file)) for file in published],
         data=downloads([Path(file) for file in data]),
         downloads=downloads,

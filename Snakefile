@@ -18,6 +18,7 @@ include: "workflow/rules/measure.smk"
 include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/subsets.smk"
 include: "workflow/rules/report_inputs.smk"
 include: "workflow/rules/report.smk"
 

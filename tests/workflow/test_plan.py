@@ -350,6 +350,18 @@ def test_a_pass_over_processed_vectors_costs_what_their_preprocess_does(sizes):
     assert plain == nothing < dropped < ranked
 
 
+def test_a_subset_takes_the_merges_of_its_experts_and_their_scores(sizes):
+    job = PlannedJob("score_subset", {"suite": "tiny", "subset": "2-0", "seed": "0"})
+
+    def of(*methods):
+        run = sizes(methods=["individual", *methods], subsets={"sizes": [2], "draws": 1})
+        return seconds(run, job, gpu=False) - COSTS["jobs"]["score_subset"]["start"], run.output(job)
+
+    one, other, both = (of(*methods) for methods in (["weight_averaging"], ["ties"], ["weight_averaging", "ties"]))
+    assert 0 < one[0] < other[0] and both[0] == pytest.approx(one[0] + other[0])
+    assert both[1] - one[1] == 8 * 2 * tiny._task("fruit")["splits"]["test"], "a prediction an example of two tasks"
+
+
 def own_models(fresh, folder, size):
     """Return the plan's sizes of a run that scores a user's models of so many bytes."""
     for name in ("base", "a"):

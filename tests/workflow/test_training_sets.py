@@ -1,4 +1,7 @@
-"""Training sets that go round the tasks with the seed, by the rules: sizes reach training, coefficients, averages and tests."""
+"""Training sets that go round the tasks with the seed, by the rules: sizes reach training, coefficients, averages and tests.
+
+The same run merges a random subset of the experts.
+"""
 
 import csv
 import json
@@ -6,10 +9,14 @@ import json
 import numpy as np
 import pytest
 import tiny
+from models import merger, method_specs
 from project import Project
+
+from experiment.subsets import drawn
 
 SIZES = [16, 48, 144]
 SEEDS = {0: {"fruit": 16, "weather": 48, "tools": 144}, 1: {"fruit": 48, "weather": 144, "tools": 16}}
+SUBSETS = {"sizes": [2, 3], "draws": 1}
 METHODS = ["pretrained", "individual", "weight_averaging", "weight_averaging+data_size", "multitask"]
 
 
@@ -23,8 +30,8 @@ def ran(tmp_path_factory):
         del suite["premise"]
 
     project.edit("config/suites/tiny.yaml", rotate)
-    shown = {"tables": ["main", "comparisons", "experts"], "figures": ["coefficients"]}
-    project.edit("config/config.yaml", lambda config: config.update(methods=METHODS, seeds=[*SEEDS], **shown))
+    shown = {"tables": ["main", "comparisons", "experts", "subsets"], "figures": ["coefficients", "subsets"]}
+    project.edit("config/config.yaml", lambda config: config.update(methods=METHODS, seeds=[*SEEDS], subsets=SUBSETS, **shown))
     project.made()
     return project
 
@@ -67,6 +74,49 @@ def test_only_so_many_test_examples_are_prepared_and_no_model_of_all_tasks_is_tr
     report = (ran / "results/report.html").read_text()
     assert "with every seed" in report and "they go round the tasks with the fine-tuning seed" in report
     assert ran.jobs() == set()
+
+
+def subset(project, seed):
+    """The experts of the one subset, and what was recorded of its merges."""
+    record = json.loads((project / f"results/subsets/tiny/2-0/seed{seed}.json").read_text())
+    return drawn(tiny.TASKS, 2, 1, seed=0)[0], record
+
+
+def test_a_merge_over_a_subset_is_that_of_its_experts_with_their_coefficients(ran, tmp_path):
+    for seed, sizes in SEEDS.items():
+        chosen, record = subset(ran, seed)
+        made = record["provenance"]["merges"]
+        table = made["weight_averaging+data_size"]["coefficients"]
+        ((row),) = table["rows"].values()
+        assert {*table["experts"]} == {*chosen}
+        assert row == pytest.approx([sizes[task] / sum(sizes[each] for each in chosen) for task in table["experts"]])
+        folder, found = ran / "results/checkpoints/tiny", {}
+        experts = {task: folder / f"seed{seed}/{task}" for task in chosen}
+        merge = merger(method_specs()["weight_averaging"], folder / "pretrained", experts, tiny.SUITE["merge"]["exclude"])
+        merge(tmp_path / str(seed), finish=lambda _, inputs, written, found=found: found.update(inputs=inputs, merged=written))
+        assert found == {key: made["weight_averaging"][key] for key in found}
+    assert not list((ran / "results/subsets").rglob("*.safetensors")) and not ran.leftovers()
+
+
+def test_subsets_are_shown_by_their_size_with_the_merges_of_all_experts(ran):
+    scores = [score for seed in SEEDS for score in subset(ran, seed)[1]["scores"] if score["method"] == "weight_averaging"]
+    assert {score["task"] for score in scores} == {*subset(ran, 0)[0]}
+    best = {(row["task"], int(row["seed"])): float(row["value"]) for row in rows(ran, "results/scores.tsv", method="individual")}
+    normalised = np.mean([score["value"] / best[score["task"], score["seed"]] for score in scores])
+    found = {row["experts"]: row for row in rows(ran, "results/tables/subsets_tiny.csv", method="weight_averaging")}
+    assert float(found["2"]["normalised"]) == pytest.approx(normalised) and found["2"]["complete"] == "False"
+    (main,) = rows(ran, "results/tables/main_tiny.csv", method="weight_averaging")
+    assert float(found["3"]["average"]) == pytest.approx(float(main["average"])) and found["3"]["complete"] == "True"
+    assert {row["method"] for row in rows(ran, "results/tables/subsets_tiny.csv")} == {*METHODS} - {"individual", "multitask"}
+    assert "same random subsets" in (ran / "results/figures/subsets_tiny.svg").read_text()
+
+
+def test_more_draws_score_the_new_subsets_alone_and_measure_nothing_again(ran):
+    more = ran.jobs("--config", "subsets={sizes: [2, 3], draws: 3}")
+    wanted = {f"score_subset: tiny, 2-{number}, seed {seed}" for number in (1, 2) for seed in SEEDS}
+    rest = ("render_table", "draw_figure", "write_", "gather_", "compare_")
+    assert {job for job in more if not job.startswith((*rest, "all"))} == wanted
+    assert {file.name for file in (ran / "results/measures/tiny").iterdir()} == {"seed0.json", "seed1.json"}
 
 
 def test_more_examples_than_there_are_is_a_message(ran, tmp_path):

@@ -24,6 +24,7 @@ CONTENTS = {
     "predictions": "every prediction: a row for each example, a column for each method",
     "results/scores": "scores and predictions as the jobs wrote them, test split",
     "results/validation": "the same on the validation split, of candidates",
+    "results/subsets": "scores and predictions of the merges of random subsets of the experts",
     "results/selected": "choices made on validation",
     "results/coefficients": "coefficients of every merge",
     "results/data_checks": "overlap of splits, balance and simple baselines of the data",

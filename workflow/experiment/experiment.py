@@ -16,6 +16,7 @@ from experiment import checks, claims, entries
 from experiment.nested import NestedMerges
 from experiment.owners import check_owners
 from experiment.parts import CONFIG, ConfigParts
+from experiment.subsets import check_subsets
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
@@ -87,6 +88,7 @@ class Experiment:
                 for suite, texts in record.get("unlike", {}).items()
             }
         checks.check_suites(self, root)
+        check_subsets(self)
         checks.check_harness_keys(self)
         checks.check_cross_check(self)
         for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
@@ -336,7 +338,7 @@ class Experiment:
             return self._unfit(owner) | dict.fromkeys(unseen, "it merges for one task at a time, and a task here has no expert")
         others = {*self.references, *self.absent(suite)}
         merged = [method for method in self.config["methods"] if method not in others]
-        found = {method: self._reason(method, suite) for method in merged}
+        found = {method: self.reason(method, suite) for method in merged}
         if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         elif {"sizes", "undertrained"} & self.suites.get(suite, {}).get("finetune", {}).keys():
@@ -347,10 +349,13 @@ class Experiment:
     def _is_for_one_task(self, method: str) -> bool:
         return method not in self.references and not self.methods[method].get("static", True)
 
-    def _reason(self, method: str, suite: str) -> str:
-        """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies."""
+    def reason(self, method: str, suite: str, experts: int = 0) -> str:
+        """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies.
+
+        Of a subset, `experts` is their number.
+        """
         record = self.methods[method]
-        if reason := unfit(record, len(self.merged_experts(suite, method))):
+        if reason := unfit(record, experts or len(self.merged_experts(suite, method))):
             return reason
         if lost := [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)]:
             return f"the data of its expert {lost[0]} cannot be had here"

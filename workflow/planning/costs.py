@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nan_merge.catalogue.methods import OPERATORS
 from nan_merge.methods.recipe import hyper_parameters, operator_in
 from planning.jobs import PlannedJob
-from planning.sizes import Sizes, collected_experts, scored
+from planning.sizes import Sizes, collected_experts, of_subset, scored
 
 DEVICES = ("cpu", "gpu")
 FETCHES = ("fetch_asset", "fetch_model")
@@ -144,11 +144,23 @@ def _premise(sizes: Sizes, job: PlannedJob) -> Work:
 
 def _merge(sizes: Sizes, job: PlannedJob) -> Work:
     suite, method = job.suite(sizes.experiment), job.wildcards["method"]
-    read = sizes.gigabytes(suite, sizes.experts(suite, method) + 1)
-    record = sizes.experiment.method(method)
+    return Work(merging=_of_method(sizes, suite, method, sizes.experts(suite, method)))
+
+
+def _of_method(sizes: Sizes, suite: str, method: str, experts: int) -> dict[str, float]:
+    """Return the seconds that a method takes to merge so many experts, by device."""
+    read, record = sizes.gigabytes(suite, experts + 1), sizes.experiment.method(method)
     stages = ("preprocess", "combine", "postprocess")
     rates = [rate(sizes.table["merges"], sizes.model(suite)["width"] / 1000, record, stage) for stage in stages]
-    return Work(merging={device: read * sum(each[device] for each in rates) for device in DEVICES})
+    return {device: read * sum(each[device] for each in rates) for device in DEVICES}
+
+
+def _subset(sizes: Sizes, job: PlannedJob) -> Work:
+    """Count every merge of a subset, and the test examples that each is scored on."""
+    chosen, methods = of_subset(sizes, job)
+    merges = [_of_method(sizes, job.wildcards["suite"], method, len(chosen)) for method in methods]
+    passes = len(methods) * scored(sizes, job, chosen)
+    return Work(passes, {device: sum(each[device] for each in merges) for device in DEVICES})
 
 
 def rate(prices: Mapping[str, Any], width: float, record: Mapping[str, Any], stage: str) -> dict[str, float]:
@@ -192,6 +204,7 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     "measure_premise": _premise,
     **dict.fromkeys(("merge_checkpoints", "merge_candidate", "merge_for_task"), _merge),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), lambda sizes, job: Work(scored(sizes, job))),
+    "score_subset": _subset,
     "convert_checkpoint": _convert,
     **dict.fromkeys(("evaluate_benchmark", "cross_check"), _benchmark),
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiment import subsets
 from nan_merge.catalogue.files import check_schema, read_yaml
 from nan_merge.core.files import read_json
 from planning.jobs import PlannedJob
@@ -152,10 +153,23 @@ def _scores(sizes: Sizes, job: PlannedJob) -> int:
     return 2 * LABEL * scored(sizes, job)
 
 
-def scored(sizes: Sizes, job: PlannedJob) -> int:
-    """Return how many examples an evaluation scores."""
+def _subset(sizes: Sizes, job: PlannedJob) -> int:
+    chosen, methods = of_subset(sizes, job)
+    return LABEL * (len(methods) + 1) * scored(sizes, job, chosen)
+
+
+def of_subset(sizes: Sizes, job: PlannedJob) -> tuple[list[str], list[str]]:
+    """Return the experts of the subset of a job, which are named as their tasks, and the methods that merge them."""
+    suite = job.wildcards["suite"]
+    chosen = subsets.subsets(sizes.experiment, suite)[job.wildcards["subset"]]
+    return chosen, subsets.merging(sizes.experiment, suite, len(chosen))
+
+
+def scored(sizes: Sizes, job: PlannedJob, tasks: Sequence[str] | None = None) -> int:
+    """Return how many examples an evaluation scores, of these tasks or of its group."""
     suite, split = job.wildcards["suite"], "validation" if job.rule == "evaluate_candidate" else "test"
-    return sum(sizes.examples(suite, task, split) for task in sizes.experiment.groups(suite)[job.wildcards["group"]])
+    chosen = sizes.experiment.groups(suite)[job.wildcards["group"]] if tasks is None else tasks
+    return sum(sizes.examples(suite, task, split) for task in chosen)
 
 
 CHECKPOINTS = (
@@ -171,5 +185,6 @@ OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {
     "prepare_dataset": _dataset,
     **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _scores),
+    "score_subset": _subset,
     "evaluate_benchmark": lambda sizes, job: scored(sizes, job) * (2 * LABEL + 2 * SAMPLE),
 }

@@ -21,6 +21,7 @@ from experiment.parts import ConfigParts  # noqa: E402
 from nan_merge.core.code_digest import Code  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
+from nan_merge.methods.recipe import STAGES  # noqa: E402
 from nan_merge.models.own_tasks import definition  # noqa: E402
 
 
@@ -101,6 +102,7 @@ wildcard_constraints:
     thresholds=any_of(THRESHOLDS),
     processed=any_of(PROCESSED),
     group="[a-z][a-z0-9_]*",
+    subset="[0-9]+-[0-9]+",
     run="(steps|epochs)-[0-9]+",
     table=any_of({**experiment.reports["tables"], **experiment.reports.get("published", {})}),
     figure=any_of(experiment.reports["figures"]),

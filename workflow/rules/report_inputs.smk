@@ -19,8 +19,11 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
         rules.check_data.output, data=experiment.data(suite), task=experiment.prepared_tasks(suite)
     ),
     "predictions": lambda suite: test_scores([suite]),
+    "subsets": lambda suite: scored_subsets(suite),
 }
-NUMBERS = [name for name in MATERIAL if name not in ("data_checks", "predictions")]  # of the pages over all suites
+NUMBERS = [
+    name for name in MATERIAL if name not in ("data_checks", "predictions", "subsets")
+]  # of the pages over all suites
 
 
 def scores(suites=experiment.suites):
@@ -81,7 +84,7 @@ def shows(kind, suite):
     """Whether a kind of tables or figures has anything to show of a suite."""
     if kind in OF_MODELS and experiment.owner(suite) != suite:
         return False
-    needs = {"premise": experiment.premise_runs, "data": experiment.prepared_tasks}
+    needs = {"premise": experiment.premise_runs, "data": experiment.prepared_tasks, "subsets": subsets_of}
     return kind not in needs or bool(needs[kind](suite))
 
 
@@ -94,7 +97,7 @@ def wanted():
     targets = ["results/run_config.yaml", *published()]
     if experiment.suites:
         targets += ["results/scores.tsv", "results/comparisons.tsv", "results/claims.md", "results/report.html"]
-        targets += of_each_suite("tables") + of_each_suite("figures")
+        targets += of_each_suite("tables") + of_each_suite("figures") + files(["subsets"], experiment.suites)
     for suite in experiment.models:
         targets += collect("results/merged/{suite}/{m}/seed{seed}", suite=suite, m=experiment.merges(suite), seed=SEEDS)
     return targets
@@ -162,6 +165,7 @@ def suite_record(suite):
             for task, reason in experiment.skipped[suite].items()
         ],
         "skipped_methods": experiment.skipped_methods(suite),
+        **({"subsets": drawn} if (drawn := subsets_of(suite)) else {}),
         **({"methods": rows_of(suite)} if experiment.expert_rows or experiment.nested.rows else {}),
     }
 

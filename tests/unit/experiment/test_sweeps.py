@@ -152,10 +152,10 @@ def test_a_method_that_takes_the_choice_of_a_skipped_one_is_skipped_too(monkeypa
 def test_models_of_ones_own_have_no_data(monkeypatch):
     own = asked("task_arithmetic", "ties", suites=[], models=TWO)
     own.methods["ties"]["learn"] = {}
-    assert own._reason("ties", "mine") == "it needs data of the tasks, and models of your own come without data"
+    assert own.reason("ties", "mine") == "it needs data of the tasks, and models of your own come without data"
     of_suite = asked("task_arithmetic", "ties")
     of_suite.methods["ties"]["learn"] = {}
-    assert of_suite._reason("ties", "text") == own._reason("task_arithmetic", "mine") == ""
+    assert of_suite.reason("ties", "text") == own.reason("task_arithmetic", "mine") == ""
 
 
 def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():

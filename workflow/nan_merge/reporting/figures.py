@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.escape import visible
-from nan_merge.reporting import norm_figures
+from nan_merge.reporting import norm_figures, subset_figures
 from nan_merge.reporting.figure_style import GREY, GROUPS, STYLE, colour_of, curve_styles, empty_figure
 from nan_merge.reporting.formats import percent
 from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, summarise
@@ -161,4 +161,5 @@ KINDS: dict[str, Callable[[Study, dict[str, Any]], tuple[Figure, str]]] = {
     "selection": selection,
     "coefficients": norm_figures.coefficients,
     "premise": norm_figures.premise,
+    "subsets": subset_figures.subsets,
 }

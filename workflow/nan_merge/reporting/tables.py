@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.reporting import data_tables, method_tables, norm_tables, score_tables
+from nan_merge.reporting import data_tables, method_tables, norm_tables, score_tables, subset_tables
 from nan_merge.reporting.formats import Table, write
 from nan_merge.reporting.ranks import ranks
 from nan_merge.reporting.study import Study
@@ -34,4 +34,5 @@ KINDS: dict[str, Callable[[Study, dict[str, Any]], Table]] = {
     "coefficients": norm_tables.coefficients,
     "premise": norm_tables.premise,
     "data": data_tables.data,
+    "subsets": subset_tables.subsets,
 }

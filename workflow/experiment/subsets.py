@@ -1,4 +1,8 @@
-"""Random subsets of the experts of a suite: which are drawn, and which methods merge them."""
+"""Random subsets of the experts of a suite: which are drawn, and which methods merge them.
+
+arXiv 2511.21437 samples subsets of 2 to 12 experts. DIFFERS: it scores every merge on all benchmarks; here a merge is scored on
+the tasks of its own experts.
+"""
 
 from __future__ import annotations
 

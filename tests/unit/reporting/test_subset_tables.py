@@ -140,11 +140,14 @@ def test_seeds_are_crossed_with_subsets():
 
 def test_the_table_has_a_row_a_method_and_size_and_says_what_was_left_out(tmp_path):
     study = made(LEVELS)
-    study.methods = [*METHODS, {"id": "emr", "label": "EMR", "group": "host"}]
+    study.methods = [*METHODS, *({"id": name.lower(), "label": name, "group": "host"} for name in ("EMR", "Tuned"))]
+    study.answers |= {
+        ("toy", "tuned", *rest): each for (place, name, *rest), each in study.answers.items() if (place, name) == ("toy", "ties")
+    }
     study.answers = {key: each for key, each in study.answers.items() if key[:2] != ("toy/2-1", "ties+nan")}
     render_table(study, RECORD, tmp_path / "subsets")
     text = (tmp_path / "subsets.md").read_text()
-    assert "Not merged over subsets" in text and "one of several draws: EMR." in text
+    assert "Not merged over subsets" in text and "one of several draws: EMR, Tuned." in text
     with open(tmp_path / "subsets.csv", newline="") as lines:
         rows = {(row["method"], row["experts"]): row for row in csv.DictReader(lines)}
     assert ("ties+nan", "4") in rows and ("ties+nan", "2") not in rows, "a method without a subset has no row of that size"

@@ -56,21 +56,25 @@ def read_subsets(files: Iterable[Path | str]) -> dict[tuple[str, str, str, int],
 
 
 def points(study: Study) -> list[Point]:
-    """Return the points of every method that merged all drawn subsets of a size, size by size, in the order of the methods."""
-    places = {_place(study, name, chosen): chosen for name, chosen in study.suite.get("subsets", {}).items()}
-    if not places or not _has(study, INDIVIDUAL, study.suite["id"], {task for chosen in places.values() for task in chosen}):
+    """Return the points of every method that merged all drawn subsets of a size, size by size, in the order of the methods.
+
+    Answers of the merges of a subset are kept under its `<suite>/<subset>`, those of all experts under the suite itself.
+    """
+    suite, everyone = study.suite["id"], len(study.experts)
+    named = study.suite.get("subsets", {}).items()
+    places = {suite if len(chosen) == everyone else f"{suite}/{name}": chosen for name, chosen in named}
+    if not places or not _has(study, INDIVIDUAL, suite, {task for chosen in places.values() for task in chosen}):
         return []
-    methods = [method for method in study.methods if method["id"] != INDIVIDUAL]
+    methods = [method for method in study.methods if method["id"] != INDIVIDUAL and _merges(study, method, places)]
     found = averages(study, methods, places)
-    sizes: dict[int, list[int]] = {}  # the numbers of the subsets of each size
-    for number, chosen in enumerate(places.values()):
-        sizes.setdefault(len(chosen), []).append(number)
-    complete = {size: len(numbers) == math.comb(len(study.experts), size) for size, numbers in sizes.items()}
+    counts = [len(chosen) for chosen in places.values()]
+    sizes = {size: [number for number, count in enumerate(counts) if count == size] for size in sorted({*counts})}
+    complete = {size: len(numbers) == math.comb(everyone, size) for size, numbers in sizes.items()}
     drawn = _drawn(study, methods, places, sizes, complete)
     return [
         point
-        for size in sorted(sizes)
-        for point in _of_size(size, methods, found[0][:, sizes[size]], drawn[size], complete[size])
+        for size, numbers in sizes.items()
+        for point in _of_size(size, methods, found[0][:, numbers], drawn[size], complete[size])
     ]
 
 
@@ -103,10 +107,14 @@ def _of_size(size: int, methods: Sequence[dict[str, Any]], found: NDArray, drawn
         yield Point(method, size, found.shape[1], complete, accuracy, normalised, gap)
 
 
-def _place(study: Study, name: str, chosen: Sequence[str]) -> str:
-    """Return under which suite the answers of the merges of a subset are kept; those of all experts under the suite itself."""
-    suite = str(study.suite["id"])
-    return suite if len(chosen) == len(study.experts) else f"{suite}/{name}"
+def _merges(study: Study, method: Mapping[str, Any], places: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a method merged some subset that lacks an expert, if there is one, or is a reference."""
+    parts = {place: chosen for place, chosen in places.items() if place != study.suite["id"]} or places
+    return _is_reference(method) or any(_has(study, method["id"], place, chosen) for place, chosen in parts.items())
+
+
+def _is_reference(method: Mapping[str, Any]) -> bool:
+    return method.get("group") == "reference"
 
 
 def _has(study: Study, method: str, place: str, tasks: Iterable[str]) -> bool:
@@ -132,7 +140,7 @@ def averages(
         weights = _weights(individual[0], random)
         best = _means(individual, weights)
         for (m, method), (d, (place, chosen)) in product(enumerate(methods), enumerate(places.items())):
-            own = suite if method.get("group") == "reference" else place
+            own = suite if _is_reference(method) else place
             if not _has(study, method["id"], own, chosen):
                 found[:, m, d] = np.nan
             elif task in chosen:

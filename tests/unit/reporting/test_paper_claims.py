@@ -155,6 +155,17 @@ def test_the_page_has_every_claim_and_the_file_every_number(planted, tmp_path):
     assert ("seeds in place of" in page) == (seeds > 1 and bool(undecided))
 
 
+def test_the_report_folds_claims_that_cannot_be_tested_here_into_one_part(default_run):
+    shown = as_checks(default_run.studies, default_run.experiment.registered_claims)
+    untested = [check for check in shown if check.verdict == UNTESTABLE]
+    page = (default_run.folder / "report.html").read_text(encoding="utf-8")
+    claims = page[page.index('<section id="claims">') :].partition("</section>")[0]
+    parts = claims.split('<details class="check"')[1:]
+    assert len(parts) == len(shown) - len(untested) + 1 and 1 < len(untested) < len(shown)
+    assert f"<span>{len(untested)} claims</span>" in parts[-1] and parts[-1].count("<li>") == len(untested)
+    assert f"{UNTESTABLE}</span>" in parts[-1] and "is not in the run." in parts[-1]
+
+
 def test_a_run_with_hardly_a_method_has_a_page_too(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "unavailable", lambda specs: {})
     made = FabricatedRun(tmp_path, {"methods": ["ties"], "suites": ["text", "vision"], "tables": [], "figures": []})

@@ -108,8 +108,7 @@ def test_tables_say_whose_models_they_score_and_on_what(made):
     page = (project / "results/report.html").read_text(encoding="utf-8")
     assert page.count("Base, experts and merges are those of Tiny BERT: nothing was trained here") >= 3
     shown = {path.name for path in (project / "results/tables").glob(f"*_{TYPOS}.md")}
-    reports = tiny.read_yaml(project / "config/tables.yaml")["tables"]
-    assert shown == {f"{name}_{TYPOS}.md" for name in reports} - {
+    assert shown == {f"{name}_{TYPOS}.md" for name in tiny.shown("tables")} - {
         f"{n}_{TYPOS}.md" for n in ("experts", "coefficients", "premise", "sweep")
     }
 

@@ -13,8 +13,8 @@ from project import Project, package
 
 MERGES = [method for method in tiny.RUN if method not in ("pretrained", "individual")]
 CANDIDATES = [f"task_arithmetic_tuned-{value:g}" for value in tiny.GRID]
-TABLES = {f"render_table: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["tables"]}
-FIGURES = {f"draw_figure: {name}, tiny" for name in tiny.read_yaml(tiny.ROOT / "config/tables.yaml")["figures"]}
+TABLES = {f"render_table: {name}, tiny" for name in tiny.shown("tables")}
+FIGURES = {f"draw_figure: {name}, tiny" for name in tiny.shown("figures")}
 PRESENTED = TABLES | FIGURES | {"write_claims", "write_report", "write_run_config"}
 GATHERED = {"gather_scores", "compare_methods"}
 

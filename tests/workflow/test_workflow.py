@@ -26,10 +26,9 @@ def averages(project: Project) -> dict[str, float]:
 
 
 def test_every_target_exists(finished):
-    reports = tiny.read_yaml(finished / "config/tables.yaml")
     expected = ["scores.tsv", "comparisons.tsv", "claims.md", "claims.csv", "report.html", "run_config.yaml"]
-    expected += [f"tables/{table}_tiny.{suffix}" for table in reports["tables"] for suffix in ("csv", "md", "tex")]
-    expected += [f"figures/{figure}_tiny.{suffix}" for figure in reports["figures"] for suffix in ("svg", "png")]
+    expected += [f"tables/{table}_tiny.{suffix}" for table in tiny.shown("tables") for suffix in ("csv", "md", "tex")]
+    expected += [f"figures/{figure}_tiny.{suffix}" for figure in tiny.shown("figures") for suffix in ("svg", "png")]
     expected += [f"merged/tiny/{method}/seed0/model.safetensors" for method in MERGES]
     missing = [name for name in expected if not (finished / "results" / name).stat().st_size]
     assert not missing
@@ -83,7 +82,7 @@ def test_the_report_needs_nothing_else(finished):
     loads = re.findall(r"<(?:script|img|iframe|object|embed|source|audio|video|link)\b[^>]*>", page)
     assert not [tag for tag in loads if re.search(r"""(?:src|href|data|srcset)\s*=\s*["']?(?!data:|#)""", tag)]
     assert not re.search(r"@import|url\(\s*[\"']?(?!#|data:)", page)
-    assert "Tiny BERT" in page and page.count("<svg") == len(tiny.read_yaml(finished / "config/tables.yaml")["figures"])
+    assert "Tiny BERT" in page and page.count("<svg") == len(tiny.shown("figures"))
 
 
 def test_a_second_run_has_nothing_to_do(finished):

@@ -153,14 +153,16 @@ def test_the_table_has_a_row_a_method_and_size_and_says_what_was_left_out(tmp_pa
     assert ("ties+nan", "4") in rows and ("ties+nan", "2") not in rows, "a method without a subset has no row of that size"
     assert rows["ties", "2"]["host"] == "" and float(rows["ties+nan", "4"]["difference_low"]) < 0.2
     assert "all 1" in text and "TIES + NAN" in text
+    render_table(made(LEVELS), RECORD, tmp_path / "whole")
+    assert "Not merged" not in (tmp_path / "whole.md").read_text() and "\n-\n" not in (tmp_path / "whole.md").read_text() + "\n"
 
 
 def test_the_figure_shows_a_line_a_method_and_the_differences_beside():
     drawn, caption = figure(made(LEVELS), RECORD)
     left, right = drawn.axes
-    assert left.get_legend_handles_labels()[1] == ["pretrained", "TIES", "TIES + NAN"]
+    assert left.get_legend_handles_labels()[1] == ["TIES", "TIES + NAN"], "references would hide the merges"
     assert [len(each.get_children()) for each in right.containers] and len(right.containers) == 1
-    heights = left.containers[1].lines[0].get_ydata()
+    heights = left.containers[0].lines[0].get_ydata()
     assert heights == pytest.approx([100 * by_method(made(LEVELS))["ties", size].normalised.value for size in (2, 4)])
     assert "same random subsets" in caption
 

@@ -18,8 +18,8 @@ WIDTH = 0.5  # over which the intervals of a number of experts are spread, so th
 
 
 def subsets(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
-    """Normalised accuracy against the number of experts, a line a method, and the differences of variants to their hosts."""
-    found = points(study)
+    """Normalised accuracy of merges against the number of experts, a line a method; differences of variants to their hosts."""
+    found = [point for point in points(study) if point.method.get("group") != "reference"]
     if not found:
         return empty_figure("No subsets of the experts were merged in this suite.")
     curves = {method["id"]: [p for p in found if p.method is method] for method in study.methods}

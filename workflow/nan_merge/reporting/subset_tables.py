@@ -20,7 +20,7 @@ def subsets(study: Study, record: dict[str, Any]) -> Table:
             cells = [study.label(method["id"]), str(point.size), f"{'all ' * point.complete}{point.subsets}"]
             cells += [percent(point.accuracy.value), *_cells(point.normalised), *_cells(point.difference, signed=True)]
             table.add(cells, _record(study, point), method["id"])
-    table.notes = [*notes(study, found), _left_out(study, found)] if found else []
+    table.notes = [*notes(study, found), *_left_out(study, found)] if found else []
     return table
 
 
@@ -59,9 +59,9 @@ def notes(study: Study, found: list[Point]) -> list[str]:
     ]
 
 
-def _left_out(study: Study, found: list[Point]) -> str:
+def _left_out(study: Study, found: list[Point]) -> list[str]:
     shown = {point.method["id"] for point in found}
     merges = [method for method in study.methods if method.get("group") != "reference" and method["id"] not in shown]
     names = ", ".join(study.label(method["id"]) for method in merges)
     reason = "tuned, learned or calibrated for all experts together, made for one task at a time, or one of several draws"
-    return f"Not merged over subsets, since {reason}: {names}." if names else ""
+    return [f"Not merged over subsets, since {reason}: {names}."] if names else []

@@ -8,7 +8,7 @@ from models import ROOT, shipped
 
 from experiment.experiment import Experiment
 from experiment.parts import ConfigParts
-from experiment.subsets import drawn, merging, parts, subsets
+from experiment.subsets import check_subsets, drawn, merging, parts, subsets
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
 
@@ -95,3 +95,10 @@ def test_a_mistake_is_told_with_the_file_and_the_key(mistake):
     with pytest.raises(UserError) as error:
         read(**change)
     assert message in str(error.value)
+
+
+def test_benchmarks_of_a_harness_are_refused(monkeypatch):
+    found = read()
+    monkeypatch.setattr(found, "is_benchmarked", lambda suite: True)
+    with pytest.raises(UserError, match=r"mine.yaml: subsets: the tasks of 'text' are benchmarks .*; run 'text' without the key"):
+        check_subsets(found)

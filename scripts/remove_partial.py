@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", default=False, help="only say what would be removed")
     args = parser.parse_args()
     folder = args.directory.resolve()
-    left = sorted(path for path in (folder / "results").rglob(".*.part") if path.exists())
+    found = {path for path in (folder / "results").rglob(".*.part") if path.exists()}
+    left = sorted(path for path in found if found.isdisjoint(path.parents))  # the outermost
     if left and not args.dry_run:
         refuse_while_writing(folder)
     for path in left:

@@ -161,7 +161,8 @@ def test_a_folder_without_a_run_is_said(tmp_path):
 
 def test_partial_files_are_removed_unless_a_run_is_at_work(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))  # no squeue
-    parts = [tmp_path / "results/merged/a/.seed0.12.part/x", tmp_path / "results/scores/.all.json.7.part"]
+    folder = tmp_path / "results/merged/a/.seed0.12.part"
+    parts = [folder / "x", folder / ".merged.part/x", tmp_path / "results/scores/.all.json.7.part"]
     kept = [tmp_path / "results/merged/a/seed0/model.part", tmp_path / "results/.hidden"]
     for file in (*parts, *kept):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from scripts.arguments import LAYOUT, options, parse_with_spec
 def main() -> None:
     """Parse the command line and measure."""
     parser = options(__doc__, "base", "experts", "thresholds", "seed", "threads", "output")
-    args = parse_with_spec(parser, preprocess="one operator with its hyper-parameters", layout=LAYOUT)
+    args = parse_with_spec(parser, processed="`preprocess`, an operator with hyper-parameters, and `space`", layout=LAYOUT)
     models = unify_layout(args.base, parse_named_folders(args.experts), **args.layout)
     cuts = read_json(args.thresholds)["thresholds"] if args.thresholds else {}
-    measured = processed(Contexts(models, cuts, args.seed), preprocess=args.preprocess, threads=args.threads)
-    write_json(args.output, {"preprocess": args.preprocess, "seed": args.seed, **measured})
+    measured = processed(Contexts(models, cuts, args.seed), **args.processed, threads=args.threads)
+    write_json(args.output, {**args.processed, "seed": args.seed, **measured})
 
 
 if __name__ == "__main__":

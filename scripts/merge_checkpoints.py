@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     origins = "by name: `repo` and `commit` of the base and the experts that came from a hub, `name` of an expert that is a merge"
-    args = parse_with_spec(parser, method_spec="stages preprocess, combine, postprocess", layout=LAYOUT, origins=origins)
+    args = parse_with_spec(parser, method_spec="stages space, preprocess, combine, postprocess", layout=LAYOUT, origins=origins)
     coefficients = read_json(args.coefficients)
     experts, method = parse_named_folders(args.experts), args.nested or coefficients["method"]
     request = MergeRequest(

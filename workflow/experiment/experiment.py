@@ -22,7 +22,7 @@ from nan_merge.catalogue.files import check_renamed_files, check_schema, known_n
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
-from nan_merge.methods.recipe import requirements
+from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges
 INDIVIDUAL = "individual"  # the upper reference
@@ -359,6 +359,8 @@ class Experiment:
             return reason
         if lost := [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)]:
             return f"the data of its expert {lost[0]} cannot be had here"
+        if suite in self.suites and (space := operator_in(record, "space")[0]) != DEFAULTS["space"]:
+            return f"the space '{space}' needs LoRA adapters, and the experts of a suite are whole models"
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):
@@ -481,8 +483,9 @@ class Experiment:
 
         Methods that preprocess alike share it.
         """
-        settings = self.requirements(method).get("processed", {"preprocess": {}})["preprocess"]
-        return "-".join(part for operator, given in settings.items() for part in (operator, *_parts_of_id(given))) or None
+        settings = self.requirements(method).get("processed", {})
+        chosen = [each for stage in settings.values() for each in stage.items()]
+        return "-".join(part for operator, given in chosen for part in (operator, *_parts_of_id(given))) or None
 
     def needing(self, measurement: Callable[[str], str | None]) -> dict[str, str]:
         """Return the ids that `thresholds` or `processed` gives for the run, each with one of the methods that need it."""

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from experiment.experiment import INDIVIDUAL
+from nan_merge.catalogue.methods import STAGES
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, read_table
 from nan_merge.core.names import nearest
 from nan_merge.core.text import read_yaml
 
-METHOD_KEYS = ("label", "group", "static", "reference", "coefficients", "preprocess", "combine", "postprocess", "control")
+METHOD_KEYS = ("label", "group", "static", "reference", *STAGES)
 KEYS = ("assets", "config", "methods", "skipped", "skipped_methods", "suites", "tasks")  # of run_config.yaml
 AGAIN = "run `snakemake --cores all` in the folder of the run, then export again"
 

@@ -64,7 +64,7 @@ rule measure_processed:
     params:
         experts=named_experts,
         thresholds=option("thresholds"),
-        spec=spec(preprocess=preprocess, layout=layout),
+        spec=spec(processed=processed_settings, layout=layout),
         code=code("scripts.measure_processed"),
     message:
         "measure_processed: {wildcards.suite}{wildcards.nested}, {wildcards.processed}, seed {wildcards.seed}"

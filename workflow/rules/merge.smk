@@ -26,7 +26,9 @@ rule merge_checkpoints:
         mem_mb=memory(1500, per_input=1 / 10),
         runtime=minutes(60),
     params:
-        spec=spec(method_spec=method_spec("preprocess", "combine", "postprocess"), layout=layout, origins=origins),
+        spec=spec(
+            method_spec=method_spec("space", "preprocess", "combine", "postprocess"), layout=layout, origins=origins
+        ),
         experts=named_experts,
         device=experiment.config.get("device", "cpu"),
         thresholds=option("thresholds"),

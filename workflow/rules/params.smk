@@ -237,8 +237,8 @@ def threshold_settings(wildcards):
     return experiment.requirements(THRESHOLDS[wildcards.thresholds])["thresholds"]
 
 
-def preprocess(wildcards):
-    return experiment.requirements(PROCESSED[wildcards.processed])["processed"]["preprocess"]
+def processed_settings(wildcards):
+    return experiment.requirements(PROCESSED[wildcards.processed])["processed"]
 
 
 def calibration_settings(wildcards):

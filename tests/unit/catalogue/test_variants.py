@@ -264,3 +264,54 @@ def test_a_variant_may_be_called_as_a_draw_is(edited):
 
 def test_papers_of_host_and_variant_are_named():
     assert one("ties+nan_delta")["reference"] == "2306.01708, 2505.16148"
+
+
+# ---- spaces ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_space_goes_on_a_host_before_its_coefficients_and_is_a_host_then():
+    row, law = one("ties+core"), one("ties+core+nan_delta")
+    assert (row["space"], row["group"], row["extends"]) == ("core", "host", "ties")
+    assert row["label"] == "TIES (20 %, sum, λ = 0.3) + Core Space" and row["reference"] == "2306.01708, 2509.17786"
+    assert (law["space"], law["host"], law["coefficients"]) == ("core", "ties+core", one("ties+nan_delta")["coefficients"])
+    assert law["controls"] == ["ties+core+nan_delta+permuted", "ties+core+data_size"]
+    assert {record["space"] for record in CATALOGUE.members("ties+core+nan_delta+permuted").values()} == {"core"}
+    assert [record["sweep"]["id"] for record in CATALOGUE.members("ties_elections+core").values()] == ["ties_elections+core"] * 2
+
+
+def test_hosts_that_no_space_takes_say_why():
+    reasons = {}
+    for host in CATALOGUE.hosts:
+        try:
+            CATALOGUE.members(f"{host}+core")
+        except UserError as error:
+            reasons[host] = str(error).rpartition("'core': ")[2]
+    takes = {host: reason.split(", which")[0] for host, reason in reasons.items() if " takes " in reason}
+    assert takes == {
+        "fisher": "the combine 'fisher' takes fisher statistics",
+        "fisher_normalised": "the combine 'fisher' takes fisher statistics",
+        "regmean": "the combine 'gram' takes gram statistics",
+        "regmean_plus": "the combine 'gram' takes gram statistics",
+        "slerp": "the combine 'slerp' takes the weights of the base",
+        "karcher": "the combine 'karcher' takes the weights of the base",
+        "multislerp": "the combine 'karcher' takes the weights of the base",
+        "widen": "the combine 'widen' takes the weights of the base",
+        "orthomerge": "the combine 'orthomerge' takes the weights of the base",
+        "orthomerge_conflicts": "the combine 'orthomerge' takes the weights of the base",
+        "arcee_fusion": "the preprocess 'fusion' takes the weights of the base",
+        "weight_averaging_scaled": "the postprocess 'scale_weights' takes the weights of the base",
+    }
+    assert {reasons[host].split(";")[0] for host in reasons.keys() - takes} <= {
+        "its scale is chosen on validation", "its coefficients are learned from data", "it has several draws",
+    } | {reason for reason in reasons.values() if "merges nothing" in reason}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("ties+core+knots", "it is merged in the space 'core' already"),
+     ("ties+nan_delta+core", r"a space goes before the coefficients, as in ties\+core\+nan_delta"),
+     ("ties+core+uniform", "its coefficients are all equal")],
+)  # fmt: skip
+def test_a_space_in_the_wrong_place_is_refused(name, reason):
+    with pytest.raises(UserError, match=reason):
+        CATALOGUE.members(name)

@@ -172,6 +172,19 @@ def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():
     assert fetched.examples("vit_b32_8").keys() == {*fetched.task_ids("vit_b32_8")}
 
 
+def test_a_space_is_for_adapters_of_ones_own_and_measured_in_files_of_its_own():
+    names = ["ties", "ties+core", "ties+knots+nan_delta", "dare+core+nan_processed", "dare+nan_processed"]
+    found, own = asked(*names), asked(*names, suites=[], models=TWO)
+    skipped = {name: f"the space '{name.split('+')[1]}' needs LoRA adapters" for name in names[1:4]}
+    assert {name: reason.split(",")[0] for name, reason in found.skipped_methods("text").items()} == skipped
+    assert found.run("text") == [names[0], names[4]]
+    assert own.skipped_methods("mine") == {} and own.merges("mine") == names
+    assert len({own.thresholds(name) for name in names[:3]}) == 3
+    assert len({own.processed(name) for name in names[3:]}) == 2
+    assert own.thresholds("ties") == "density_0.2-scope_model", "files of methods without a space keep their names"
+    assert own.processed("dare+nan_processed") == "drop-rate_0.9-seed_0"
+
+
 def test_one_draw_can_be_named_alone():
     found = asked("task_arithmetic", NAN, f"{PERMUTED}_2")
     assert found.config["methods"][-1] == f"{PERMUTED}_2" and found.rows()[-1]["draws"] == [f"{PERMUTED}_2"]

@@ -44,10 +44,19 @@ CASES = {  # kind, the experts' targets and further settings, method, rank
                                 "b": (["q_proj", "lm_head"], {})}, NAN, True),
     "saved heads of a classifier": ("classifier", {
         name: (["query"], {"task_type": "SEQ_CLS", "r": 2}) for name in "ab"}, SUM, True),
+    "KnOTS": ("llama", {"a": (["q_proj", "up_proj"], {"r": 2}), "b": (["up_proj"], {"r": 3, "use_rslora": True}),
+                        "c": (["up_proj", "down_proj"], {"bias": "all"})}, "ties+knots+nan_delta", True),
+    "Core Space of Conv1D and a table": ("gpt2", {"a": (["c_attn", "wte"], {"r": 3}), "b": (["wte"], {})}, "ties+core", True),
+    "Core Space of a convolution": ("vit", {name: (["projection", "query"], {}) for name in "ab"}, "ties+core", True),
+    "Core Space of a tied embedding": ("tied", {"a": (["embed_tokens"], {}), "b": (["q_proj"], {})}, "tsv_m+core", True),
+    "Core Space beside saved modules": ("llama", {"a": (["q_proj"], {"modules_to_save": ["norm", "lm_head"]}),
+                                                  "b": (["q_proj", "lm_head"], {})}, "ties+core", True),
+    "singular directions of cores": ("llama", {name: ("all-linear", {"r": 3}) for name in "ab"}, "tsv_m+core", True),
     "a cut": ("llama", {name: ("all-linear", {"r": 3}) for name in "ab"}, NAN, 2),
     "a cut of Conv1D and a table": ("gpt2", {name: (["c_attn", "wte"], {"r": 3}) for name in "ab"}, SUM, 4),
     "a method that is no sum": ("llama", {name: (["q_proj", "down_proj"], {"r": 2}) for name in "ab"}, TIES, 4),
     "that method on Conv1D and a table": ("gpt2", {name: (["c_attn", "wte"], {"r": 2}) for name in "ab"}, TIES, 3),
+    "a cut of a space": ("llama", {name: (["q_proj", "down_proj"], {"r": 2}) for name in "abc"}, "ties+core", 2),
     "DoRA": ("llama", {"a": (["q_proj"], {"use_dora": True}), "b": (["q_proj"], {})}, SUM, 8),
 }  # fmt: skip
 
@@ -243,3 +252,34 @@ def test_adapters_that_tie_differently_or_train_rows_are_refused(tiny):
     write_adapter(tiny / "saved", {"model.norm.weight": draw(1)["model.norm.weight"]}, modules_to_save=["norm"])
     with pytest.raises(UserError, match="all that the experts move they store whole"):
         run(tiny, "--output-adapter", experts=("saved",))
+
+
+def test_modules_that_experts_save_and_the_adapter_leaves_out_are_named(tiny):
+    """A head that the base lacks, and one that is excluded, in whole or in part; what PEFT asks for is there."""
+    head = {"score.weight": np.ones((3, 6), np.float32)}
+    write_adapter(tiny / "scores", {**factors(Q, 6, 6, seed=4), **head}, modules_to_save=["score"], task_type="SEQ_CLS")
+    how = {"base": tiny / "base", "method": SUM, "output_adapter": True, "quiet": True}
+    made = merge(**how, experts={"a": tiny / "a", "scores": tiny / "scores"}, output=tiny / "lacking")
+    assert made.notes[-1] == (
+        "--output-adapter: left out 1 tensor of the experts' `modules_to_save` that the base lacks: score.weight. PEFT takes what"
+        " the model has there"
+    )
+    assert made.notes[-1] in read_json(tiny / "lacking/provenance.json")["notes"]
+    saved = {"lm_head.weight": draw(1)["lm_head.weight"], **factors(Q, 6, 6, seed=4)}
+    write_adapter(tiny / "saved", saved, modules_to_save=["lm_head"])
+    made = merge(**how, experts={"a": tiny / "a", "saved": tiny / "saved"}, output=tiny / "excluded", exclude=["lm_head"])
+    assert "`exclude` leaves at the base: lm_head.weight" in made.notes[-1]
+    assert read_json(tiny / "excluded/adapter_config.json")["modules_to_save"] is None
+    made = merge(**how, experts={"a": tiny / "a", "saved": tiny / "saved"}, output=tiny / "all")
+    assert not any("modules_to_save" in note for note in made.notes)
+
+
+def test_half_of_a_saved_module_is_completed_by_the_base(tmp_path):
+    """PEFT misses no key: it asks for weight and bias of a module."""
+    kind = "classifier"
+    how = trained(tmp_path, kind, {name: (["query"], {"task_type": "SEQ_CLS"}) for name in "ab"})
+    merge(**how, method=SUM, output=tmp_path / "folded", exclude=[r"^classifier\.bias$"])
+    made = merge(**how, method=SUM, output=tmp_path / "adapter", output_adapter=True, exclude=[r"^classifier\.bias$"])
+    assert "`exclude` leaves at the base: classifier.bias" in made.notes[-1]
+    found, expected = loaded(kind, tmp_path / "base", tmp_path / "adapter"), loaded(kind, tmp_path / "folded")
+    assert torch.allclose(outputs(kind, found), outputs(kind, expected), atol=1e-6)

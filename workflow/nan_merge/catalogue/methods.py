@@ -1,7 +1,7 @@
 """Every method by its id: an entry of config/methods.yaml, a host, or `host+variant` with variants of config/variants.yaml.
 
-A variant replaces the coefficients of a host, or is a control of the coefficients that are there. It takes the scale of the
-host, also where that is tuned. `ties+nan_delta+permuted` is a control of `ties+nan_delta`.
+A variant replaces the coefficients of a host, is a control of the coefficients that are there, or names the space of the merge.
+Coefficients take the scale of the host, also where that is tuned. `ties+nan_delta+permuted` is a control of `ties+nan_delta`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.sweeps import lacks_shuffle, members
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
-from nan_merge.methods.recipe import DEFAULTS, Operator, operator_in
+from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
 
@@ -134,6 +134,8 @@ class Catalogue:
             return "a control takes no further variant"
         if "draws" in record:
             return f"it has several draws; put the variant on the method that it extends ({record.get('extends')})"
+        if "space" in entry:
+            return self._refusal_of_space({**record, "space": entry["space"]}, record)
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
         if "variant" in record:
@@ -150,6 +152,16 @@ class Catalogue:
             return f"it chooses `{tuned}` on validation; put the variant on the method that it extends ({record.get('extends')})"
         return ""
 
+    def _refusal_of_space(self, new: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+        """Return why a method cannot be merged in a space; empty if it can."""
+        if "space" in record:
+            return f"it is merged in the space '{operator_in(record, 'space')[0]}' already"
+        if "variant" in record:
+            return "a space goes before the coefficients, as in ties+core+nan_delta"
+        if "tune" in record:
+            return f"its scale is chosen on validation; put the variant on the method that it extends ({record.get('extends')})"
+        return beyond({stage: new[stage] for stage in STAGES if stage in new})
+
     def _with(self, record: Mapping[str, Any], name: str, variant: str) -> dict[str, Any]:
         """Return a method with a variant on it."""
         entry = self.variants[variant]
@@ -160,11 +172,13 @@ class Catalogue:
         new["label"] = f"{record['label']} + {entry['label']}"
         new["summary"] = f"{record['summary']}; {entry['summary']}"
         new["extends"] = f"{name}+{entry['extends']}" if "extends" in entry else name
+        if "space" in entry:
+            new |= {"space": entry["space"], "group": record["group"]}
         if scan := {**record.get("scan", {}), **entry.get("scan", {})}:
             new["scan"] = {stage: scan[stage] for stage in STAGES if stage in scan}
         if tune := record.get("tune"):
             new["tune"] = {"hyper_parameter": tune["hyper_parameter"], "as": tune.get("as", name)}
-        if "control" in entry:
+        if "coefficients" not in entry:
             return {key: value for key, value in new.items() if key != "host"}
         rule, values = operator_in(entry, "coefficients")
         replaced = operator_in(record, "coefficients")

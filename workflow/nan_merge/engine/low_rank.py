@@ -14,10 +14,12 @@ from threadpoolctl import threadpool_limits
 from nan_merge.core.errors import UserError
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.engine.devices import CPU, Device
-from nan_merge.engine.merge import stream
+from nan_merge.engine.merge import lift, stream
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import Models
 from nan_merge.layouts.updates import LowRank, low_rank
+from nan_merge.methods.recipe import Recipe
+from nan_merge.methods.spaces import full
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,14 @@ def sample(models: Models, name: str) -> LowRank:
     return next(update for expert in models.experts.values() if (update := low_rank(expert.entries[name])))
 
 
-def plan(models: Models, is_linear: bool, rank: int | None) -> Plan:
+def plan(models: Models, recipe: Recipe, rank: int | None) -> Plan:
     """Return what an adapter of rank `rank` holds of a merge; without a rank, of the sum of the experts' ranks.
 
     Raises UserError for a tensor whose rank is not known without `rank`, and for a rank above the size of a tensor.
     """
     factored: dict[str, int] = {}
     exact, whole = set(), []
+    is_factored = recipe.is_linear or recipe.space.func is not full
     for name in models.merged:
         base = models.base.entries[name]
         moved = [expert.entries[name] for expert in models.experts.values() if expert.entries[name] is not base]
@@ -85,13 +88,13 @@ def plan(models: Models, is_linear: bool, rank: int | None) -> Plan:
         size = min(updates[0].b.shape[0], updates[0].a.size // updates[0].a.shape[0])
         if rank is not None and rank > size:
             raise UserError(f"--output-adapter {rank}: above the size of '{name}' {list(base.shape)}; expected from 1 to {size}")
-        if is_linear and all(entry is update and update.base is base for entry, update in zip(moved, updates, strict=True)):
+        if is_factored and all(entry is update and update.base is base for entry, update in zip(moved, updates, strict=True)):
             exact.add(name)
         elif rank is None:
             raise UserError(
                 f"--output-adapter: the merged task vector of '{name}' is no sum of the experts' products B A, since"
-                f" {'an expert rescales or replaces the weight below them' if is_linear else 'the method is no weighted sum'}, so"
-                " it has no rank of its own; state one: --output-adapter RANK"
+                f" {'an expert rescales or replaces the weight below them' if is_factored else 'the method is no weighted sum'},"
+                " so it has no rank of its own; state one: --output-adapter RANK"
             )
         factored[name] = min(size, rank or sum(update.b.shape[1] for update in updates))
     if not factored:
@@ -135,6 +138,7 @@ def merge_low_rank(
     Tensors that are no exact sums are merged in the type of computation and reduced one by one; see `merge` for the rest.
     Raises UserError where the method moves a tensor that no adapter moves.
     """
+    request = lift(request, threads=threads, device=device)
     merge = _Collector(request, plan)
     wide = replace(request, dtype=np.dtype(np.float64))
     digests = stream(wide, merge.write, threads=threads, device=device, progress=progress)
@@ -150,7 +154,9 @@ def merge_low_rank(
 
 
 def _updates(request: MergeRequest, name: str) -> list[tuple[float, LowRank]]:
-    """Return (coefficient, update) of every expert that moves a tensor by factors."""
+    """Return (coefficient, update) of every expert that moves a tensor by factors, or the update that a space merged."""
+    if name in request.lifted:
+        return [(1.0, request.lifted[name])]
     entries = [expert.entries[name] for expert in request.models.experts.values()]
     return [(c, entry) for c, entry in zip(request.table.at(name), entries, strict=True) if isinstance(entry, LowRank)]
 
@@ -169,7 +175,7 @@ class _Collector:
         """Take the values (n,) of a merged tensor from its element `first` on, in float64."""
         entry = self.request.models.base.entries[name]
         if name not in self.steps:
-            if name in self.request.merged and not self.request.recipe.is_linear:
+            if name in self.request.merged and name not in self.plan.exact and not self.request.recipe.is_linear:
                 origin = entry.block(first, first + len(stored)).astype(np.float64)
                 if not np.array_equal(origin, stored):
                     self.strays.add(name)

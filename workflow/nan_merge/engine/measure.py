@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core import kernels
 from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.errors import UserError
@@ -83,11 +84,16 @@ def _of_factors(models: Models, name: str) -> list[float | None]:
             square = entry.square
         squares.append(square)
         if square is not None and not math.isfinite(square):
-            raise UserError(
-                f"{expert.folder}: the factors of tensor '{name}' hold NaN, infinity or numbers whose product leaves the range of"
-                " float64; expected finite numbers, since a merge spreads them. Train or fetch this adapter again"
-            )
+            raise not_finite(expert, name)
     return squares
+
+
+def not_finite(expert: Checkpoint, name: str) -> UserError:
+    """Return the error for factors of a tensor that cannot be merged."""
+    return UserError(
+        f"{expert.folder}: the factors of tensor '{name}' hold NaN, infinity or numbers whose product leaves the range of"
+        " float64; expected finite numbers, since a merge spreads them. Train or fetch this adapter again"
+    )
 
 
 def record(models: Models, chunks: Sequence[Chunk], sums: Sequence[np.ndarray], keys: Sequence[str]) -> dict[str, Any]:

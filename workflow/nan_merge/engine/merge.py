@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from nan_merge.engine.devices import CPU, Device
 from nan_merge.engine.fused import fused, linear
 from nan_merge.engine.reader import Reader, add, convert, first_not_finite
 from nan_merge.engine.request import MergeRequest
+from nan_merge.engine.spaces import Origin, aligned
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
+from nan_merge.methods.spaces import full
 
 WAITING = 2  # threads, above those that were asked for, since some always wait for the disk to write
 
@@ -54,6 +58,7 @@ def merge(
     the merge leaves the range of its type.
     """
     models = request.models
+    request = lift(request, threads=threads, device=device)
     with atomic_write(output) as part:
         part.mkdir()
         copy_companions(models.base.folder, part, models.base.shards)
@@ -73,8 +78,9 @@ def stream(
     threads: int = 1,
     device: Device = CPU,
     progress: Progress = no_progress,
+    names: Iterable[str] | None = None,
 ) -> dict[str, str]:
-    """Pass every tensor of a merge to `write`, in pieces, and return the digests of the inputs; see `merge`.
+    """Pass every tensor of a merge, or those in `names`, to `write`, in pieces; return the digests of the inputs; see `merge`.
 
     `write` is called with a name, the index of the first element, and values (n,) in the type of `request.types`, from several
     threads and in any order; the values are overwritten afterwards.
@@ -94,10 +100,31 @@ def stream(
 
         return work
 
-    items = models.units(models.base.names, request.recipe.whole)
+    items = models.units(models.base.names if names is None else names, request.recipe.whole)
     with threadpool_limits(1):  # of the matrix library, which would add up in another order
         digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
     return _identities(models, itertools.chain(*items), itertools.chain(*digests))
+
+
+def lift(request: MergeRequest, *, threads: int = 1, device: Device = CPU) -> MergeRequest:
+    """Return a request with the task vectors that a space merges, as factors; one without a space as it is.
+
+    A linear merge is the same in every space, and made of the task vectors.
+    """
+    inner = aligned(request.models, request.recipe.space)
+    origins = {name: entry for name, entry in inner.base.entries.items() if isinstance(entry, Origin)}
+    if not origins or request.recipe.is_linear:
+        return request
+    blocks = {name: np.empty(origin.size) for name, origin in origins.items()}
+
+    def write(name: str, first: int, stored: np.ndarray) -> None:
+        blocks[name][first : first + len(stored)] = stored
+
+    inside = replace(request, models=inner, recipe=replace(request.recipe, space=partial(full)), dtype=None)
+    stream(inside, write, threads=threads, device=device, names=origins)
+    with threadpool_limits(1):
+        lifted = {name: origin.lifted(blocks[name].reshape(origin.shape)) for name, origin in origins.items()}
+    return replace(request, lifted=lifted)
 
 
 class _Worker:
@@ -114,6 +141,10 @@ class _Worker:
     def merged(self, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first element, values as stored) of the chunks of one tensor; `digests` are updated chunk by chunk."""
         name = chunks[0][0] if chunks else ""
+        if name in self.request.lifted:
+            for chunk, digest in zip(chunks, digests, strict=True):
+                yield from self._lifted(*chunk, digest)
+            return
         if name in self.request.merged and self.recipe.whole:
             with self.budget.hold(self.request.models.memory(name)):
                 yield from self._whole(name, chunks, digests)
@@ -131,6 +162,16 @@ class _Worker:
                 statistics = self._statistics(name, first, first + len(stored[0]))
                 context = self.request.contexts.of_tensor(name, first, calibration=statistics)
                 self._round(values[0], self._combined(self.device.to_device(values[1:]), alpha, context), out, context)
+            yield first, out
+
+    def _lifted(self, name: str, start: int, stop: int, digests: Sequence[Any]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the values of a chunk whose merged task vector is known, piece by piece."""
+        dtype, merged = DTYPES[self.request.types[name]], self.request.lifted[name]
+        for first, stored in self.reader.pieces(name, start, stop, digests):
+            theta = self.reader.task_vectors(name, first, stored)[0]  # and a look for numbers that are not finite
+            out = self.out[: len(theta) * dtype.itemsize].view(dtype)
+            tau = merged.block(first, first + len(theta)).astype(theta.dtype)
+            self._round(theta, self.device.to_device(tau), out, self.request.contexts.of_tensor(name, first))
             yield first, out
 
     def _whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:

@@ -12,8 +12,10 @@ import numpy as np
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.checkpoints.safetensors_file import NAMES
 from nan_merge.core.errors import UserError
+from nan_merge.engine.spaces import Origin, aligned
 from nan_merge.layouts.names import config, depths, transposed
 from nan_merge.layouts.unify import Models
+from nan_merge.layouts.updates import LowRank
 from nan_merge.methods.coefficients import MODEL, CoefficientTable
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe
@@ -41,7 +43,8 @@ class Contexts:
 
     @cached_property
     def _transposed(self) -> set[str]:
-        return transposed(config(self.models.base), self.models.base.entries)
+        entries = self.models.base.entries
+        return {name for name in transposed(config(self.models.base), entries) if not isinstance(entries[name], Origin)}
 
     @cached_property
     def _task(self) -> int | None:
@@ -49,9 +52,10 @@ class Contexts:
 
     def check(self, recipe: Recipe) -> None:
         """Raise the UserErrors of a recipe that names, shapes and hyper-parameters alone decide; no tensor is read."""
-        for name in self.models.merged:
-            recipe.check(self.models.base.entries[name].shape, list(self.models.experts), self.of_tensor(name))
-        recipe.check_filters(self.models.merged)
+        inner = replace(self, models=aligned(self.models, recipe.space))
+        for name in inner.models.merged:
+            recipe.check(inner.models.base.entries[name].shape, list(self.models.experts), inner.of_tensor(name))
+        recipe.check_filters(inner.models.merged)
 
     def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
         """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""
@@ -89,6 +93,7 @@ class MergeRequest:
     task: str | None = None
     seed: int = 0
     dtype: np.dtype | None = None  # of all floats of the output; None keeps those of the base
+    lifted: Mapping[str, LowRank] = field(default_factory=dict)  # merged task vectors that are known, by tensor (`merge.lift`)
 
     def __post_init__(self) -> None:
         """Check that coefficients and calibration are those of the experts, and that the operators take all tensors."""

@@ -20,7 +20,7 @@ from nan_merge.reporting.study import ACCURACY, CORRELATIONS, METRIC_NAMES
 
 VERSION = "0.3.0"
 LOCAL = "local"  # the developer of a model that has no name on the hub
-STAGES = ("preprocess", "coefficients", "control", "combine", "postprocess")
+STAGES = ("space", "preprocess", "coefficients", "control", "combine", "postprocess")
 
 
 def write(model: ScoredModel, name: str, organisation: str, folder: Path) -> Path:

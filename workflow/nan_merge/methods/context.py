@@ -89,6 +89,12 @@ def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return mark
 
 
+def of_weights(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare that an operator takes the weights of the base (`context.base`), which no other space than `full` has."""
+    operator.of_weights = True  # type: ignore[attr-defined]
+    return operator
+
+
 def checked(check: Callable[..., object]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare what an operator refuses before it gets data: `check(shape, context, **hyper_parameters)` raises the UserError."""
 

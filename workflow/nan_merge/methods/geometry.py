@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.combine import weighted_sum
-from nan_merge.methods.context import Array, TensorContext, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, whole
 from nan_merge.methods.sparsify import ranks
 
 ROWS_ARE_TOKENS = r"(embed_tokens|embeddings?|shared|wte|wpe)(\.weight)?$"
@@ -41,6 +41,7 @@ def _cosines(inner: np.ndarray) -> np.ndarray:
     return np.clip(inner / np.where(products > 0, products, np.inf), -1, 1)
 
 
+@of_weights
 @whole
 def slerp(
     taus: Sequence[Array],
@@ -70,6 +71,7 @@ def slerp(
     return weighted_sum(taus, factors, context) + (sum(factors) - 1) * context.base
 
 
+@of_weights
 @whole
 def karcher(
     taus: Sequence[Array],
@@ -138,6 +140,7 @@ def model_stock(taus: Sequence[Array], alpha: Sequence[float], context: TensorCo
     return t * weighted_sum(taus, _shares(alpha), context)
 
 
+@of_weights
 @whole
 def widen(
     taus: Sequence[Array],

@@ -11,13 +11,14 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.combine import disjoint_mean
-from nan_merge.methods.context import Array, TensorContext, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, whole
 from nan_merge.methods.sparsify import row_axis
 
 SAME = 1e-28  # share of the mean square of entries below which their variance is rounding
 DIVERGENCE_FLOOR = 1e-8  # added to probabilities, as in mergekit
 
 
+@of_weights
 @whole
 def fusion(tau: Array, context: TensorContext) -> Array:
     """Keep the entries whose importance is an outlier of the tensor (Arcee Fusion of mergekit).

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 from array_api_compat import device
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace, of_weights
 from nan_merge.methods.decompose import solve_right, svd
 from nan_merge.methods.matrices import mean, of_matrices
 
 
+@of_weights
 @of_matrices
 def orthomerge(
     taus: Array,

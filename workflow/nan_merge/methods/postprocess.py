@@ -10,7 +10,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, whole
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, of_weights, whole
 from nan_merge.methods.varying import Varies
 
 
@@ -30,6 +30,7 @@ def scale(
     return context.number(factor) * merged
 
 
+@of_weights
 @whole
 def scale_weights(
     merged: Array,

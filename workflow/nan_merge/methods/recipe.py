@@ -22,6 +22,7 @@ from nan_merge.methods import (
     postprocess,
     preprocess,
     rescale,
+    spaces,
     sparsify,
     spectral,
 )
@@ -33,6 +34,7 @@ PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS
 COMBINE = combine.COMBINE | sparsify.COMBINE | importance.COMBINE | geometry.COMBINE | orthogonal.COMBINE | spectral.COMBINE
 COMBINE |= covariance.COMBINE | interference.COMBINE | ace.COMBINE
 STAGES: dict[str, dict[str, Operator]] = {
+    "space": spaces.SPACES,
     "preprocess": PREPROCESS,
     "coefficients": coefficients.COEFFICIENTS,
     "control": coefficients.CONTROL,
@@ -40,6 +42,7 @@ STAGES: dict[str, dict[str, Operator]] = {
     "postprocess": postprocess.POSTPROCESS | rescale.POSTPROCESS,
 }
 DEFAULTS = {
+    "space": "full",
     "preprocess": "identity",
     "coefficients": "uniform",
     "control": "kept",
@@ -77,6 +80,7 @@ class Recipe:
     combine: functools.partial[Any]
     postprocess: functools.partial[Any]
     requirements: Mapping[str, Mapping[str, Any]]
+    space: functools.partial[Any]
 
     @property
     def whole(self) -> bool:
@@ -132,13 +136,30 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
         raise UserError(f"method '{method}': coefficients '{rule}': the keys 'mean' and 'total' exclude each other; keep one")
     bound = {stage: functools.partial(STAGES[stage][name], **values) for stage, (name, values) in parts.items()}
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
-    return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], requirements(method_spec, method))
+    if reason := beyond(method_spec):
+        raise UserError(f"method '{method}': {reason}")
+    measured = requirements(method_spec, method)
+    return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], measured, bound["space"])
+
+
+def beyond(method_spec: Mapping[str, Any]) -> str:
+    """Return why operators of a method do not work in its space; empty if they do."""
+    space, _ = operator_in(method_spec, "space")
+    for stage in STAGES if space != DEFAULTS["space"] else ():
+        name, _ = operator_in(method_spec, stage)
+        operator = STAGES[stage][name]
+        kind = getattr(operator, "requires", "thresholds")
+        if getattr(operator, "of_weights", False) or kind != "thresholds":
+            takes = "the weights of the base" if kind == "thresholds" else f"{kind} statistics"
+            return f"the {stage} '{name}' takes {takes}, which the space '{space}' does not have; choose another {stage}"
+    return ""
 
 
 def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict[str, dict[str, Any]]:
     """Return what is measured before a merge, by kind: hyper-parameters of the operator that declares it with `@requires`.
 
     Coefficients by norms of the processed vector need these, `processed`: {preprocess: {operator: hyper-parameters}}.
+    `thresholds` and `processed` name the space in which they are measured, where it is another than `full`.
     """
     kinds: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
@@ -155,6 +176,10 @@ def requirements(method_spec: Mapping[str, Any], method: str = "method") -> dict
                 " norms are measured without; choose another `norm_of`"
             )
         kinds["processed"] = {"preprocess": {name: _filled(operator, values)}}
+    space, values = operator_in(method_spec, "space", method)
+    if space != DEFAULTS["space"]:
+        place = {"space": {space: _filled(STAGES["space"][space], values)}}
+        kinds |= {kind: {**kinds[kind], **place} for kind in ("thresholds", "processed") if kind in kinds}
     return kinds
 
 

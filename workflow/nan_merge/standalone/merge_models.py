@@ -28,9 +28,10 @@ from nan_merge.core.errors import UserError, about, advice_for_arguments, advice
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
 from nan_merge.engine.devices import device
-from nan_merge.engine.measure import EXPERTS_PER_PASS, norms, thresholds
+from nan_merge.engine.measure import EXPERTS_PER_PASS, norms
 from nan_merge.engine.processed import processed
 from nan_merge.engine.request import Contexts, MergeRequest, Thresholds
+from nan_merge.engine.spaces import thresholds
 from nan_merge.layouts.adapters import is_adapter
 from nan_merge.layouts.unify import Models, check_distinct, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable, what_it_reads
@@ -241,6 +242,7 @@ def _merge(
     """Merge models that were found; `inputs` are compared at the end of every pass."""
     models = own.unified(sources["base"].folder, {name: s.folder for name, s in sources.items() if name != "base"})
     adapter = _adapter(own, sources["base"], models) if own.output_adapter else None
+    models = dataclasses.replace(models, notes=(*models.notes, *(adapter.notes if adapter else ())))
     written = 0 if adapter else output_bytes(models, own.dtype)
     check_space(own.output, written, "the merged model", "free some, choose another --output or a smaller --dtype")
     if own.export_mergekit:
@@ -276,7 +278,7 @@ def _adapter(own: OwnModels, base: Source, models: Models) -> MergedAdapter:
     """Return the adapter that the merge goes to."""
     rank = None if own.output_adapter is True else own.output_adapter
     place = {"base_model_name_or_path": base.repo or base.given, "revision": base.commit}
-    return MergedAdapter(models, own.recipe.is_linear, rank, place)
+    return MergedAdapter(models, own.recipe, rank, place)
 
 
 def by_expert(table: CoefficientTable) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from nan_merge.engine.low_rank import LowRankMerge, Plan, merge_low_rank, plan, 
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.adapter_configs import CONFIG, is_saved, lora_config
 from nan_merge.layouts.adapters import PREFIX, WEIGHTS
-from nan_merge.layouts.names import HEAD
+from nan_merge.layouts.names import HEAD, count_phrase, join_first
 from nan_merge.layouts.unify import Models
+from nan_merge.methods.recipe import Recipe
 
 ALIKE = ("task_type", "ensure_weight_tying")  # keys of adapter_config.json that experts must agree in
 
@@ -36,7 +38,7 @@ class MergedAdapter:
     """
 
     models: Models
-    is_linear: bool
+    recipe: Recipe
     rank: int | None
     place: Mapping[str, str | None]  # keys of adapter_config.json
 
@@ -58,7 +60,26 @@ class MergedAdapter:
     @property
     def plan(self) -> Plan:
         """What the adapter holds."""
-        return plan(self.models, self.is_linear, self.rank)
+        return plan(self.models, self.recipe, self.rank)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the experts store whole in `modules_to_save` and the adapter does not hold."""
+        if not self._left:
+            return ()
+        absent = [own for name, own in self._left.items() if name not in self.models.base.entries]
+        reason = "the base lacks" if absent else "`exclude` leaves at the base"
+        return (
+            f"--output-adapter: left out {count_phrase(len(self._left), 'tensor')} of the experts' `modules_to_save` that"
+            f" {reason}: {join_first(absent or [*self._left.values()])}. PEFT takes what the model has there",
+        )
+
+    @cached_property
+    def _left(self) -> dict[str, str]:
+        """The tensors of the experts' `modules_to_save` that are not merged: adapters' names by the base's."""
+        adapters, merged = [expert.adapter for expert in self.models.experts.values()], {*self.models.merged}
+        saved = {name: own for each in adapters for name, own in each.names.items() if is_saved(own, each.record)}
+        return {name: own for name, own in sorted(saved.items()) if name not in merged}
 
     @property
     def alike(self) -> dict[str, Any]:
@@ -119,7 +140,11 @@ class MergedAdapter:
         whole = {self._key(name, ranks): name for name in self.models.merged if name in merged.whole}
         for key, name in whole.items():
             tensors[PREFIX + key] = merged.whole[name].astype(DTYPES[self.models.base.entries[name].dtype])
-        return {**self._config(ranks, [*whole]), "fan_in_fan_out": turned}, tensors
+        config = self._config(ranks, [*whole])
+        for name, key in self._left.items():  # PEFT asks for whole modules
+            if is_saved(key, config) and name in self.models.base.entries:
+                tensors[PREFIX + key] = self.models.base.read(name)
+        return {**config, "fan_in_fan_out": turned}, tensors
 
     @property
     def _records(self) -> list[Mapping[str, Any]]:

@@ -58,6 +58,8 @@ def export(
 def check_method(method_spec: Mapping[str, Any]) -> None:
     """Raise a UserError for operators that mergekit does not have."""
     preprocess, combine, after = (operator_in(method_spec, stage)[0] for stage in ("preprocess", "combine", "postprocess"))
+    if (space := operator_in(method_spec, "space")[0]) != DEFAULTS["space"]:
+        raise UserError(f"--export-mergekit: mergekit has no counterpart of the space '{space}'; merge it here")
     if after != DEFAULTS["postprocess"]:
         raise UserError(f"--export-mergekit: mergekit has no counterpart of the postprocess '{after}'; merge it here")
     if (preprocess, combine != "weighted_sum") not in METHODS or combine not in COMBINE:

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import oracles_matrix
 import oracles_spaces
@@ -107,6 +108,39 @@ def test_singular_directions_are_those_of_the_cores(folder, tmp_path):
     run(folder, tmp_path / "out", "tsv_m+core")
     expected = [left @ oracles_matrix.tsv(blocks, [1.0] * 3) @ right for left, blocks, right in in_space(folder, "core")[:1]]
     assert close(change(folder, tmp_path / "out")[:1], expected)
+
+
+def test_cores_are_outputs_by_inputs_however_the_weights_are_stored(tmp_path):
+    """Conv1D of GPT-2 has (in, out); covariances of ACTMat are those of inputs."""
+    name, config = "h.0.attn.c_attn", {"model_type": "gpt2", "n_layer": 1}
+    base = draw(0, {f"{name}.weight": (5, 18), f"{name}.bias": (18,)})
+    write(tmp_path / "base", base, config)
+    known = []
+    for seed in (1, 2, 3):
+        tensors = factors(name, 18, 5, rank=3, seed=seed)
+        write_adapter(tmp_path / f"e{seed}", tensors, r=3, lora_alpha=3)
+        known.append([tensors[f"{name}.lora_{side}.weight"].astype(np.float64) for side in "BA"])
+    run(tmp_path, tmp_path / "out", "actmat+core", ["e1", "e2", "e3"])
+    left, cores, right = oracles_spaces.core_blocks(known)
+    assert cores[0].shape == (9, 5), "no square"
+    expected = left @ oracles_matrix.data_free(cores, [1.0] * 3) @ right
+    found = load_file(tmp_path / "out/model.safetensors")[f"{name}.weight"].astype(np.float64) - base[f"{name}.weight"]
+    assert np.abs(found.T - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_other_types_are_rounded_once(kind, folder, tmp_path):
+    dtype = np.dtype(getattr(ml_dtypes, kind, None) or kind)
+    base = {name: value.astype(dtype) for name, value in draw(0).items()}
+    write(tmp_path / "base", base)
+    experts = {name: folder / name for name in "abc"}
+    merge(base=tmp_path / "base", experts=experts, method="ties+core", output=tmp_path / "out", quiet=True)
+    run(folder, tmp_path / "plain", "ties+core", dtype="float64")
+    found, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
+    for name in (QUERY, DOWN):
+        expected = base[name].astype(np.float64) + (plain[name] - draw(0)[name])
+        assert found[name].dtype == dtype
+        assert (np.abs(found[name].astype(np.float64) - expected) <= ml_dtypes.finfo(dtype).eps * np.abs(expected) + 1e-6).all()
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "weight_averaging+nan_delta", "metagpt"])

@@ -149,8 +149,8 @@ def _shape(operator: Any, moved: Sequence[LowRank]) -> tuple[int, int]:
 def thresholds(models: Models, density: Any, *, scope: str, space: Any = None, **settings: Any) -> dict[str, dict[str, float]]:
     """Return the thresholds of `measure.thresholds` in a space, `{name: hyper-parameters}`, or in none.
 
-    DIFFERS: with `scope: model` the share is taken over all coordinates together, as in the code of KnOTS, and over all tensors
-    that an expert stores whole; tensors that no adapter moves do not count.
+    DIFFERS: with `scope: model` the share is taken over all coordinates together, as in the code of KnOTS, and once more over the
+    tensors that an expert stores whole; tensors that no adapter moves do not count.
     """
     if space is None:
         return measure.thresholds(models, density, scope=scope, **settings)

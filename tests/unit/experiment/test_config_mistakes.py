@@ -231,6 +231,10 @@ MISTAKES = {
         ("variants.yaml", "permuted", "coefficients", {"nan": {}}),
         "config/variants.yaml: permuted: the keys ['coefficients', 'control'] exclude each other; keep one",
     ),
+    "coefficients and a space": (
+        ("variants.yaml", "core", "coefficients", {"nan": {}}),
+        "config/variants.yaml: core: the keys ['coefficients', 'space'] exclude each other; keep one",
+    ),
     "a table of no method": (
         ("tables.yaml", "tables", "main", "methods", ["permutted", "ties*"]),
         "config/tables.yaml: tables: main: methods, without: unknown 'permutted'; known are: ",

@@ -1,15 +1,17 @@
 """Spaces: their coordinates are lossless, equal those of the papers on dense matrices, and do not depend on arbitrary vectors."""
 
+import copy
 import functools
 
 import numpy as np
 import oracles_spaces
 import pytest
+from cases import variants
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.combine import disjoint_sum
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.recipe import STAGES, bind, hyper_parameters, requirements
+from nan_merge.methods.recipe import bind, requirements
 from nan_merge.methods.spaces import core, knots
 
 SCALED = functools.partial(knots, singular_values="blocks")
@@ -143,20 +145,15 @@ def test_operators_that_need_more_than_task_vectors_are_refused(stage, operator)
         bind({stage: operator, "space": "core"})
 
 
-def test_no_other_operator_reads_the_base_or_calibration():
-    """The list above is complete: the others never look."""
-
-    class Blind(TensorContext):
-        def __getattribute__(self, key):
-            if key in ("base", "calibration"):
-                raise AssertionError("looked at")
-            return super().__getattribute__(key)
-
-    taus = np.random.default_rng(0).standard_normal((3, 6, 5))
-    plain = {n: o for n, o in STAGES["combine"].items() if n not in BEYOND["combine"] and "exclude" not in hyper_parameters(o)}
-    assert len(plain) > 5
-    for operator in plain.values():
-        operator(taus, C, Blind("w", task=0))
+@pytest.mark.parametrize("stage", ["preprocess", "combine", "postprocess"])
+def test_operators_that_are_not_declared_never_read_the_base(stage):
+    base, *taus = np.random.default_rng(0).standard_normal((4, 6, 5))
+    for name, operator in variants(stage).items():
+        if getattr(operator.func, "of_weights", False) or getattr(operator.func, "requires", "thresholds") != "thresholds":
+            continue
+        inputs = {"preprocess": (taus[0],), "combine": (taus, C), "postprocess": (taus[0], taus)}[stage]
+        found = [operator(*copy.deepcopy(inputs), TensorContext("w", base=known, task=0)) for known in (None, base)]
+        assert np.array_equal(*found), name
 
 
 def test_what_is_measured_names_its_space():

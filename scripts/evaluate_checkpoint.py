@@ -2,11 +2,13 @@
 
 import argparse
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line
@@ -17,7 +19,7 @@ from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset, is_number
 from nan_merge.data.metrics import METRICS, score, standard_error
 from nan_merge.models.classification import Forward, digest_files, embed
-from nan_merge.models.heads import Head, predict
+from nan_merge.models.heads import Head, answers
 from nan_merge.models.registry import find_family
 from scripts.arguments import options
 
@@ -27,21 +29,26 @@ PREFIX = {"test": "", "validation": "validation_"}  # of the name of a metric
 def main() -> None:
     """Parse the command line and score."""
     args = arguments().parse_args()
-    if len(args.checkpoints) not in (1, len(args.datasets)):
+    if len(args.checkpoints) not in (1, len(args.datasets)) and not args.ensemble:
         raise UserError(f"{len(args.checkpoints)} checkpoints for {len(args.datasets)} data sets; give one, or one for each")
     if min(args.batch_size, args.threads) < 1:
         raise UserError(f"--batch-size {args.batch_size}, --threads {args.threads}: expected 1 or more of both")
     metrics = chosen(args.metrics, [folder.name for folder in args.datasets])
     forward, module = Forward(args.device, args.precision, args.threads), find_family(args.family)
-    load = functools.lru_cache(maxsize=1)(module.load)
+    load = functools.lru_cache(maxsize=len(args.checkpoints) if args.ensemble or args.joint else 1)(module.load)
     scores: list[dict[str, Any]] = []
     predictions: dict[str, Any] = {}
-    checkpoints = args.checkpoints * (len(args.datasets) if len(args.checkpoints) == 1 else 1)
-    for checkpoint, dataset, head in zip(checkpoints, args.datasets, args.heads, strict=True):
+    for number, dataset in enumerate(args.datasets):
         data, task = Dataset(dataset), dataset.name
         inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
-        embeddings = embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
-        found = predict(embeddings, checked(embeddings, head, checkpoint, data, args.precision))
+
+        @functools.cache
+        def embedded(checkpoint: Path, inputs: np.ndarray = inputs) -> np.ndarray:
+            return embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
+
+        logits = [logits_of(args, each, embedded) for each in (range(len(args.datasets)) if args.joint else [number])]
+        labels = labels + sum(each.shape[1] for each in logits[:number]) if args.joint else labels
+        found = answers(torch.cat(logits, 1))
         measured = measure(metrics.get(task, "accuracy"), args.split, found, labels)
         common = {"suite": args.suite, "method": args.method, "task": task}
         for name, numbers in measured.items():
@@ -58,12 +65,25 @@ def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     given = ("family", "checkpoints", "datasets", "heads", "device", "precision", "suite", "method", "seed", "scores")
     parser = options(__doc__, *given)
+    parser.add_argument("--ensemble", action="store_true", help="score the mean of the logits of all checkpoints")
+    parser.add_argument("--joint", action="store_true", help="tell the classes of all data sets apart, each by its own head")
     parser.add_argument("--split", choices=sorted(PREFIX), default="test")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="TASK=METRIC", help=f"not accuracy: {', '.join(METRICS)}")
     parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
     parser.add_argument("--predictions", type=Path, required=True)
     return parser
+
+
+def logits_of(args: argparse.Namespace, number: int, embedded: Callable[[Path], np.ndarray]) -> torch.Tensor:
+    """Return the logits (N, C) of the classes of one task: of its checkpoint, or the mean of all of an ensemble."""
+    own = args.checkpoints[number : number + 1] if len(args.checkpoints) > 1 else args.checkpoints
+    data, head = Dataset(args.datasets[number]), args.heads[number]
+    found = [
+        checked(embedded(each), head, each, data, args.precision)(torch.from_numpy(embedded(each)))
+        for each in (args.checkpoints if args.ensemble else own)
+    ]
+    return sum(found[1:], found[0]) / len(found)
 
 
 def chosen(pairs: list[str], tasks: list[str]) -> dict[str, str]:

@@ -25,7 +25,10 @@ def main() -> None:
         found = f"expected {examples} training examples, found {len(labels)}"
         raise UserError(f"{args.dataset}: {found}; lower `sizes` of the suite, or raise its `splits: train:`")
     head = Head.read(args.head)
+    start = args.settings.pop("initialisation", None)
     encoder = module.load(args.base)
+    if start is not None:  # a network of random weights of its own
+        module.initialise(encoder, [args.seed, start])
     forward.place(encoder)
     show = steps(f"finetune {args.output.name}", args.settings["steps"])
     finetune(encoder, inputs, labels, head, args.settings, args.seed, show)

@@ -22,7 +22,10 @@ def main() -> None:
     for folder, head in zip(args.datasets, args.heads, strict=True):
         data, scale = Dataset(folder), args.settings["logit_scale"]
         tasks.append(Task(data.inputs("train"), data.labels("train"), Head.read(head), scale))
-    encoder = find_family(args.family).load(args.base)
+    module, start = find_family(args.family), args.settings.pop("initialisation", None)
+    encoder = module.load(args.base)
+    if start is not None:  # a network of random weights of its own
+        module.initialise(encoder, [args.seed, start])
     forward.place(encoder)
     show = steps(f"finetune {args.output.name}", len(tasks) * args.settings["steps"])
     finetune_joint(encoder, tasks, args.settings, args.seed, show)

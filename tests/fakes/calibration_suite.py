@@ -22,7 +22,7 @@ from nan_merge.methods.recipe import bind
 from nan_merge.models import training
 from nan_merge.models.families import text_encoder
 from nan_merge.models.training import Task
-from scripts import collect_calibration, collect_gram_plus, finetune_joint, learn_coefficients
+from scripts import collect_calibration, collect_jointly, finetune_joint, learn_coefficients
 
 WIDTH, VOCABULARY = 8, 30
 CONFIG = {**tiny.BERT, "hidden_size": WIDTH, "intermediate_size": 12, "max_position_embeddings": 10, "vocab_size": VOCABULARY}
@@ -33,7 +33,7 @@ PLUS = {"preprocess": {"trim": {"density": 0.3}}, "combine": {"disjoint_sum": {"
 SCRIPTS = {
     "fisher": collect_calibration,
     "gram": collect_calibration,
-    "gram_plus": collect_gram_plus,
+    "gram_plus": collect_jointly,
     "learned": learn_coefficients,
     "joint": finetune_joint,
 }
@@ -89,7 +89,7 @@ def arguments(suite: Path, script: str, output: Path) -> list[str]:
     of_script = {
         "fisher": ["collect_calibration", "--kind", "fisher", *one, *small],
         "gram": ["collect_calibration", "--kind", "gram", *one, *small],
-        "gram_plus": ["collect_gram_plus", "--kind", "gram_plus", *base, *experts, *small,
+        "gram_plus": ["collect_jointly", "--kind", "gram_plus", *base, *experts, *small,
                       "--datasets", *(f"{name}={folder}" for name, folder in zip(EXPERTS, data, strict=True))],
         "learned": ["learn_coefficients", *base, *experts, *several, "--logit-scale", "10",
                     "--suite", "s", "--method", "m", "--seed", "0", "--spec", json.dumps(learned)],

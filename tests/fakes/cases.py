@@ -61,7 +61,9 @@ def draw(*shape, seed=0, size=1.0):
 
 
 def calibration(kind, shape, count, transposed=False):
-    """Return the calibration of a kind: positive numbers, or Gram matrices of the inputs of a layer; [] for no kind."""
+    """Return the calibration of a kind: positive numbers, Gram matrices of the inputs of a layer, or groups; [] for no kind."""
+    if kind == "matching" and shape:
+        return [np.concatenate([np.random.default_rng(10).permutation(size) for size in shape[:2]]) for _ in range(count)]
     if kind == "fisher":
         return [10.0 ** draw(*shape, seed=10 + t) for t in range(count)]
     if kind == "gram" and len(shape) >= 2 and set(shape[2:]) <= {1}:
@@ -72,7 +74,8 @@ def calibration(kind, shape, count, transposed=False):
 
 def context(operator, shape, count=3, transposed=False):
     """Return the context of a layer's weight of this shape, with the calibration that the operator requires."""
-    found = calibration(getattr(operator.func, "requires", None), shape, count, transposed)
+    needed = getattr(operator.func, "requires", None) if operator.func in STAGES["combine"].values() else None
+    found = calibration(needed, shape, count, transposed)
     base = draw(*shape, seed=BASE_SEED)
     at = {"expert": "a", "seed": 1, "threshold": 0.5, "depth": 0.5, "task": 0, "transposed": transposed}
     return TensorContext("layer.0.weight", base=base, calibration=found, **at)

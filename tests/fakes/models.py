@@ -133,8 +133,8 @@ def enough(recipe: Recipe, experts: Mapping[str, Path]) -> dict[str, Path]:
 
 def calibration_for(recipe: Recipe, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
     """Return the calibration that a method requires, {} if it requires none."""
-    kind = getattr(recipe.combine.func, "requires", None)
-    return calibration(kind, base, experts) if kind else {}
+    kinds = [kind for kind in recipe.requirements if kind in ("fisher", "gram", "matching")]
+    return calibration(kinds[0], base, experts) if kinds else {}
 
 
 def calibration(kind: str, base: Path, experts: Iterable[str]) -> dict[str, Checkpoint]:
@@ -147,11 +147,20 @@ def calibration(kind: str, base: Path, experts: Iterable[str]) -> dict[str, Chec
 
 
 def drawn_calibration(kind: str, base: Checkpoint, seed: int) -> dict[str, np.ndarray]:
-    """Draw a positive number for every entry (`fisher`), or a Gram matrix of 30 inputs for every matrix (`gram`)."""
+    """Draw calibration of a kind for every tensor.
+
+    `fisher` is a positive number for every entry, `gram` a Gram matrix of 30 inputs for every matrix, `matching` a group for
+    every output and input of some tensors; the outputs of one of them stay apart.
+    """
     rng = np.random.default_rng(seed)
     shapes = {name: entry.shape for name, entry in base.entries.items() if entry.is_float}
     if kind == "fisher":
         return {name: np.asarray(10 ** rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
+    if kind == "matching":
+        apart, layers = "encoder.layer.1.dense.weight", {name: shapes[name][:2] for name in shapes if ".dense." in name}
+        drawn = {name: np.concatenate([rng.integers(size, size=size) for size in sizes]) for name, sizes in layers.items()}
+        drawn[apart][: shapes[apart][0]] = -1
+        return drawn
     inputs = {name: rng.standard_normal((30, shape[1])) for name, shape in shapes.items() if len(shape) == 2}
     return {name: np.asarray(x.T @ x / len(x), np.float32) for name, x in inputs.items()}
 

@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 import oracles_matrix
 import oracles_operators
+import oracles_units
 
 
 @dataclass
@@ -129,6 +130,30 @@ def preprocessed(m, operator):
         for t, expert in enumerate(m.experts)
     ]
     return replace(m, tau=np.stack(rows))
+
+
+def matched(m):
+    """Return the model with task vectors of networks whose units are in common groups."""
+
+    def one(name, taus, _, t):
+        statistics = m.calibration["matching"].get(name, ())
+        if not len(statistics):
+            return taus[t]
+        return oracles_units.matched(taus + base_of(m, name), statistics)[t] - base_of(m, name)
+
+    rows = [by_tensor(m, alike(m, 1.0), partial(one, t=t)) for t in range(len(m.tau))]
+    return replace(m, tau=np.stack(rows))
+
+
+def shared_trunk(m, c):
+    """Sum the tensors whose outputs are in groups, and take the others of the first network."""
+
+    def one(name, taus, alpha):
+        statistics = m.calibration["matching"].get(name, ())
+        shared = taus[0].ndim and oracles_units.is_shared(statistics, len(taus[0]))
+        return np.tensordot(alpha, taus, 1) if shared else taus[0]
+
+    return by_tensor(matched(m), c, one)
 
 
 def starred(m):
@@ -386,6 +411,8 @@ HOSTS = {
     "task_arithmetic_lines": (lambda m, c: lines(m, added(m, c)), {"mean": 0.3}),
     "magmax": (lambda m, c: oracles_operators.max_magnitude(c * m.tau), {"mean": 0.5}),
     "consensus": (lambda m, c: oracles_operators.consensus(m.tau, c), {"mean": 0.3}),
+    **dict.fromkeys(("rebasin", "zipit"), (lambda m, c: added(matched(m), c), TOTAL)),
+    "zipit_partial": (shared_trunk, TOTAL),
     "fisher": (fisher, ONE),
     "fisher_normalised": (lambda m, c: fisher(m, c * shares(information(m))[:, None]), ONE),
     "emr": (lambda m, c: by_tensor(m, c, lambda _, taus, alpha: oracles_operators.emr(taus, alpha, 0)), ONE),
@@ -447,6 +474,7 @@ OWN = {  # coefficients that are not all equal
     "metagpt": lambda m, **scale: nan(m, p=-2, **scale),
     **dict.fromkeys(("doge_lambda", "doge_ta"), lambda m, **scale: one_length(m)),
 }
+MATCHED = ("rebasin", "zipit", "zipit_partial")  # whose preprocess needs data, which norms are measured without
 LEARNED = [host for host in HOSTS if host.startswith("adamerging")]
 
 
@@ -498,7 +526,7 @@ ORACLES = {
         and not ("-" in host and name.endswith("_tuned"))
         and not (host.endswith("_tuned") and name.endswith(("_tuned", "_half")))  # which have a choice or a scale of their own
     },
-    **{on(host, "nan_processed"): oracle(host, by_processed(host)) for host in HOSTS if host not in LEARNED},
+    **{on(host, "nan_processed"): oracle(host, by_processed(host)) for host in HOSTS if host not in (*LEARNED, *MATCHED)},
     **{
         f"{host}+{name}": oracle(host, law)
         for host in ("weight_averaging", "task_arithmetic", "ties")

@@ -72,7 +72,7 @@ def test_every_requirement_is_pinned_once():
 def of_rules() -> dict[str, set[str]]:
     """Return the modules that start in each environment: the scripts of its rules, with families, readers and calibration."""
     modules: dict[str, set[str]] = {}
-    of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip"]}
+    of_family = {"text": ["text_encoder"], "clip": ["image_encoder", "clip", "open_clip", "convnet"]}
     of_family["causal_lm"] = ["sequence_classification", "causal_lm"]
     readers = {"text": ["texts"], "clip": ["images", "hub_images"], "causal_lm": ["glue"]}
     kinds = [f"nan_merge.calibration.{file.stem}" for file in (ROOT / "workflow/nan_merge/calibration").glob("[a-z]*.py")]

@@ -20,7 +20,7 @@ HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input", "splits", "corrupt"),
-    "checkpoints": ("family", "base", "text_tower", "head", "experts", "multitask", "merge"),
+    "checkpoints": ("family", "base", "network", "text_tower", "head", "experts", "multitask", "merge"),
 }
 
 
@@ -167,6 +167,11 @@ def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
     """Check that the tasks of a suite have what its heads are made of, and labels that fit their metrics."""
     record = experiment.suites[suite]
     known_names(f"{where}: metrics", record.get("metrics", {}), record["tasks"])
+    if record.get("joint") and (record.get("metrics") or [*map(set, record.get("groups", {}).values())] != [{*record["tasks"]}]):
+        raise UserError(
+            f"{where}: joint: classes of all tasks are told apart in one job, by accuracy: expected one group of all"
+            " tasks in `groups`, and no `metrics`"
+        )
     for task in record["tasks"]:
         labels = experiment.tasks[task].get("labels")
         if ("head" in record) != (labels is not None):
@@ -203,6 +208,8 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
             f"{where}: dequantise: only for a language model that experts are fine-tuned from here (`finetune: tasks:`), since"
             " the task vectors of other experts would hold the rounding of the base; remove the key"
         )
+    if ("base" in record) == ("network" in record) or ("network" in record and "finetune" not in record):
+        raise UserError(f"{where}: expected `base`, or else `network` with `finetune` (experts from random weights)")
     if "finetune" in record:
         _check_finetune(record, where, bool(harnessed))
     if harnessed:

@@ -13,7 +13,7 @@ from nan_merge.core.errors import UserError
 HOLE = "{}"
 OF_MAKING = ("alignment", "premise", "learn")  # keys of a suite that makes its models; one that scores those of another has none
 OF_TASKS = ("tasks", "groups", "metrics")
-OF_ONE_SUITE = ("label", "notes", "published", "data", "corrupt")
+OF_ONE_SUITE = ("label", "notes", "published", "data", "corrupt", "joint")
 OF_SCORING = (*OF_TASKS, *OF_ONE_SUITE, "harness", "vlm", "merges")  # what a suite with `merges` may say of itself
 
 

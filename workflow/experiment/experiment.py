@@ -23,6 +23,7 @@ from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, t
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
+from nan_merge.methods.units import ONE_BASE
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges
 INDIVIDUAL = "individual"  # the upper reference
@@ -163,8 +164,8 @@ class Experiment:
         return [suite for suite in self.suites if place(suite) == name]
 
     def base_asset(self, suite: str) -> str | None:
-        """Return the asset of the base of a suite, None for models of the user."""
-        return None if suite in self.models else str(self.suites[suite]["base"])
+        """Return the asset of the base of a suite, None for models of the user and experts trained from random weights."""
+        return None if suite in self.models else self.suites[suite].get("base")
 
     def expert_asset(self, suite: str, task: str) -> str | None:
         """Return the asset of a fetched expert, named as its task (or `multitask`), None if it is made here or of the user."""
@@ -219,7 +220,23 @@ class Experiment:
             settings["steps"] = max(1, round(epochs * settings["examples"] / settings["batch_size"]))
         if share and tasks[seed % len(tasks)] == task:
             settings["steps"] = max(1, round(share * settings["steps"]))
-        return settings
+        return settings | self._initialisation(suite, tasks.index(task))
+
+    def joint_training(self, suite: str) -> dict[str, Any]:
+        """Return the settings that the model of all tasks is trained with."""
+        return self.suites[suite]["finetune"] | self._initialisation(suite, len(self.suites[suite]["tasks"]))
+
+    def _initialisation(self, suite: str, number: int) -> dict[str, int]:
+        """Return the number of the random weights that a model begins at, where a suite has no base that is trained."""
+        return {"initialisation": number} if self.has_networks(suite) else {}
+
+    def has_networks(self, suite: str) -> bool:
+        """Return whether each expert of a suite is trained from random weights of its own."""
+        return "network" in self.suites.get(self.owner(suite), {})
+
+    def is_joint(self, suite: str) -> bool:
+        """Return whether the classes of all tasks of a suite are told apart."""
+        return bool(self.suites[suite].get("joint", False))
 
     def rotated_sizes(self, suite: str, seed: int) -> dict[str, int]:
         """Return the training examples of every expert with a seed, where the suite has `sizes`; else {}."""
@@ -343,6 +360,10 @@ class Experiment:
             found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
         elif {"sizes", "undertrained"} & self.suites.get(suite, {}).get("finetune", {}).keys():
             found["multitask"] = "its experts are trained on other numbers of examples or steps with every seed"
+        if suite in self.suites and self.is_benchmarked(suite):
+            found["ensemble"] = "it is the mean of logits, and a harness reads those of one model"
+        if self.has_networks(suite):
+            found["pretrained"] = "its experts were trained from random weights, and have no base"
         found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
         return {method: reason for method, reason in found.items() if reason}
 
@@ -361,6 +382,8 @@ class Experiment:
             return f"the data of its expert {lost[0]} cannot be had here"
         if suite in self.suites and (space := operator_in(record, "space")[0]) != DEFAULTS["space"]:
             return f"the space '{space}' needs LoRA adapters, and the experts of a suite are whole models"
+        if "matching" in requirements(record, method) and not self.has_networks(suite):
+            return ONE_BASE
         if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
             return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
         if suite in self.models and ("calibration" in record or "learn" in record):

@@ -104,7 +104,7 @@ class FinishedRun:
             "id": suite,
             "label": record["label"],
             "family": record["family"],
-            "base": self._repository(record["base"]),
+            "base": self._repository(record.get("base")),
             "seeds": self.config["config"]["seeds"],
             "tasks": [self._task_record(suite, task) for task in self._task_ids(suite)],
             "skipped_methods": self.config["skipped_methods"].get(suite, {}),
@@ -133,9 +133,9 @@ class FinishedRun:
         found = {"config": arguments.get("config"), "split": arguments.get("origin", {}).get("test"), "commit": commit}
         return {"repo": spec["repo"], **{key: str(value) for key, value in found.items() if value}}
 
-    def _repository(self, asset: str) -> str:
+    def _repository(self, asset: str | None) -> str:
         """Return the hub id of a model that is an asset; empty if it comes from elsewhere."""
-        spec = self.config["assets"].get(asset, {})
+        spec = self.config["assets"].get(asset or "", {})
         return str(spec["repo"]) if spec.get("kind") == "hub" else ""
 
     def method_record(self, method: str) -> dict[str, Any]:

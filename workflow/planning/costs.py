@@ -197,7 +197,7 @@ WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {
     **dict.fromkeys(
         ("align_checkpoint", "finetune_checkpoint", "finetune_language", "finetune_premise", "finetune_joint"), _train
     ),
-    **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
+    **dict.fromkeys(("collect_calibration", "collect_jointly"), _calibration),
     "learn_coefficients": _learn,
     **dict.fromkeys(("measure_weights", "measure_threshold"), _measure),
     "measure_processed": _processed,

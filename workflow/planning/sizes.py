@@ -146,7 +146,7 @@ def _calibration(sizes: Sizes, job: PlannedJob) -> int:
 
 def collected_experts(sizes: Sizes, job: PlannedJob) -> int:
     """Return the number of experts whose calibration statistics a job collects."""
-    return sizes.experts(job.wildcards["suite"]) if job.rule == "collect_gram_plus" else 1
+    return sizes.experts(job.wildcards["suite"]) if job.rule == "collect_jointly" else 1
 
 
 def _scores(sizes: Sizes, job: PlannedJob) -> int:
@@ -183,7 +183,7 @@ OUTPUTS: dict[str, Callable[[Sizes, PlannedJob], int | None]] = {
     "fetch_asset": _asset,
     "fetch_model": lambda sizes, job: None,
     "prepare_dataset": _dataset,
-    **dict.fromkeys(("collect_calibration", "collect_gram_plus"), _calibration),
+    **dict.fromkeys(("collect_calibration", "collect_jointly"), _calibration),
     **dict.fromkeys(("evaluate_checkpoint", "evaluate_candidate"), _scores),
     "score_subset": _subset,
     "evaluate_benchmark": lambda sizes, job: scored(sizes, job) * (2 * LABEL + 2 * SAMPLE),

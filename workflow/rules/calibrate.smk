@@ -37,8 +37,8 @@ rule collect_calibration:
         " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
-rule collect_gram_plus:
-    # Every layer is read behind merged ones, so one job collects the statistics of all experts of a suite.
+rule collect_jointly:
+    # Layers are read behind merged ones, or compared between experts, so one job collects the statistics of all of a suite.
     input:
         base=base_model,
         experts=expert_folders,
@@ -46,9 +46,9 @@ rule collect_gram_plus:
     output:
         directory("results/calibration/{suite}/{calibration}/seed{seed}"),
     log:
-        "results/logs/collect_gram_plus/{suite}/{calibration}/seed{seed}.log",
+        "results/logs/collect_jointly/{suite}/{calibration}/seed{seed}.log",
     benchmark:
-        "results/benchmarks/collect_gram_plus/{suite}/{calibration}/seed{seed}.tsv"
+        "results/benchmarks/collect_jointly/{suite}/{calibration}/seed{seed}.tsv"
     wildcard_constraints:
         calibration=any_of(JOINT_CALIBRATION),
     conda:
@@ -64,11 +64,11 @@ rule collect_gram_plus:
         datasets=named_datasets,
         family=family,
         device=DEVICE,
-        code=code_with_family("scripts.collect_gram_plus"),
+        code=code_with_family("scripts.collect_jointly"),
     message:
-        "collect_gram_plus: {wildcards.suite}, {wildcards.calibration}, seed {wildcards.seed}"
+        "collect_jointly: {wildcards.suite}, {wildcards.calibration}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.collect_gram_plus --family {params.family:q} --kind {params.kind:q} --base {input.base:q}"
+        "python -m scripts.collect_jointly --family {params.family:q} --kind {params.kind:q} --base {input.base:q}"
         " --experts {params.experts:q} --datasets {params.datasets:q} --device {params.device:q} --output {output:q}"
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
@@ -130,7 +130,7 @@ rule finetune_joint:
         mem_mb=memory(2500, per_input=6),
         runtime=minutes(480),
     params:
-        spec=spec(settings=section("finetune")),
+        spec=spec(settings=joint_training),
         family=family,
         code=code_with_family("scripts.finetune_joint"),
     message:

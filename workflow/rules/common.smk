@@ -84,7 +84,9 @@ PER_TASK_METHODS = [
 ]
 BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
-JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] == "gram_plus"]
+JOINT_CALIBRATION = [
+    name for name, record in experiment.calibration.items() if record["kind"] in ("gram_plus", "matching")
+]
 THRESHOLDS, PROCESSED = map(experiment.needing, (experiment.thresholds, experiment.processed))
 
 

@@ -26,12 +26,14 @@ rule evaluate_checkpoint:
         family=family,
         scoring=SCORING,
         metrics=metrics_option,
+        joint=joint_options,
         code=code_with_family("scripts.evaluate_checkpoint"),
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
     shell:
         "python -m scripts.evaluate_checkpoint --family {params.family:q} --checkpoints {input.checkpoints:q}"
         " --datasets {input.datasets:q} --heads {input.heads:q} --split {params.split:q} {params.scoring:q} {params.metrics:q}"
+        " {params.joint:q}"
         " --threads {threads} --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q}"
         " --scores {output.scores:q} --predictions {output.predictions:q} 2>&1 | tee {log:q}"
 

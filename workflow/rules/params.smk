@@ -5,6 +5,7 @@
 ENVIRONMENTS = {
     "text_encoder": "text",
     "image_encoder": "clip",
+    "convnet": "clip",
     "open_clip": "clip",
     "sequence_classification": "causal_lm",
     "vlm": "causal_lm",
@@ -84,6 +85,12 @@ def unique_option(wildcards):
     """Whether the reader of a data set drops examples that stand in two splits; readers of the hub's data keep what there is."""
     reader = experiment.tasks[wildcards.task]["reader"].partition(".")[0]
     return ["--unique"] if reader in ("texts", "images") else []
+
+
+def joint_options(wildcards):
+    """Whether the classes of all tasks are told apart, and whether the checkpoints answer together."""
+    joint = ["--joint"] * experiment.is_joint(wildcards.suite)
+    return [*joint, *["--ensemble"] * (wildcards.method == "ensemble")]
 
 
 def task_option(wildcards):
@@ -257,6 +264,11 @@ def language_training(wildcards):
 def training(wildcards):
     """`finetune:` of the suite with the training examples and steps of one expert."""
     return experiment.training(wildcards.suite, task_of(wildcards), int(wildcards.seed))
+
+
+def joint_training(wildcards):
+    """`finetune:` of the suite for the model that is trained on all tasks."""
+    return experiment.joint_training(wildcards.suite)
 
 
 def premise_settings(wildcards):

@@ -162,6 +162,8 @@ def scored_checkpoints(wildcards):
         return base_model(wildcards)
     if method == "multitask":
         return expert(suite, seed, "multitask")
+    if method == "ensemble":
+        return list(experts(wildcards).values())
     if method == "individual":  # a task that no expert was trained on is left to the base
         own = [experiment.own_expert(suite, task) for task in experiment.groups(suite)[wildcards.group]]
         return [experts(wildcards)[name] if name else base_model(wildcards) for name in own]

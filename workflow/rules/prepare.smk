@@ -78,6 +78,35 @@ rule prepare_checkpoint:
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
+ruleorder: build_network > prepare_checkpoint
+
+
+rule build_network:
+    # The base of experts that are trained from random weights of their own.
+    output:
+        directory("results/checkpoints/{suite}/pretrained"),
+    log:
+        "results/logs/build_network/{suite}.log",
+    benchmark:
+        "results/benchmarks/build_network/{suite}.tsv"
+    wildcard_constraints:
+        suite=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "network" in record),
+    conda:
+        environment
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(15),
+    params:
+        spec=spec(network=section("network")),
+        family=family,
+        code=code_with_family("scripts.build_network"),
+    message:
+        "build_network: {wildcards.suite}"
+    shell:
+        "python -m scripts.build_network --family {params.family:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
 use rule prepare_checkpoint as prepare_expert with:
     input:
         base="results/checkpoints/{checkpoints}/pretrained",

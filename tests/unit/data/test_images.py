@@ -114,6 +114,14 @@ def test_a_published_test_split_stays_one(sources):
     assert not own & (found["train"] | found["validation"] | found["alignment"])
 
 
+def test_images_of_the_named_labels_alone_are_read(sources):
+    every = READERS["idx"]([sources["idx"]], classes=["even", "odd"], side=5)
+    some = READERS["idx"]([sources["idx"]], classes={"1": "odd"}, side=5)
+    for split, (images, labels) in every.items():
+        assert (some[split][0] == images[labels == 1]).all() and len(some[split][0]) == (labels == 1).sum() > 0
+        assert not some[split][1].any()
+
+
 def test_pixels_and_labels_are_read_as_written(sources):
     images, labels = READERS["rows"]([sources["rows"]], classes=[], side=4, top=16)["train"]
     rows = np.loadtxt(sources["rows"] / "some.csv.gz", delimiter=",")

@@ -160,7 +160,7 @@ def test_every_suite_task_and_asset_is_valid_and_used():
     }
     used = {asset for task in found.tasks.values() for asset in task["assets"]}
     for name, suite in found.suites.items():
-        used |= {suite["base"], suite.get("text_tower"), suite.get("input", {}).get("tokenizer")}
+        used |= {suite.get("base"), suite.get("text_tower"), suite.get("input", {}).get("tokenizer")}
         used |= {suite.get("vlm", {}).get(key) for key in ("clip", "processor")}
         used |= {found.expert_asset(name, expert) for expert in [*found.experts(name), "multitask"]}
     used -= {None}

@@ -32,7 +32,7 @@ def model_of(base, folders):
     layers = {str(i): [name for name in SHAPES if f"layer.{i}." in name] for i in range(2)}
     layers["rest"] = [name for name in SHAPES if "layer." not in name]
     tau = np.stack([flat(tensors_of(folder)) - theta for folder in folders.values()])
-    statistics = {kind: seen(kind, base, folders) for kind in ("fisher", "gram")}
+    statistics = {kind: seen(kind, base, folders) for kind in ("fisher", "gram", "matching")}
     return Model(theta, tau, spans, layers, list(folders), SHAPES, statistics, EXAMPLES)
 
 

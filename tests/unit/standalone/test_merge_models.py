@@ -141,6 +141,9 @@ MORE = {
     "fisher": "needs data (calibration: fisher), which only a suite has",
     "adamerging_task": "needs data (learn: ",
     "emr": "makes a model for each task, not one",
+    "zipit": "--method zipit: it matches the units of networks trained from different random weights",
+    "zipit_partial": "the units of experts of one base are in one order already; choose task_arithmetic, ties or",
+    "ensemble": "merges nothing (the mean of the logits of all experts",
 }
 
 

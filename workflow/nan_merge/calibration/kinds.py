@@ -13,11 +13,12 @@ from typing import Any
 from nan_merge.calibration.fisher import fisher
 from nan_merge.calibration.gram import gram
 from nan_merge.calibration.gram_plus import gram_plus
+from nan_merge.calibration.matching import matching
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import hyper_parameters
 
 KINDS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (fisher, gram)}  # of one expert
-KINDS_TOGETHER: dict[str, Callable[..., Any]] = {f.__name__: f for f in (gram_plus,)}  # of all experts at once
+KINDS_TOGETHER: dict[str, Callable[..., Any]] = {f.__name__: f for f in (gram_plus, matching)}  # of all experts at once
 
 
 def bound(kind: Callable[..., Any], settings: Mapping[str, Any], where: str) -> functools.partial[Any]:

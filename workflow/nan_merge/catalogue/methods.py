@@ -22,7 +22,7 @@ from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
 
 STAGES = tuple(OPERATORS)
-REFERENCES = ("pretrained", "individual", "multitask")  # rows without a merge
+REFERENCES = ("pretrained", "individual", "multitask", "ensemble")  # rows without a merge
 FILE, VARIANTS = "config/methods.yaml", "config/variants.yaml"
 SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/schemas/variants.schema.yaml"}
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
@@ -141,6 +141,9 @@ class Catalogue:
         if "variant" in record:
             return f"'{record['variant']}' has replaced its coefficients already"
         new, values = operator_in(entry, "coefficients")
+        needed = getattr(OPERATORS["preprocess"][operator_in(record, "preprocess")[0]], "requires", "thresholds")
+        if values.get("norm_of") == "processed" and needed != "thresholds":
+            return f"its preprocess needs {needed} statistics, which norms are measured without"
         if entry.get("scale") == "host" and is_finished(COEFFICIENTS[new]):
             return f"`{new}` gives finished coefficients, which have no scale; remove `scale: host` from {VARIANTS}"
         if entry.get("scale") == "host" and (own := [key for key in SCALE if values.get(key) is not None]):

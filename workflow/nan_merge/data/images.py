@@ -122,11 +122,17 @@ def to_rgb_square(images: np.ndarray, side: int) -> np.ndarray:
     return images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
 
 
-def idx(sources: list[Path], classes: list[str], side: int) -> Splits:
-    """Read the training and test files of Fashion-MNIST (gzipped IDX: big-endian header, then uint8)."""
+def idx(sources: list[Path], classes: list[str] | Mapping[str, str], side: int) -> Splits:
+    """Read the training and test files of Fashion-MNIST (gzipped IDX: big-endian header, then uint8).
+
+    Of classes in a mapping, whose keys are labels of the files, only the images of these are kept.
+    """
     parts = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         images, labels = (_idx(next(sources[0].glob(f"{stem}-{kind}-idx?-ubyte.gz"))) for kind in ("images", "labels"))
+        if isinstance(classes, Mapping):
+            kept, labels = np.nonzero(labels[:, None] == np.array([int(key) for key in classes]))
+            images = images[kept]
         parts[split] = (images, labels.astype(np.int64))
     return parts
 

@@ -67,7 +67,8 @@ class Contexts:
     def of_expert(self, context: TensorContext, expert: str) -> TensorContext:
         """Return the context of the same tensor of one expert."""
         rows = self.thresholds.get(expert, {})
-        return replace(context, expert=expert, threshold=rows.get(context.tensor, rows.get(MODEL, 0.0)))
+        threshold = rows.get(context.tensor, rows.get(MODEL, 0.0))
+        return replace(context, expert=expert, index=list(self.models.experts).index(expert), threshold=threshold)
 
     def preprocess(self, recipe: Recipe, taus: Any, context: TensorContext) -> Any:
         """Overwrite the task vectors (T, ...) of one tensor with the preprocessed ones, and return them."""

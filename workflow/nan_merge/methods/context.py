@@ -27,6 +27,7 @@ class TensorContext:
     tensor: str  # its name
     start: int = 0  # flat index in the tensor of the first element of the arrays
     expert: str = ""  # its name; empty in `combine` and `postprocess`
+    index: int = 0  # of the expert among all, in the order of `calibration`
     seed: int = 0  # of random draws
     threshold: float = 0.0  # magnitude at which `trim` cuts the tensor of this expert
     base: Array = None  # values of the base, for operators on whole tensors
@@ -78,8 +79,8 @@ def whole(operator: Callable[..., Any]) -> Callable[..., Any]:
 def requires(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare what must be measured before an operator runs; the result reaches it in its context.
 
-    `thresholds` are measured from task vectors with the operator's own hyper-parameters; `fisher` and `gram` are calibration
-    statistics, collected from data with the settings of config/calibration.yaml.
+    `thresholds` are measured from task vectors with the operator's own hyper-parameters; `fisher`, `gram` and `matching` are
+    calibration statistics, collected from data with the settings of config/calibration.yaml.
     """
 
     def mark(operator: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,14 +25,15 @@ from nan_merge.methods import (
     spaces,
     sparsify,
     spectral,
+    units,
 )
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.varying import check_filters, value_at
 
 Operator = Callable[..., Any]
-PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS | rescale.PREPROCESS
+PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS | rescale.PREPROCESS | units.PREPROCESS
 COMBINE = combine.COMBINE | sparsify.COMBINE | importance.COMBINE | geometry.COMBINE | orthogonal.COMBINE | spectral.COMBINE
-COMBINE |= covariance.COMBINE | interference.COMBINE | ace.COMBINE
+COMBINE |= covariance.COMBINE | interference.COMBINE | ace.COMBINE | units.COMBINE
 STAGES: dict[str, dict[str, Operator]] = {
     "space": spaces.SPACES,
     "preprocess": PREPROCESS,

@@ -70,6 +70,10 @@ class Head:
 
 
 def predict(embeddings: np.ndarray, head: Head) -> np.ndarray:
-    """Return the class with the largest logit for each row, (N,) int64; of a head with one output that output, float32."""
-    logits = head(torch.from_numpy(embeddings))
-    return (logits[:, 0] if head.outputs == 1 else logits.argmax(dim=1)).numpy()
+    """Return the answers of a head to embeddings (N, d), as `answers` gives them."""
+    return answers(head(torch.from_numpy(embeddings)))
+
+
+def answers(logits: Tensor) -> np.ndarray:
+    """Return the class with the largest of the logits (N, C) for each row, (N,) int64; of one output that output, float32."""
+    return (logits[:, 0] if logits.shape[1] == 1 else logits.argmax(dim=1)).numpy()

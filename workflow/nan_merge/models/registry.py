@@ -9,7 +9,8 @@ from types import ModuleType
 from nan_merge.core.errors import UserError
 from nan_merge.models import families as package
 
-HEADS = {  # function that makes heads -> what a suite of a family without it writes
+NEEDED = {  # function of some families -> what a suite of another family writes
+    "build": "its models are fine-tuned from a base: write `base:` in place of `network:` of the suite",
     "head": "its experts keep their own: write `head: expert` in place of `text_tower:` of the suite",
     "extract_head": "its heads are made of class prompts: write `text_tower:` in place of `head: expert` of the suite",
 }
@@ -21,12 +22,12 @@ def family_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def find_family(name: str, heads: str | None = None) -> ModuleType:
-    """Import the module of a family; raise UserError for an unknown name, and for a family without the function `heads`."""
+def find_family(name: str, needed: str | None = None) -> ModuleType:
+    """Import the module of a family; raise UserError for an unknown name, and for a family without the function `needed`."""
     if name not in family_names():
         known = ", ".join(family_names())
         raise UserError(f"unknown family {name!r}; known: {known}; correct `family:` of the suite in config/suites")
     module = importlib.import_module(f"{package.__name__}.{name}")
-    if heads is not None and not hasattr(module, heads):
-        raise UserError(f"family {name} has no `{heads}`; {BENCHMARKS if hasattr(module, 'HARNESS') else HEADS[heads]}")
+    if needed is not None and not hasattr(module, needed):
+        raise UserError(f"family {name} has no `{needed}`; {BENCHMARKS if hasattr(module, 'HARNESS') else NEEDED[needed]}")
     return module

@@ -15,7 +15,8 @@ from nan_merge.catalogue.places import catalogue_root
 from nan_merge.core.errors import UserError
 from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
-from nan_merge.methods.recipe import bind, operator_in
+from nan_merge.methods.recipe import bind, operator_in, requirements
+from nan_merge.methods.units import ONE_BASE
 
 LONGEST = 80  # characters of the changes in a label
 MEASURED = ("thresholds", "processed")  # requirements that models alone meet
@@ -68,6 +69,8 @@ def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
     found = members[name]
     if name in REFERENCES:
         raise UserError(f"--method {name}: merges nothing ({found['summary']}); choose task_arithmetic, ties or ties+nan_delta")
+    if "matching" in requirements(found, name):
+        raise UserError(f"--method {name}: {ONE_BASE}; choose task_arithmetic, ties or ties+nan_delta")
     if not found.get("static", True):
         raise UserError(f"--method {name}: makes a model for each task, not one ({found['summary']}); choose another")
     if needs := [key for key in ("calibration", "learn") if key in found]:

@@ -1,4 +1,4 @@
-"""Collect Gram matrices of all experts layer by layer, behind layers that are merged already (rule collect_gram_plus)."""
+"""Collect calibration of all experts at once: Gram matrices behind merged layers, matched units (rule collect_jointly)."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def main() -> None:
     encoder = find_family(args.family).load(args.base)
     forward.place(encoder)
     with bar(args.kind, 0) as shown:
-        grams = collect(encoder, models, inputs, shown.update)
-    for expert, tensors in grams.items():
+        statistics = collect(encoder, models, inputs, shown.update)
+    for expert, tensors in statistics.items():
         examples = min(collect.keywords["examples"], len(inputs[expert]))
         record = {"kind": args.kind, "settings": collect.keywords, "examples": examples}
         write_calibration(args.output / expert, tensors, record | forward.elsewhere())

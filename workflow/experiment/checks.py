@@ -167,10 +167,10 @@ def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
     """Check that the tasks of a suite have what its heads are made of, and labels that fit their metrics."""
     record = experiment.suites[suite]
     known_names(f"{where}: metrics", record.get("metrics", {}), record["tasks"])
-    if record.get("joint") and (record.get("metrics") or [*map(set, record.get("groups", {}).values())] != [{*record["tasks"]}]):
+    if record.get("joint") and (record.get("metrics") or [*record.get("groups", {}).values()] != [record["tasks"]]):
         raise UserError(
             f"{where}: joint: classes of all tasks are told apart in one job, by accuracy: expected one group of all"
-            " tasks in `groups`, and no `metrics`"
+            " tasks, in their order, in `groups`, and no `metrics`"
         )
     for task in record["tasks"]:
         labels = experiment.tasks[task].get("labels")

@@ -108,7 +108,7 @@ class FinishedRun:
             "seeds": self.config["config"]["seeds"],
             "tasks": [self._task_record(suite, task) for task in self._task_ids(suite)],
             "skipped_methods": self.config["skipped_methods"].get(suite, {}),
-            **{key: record[key] for key in ("collection", "experts") if key in record},
+            **{key: record[key] for key in ("collection", "experts", "joint") if key in record},
         }
 
     def _task_record(self, suite: str, task: str) -> dict[str, Any]:

@@ -71,6 +71,8 @@ MISTAKES = {
     "no units": ("from_scratch", {"network": {"widths": [0], "projection": 3}}, "widths.0: expected a whole number of at"),
     "tasks in two jobs": (
         "from_scratch_joint", {"groups": {"one": ["fashion_last"]}}, "from_scratch_joint.yaml: joint: classes of all tasks"),
+    "tasks in another order": (
+        "from_scratch_joint", {"groups": {"all": ["fashion_last", "fashion_first"]}}, "one group of all tasks, in their order"),
     "another network": (
         "from_scratch_joint", {"network": {"widths": [3], "projection": 3}}, "says how models are made; remove the key"),
 }  # fmt: skip

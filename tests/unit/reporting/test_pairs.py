@@ -1,6 +1,7 @@
 """Every two rows are compared once, with the numbers of the tables; merges are told apart only where a test does so."""
 
-from itertools import combinations
+from dataclasses import replace
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -125,6 +126,16 @@ def test_examples_stay_within_their_room_and_say_so(run):
     for record in examples_of(study, answers, given, 3000):
         assert 0 < record["shown"] == len(record["texts"]) < record["differing"]
         assert sum(map(len, record["texts"])) < 1000
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_answers_among_the_classes_of_all_tasks_are_named_by_these(run, joint):
+    study, answers, _, given = run
+    own = {task["id"]: [f"{task['id']} {k}" for k in range(3)] for task in study.tasks}
+    datasets = {task: {"classes": names} for task, names in own.items()}
+    joined = replace(study, suite={**study.suite, "joint": joint}, datasets=datasets)
+    for record in examples_of(joined, answers, given, 10**6):
+        assert record["classes"] == ([*chain(*own.values())] if joint else own[record["task"]])
 
 
 def test_texts_of_other_examples_are_not_shown(run):

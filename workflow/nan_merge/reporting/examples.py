@@ -40,6 +40,7 @@ def _of_task(
     right = next(iter(given.values())).label
     if len(right) != len(shown) or any(not np.array_equal(each.label, right) for each in given.values()):
         return {}  # predictions for other examples than these
+    named = study.tasks if study.suite.get("joint") else [task]  # whose classes are told apart
     predictions = np.array([each.prediction for each in given.values()])
     differing = np.flatnonzero((predictions != predictions[0]).any(axis=0))
     there = [index for index in differing.tolist() if shown[index] is not None]
@@ -47,7 +48,7 @@ def _of_task(
     kept = there[: int(np.searchsorted(sizes, room, side="right"))]
     return {
         "task": task["id"],
-        "classes": [str(name) for name in study.datasets.get(task["id"], {}).get("classes", [])],
+        "classes": [str(name) for each in named for name in study.datasets.get(each["id"], {}).get("classes", [])],
         "shown": len(kept),
         "differing": len(differing),
         "index": kept,

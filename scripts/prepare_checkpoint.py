@@ -19,7 +19,7 @@ def main() -> None:
         find_family(args.family).dequantise(args.source, args.output)
         return
     settings = {} if args.max_relative_distance is None else {"max_relative_distance": args.max_relative_distance}
-    find_family(args.family).prepare(args.source, args.output, args.base, **settings)
+    find_family(args.family, "prepare").prepare(args.source, args.output, args.base, **settings)
 
 
 if __name__ == "__main__":

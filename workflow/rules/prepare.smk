@@ -60,6 +60,7 @@ rule prepare_checkpoint:
         "results/benchmarks/prepare_checkpoint/{checkpoints}/{stage}.tsv"
     wildcard_constraints:
         stage="prepared|pretrained",
+        checkpoints=any_of(experiment.checkpoints(s) for s, record in experiment.suites.items() if "base" in record),
     conda:
         environment
     resources:
@@ -76,9 +77,6 @@ rule prepare_checkpoint:
         "python -m scripts.prepare_checkpoint --family {params.family:q} --source {input.source:q} {params.base:q}"
         " {params.dequantise:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
-
-
-ruleorder: build_network > prepare_checkpoint
 
 
 rule build_network:

@@ -67,6 +67,11 @@ def test_the_base_is_the_network_of_zeros(tmp_path, monkeypatch):
     convnet.initialise(convnet.load(tmp_path / "base"), [0])  # what training begins with
 
 
+def test_a_network_is_not_prepared_from_a_base():
+    with pytest.raises(UserError, match=r"family convnet has no `prepare`; .* write `network:` in place of `base:`"):
+        find_family("convnet", "prepare")
+
+
 def test_a_family_that_is_fine_tuned_from_a_base_builds_no_network():
     with pytest.raises(UserError, match=r"family image_encoder has no `build`; .* write `base:` in place of `network:`"):
         find_family("image_encoder", "build")

@@ -10,6 +10,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.models import families as package
 
 NEEDED = {  # function of some families -> what a suite of another family writes
+    "prepare": "its experts are trained from random weights: write `network:` in place of `base:` of the suite",
     "build": "its models are fine-tuned from a base: write `base:` in place of `network:` of the suite",
     "head": "its experts keep their own: write `head: expert` in place of `text_tower:` of the suite",
     "extract_head": "its heads are made of class prompts: write `text_tower:` in place of `head: expert` of the suite",

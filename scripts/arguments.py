@@ -9,6 +9,7 @@ from nan_merge.core.scoring import PRECISIONS
 from nan_merge.core.text import parse_json, read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
+POINTS = "candidates and their points; null for trials"
 METHODS = "records in the order of the rows"
 OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
     **{name: {"type": Path} for name in ("base", "checkpoint", "dataset", "head", "text-tower", "output", "scores")},
@@ -54,7 +55,7 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
     """Add the files that tables, figures and the report are made from."""
     parser.add_argument("--scores", required=True, metavar="FILE.tsv")
     parser.add_argument("--comparisons", metavar="FILE.tsv")
-    for name in ("coefficients", "measures", "datasets", "premise", "data_checks"):
+    for name in ("coefficients", "measures", "datasets", "premise", "data_checks", "searches"):
         parser.add_argument(f"--{name}", nargs="*", default=[], metavar="FILE")
 
 

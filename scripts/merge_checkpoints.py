@@ -15,6 +15,7 @@ from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import bind
+from nan_merge.methods.space import put
 from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.model_card import digest
 from nan_merge.standalone.sources import Source
@@ -35,6 +36,7 @@ def main() -> None:
     args = parse_with_spec(parser, method_spec="stages space, preprocess, combine, postprocess", layout=LAYOUT, origins=origins)
     coefficients = read_json(args.coefficients)
     experts, method = parse_named_folders(args.experts), args.nested or coefficients["method"]
+    args.method_spec = put(args.method_spec, chosen_for_merge(coefficients))
     request = MergeRequest(
         unify_layout(args.base, experts, **args.layout),
         bind(args.method_spec, method),
@@ -59,6 +61,13 @@ def main() -> None:
     sources = {name: replace(Source.of(folder), **args.origins.get(name, {})) for name, folder in folders.items()}
     merge_and_document(request, sources, about, args.output, threads=args.threads, device_name=args.device)
     write_json(args.digest, digest(args.output))
+
+
+def chosen_for_merge(coefficients: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyper-parameters of preprocess, combine and postprocess that were chosen on validation, by path."""
+    chosen = coefficients.get("chosen")
+    stages = ("preprocess.", "combine.", "postprocess.")
+    return {path: value for path, value in chosen.items() if path.startswith(stages)} if isinstance(chosen, dict) else {}
 
 
 def about_method(method: str) -> dict[str, Any]:

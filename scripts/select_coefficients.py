@@ -1,27 +1,31 @@
-"""Choose the candidate with the best mean validation accuracy; of equals the one nearest to 0 (rule select_coefficients)."""
+"""Choose the candidate with the best average over tasks on validation (rule select_coefficients)."""
 
-from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
 from nan_merge.core.command_line import command_line
-from nan_merge.core.files import read_json, write_json
-from scripts.arguments import options
+from nan_merge.core.files import write_json
+from nan_merge.selection.choice import best, points_of, validation_scores
+from scripts.arguments import POINTS, options, parse_with_spec
 
 
 def main() -> None:
     """Parse the command line and choose."""
     parser = options(__doc__, "output")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="validation scores of all candidates")
-    args = parser.parse_args()
-    by_value = defaultdict(list)
-    for file in args.scores:
-        for score in read_json(file)["scores"]:
-            by_value[float(score["method"].partition("-")[2])].append(score["value"])
-    means = {value: fmean(by_value[value]) for value in sorted(by_value, key=lambda value: (abs(value), value))}
-    best = max(means, key=lambda value: means[value])
-    write_json(args.output, {"value": best, "means": {f"{value:g}": mean for value, mean in means.items()}})
-    print(f"chosen {best:g} of {', '.join(f'{value:g}: {mean:.4f}' for value, mean in means.items())}")
+    parser.add_argument("--trials", type=Path, nargs="*", default=[], help="points of trials")
+    args = parse_with_spec(parser, points=POINTS, by_value="whether one number of the coefficients is chosen from a grid")
+    points = points_of(args.points, args.trials)
+    averages = {name: fmean(by_task.values()) for name, by_task in validation_scores(args.scores).items()}
+    chosen = best(averages, points)
+    if args.by_value:
+        values = {name: float(next(iter(point.values()))) for name, point in points.items()}
+        ranked = sorted(averages, key=lambda name: (abs(values[name]), values[name]))
+        record = {"value": values[chosen], "means": {f"{values[name]:g}": averages[name] for name in ranked}}
+    else:
+        record = {"candidate": chosen, "point": points[chosen], "averages": averages}
+    write_json(args.output, record)
+    print(f"chosen {chosen} of {', '.join(f'{name}: {average:.4f}' for name, average in averages.items())}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from nan_merge.catalogue.files import known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.methods import Catalogue
+from nan_merge.catalogue.tune import SCHEMA as TUNE
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.methods.schema import stages
@@ -73,7 +74,7 @@ def keys(name: str) -> str:
     """Return the table of the keys of a config file, from workflow/schemas/<name>.schema.yaml."""
     schema = read_yaml(ROOT / f"workflow/schemas/{name}.schema.yaml")
     top = schema if "properties" in schema else schema["additionalProperties"]
-    return table(["key", "value", "meaning"], rows(top, schema.get("$defs", {})))
+    return table(["key", "value", "meaning"], rows(top, {**schema.get("$defs", {}), "tune": TUNE}))
 
 
 def operators(stage: str) -> str:
@@ -146,7 +147,7 @@ def hosts(group: str) -> str:
 
 def variants(group: str) -> str:
     """Return the table of the variants of a group: id, label, what, paper, data."""
-    records = {name: record for name, record in Catalogue(ROOT).variants.items() if record["group"] == group}
+    records = {name: record for name, record in Catalogue(ROOT).variants.items() if record.get("group", "tune") == group}
     lines = [(f"`{name}`", record["label"], record["summary"], _paper(record), _data(record)) for name, record in records.items()]
     return table(["variant", "label", "what", "paper", "needs"], lines)
 

@@ -13,7 +13,9 @@ from experiment import experiment
 from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.data.thumbnails import thumbnails
-from nan_merge.methods.recipe import bind, operator_in
+from nan_merge.methods.recipe import bind
+from nan_merge.methods.space import names as tuned
+from nan_merge.methods.space import put
 from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_methods, read_answers
 from nan_merge.reporting.report import write_report
@@ -83,9 +85,9 @@ class FabricatedRun:
         found: dict[str, dict] = {}
         for method in self.experiment.run(suite):
             record = self.experiment.methods[method]
-            tuner, value = self.experiment.tuner(method), None
+            tuner, point = self.experiment.tuner(method), None
             if tuner == method and self._merges(suite):
-                value = self._choose(suite, seed, method)
+                point = self._choose(suite, seed, method)
             start = found.get(record.get("host") or record.get("extends", ""), truth)
             share = self.flips if start is not truth else {"individual": 0.1, "pretrained": 0.5}.get(method, 0.3)
             found[method] = {task: self._changed(answers, share) for task, answers in start.items()}
@@ -93,7 +95,7 @@ class FabricatedRun:
                 found[method] = {task: self._moved(answers, truth[task], gain) for task, answers in found[method].items()}
             self._score(f"scores/{suite}/{method}/seed{seed}/all", suite, method, seed, "accuracy", found[method], truth)
             if method in self.experiment.merges(suite) and "learn" not in record and self._merges(suite):
-                self._coefficients(suite, seed, method, value)
+                self._coefficients(suite, seed, method, point)
 
     def _changed(self, answers: np.ndarray, share: float) -> np.ndarray:
         wrong = self.random.random(len(answers)) < share
@@ -106,14 +108,16 @@ class FabricatedRun:
         moved[chosen] = (truth[chosen] + (gain < 0)) % CLASSES
         return moved
 
-    def _choose(self, suite: str, seed: int, method: str) -> float:
+    def _choose(self, suite: str, seed: int, method: str) -> dict:
         """Score every candidate on validation; the first is chosen."""
         candidates = self.experiment.candidates_of(method)
         for candidate in candidates:
             drawn = {task: self.random.integers(0, CLASSES, self.size) for task in self.tasks[suite]}
             place = f"validation/{suite}/{candidate}/seed{seed}/all"
             self._score(place, suite, candidate, seed, "validation_accuracy", drawn, drawn)
-        return self.experiment.candidates[candidates[0]][1]
+        space = self.experiment.searches[method].space
+        drawn = {each.path: dict.fromkeys(self.experiment.experts(suite), each.low) if each.each else each.low for each in space}
+        return self.experiment.candidates[candidates[0]].point or drawn
 
     def _score(self, place, suite, method, seed, metric, answers, truth) -> None:
         usual = {"suite": suite, "method": method, "metric": metric, "n": self.size, "seed": seed}
@@ -125,13 +129,14 @@ class FabricatedRun:
         parts = {f"{t}.{name}": values[t] for t in answers for name, values in (("prediction", answers), ("label", truth))}
         np.savez(self.scores[-1].with_suffix(".npz"), **parts)
 
-    def _coefficients(self, suite: str, seed: int, method: str, value: float | None) -> None:
+    def _coefficients(self, suite: str, seed: int, method: str, point: dict | None) -> None:
         spec = self.experiment.method_spec(method, "coefficients", "control")
-        if value is not None:
-            rule, values = operator_in(spec, "coefficients")
-            spec["coefficients"] = {rule: {**values, self.experiment.methods[method]["tune"]["hyper_parameter"]: value}}
+        if point is not None:
+            spec = put(spec, {path: value for path, value in point.items() if path.startswith("coefficients.")})
+        alone = point and "hyper_parameter" in self.experiment.methods[method]["tune"]
+        chosen = {"chosen": next(iter(point.values())) if alone else point} if point else {}
         measures = json.loads((self.folder / f"measures/{suite}/seed{seed}.json").read_text())
-        record = {"suite": suite, "method": method, "seed": seed, **({} if value is None else {"chosen": value})}
+        record = {"suite": suite, "method": method, "seed": seed, **chosen}
         place = f"coefficients/{suite}/{method}/seed{seed}.json"
         self.coefficients.append(self._json(place, {**record, **bind(spec, method).estimate(measures).record()}))
 
@@ -184,7 +189,9 @@ class FabricatedRun:
         rows = []
         for row in self.experiment.rows():
             tune = {key: row.get("tune", {})[key] for key in ("hyper_parameter", "as") if key in row.get("tune", {})}
-            fixed = next(iter(row["coefficients"].values())).get(tune["hyper_parameter"]) if tune else None
+            if "space" in row.get("tune", {}):
+                tune["hyper_parameters"] = tuned(row["tune"])
+            fixed = next(iter(row["coefficients"].values())).get(tune.get("hyper_parameter")) if tune else None
             rows.append({key: row[key] for key in KEYS if key in row} | ({"tune": {**tune, "fixed": fixed}} if tune else {}))
         return rows
 

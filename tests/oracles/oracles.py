@@ -344,6 +344,7 @@ VARIANTS = {
     "nan_length": lambda m, **scale: lengths(m, np.mean, **scale),
     "nan_shrink": lambda m, **scale: lengths(m, np.min, **scale),
     "data_size": data_size,
+    "searched": lambda m, **scale: scaled(m, np.full(len(m.tau), 1 / len(m.tau)), **scale),  # before the search: its start
 }
 # The draws of the permuted controls over four experts: expert t gets the coefficient of expert SHUFFLES[k][t] in draw k.
 SHUFFLES = {1: (3, 2, 1, 0), 2: (1, 3, 0, 2), 3: (0, 2, 3, 1), 4: (0, 2, 1, 3), 5: (2, 3, 1, 0)}
@@ -516,6 +517,7 @@ def on(host, name):
     return f"{host}+{name}" if "-" not in host else f"{host.split('-')[0]}+{name}-{host.split('-')[1]}"
 
 
+TWICE = ("_tuned", "_half", "searched")  # variants that have a choice or a scale of their own
 ORACLES = {
     **{host: oracle(host, OWN.get(host, equal)) for host in HOSTS},
     **{
@@ -524,7 +526,7 @@ ORACLES = {
         for name, law in VARIANTS.items()
         if host not in LEARNED
         and not ("-" in host and name.endswith("_tuned"))
-        and not (host.endswith("_tuned") and name.endswith(("_tuned", "_half")))  # which have a choice or a scale of their own
+        and not (host.endswith("_tuned") and name.endswith(TWICE))  # which have a choice or a scale of their own
     },
     **{on(host, "nan_processed"): oracle(host, by_processed(host)) for host in HOSTS if host not in (*LEARNED, *MATCHED)},
     **{

@@ -151,4 +151,4 @@ def test_rules_that_run_models_get_the_environment_of_their_family(fresh, tmp_pa
     tiny.write_yaml(by_vllm, {"scoring": scoring, "cross_check": ["pretrained"]})
     found = environments_of(real, tmp_path, "--configfile", "config/papers/nan_table2.yaml", str(by_vllm))
     assert found == {"workflow", "causal_lm", "vllm", "opencompass", "merge", "report"}
-    assert {path.stem for path in ENVIRONMENTS} == found | {"text", "clip"}
+    assert {path.stem for path in ENVIRONMENTS} == found | {"text", "clip", "search"}

@@ -26,6 +26,8 @@ CONTENTS = {
     "results/validation": "the same on the validation split, of candidates",
     "results/subsets": "scores and predictions of the merges of random subsets of the experts",
     "results/selected": "choices made on validation",
+    "results/trials": "points of the trials of searches",
+    "results/searches": "traces of searches, and how optimistic their best score is",
     "results/coefficients": "coefficients of every merge",
     "results/data_checks": "overlap of splits, balance and simple baselines of the data",
     "results/measures": "norms that they come from",

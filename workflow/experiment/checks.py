@@ -10,6 +10,7 @@ from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import operator_in
+from nan_merge.methods.space import names
 from nan_merge.models.opencompass import COUNTERPARTS
 
 Experiment = Any  # experiment.Experiment, which imports this module
@@ -68,7 +69,7 @@ def check_run(experiment: Experiment) -> None:
     for method in experiment.config["methods"]:
         tune = experiment.methods[method].get("tune", {})
         if experiment.models and tune:
-            found = f"'{method}' needs scores on validation data to choose '{tune['hyper_parameter']}'"
+            found = f"'{method}' needs scores on validation data to choose {' and '.join(map(repr, names(tune)))}"
             raise UserError(f"{where}: {found}; `models` have none")
         if tune.get("as", method) not in experiment.config["methods"]:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiment import checks, claims, entries
 from experiment.nested import NestedMerges
@@ -19,10 +19,12 @@ from experiment.parts import CONFIG, ConfigParts
 from experiment.subsets import check_subsets
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
+from nan_merge.catalogue.methods import FILE as METHODS
 from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
+from nan_merge.methods.space import Point, Search, owns, put, search_of
 from nan_merge.methods.units import ONE_BASE
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges
@@ -100,10 +102,9 @@ class Experiment:
             if not self.merges(name):
                 reasons = "; ".join(f"{method}: {reason}" for method, reason in self.skipped_methods(name).items())
                 raise UserError(f"{self.where('models', name)}: no method of the run can merge them ({reasons})")
+        self.searches = {m: search_of(self.methods[m], m) for m in self.config["methods"] if owns(self.methods[m])}
         self.candidates = {
-            f"{method}-{value:g}": (method, value)
-            for method in self.config["methods"]
-            for value in self.methods[method].get("tune", {}).get("grid", [])
+            name: candidate for method, search in self.searches.items() for name, candidate in _candidates(method, search)
         }
 
     def _members(self, name: str) -> dict[str, dict[str, Any]]:
@@ -442,7 +443,7 @@ class Experiment:
     def candidates_in(self, suite: str) -> list[str]:
         """Return the candidates of all tuned methods of a suite; one that scores the merges of another has none."""
         made = self.run(suite) if self.owner(suite) == suite else []
-        return [candidate for candidate, (method, _) in self.candidates.items() if method in made]
+        return [name for name, candidate in self.candidates.items() if candidate.method in made]
 
     def record(self) -> dict[str, Any]:
         """Return everything that the config decided for the run, with `extends` resolved, as results/run_config.yaml has it."""
@@ -471,17 +472,19 @@ class Experiment:
         return list(found.values())
 
     def method(self, method: str) -> dict[str, Any]:
-        """Return the entry of a method, or of the method that a candidate belongs to."""
-        return self.methods[self.candidates.get(method, (method,))[0]]
+        """Return the entry of a method; of a candidate that of its method with the candidate's point, without `tune`.
+
+        The point of a trial is not known yet: it has the values of its method.
+        """
+        if method not in self.candidates:
+            return self.methods[method]
+        candidate = self.candidates[method]
+        record = {key: value for key, value in self.methods[candidate.method].items() if key != "tune"}
+        return put(record, candidate.point or {})
 
     def method_spec(self, method: str, *stages: str) -> dict[str, Any]:
-        """Return the given stages of a method, or of a candidate with its value of the tuned hyper-parameter."""
-        name, value = self.candidates.get(method, (method, None))
-        record = dict(self.methods[name])
-        if value is not None:
-            ((operator, settings),) = record["coefficients"].items()
-            hyper_parameter = record.pop("tune")["hyper_parameter"]  # a candidate does not depend on the rest of the grid
-            record["coefficients"] = {operator: {**settings, hyper_parameter: value}}
+        """Return the given stages of a method, or of a candidate with its point."""
+        record = self.method(method)
         return {stage: record[stage] for stage in stages if stage in record}
 
     def requirements(self, method: str) -> dict[str, dict[str, Any]]:
@@ -497,9 +500,21 @@ class Experiment:
         return reads_examples(self.method(method))
 
     def thresholds(self, method: str) -> str | None:
-        """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it."""
+        """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it.
+
+        Where validation chooses how a method trims, they are its own, or those of the method that chooses.
+        """
         settings = self.requirements(method).get("thresholds")
-        return None if settings is None else "-".join(_parts_of_id(settings))
+        if settings is None:
+            return None
+        return self.chooses(method, "preprocess") or "-".join(_parts_of_id(settings))
+
+    def chooses(self, method: str, stage: str) -> str | None:
+        """Return the trial or the method whose choice of hyper-parameters of a stage a method uses; None if these are fixed."""
+        trial = self.candidates.get(method)
+        chosen = method if trial and trial.point is None else self.tuner(method)
+        search = self.searches.get(trial.method if trial else chosen or "")
+        return chosen if search and any(each.path.startswith(f"{stage}.") for each in search.space) else None
 
     def processed(self, method: str) -> str | None:
         """Return the id of the norms of processed vectors that a method needs, None if it needs none.
@@ -512,17 +527,23 @@ class Experiment:
 
     def needing(self, measurement: Callable[[str], str | None]) -> dict[str, str]:
         """Return the ids that `thresholds` or `processed` gives for the run, each with one of the methods that need it."""
-        methods = [method for method in (*self.config["methods"], *self.nested.rows) if method not in self.references]
+        rows = (*self.config["methods"], *self.nested.rows, *self.candidates)
+        methods = [method for method in rows if method not in self.references]
         return {name: method for method in methods if (name := measurement(method))}
 
     def tuner(self, method: str) -> str | None:
-        """Return the method whose value, chosen on validation, `method` uses (itself, if it has a grid), or None."""
+        """Return the method whose choice on validation `method` uses (itself, if it chooses), or None."""
         tune = self.methods[method].get("tune") if method in self.methods else None
         return tune.get("as", method) if tune else None
 
     def candidates_of(self, method: str) -> list[str]:
-        """Return the candidate ids of a tuned method, in the order of its grid."""
-        return [candidate for candidate, (owner, _) in self.candidates.items() if owner == method]
+        """Return the candidate ids of a tuned method, in the order of its grid or of its trials."""
+        return [name for name, candidate in self.candidates.items() if candidate.method == method]
+
+    def earlier_trials(self, trial: str) -> list[str]:
+        """Return the trials whose scores a trial depends on."""
+        method, _, number = self.candidates[trial]
+        return [_trial(method, each) for each in self.searches[method].earlier(number)]
 
     def pairs(self) -> list[dict[str, Any]]:
         """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""
@@ -552,7 +573,7 @@ class Experiment:
             yield method, record["method"], "nested"
         for control in record.get("controls", []) if host and not scanned else []:
             yield method, control, "control"
-        if parent and "grid" in record.get("tune", {}):
+        if parent and owns(record):
             yield method, parent, "selection"
         if parent and group == "ablation":
             yield method, parent, "ablation"
@@ -592,6 +613,32 @@ def _parts_of_id(settings: Mapping[str, Any]) -> list[str]:
         return str(value) if plain else f"{kind}_{hashlib.sha256(canonical(value).encode()).hexdigest()[:8]}"
 
     return [f"{key}_{spelt(value)}" for key, value in sorted(settings.items())]
+
+
+class Candidate(NamedTuple):
+    """A point that a method is scored at on validation: of a grid; None for trial `number`, which a job chooses."""
+
+    method: str
+    point: Point | None
+    number: int = 0
+
+
+def _candidates(method: str, search: Search) -> Iterator[tuple[str, Candidate]]:
+    """Yield the candidates of a method by id: `<method>-<value>-<value>...` of a grid, `<method>-t<number>` of trials."""
+    points = {"-".join([method, *map(_spelt, point.values())]): point for point in search.grid()}
+    if len(points) < len(list(search.grid())):
+        raise UserError(f"{METHODS}: {method}: tune: two values have one id, which has six digits; leave one out")
+    yield from ((name, Candidate(method, point)) for name, point in points.items())
+    for number in range(1, search.budget + 1):
+        yield _trial(method, number), Candidate(method, None, number)
+
+
+def _trial(method: str, number: int) -> str:
+    return f"{method}-t{number}"
+
+
+def _spelt(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
 
 
 def expert_row(name: str) -> dict[str, Any]:

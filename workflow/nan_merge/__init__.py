@@ -3,7 +3,7 @@
     cli                                     the command `nan-merge`
     export                                  scores in the formats of others
     standalone     archive                  merge models of your own, in one process; a run as a file for others
-    calibration    reporting                statistics that need data; tables, figures, report
+    calibration    reporting    selection   statistics that need data; tables, figures, report; choices on validation
     engine         models                   stream tensors through a method; load, run and train encoders
     catalogue                               every method by name, from config/methods.yaml and config/variants.yaml
     layouts                                 names and shapes of checkpoints

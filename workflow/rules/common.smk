@@ -22,6 +22,7 @@ from nan_merge.core.code_digest import Code  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
 from nan_merge.methods.recipe import STAGES  # noqa: E402
+from nan_merge.methods.space import names  # noqa: E402
 from nan_merge.models.own_tasks import definition  # noqa: E402
 
 
@@ -83,6 +84,7 @@ PER_TASK_METHODS = [
     m for m in METHODS if not experiment.methods[m].get("static", True) and m not in experiment.references
 ]
 BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
+TRIALS = [name for name, candidate in experiment.candidates.items() if candidate.point is None]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
 JOINT_CALIBRATION = [
     name for name, record in experiment.calibration.items() if record["kind"] in ("gram_plus", "matching")

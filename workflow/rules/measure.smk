@@ -1,4 +1,4 @@
-# Needs bases and experts. Makes results/measures, results/selected, results/coefficients and results/premise.
+# Needs bases, experts and validation scores. Makes results/measures, trials, selected, searches, coefficients and premise.
 
 
 rule measure_weights:
@@ -19,16 +19,21 @@ rule measure_weights:
         runtime=minutes(30),
     params:
         experts=named_experts,
+        selected=[],
         spec=spec(thresholds=None, layout=layout),
         code=code("scripts.measure_weights"),
     message:
         "measure_weights: {wildcards.suite}{wildcards.nested}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.measure_weights --base {input.base:q} --experts {params.experts:q} --threads {threads}"
-        " --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+        "python -m scripts.measure_weights --base {input.base:q} --experts {params.experts:q} {params.selected:q}"
+        " --threads {threads} --output {output:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 use rule measure_weights as measure_threshold with:
+    input:
+        base=base_model,
+        experts=expert_folders,
+        selected=choice_of_thresholds,
     output:
         "results/measures/{suite}{nested}/seed{seed}_{thresholds}.json",
     log:
@@ -39,6 +44,7 @@ use rule measure_weights as measure_threshold with:
         mem_mb=memory(1000, per_input=1 / 20),
         runtime=minutes(60),
     params:
+        selected=option("selected"),
         spec=spec(thresholds=threshold_settings, layout=layout),
     message:
         "measure_threshold: {wildcards.suite}{wildcards.nested}, {wildcards.thresholds}, seed {wildcards.seed}"
@@ -108,9 +114,38 @@ rule estimate_coefficients:
         " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
+rule propose_trial:
+    # A trial of tpe and cma_es waits for the scores of earlier rounds; the trials of a round run side by side.
+    input:
+        trials=earlier_points,
+        scores=earlier_scores,
+    output:
+        "results/trials/{suite}/{method}/seed{seed}.json",
+    log:
+        "results/logs/propose_trial/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/propose_trial/{suite}/{method}/seed{seed}.tsv"
+    wildcard_constraints:
+        method=any_of(TRIALS),
+    localrule: True
+    conda:
+        environment_file("search")
+    params:
+        trials=option("trials"),
+        scores=option("scores"),
+        spec=spec(search=search_of_trial, number=number_of_trial, experts=names_of_experts),
+        code=code("scripts.propose_trial"),
+    message:
+        "propose_trial: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.propose_trial {params.trials:q} {params.scores:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
 rule select_coefficients:
     input:
-        validation_scores,
+        trials=points_of_trials,
+        scores=validation_scores,
     output:
         "results/selected/{suite}/{method}/seed{seed}.json",
     log:
@@ -121,11 +156,42 @@ rule select_coefficients:
     conda:
         environment_file("merge")
     params:
+        trials=option("trials"),
+        spec=spec(points=points_of_candidates, by_value=is_chosen_by_value),
         code=code("scripts.select_coefficients"),
     message:
         "select_coefficients: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m scripts.select_coefficients --scores {input:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m scripts.select_coefficients --scores {input.scores:q} {params.trials:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
+
+
+rule describe_search:
+    input:
+        trials=points_of_trials,
+        scores=validation_scores,
+        predictions=validation_predictions,
+    output:
+        "results/searches/{suite}/{method}/seed{seed}.json",
+    log:
+        "results/logs/describe_search/{suite}/{method}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/describe_search/{suite}/{method}/seed{seed}.tsv"
+    wildcard_constraints:
+        method=any_of(experiment.searches),
+    localrule: True
+    conda:
+        environment_file("merge")
+    params:
+        trials=option("trials"),
+        spec=spec(points=points_of_candidates, search=kind_of_search, metrics=metrics_of_suite),
+        code=code("scripts.describe_search"),
+    message:
+        "describe_search: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m scripts.describe_search --scores {input.scores:q} {params.trials:q} --suite {wildcards.suite:q}"
+        " --method {wildcards.method:q} --seed {wildcards.seed:q} --output {output:q}"
+        " --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 
 use rule finetune_checkpoint as finetune_premise with:

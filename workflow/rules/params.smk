@@ -240,6 +240,35 @@ def stated_examples(wildcards):
     return experiment.examples(wildcards.suite) | experiment.rotated_sizes(wildcards.suite, int(wildcards.seed))
 
 
+def search_of_trial(wildcards):
+    return experiment.searches[experiment.candidates[wildcards.method].method].record()
+
+
+def number_of_trial(wildcards):
+    return experiment.candidates[wildcards.method].number
+
+
+def names_of_experts(wildcards):
+    return list(experts(wildcards))
+
+
+def points_of_candidates(wildcards):
+    """The points of all candidates of a tuned method; None for trials."""
+    return {name: experiment.candidates[name].point for name in experiment.candidates_of(wildcards.method)}
+
+
+def is_chosen_by_value(wildcards):
+    return "hyper_parameter" in experiment.methods[wildcards.method]["tune"]
+
+
+def kind_of_search(wildcards):
+    return experiment.searches[wildcards.method].kind
+
+
+def metrics_of_suite(wildcards):
+    return {task: experiment.metric(wildcards.suite, task) for task in experiment.task_ids(wildcards.suite)}
+
+
 def threshold_settings(wildcards):
     return experiment.requirements(THRESHOLDS[wildcards.thresholds])["thresholds"]
 

@@ -191,20 +191,57 @@ def part_of_vlm(key):
     return folder
 
 
+def of_candidates(pattern, wildcards, candidates):
+    """Files of some candidates of a tuned method, all groups of one behind another."""
+    groups = list(experiment.groups(wildcards.suite))
+    return [
+        pattern.format(suite=wildcards.suite, method=candidate, seed=wildcards.seed, group=group)
+        for candidate in candidates
+        for group in (groups if "{group}" in pattern else [""])
+    ]
+
+
 def validation_scores(wildcards):
     """The validation scores of all candidates of a tuned method."""
-    return collect(
-        rules.evaluate_candidate.output.scores,
-        suite=wildcards.suite,
-        method=experiment.candidates_of(wildcards.method),
-        seed=wildcards.seed,
-        group=list(experiment.groups(wildcards.suite)),
+    return of_candidates(rules.evaluate_candidate.output.scores, wildcards, experiment.candidates_of(wildcards.method))
+
+
+def validation_predictions(wildcards):
+    return of_candidates(
+        rules.evaluate_candidate.output.predictions, wildcards, experiment.candidates_of(wildcards.method)
     )
 
 
-def selected(wildcards):
-    tuner = experiment.tuner(wildcards.method)
+def points_of_trials(wildcards):
+    """The points of the trials of a tuned method; none for a grid, whose points are known."""
+    trials = [name for name in experiment.candidates_of(wildcards.method) if name in TRIALS]
+    return of_candidates(rules.propose_trial.output[0], wildcards, trials)
+
+
+def earlier_points(wildcards):
+    return of_candidates(rules.propose_trial.output[0], wildcards, experiment.earlier_trials(wildcards.method))
+
+
+def earlier_scores(wildcards):
+    return of_candidates(rules.evaluate_candidate.output.scores, wildcards, experiment.earlier_trials(wildcards.method))
+
+
+def choice(wildcards, method):
+    """The choice on validation that a method uses, or the point of a trial; none where nothing is chosen."""
+    if method in TRIALS:
+        return f"results/trials/{wildcards.suite}/{method}/seed{wildcards.seed}.json"
+    tuner = experiment.tuner(method)
     return f"results/selected/{wildcards.suite}/{tuner}/seed{wildcards.seed}.json" if tuner else []
+
+
+def selected(wildcards):
+    return choice(wildcards, wildcards.method)
+
+
+def choice_of_thresholds(wildcards):
+    """The choice of how to trim, for thresholds that depend on it."""
+    chooses = experiment.chooses(THRESHOLDS[wildcards.thresholds], "preprocess")
+    return choice(wildcards, chooses) if chooses else []
 
 
 def datasets_for_sizes(wildcards):

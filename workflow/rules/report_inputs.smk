@@ -1,7 +1,14 @@
 # What tables, figures and the report are made from: score files, measurements by kind, and records of suites, methods and origin.
 import hashlib
 
-OF_MODELS = ("coefficients", "experts", "premise", "selection", "sweep")  # kinds for suites that make their merges
+OF_MODELS = (
+    "coefficients",
+    "experts",
+    "premise",
+    "search",
+    "selection",
+    "sweep",
+)  # kinds for suites that make their merges
 PUBLISHED = os.path.relpath(ROOT / "config/published.tsv")
 MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as `inputs`
     "comparisons": lambda suite: ["results/comparisons.tsv"],
@@ -20,9 +27,15 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     ),
     "predictions": lambda suite: test_scores([suite]),
     "subsets": lambda suite: scored_subsets(suite),
+    "searches": lambda suite: collect(
+        rules.describe_search.output,
+        suite=experiment.owner(suite),
+        method=[method for method in experiment.merges(suite) if method in experiment.searches],
+        seed=SEEDS,
+    ),
 }
 NUMBERS = [
-    name for name in MATERIAL if name not in ("data_checks", "predictions", "subsets")
+    name for name in MATERIAL if name not in ("data_checks", "predictions", "subsets", "searches")
 ]  # of the pages over all suites
 
 
@@ -201,7 +214,9 @@ def method_records():
 
 
 def tune_record(row):
-    """`tune:` of a method without its grid, and the value of the hyper-parameter where it is not tuned."""
+    """`tune:` of a method without its grid or space, and the value of one hyper-parameter where it is not tuned."""
+    if "space" in row["tune"]:
+        return {**part(row["tune"], "as"), "hyper_parameters": names(row["tune"])}
     ((_, values),) = row["coefficients"].items()
     tune = part(row["tune"], "hyper_parameter", "as")
     return {**tune, "fixed": values[tune["hyper_parameter"]]} if tune["hyper_parameter"] in values else tune

@@ -65,6 +65,43 @@ def test_the_scale_is_the_host_s_also_where_it_is_tuned():
     assert all(record["tune"] == row["tune"] for record in control.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "scale"),
+    [("task_arithmetic", "value", 0.3), ("weight_averaging", "total", 1.0), ("della", "value", 1.1), ("metagpt", "total", 1.0),
+     ("task_arithmetic+nan_delta", "mean", 0.3), ("weight_averaging+nan", "total", 1.0), ("doge_lambda", "mean", 1.0)],
+)  # fmt: skip
+def test_every_method_is_tuned_at_the_same_multiples_of_its_own_scale(name, key, scale):
+    row, plain = one(f"{name}+tuned"), one(name)
+    multiples = CATALOGUE.variants["tuned"]["tune"]["multiples"]
+    assert row["tune"] == {"hyper_parameter": key, "grid": pytest.approx([scale * multiple for multiple in multiples])}
+    assert (row["group"], row["data"], row["extends"]) == (plain["group"], "validation", name)
+    assert 1.0 in multiples, "the method itself is one of the candidates"
+    ((rule, values),) = row["coefficients"].items()
+    assert values[key] == scale and rule in str(plain.get("coefficients", "uniform"))
+
+
+def test_a_tuned_row_is_compared_with_its_host_tuned_alike():
+    assert one("task_arithmetic+nan_delta+tuned")["host"] == "task_arithmetic+tuned"
+    assert "host" not in one("task_arithmetic+tuned")
+    assert one("task_arithmetic+tuned+nan_delta")["tune"] == {"hyper_parameter": "mean", "as": "task_arithmetic+tuned"}
+
+
+@pytest.mark.parametrize("host", ["weight_averaging", "task_arithmetic", "ties", "slerp"])
+def test_searched_coefficients_are_multiples_of_the_host_s(host):
+    row = one(f"{host}+searched")
+    ((_, scale),) = one(f"{host}+nan_delta")["coefficients"].items()
+    assert row["coefficients"] == {"multiples": {key: value for key, value in scale.items() if key != "norm_of"}}
+    measures = {"experts": ["a", "b"], "tensors": {"w": {"task_vector": [1.0, 4.0]}}}
+    equal, twice = (
+        bind({"coefficients": {"multiples": {**row["coefficients"]["multiples"], **more}}}).estimate(measures).at("w")
+        for more in ({}, {"values": {"a": 2.0, "b": 0.5}})
+    )
+    assert twice == pytest.approx([2.0 * equal[0], 0.5 * equal[1]])
+    assert equal == bind({"coefficients": one(host).get("coefficients", "uniform")}).estimate(measures).at("w")
+    assert one(f"{host}+searched+uniform")["tune"]["as"] == f"{host}+searched"
+    assert f"{host}+searched" in one(f"{host}+nan_delta")["controls"]
+
+
 def test_all_other_stages_are_the_host_s():
     for name, record in every_method().items():
         host, _, variant = name.partition("+")
@@ -93,6 +130,7 @@ def test_every_host_takes_every_variant_unless_it_has_draws_or_its_coefficients_
     assert {name for name in lacking if "arithmetic_tuned" in name} == {
         "task_arithmetic_tuned+nan_delta_tuned",
         "task_arithmetic_tuned+nan_delta_half",
+        "task_arithmetic_tuned+searched",
     }
 
 
@@ -100,7 +138,7 @@ def test_a_control_keeps_the_coefficients_and_belongs_to_its_row():
     row, controls = one("ties+nan_delta"), CATALOGUE.members("ties+nan_delta+permuted")
     assert list(controls) == [f"ties+nan_delta+permuted_{k}" for k in range(1, 6)]
     assert all(control["coefficients"] == row["coefficients"] for control in controls.values())
-    assert row["controls"] == ["ties+nan_delta+permuted", "ties+data_size"]
+    assert row["controls"] == ["ties+nan_delta+permuted", "ties+data_size", "ties+searched"]
     assert "task_arithmetic_tuned" in one("task_arithmetic+nan_delta")["controls"]
     assert one("ties+data_size")["controls"] == ["ties+data_size+permuted"]
     assert not [control for control in controls.values() if {"host", "controls"} & control.keys()]
@@ -118,7 +156,7 @@ def test_equal_coefficients_are_a_control_only_where_they_are_not_the_host(host)
         record = one(name)
         return bind({stage: record[stage] for stage in ("coefficients", "control") if stage in record}).estimate(measures).at("w")
 
-    seen, refused = set(), ("_tuned", "_half") if host.endswith("_tuned") else ()
+    seen, refused = set(), ("_tuned", "_half", "searched") if host.endswith("_tuned") else "searched"  # which knows none yet
     for variant, entry in CATALOGUE.variants.items():
         if "coefficients" in entry and "scan" not in entry and not variant.endswith(refused):
             name = f"{host}+{variant}"
@@ -166,6 +204,14 @@ REFUSED = {
     "ties+nan+nan_delta": "ties+nan does not take the variant 'nan_delta': 'nan' has replaced its coefficients already",
     "ties+nan+permuted+uniform": "ties+nan+permuted does not take the variant 'uniform': a control takes no further variant",
     "ties_tuned+nan_delta_tuned": "it chooses `value` on validation; put the variant on the method that it extends (ties)",
+    "ties_elections+tuned": "the keys ['tune', 'scan'] exclude each other; keep one",
+    "individual+tuned": "individual does not take the variant 'tuned': it merges nothing",
+    "slerp+tuned": "`slerp` does not see a common factor of the coefficients, so there is no scale to choose",
+    "ties_magic+tuned": "`magic` does not see a common factor of the coefficients, so there is no scale to choose",
+    "adamerging_task+searched": "its coefficients are learned from data",
+    "ties_tuned+tuned": "ties_tuned does not take the variant 'tuned': it chooses `value` on validation already",
+    "ties+searched+tuned": "it chooses `values` on validation already",
+    "ties_tuned+searched": "it chooses `value` on validation; put the variant on the method that it extends (ties)",
     "ties_elections+nan_delta_tuned": "the keys ['tune', 'scan'] exclude each other; keep one",
     "nan_delta+permuted": "nan_delta is a variant; put it on a host, as in ties+nan_delta",
     "ties+": "'ties+': expected a host, or host+variant",

@@ -37,6 +37,8 @@ def edited(tmp_path):
     return change
 
 
+BOX = {"low": 0.1, "high": 1.0}
+SEARCH = {"search": "tpe", "budget": 5, "space": {"value": BOX}}
 GRID = {"hyper_parameter": "value", "grid": [0.1]}
 MISTAKES = {
     "an unknown key": (
@@ -180,6 +182,65 @@ MISTAKES = {
     "a tuned operator without values": (
         ("methods.yaml", "magmax", {"label": "x", "summary": "y", "coefficients": "nan", "tune": GRID}),
         "magmax: tune: 'value' has no value in `coefficients`",
+    ),
+    "a search that is not known": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "search": "tpee"}),
+        "config/methods.yaml: magmax.tune.search: unknown value 'tpee'; did you mean 'tpe'?",
+    ),
+    "a search without trials": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "budget": 0}),
+        "magmax.tune.budget: expected a whole number of at least 1 (number of trials of sobol, tpe and cma_es), found 0",
+    ),
+    "a space that names nothing": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "space": {}}),
+        "magmax.tune.space: expected at least 1 of them (a list of values or a range by hyper-parameter",
+    ),
+    "a list without values": (
+        ("methods.yaml", "magmax", "tune", {"search": "grid", "space": {"value": []}}),
+        "magmax.tune.space.value: expected at least 1 of them, found none",
+    ),
+    "a range without an end": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "space": {"value": {"low": 0.1}}}),
+        "magmax.tune.space.value: the key 'high' is missing (the largest value)",
+    ),
+    "a search of a hyper-parameter that is not there": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "space": {"valeu": BOX}}),
+        "config/methods.yaml: magmax: tune: space: valeu: no operator of the method has it; did you mean 'value'?",
+    ),
+    "a value that an operator does not take": (
+        ("methods.yaml", "ties", "tune", {"search": "grid", "space": {"density": [0.2, 1.5]}}),
+        "ties: tune: space: trial.preprocess.trim.density: expected a number above 0 and of at most 1 (share of entries kept)",
+    ),
+    "a range that an operator does not take": (
+        ("methods.yaml", "ties", "tune", {**SEARCH, "space": {"density": {"low": -0.1, "high": 0.5}}}),
+        "ties: tune: space: trial.preprocess.trim.density: expected a number above 0",
+    ),
+    "a grid and a search": (
+        ("methods.yaml", "magmax", "tune", {**GRID, **SEARCH}),
+        "magmax.tune: expected `hyper_parameter` and `grid` or else `hyper_parameter` and `as` or else `multiples` or else",
+    ),
+    "a search and a scan": (
+        ("methods.yaml", "ties_elections", "tune", SEARCH),
+        "ties_elections: the keys ['tune', 'scan'] exclude each other; keep one",
+    ),
+    "two values of one id": (
+        ("methods.yaml", "magmax", "tune", {"hyper_parameter": "value", "grid": [0.1, 0.1000000001]}),
+        "config/methods.yaml: magmax: tune: two values have one id, which has six digits; leave one out",
+        "magmax",
+    ),
+    "multiples of a method": (
+        ("methods.yaml", "magmax", "tune", {"multiples": [1.0, 2.0]}),
+        "config/methods.yaml: magmax: tune: multiples: for a variant without coefficients; write `hyper_parameter` and `grid`",
+    ),
+    "multiples of new coefficients": (
+        ("variants.yaml", "nan_delta", "tune", {"multiples": [1.0, 2.0]}),
+        "tune: multiples: for a variant without coefficients",
+        "ties+nan_delta",
+    ),
+    "a variant of another search alone": (
+        ("variants.yaml", "tuned", "tune", SEARCH),
+        "tuned: tune: a variant without coefficients has `multiples` of the method's scale; found budget, search, space",
+        "ties+tuned",
     ),
     "draws of a control without a seed": (
         ("variants.yaml", "uniform", "draws", 3),

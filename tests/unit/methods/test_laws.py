@@ -115,6 +115,7 @@ def test_an_operator_of_one_matrix_stored_turned_gives_the_result_turned(operato
 # Combine: T task vectors and T coefficients in, one out.
 
 every_combine = every("combine")
+every_postprocess = every("postprocess")
 
 
 @every_combine
@@ -181,6 +182,25 @@ def test_combine_is_finite_whatever_surrounds_it(operator, kind):
     assert np.isfinite(operator(as_torch(taus), alpha, as_torch(at)).numpy()).all()
 
 
+@every_combine
+def test_an_operator_declares_whether_it_sees_a_common_factor_of_the_coefficients(operator):
+    """A choice of an operator may see none where its default does."""
+    taus, alpha, at = case(operator, (20, 16))
+    found, doubled = (operator(taus, [factor * each for each in alpha], at) for factor in (1, 2))
+    apart = abs(doubled - found).max() / abs(found).max()
+    if hasattr(operator.func, "scale_free"):
+        assert apart < 1e-6 or operator.keywords
+    else:
+        assert apart > 1e-6 or operator.keywords
+
+
+@every_postprocess
+def test_a_postprocess_declares_whether_it_sees_the_length_of_the_merge(operator):
+    taus, at = draw(3, 20, 16), context(operator, (20, 16))
+    found, doubled = (operator(factor * taus.sum(0), taus, at) for factor in (1, 2))
+    assert (abs(doubled - found).max() < 1e-9 * abs(found).max()) == hasattr(operator.func, "scale_free")
+
+
 @every("combine", lambda operator: not is_whole(operator))
 def test_combine_does_not_see_where_pieces_end(operator):
     taus, at = draw(3, 4000).astype(np.float32), context(operator, (4000,))
@@ -223,9 +243,6 @@ def test_a_convolution_over_single_pixels_is_a_matrix(operator):
     close(operator(taus[..., None, None], alpha, pixels)[..., 0, 0], operator(taus, alpha, at))
 
 
-every_postprocess = every("postprocess")
-
-
 @every_postprocess
 def test_postprocess_does_not_see_the_order_of_experts(operator):
     taus, at = draw(3, 20, 16), context(operator, (20, 16))
@@ -253,9 +270,9 @@ def test_operators_of_one_matrix_leave_others_and_those_that_are_excluded(stage)
                 operator(*given(matrix), at, largest=19)
 
 
-# Coefficients: T norms (or numbers of examples) in, T coefficients out; `given` reads names.
+# Coefficients: T norms (or numbers of examples) in, T coefficients out; `given` and `multiples` read names.
 
-every_coefficient = every("coefficients", lambda operator: operator.func is not STAGES["coefficients"]["given"])
+every_coefficient = every("coefficients", lambda operator: operator.func.__name__ not in ("given", "multiples"))
 every_control = every("control")
 
 

@@ -20,7 +20,8 @@ from nan_merge.reporting.paired_difference import paired_over_seeds
 
 CONFIG = "results/run_config.yaml"
 SCORES = "results/scores/"
-OTHERS = ("results/coefficients/", "results/measures/", "results/selected/", "results/premise/", "results/digests/")
+OTHERS = ("results/coefficients/", "results/measures/", "results/selected/", "results/trials/", "results/searches/",
+          "results/premise/", "results/digests/")  # fmt: skip
 
 Method = tuple[str, str]  # suite and method
 TaskAndSeed = tuple[str, int]

@@ -8,6 +8,7 @@ from typing import Any
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES, hyper_parameters, operator_in
+from nan_merge.methods.space import names
 from nan_merge.methods.varying import numbers, varies
 
 TEXTS = ("label", "summary")
@@ -23,9 +24,9 @@ def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     for stage in STAGES:
         name, given = operator_in(record, stage, where)
         values |= {key: default for key, (_, default) in hyper_parameters(STAGES[stage][name]).items()} | given
-    if tuned := record.get("tune", {}).get("hyper_parameter"):
-        values[tuned] = "chosen on validation"
-    values.setdefault("value", f"{values['total']:g}/T" if values.get("total") is not None else values.get("mean"))
+    values |= dict.fromkeys(names(record["tune"]) if "tune" in record else (), "chosen on validation")
+    total = values.get("total")
+    values.setdefault("value", f"{total:g}/T" if isinstance(total, int | float) else total or values.get("mean"))
     filled = dict(record)
     try:
         filled |= {text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}

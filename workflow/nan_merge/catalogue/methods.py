@@ -1,31 +1,36 @@
 """Every method by its id: an entry of config/methods.yaml, a host, or `host+variant` with variants of config/variants.yaml.
 
-A variant replaces the coefficients of a host, is a control of the coefficients that are there, or names the space of the merge.
-Coefficients take the scale of the host, also where that is tuned. `ties+nan_delta+permuted` is a control of `ties+nan_delta`.
+A variant replaces the coefficients of a host, is a control of the coefficients that are there, chooses their scale on validation,
+or names the space of the merge. Coefficients take the scale of the host, also where that is tuned. `ties+nan_delta+permuted` is a
+control of `ties+nan_delta`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.sweeps import lacks_shuffle, members
+from nan_merge.catalogue.tune import SCHEMA as TUNE
+from nan_merge.catalogue.tune import checked_search
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
 from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
+from nan_merge.methods.space import names, owns
 
 STAGES = tuple(OPERATORS)
 REFERENCES = ("pretrained", "individual", "multitask", "ensemble")  # rows without a merge
 FILE, VARIANTS = "config/methods.yaml", "config/variants.yaml"
 SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/schemas/variants.schema.yaml"}
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
+TAKEN_OVER = ("hyper_parameter", "space")  # of `tune`, by a method that uses what another has chosen
 ALL = "`nan-merge methods` lists all"
 EQUAL, LEVEL = ("constant", "uniform"), "uniform_matched"  # rules and control that give every expert the same coefficient
 RENAMED = [  # ids of earlier versions, and what they are called now
@@ -48,8 +53,12 @@ class Catalogue:
 
     def __init__(self, root: Path) -> None:
         """Read config/methods.yaml and config/variants.yaml below `root`; the first fault is a UserError."""
+        self.root = root
         self.hosts = _entries(root, FILE)
-        self.variants = {name: {"group": "nan", **entry} for name, entry in _entries(root, VARIANTS).items()}
+        self.variants = {
+            name: {"group": "nan", **entry} if {"coefficients", "control"} & entry.keys() else entry
+            for name, entry in _entries(root, VARIANTS).items()
+        }
         self._members: dict[str, dict[str, dict[str, Any]]] = {}
 
     def members(self, name: str, where: str = FILE) -> dict[str, dict[str, Any]]:
@@ -66,7 +75,9 @@ class Catalogue:
             if not self._is_known(name) and self._is_known(sweep) and name in self.templates(sweep, where):
                 return {name: self.templates(sweep)[name]}
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
-            found = list(members(name, self.entry(name, where), place))
+            found = list(members(name, entry := self.entry(name, where), place))
+            if owns(entry):
+                checked_search(entry, place, self.root / SCHEMAS[FILE], definitions())
             self._members[name] = dict(found)
             if len(self._members[name]) < len(found):
                 raise UserError(f"{place}: scan: two values have one id, which has six digits; leave one out")
@@ -106,12 +117,13 @@ class Catalogue:
 
     def untuned(self, name: str) -> str:
         """Return the id of the same method with hyper-parameters of its own in place of tuned ones."""
-        parts = []
+        parts: list[str | None] = []
         for part, entries in zip(name.split("+"), [self.hosts, *[self.variants] * name.count("+")], strict=True):
-            while "tune" in entries[part]:
-                part = entries[part]["extends"]
-            parts.append(part)
-        return "+".join(parts)
+            chosen: str | None = part
+            while chosen and "tune" in entries[chosen]:
+                chosen = entries[chosen].get("extends")  # a variant without one is left out
+            parts.append(chosen)
+        return "+".join(filter(None, parts))
 
     def _is_known(self, name: str) -> bool:
         host, *variants = name.split("+")
@@ -138,6 +150,11 @@ class Catalogue:
             return self._refusal_of_space({**record, "space": entry["space"]}, record)
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
+        if "coefficients" not in entry:
+            if "multiples" not in entry["tune"]:
+                wanted = "a variant without coefficients has `multiples` of the method's scale"
+                raise UserError(f"{VARIANTS}: {variant}: tune: {wanted}; found {', '.join(entry['tune'])}")
+            return _lacks_scale(record)
         if "variant" in record:
             return f"'{record['variant']}' has replaced its coefficients already"
         new, values = operator_in(entry, "coefficients")
@@ -148,11 +165,13 @@ class Catalogue:
             return f"`{new}` gives finished coefficients, which have no scale; remove `scale: host` from {VARIANTS}"
         if entry.get("scale") == "host" and (own := [key for key in SCALE if values.get(key) is not None]):
             return f"{VARIANTS} states `{own[0]}`, and `scale: host` too; keep one"
-        tuned = record.get("tune", {}).get("hyper_parameter")
-        if tuned and entry.get("scale") != "host":
-            return f"it chooses `{tuned}` on validation, and the variant has a scale of its own"
-        if tuned and (tuned not in ("value", *SCALE) or "tune" in entry):
-            return f"it chooses `{tuned}` on validation; put the variant on the method that it extends ({record.get('extends')})"
+        if "tune" not in record:
+            return ""
+        chosen = f"it chooses {' and '.join(f'`{each}`' for each in names(record['tune']))} on validation"
+        if entry.get("scale") != "host":
+            return f"{chosen}, and the variant has a scale of its own"
+        if "tune" in entry or record["tune"].get("hyper_parameter") not in ("value", *SCALE):
+            return f"{chosen}; put the variant on the method that it extends ({record.get('extends')})"
         return ""
 
     def _refusal_of_space(self, new: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -180,24 +199,56 @@ class Catalogue:
         if scan := {**record.get("scan", {}), **entry.get("scan", {})}:
             new["scan"] = {stage: scan[stage] for stage in STAGES if stage in scan}
         if tune := record.get("tune"):
-            new["tune"] = {"hyper_parameter": tune["hyper_parameter"], "as": tune.get("as", name)}
-        if "coefficients" not in entry:
+            new["tune"] = {**{key: tune[key] for key in TAKEN_OVER if key in tune}, "as": tune.get("as", name)}
+        data = [each["data"] for each in (record, entry) if each.get("data", "none") != "none"]
+        new["data"] = ", ".join(dict.fromkeys(data)) or "none"
+        if "control" in entry or "space" in entry:
             return {key: value for key, value in new.items() if key != "host"}
+        if "coefficients" not in entry:
+            return {**new, **_at_multiples(record, entry["tune"]["multiples"], variant)}
+        return {**new, **self._with_coefficients(record, new, name, variant)}
+
+    def _with_coefficients(self, record: Mapping[str, Any], new: Mapping[str, Any], name: str, variant: str) -> dict[str, Any]:
+        """Return what a variant with coefficients changes: these, what they are compared with, whose scale is tuned."""
+        entry = self.variants[variant]
         rule, values = operator_in(entry, "coefficients")
         replaced = operator_in(record, "coefficients")
         scale = scale_of(*replaced) if entry.get("scale") == "host" else {}
-        if tune:
-            new["tune"]["hyper_parameter"] = next(iter(scale))
         own = [each for each, other in self.variants.items() if "control" in other and not _repeats(record, entry, other)]
         controls = [f"{name}+{variant}+{each}" for each in own]
-        others = [each for each, other in self.variants.items() if other["group"] == "control" and "control" not in other]
+        others = [each for each, other in self.variants.items() if other.get("group") == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
         host = record["extends"] if "scan" in record else name
-        new |= {"variant": variant, "host": host, "controls": [*controls, *record.get("controls", [])]}
         over = {key: value for key, value in replaced[1].items() if key == "over"}  # of the method, not of its coefficients
-        new |= {"coefficients": {rule: {**over, **values, **scale}}}
-        data = [each["data"] for each in (record, entry) if each.get("data", "none") != "none"]
-        return {**new, "data": ", ".join(dict.fromkeys(data)) or "none"}
+        return {
+            **({"tune": {**new["tune"], "hyper_parameter": next(iter(scale))}} if "tune" in record else {}),
+            "variant": variant,
+            "host": host,
+            "controls": [*controls, *record.get("controls", [])],
+            "coefficients": {rule: {**over, **values, **scale}},
+        }
+
+
+def _lacks_scale(record: Mapping[str, Any]) -> str:
+    """Return why the coefficients of a method have no scale that could be chosen; empty if they have one."""
+    if "tune" in record:
+        return f"it chooses {' and '.join(f'`{each}`' for each in names(record['tune']))} on validation already"
+    rule, values = operator_in(record, "coefficients")
+    if is_finished(COEFFICIENTS[rule]) and "value" not in values:
+        return f"`{rule}` states every coefficient, and they have no common scale"
+    if free := [operator.__name__ for operator in operators(record) if hasattr(operator, "scale_free")]:
+        return f"`{free[0]}` does not see a common factor of the coefficients, so there is no scale to choose"
+    return "" if next(iter(scale_of(rule, values).values())) else "its coefficients are 0, and so are all multiples"
+
+
+def _at_multiples(record: Mapping[str, Any], multiples: Iterable[float], variant: str) -> dict[str, Any]:
+    """Return what changes of a method whose scale is chosen from multiples of its own: its value, its mean or its sum."""
+    rule, values = operator_in(record, "coefficients")
+    ((key, scale),) = scale_of(rule, values).items()
+    key = "value" if "value" in values else key
+    grid = [float(f"{scale * multiple:.6g}") for multiple in multiples]
+    host = {"host": f"{record['host']}+{variant}"} if "host" in record else {}
+    return {**host, "tune": {"hyper_parameter": key, "grid": grid}, "coefficients": {rule: {**values, key: scale}}}
 
 
 def _repeats(host: Mapping[str, Any], variant: Mapping[str, Any], control: Mapping[str, Any]) -> bool:
@@ -245,7 +296,8 @@ def definitions() -> Mapping[str, Any]:
     scans = {stage: {**schema["anyOf"][1]} for stage, schema in found.items()}
     for scan in scans.values():
         scan["properties"] = {operator: _lists(entry) for operator, entry in scan["properties"].items()}
-    return {**found, "scan": {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": scans}}
+    scan = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": scans}
+    return {**found, "scan": scan, "tune": TUNE}
 
 
 def _lists(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from array_api_compat import device
 
-from nan_merge.methods.context import Array, TensorContext, namespace
+from nan_merge.methods.context import Array, TensorContext, namespace, scale_free
 from nan_merge.methods.decompose import leading, solve_right
 from nan_merge.methods.matrices import mean, of_matrices
 
@@ -33,6 +33,7 @@ Switch = Literal["adaptive", "always", "never"]
 Gamma = Literal["paper", "var_log", "cv_of_energy"]
 
 
+@scale_free
 @of_matrices
 def ace(
     taus: Array,

@@ -187,13 +187,32 @@ def metagpt(norms: np.ndarray) -> np.ndarray:
     return squares / squares.sum()
 
 
+@factors
+@reads("names")
+def multiples(
+    names: Sequence[str],
+    *,
+    values: Annotated[Mapping[str, float] | None, "a factor by name of expert; 1 for all if not stated"] = None,
+) -> np.ndarray:
+    """Multiply the coefficient that all experts would share by a factor for each expert.
+
+    Raises UserError if the names are not those of the experts.
+    """
+    if values is not None and {*values} != {*names}:
+        raise UserError(
+            f"coefficients: multiples: values: expected a factor for each of {', '.join(names)}; found {', '.join(values)}"
+        )
+    return np.array([1.0 if values is None else float(values[name]) for name in names])
+
+
 @reads("examples")
 def data_size(examples: np.ndarray) -> np.ndarray:
     """Weigh every expert by the number of its training examples, which NAN estimates without them (arXiv 2505.16148, §3)."""
     return np.asarray(examples, np.float64) / np.sum(examples)
 
 
-COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in (constant, given, uniform, nan, equal_length, metagpt, data_size)}
+RULES = (constant, given, uniform, nan, equal_length, metagpt, multiples, data_size)
+COEFFICIENTS: dict[str, Rule] = {f.__name__: f for f in RULES}
 
 
 def scale_of(rule: str, values: Mapping[str, Any]) -> dict[str, Any]:

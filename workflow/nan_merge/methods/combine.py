@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.context import Array, TensorContext, checked, namespace, requires, whole
+from nan_merge.methods.context import Array, TensorContext, checked, namespace, requires, scale_free, whole
 
 Elect = Annotated[Literal["weighted", "unweighted"], "whether signs are elected after or before weighting"]
 DivideBy = Annotated[Literal["count", "coefficients"], "number of agreeing experts or sum of their coefficients"]
@@ -127,6 +127,7 @@ def overlap_mean(
     return _sum([c * tau * mask for c, tau, mask in zip(alpha, taus, masks, strict=True)]) / (count + (count == 0))
 
 
+@scale_free
 @requires("fisher")
 def fisher(
     taus: Sequence[Array],
@@ -160,6 +161,7 @@ def _task(shape: tuple[int, ...], context: TensorContext) -> int:
     return context.task
 
 
+@scale_free
 @checked(_task)
 @whole
 def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:

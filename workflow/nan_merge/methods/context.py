@@ -96,6 +96,12 @@ def of_weights(operator: Callable[..., Any]) -> Callable[..., Any]:
     return operator
 
 
+def scale_free(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare that an operator does not see a common factor of all coefficients, in matrices for one that is of matrices."""
+    operator.scale_free = True  # type: ignore[attr-defined]
+    return operator
+
+
 def checked(check: Callable[..., object]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare what an operator refuses before it gets data: `check(shape, context, **hyper_parameters)` raises the UserError."""
 

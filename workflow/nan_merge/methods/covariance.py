@@ -18,13 +18,14 @@ from array_api_compat import device
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import Array, TensorContext, namespace, requires
+from nan_merge.methods.context import Array, TensorContext, namespace, requires, scale_free
 from nan_merge.methods.decompose import solve_right
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
 UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
 
 
+@scale_free
 @requires("gram")
 @of_matrices
 def gram(
@@ -80,6 +81,7 @@ def _inverse(symmetric: Array, unit: float) -> Array:
     return namespace(symmetric).linalg.pinv(symmetric, rtol=unit * symmetric.shape[0], hermitian=True)
 
 
+@scale_free
 @of_matrices
 def actmat(
     taus: Array,

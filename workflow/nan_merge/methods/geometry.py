@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.combine import weighted_sum
-from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, scale_free, whole
 from nan_merge.methods.sparsify import ranks
 
 ROWS_ARE_TOKENS = r"(embed_tokens|embeddings?|shared|wte|wpe)(\.weight)?$"
@@ -42,6 +42,7 @@ def _cosines(inner: np.ndarray) -> np.ndarray:
 
 
 @of_weights
+@scale_free
 @whole
 def slerp(
     taus: Sequence[Array],
@@ -72,6 +73,7 @@ def slerp(
 
 
 @of_weights
+@scale_free
 @whole
 def karcher(
     taus: Sequence[Array],
@@ -124,6 +126,7 @@ def _mean_direction(inner: np.ndarray, shares: np.ndarray, iterations: int, tole
     return k / norm(k)
 
 
+@scale_free
 @whole
 def model_stock(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -> Array:
     """Move from the base towards the mean of the experts in proportion to their agreement (Model Stock, arXiv 2403.19522).

@@ -11,7 +11,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.combine import disjoint_mean
-from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, scale_free, whole
 from nan_merge.methods.sparsify import row_axis
 
 SAME = 1e-28  # share of the mean square of entries below which their variance is rounding
@@ -44,6 +44,7 @@ def _softmax(values: Array, axis: int) -> Array:
     return powers / xp.sum(powers, axis=axis, keepdims=True)
 
 
+@scale_free
 @whole
 def sce(
     taus: Sequence[Array],

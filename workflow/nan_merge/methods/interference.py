@@ -19,7 +19,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace, scale_free
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 from nan_merge.methods.spectral import triplets
 
@@ -58,6 +58,7 @@ def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning
     return x
 
 
+@scale_free
 @of_matrices
 def wudi(
     taus: Array,
@@ -87,6 +88,7 @@ def wudi(
     return _adam(start, lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
 
 
+@scale_free
 @of_matrices
 def optmerge(
     taus: Array, alpha: Sequence[float], context: TensorContext, *, steps: Steps = 300, learning_rate: LearningRate = 1e-5
@@ -112,6 +114,7 @@ def _low_rank(matrix: Array, count: int, size: float) -> Array:
     return (u * s) @ vt
 
 
+@scale_free
 @of_matrices
 def swudi(
     taus: Array,

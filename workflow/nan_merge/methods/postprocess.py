@@ -10,7 +10,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, of_weights, whole
+from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, of_weights, scale_free, whole
 from nan_merge.methods.varying import Varies
 
 
@@ -64,6 +64,7 @@ def lines(
     return (alpha + beta * (context.depth or 0.0)) * merged
 
 
+@scale_free
 @whole
 def magic(
     merged: Array,

@@ -16,6 +16,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import bind, operator_in, requirements
+from nan_merge.methods.space import names
 from nan_merge.methods.units import ONE_BASE
 
 LONGEST = 80  # characters of the changes in a label
@@ -79,11 +80,12 @@ def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
             " or choose a method with `data: none`"
         )
     if "tune" in found:
-        key, fixed = found["tune"]["hyper_parameter"], catalogue.untuned(name)
+        keys, fixed = names(found["tune"]), catalogue.untuned(name)
         rule = operator_in(found, "coefficients")[0]
+        ways = " --set " + f"coefficients.{rule}.{keys[0]}=<number>" if "space" not in found["tune"] else ", with --set for these"
         raise UserError(
-            f"--method {name}: chooses `{key}` by an evaluation, which only a suite has; take"
-            f" --method {fixed} --set coefficients.{rule}.{key}=<number>"
+            f"--method {name}: chooses {' and '.join(f'`{key}`' for key in keys)} by an evaluation, which only a suite has; take"
+            f" --method {fixed}{ways}"
         )
     return found
 

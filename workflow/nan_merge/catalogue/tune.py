@@ -1,0 +1,95 @@
+"""The key `tune` of a method: its JSON schema, and the check of a space against the operators of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.catalogue.files import check_schema
+from nan_merge.methods.recipe import STAGES
+from nan_merge.methods.space import ROUND, SEARCHES, Search, put, search_of
+
+_RANGE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["low", "high"],
+    "properties": {
+        "low": {"type": "number", "description": "the least value; whole numbers where the hyper-parameter is one"},
+        "high": {"type": "number", "description": "the largest value"},
+        "log": {"type": "boolean", "description": "whether values are drawn evenly in their logarithm"},
+        "start": {
+            "type": "number",
+            "description": "of tpe and cma_es: value of the first trial; the method's own if not stated",
+        },
+        "each": {"enum": ["expert"], "description": "one number for each expert, for a hyper-parameter that has one an expert"},
+    },
+}
+_LIST = {
+    "type": "array",
+    "minItems": 1,
+    "uniqueItems": True,
+    "items": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
+}
+SCHEMA = {
+    "type": "object",
+    "description": "choose hyper-parameters by the average over tasks on the validation splits",
+    "additionalProperties": False,
+    "properties": {
+        "hyper_parameter": {
+            "enum": ["value", "mean", "total", "exponent"],
+            "description": "one hyper-parameter of the coefficient rule, with `grid` or `as`",
+        },
+        "grid": {
+            "type": "array",
+            "minItems": 1,
+            "uniqueItems": True,
+            "items": {"type": "number"},
+            "description": "the candidates",
+        },
+        "as": {"type": "string", "description": "take the value that was chosen for this other method"},
+        "multiples": {
+            "type": "array",
+            "minItems": 1,
+            "uniqueItems": True,
+            "items": {"type": "number", "exclusiveMinimum": 0},
+            "description": "of a variant without coefficients: the candidates, as multiples of the scale of the method",
+        },
+        "search": {"enum": [*SEARCHES], "description": "how points of `space` are chosen"},
+        "budget": {"type": "integer", "minimum": 1, "description": "number of trials of sobol, tpe and cma_es"},
+        "batch": {
+            "type": "integer",
+            "minimum": 1,
+            "description": f"trials of a round of tpe and cma_es, which do not see each other's scores; {ROUND} if not stated",
+        },
+        "seed": {"type": "integer", "minimum": 0, "description": "of sobol, tpe and cma_es; 0 if not stated"},
+        "space": {
+            "type": "object",
+            "minProperties": 1,
+            "description": "a list of values or a range by hyper-parameter, `key` or `stage.key`, of any stage",
+            "additionalProperties": {"anyOf": [_LIST, _RANGE]},
+        },
+    },
+    "oneOf": [
+        {"required": ["hyper_parameter", "grid"]},
+        {"required": ["hyper_parameter", "as"]},
+        {"required": ["multiples"]},
+        {"required": ["search", "space"]},
+    ],
+}
+
+
+def checked_search(record: Mapping[str, Any], where: str, schema: Path, definitions: Mapping[str, Any]) -> Search:
+    """Return the search of a method; UserError, beginning with `where`, for a space that its operators do not take.
+
+    Bounds and listed values are checked against `schema`, that of methods, with `definitions`.
+    """
+    search = search_of(record, where)
+    spec = {stage: record[stage] for stage in STAGES if stage in record}
+    for dimension in search.space if "space" in record["tune"] else ():
+        for value in dimension.choices or (dimension.low, dimension.high):
+            drawn = int(value) if dimension.integer and not dimension.choices else value
+            point = {dimension.path: {"expert": drawn} if dimension.each else drawn}
+            method = {"label": "", "summary": "", **put(spec, point)}
+            check_schema({"trial": method}, schema, f"{where}: tune: space", definitions)
+    return search

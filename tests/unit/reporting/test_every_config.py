@@ -20,6 +20,7 @@ PLAIN = {"tables": ["main", "comparisons", "methods", "experts", "coefficients",
 RUNS = {
     **{name: {"overlay": overlay} for name, overlay in OVERLAYS.items() if overlay.get("suites", True)},
     "robustness": {"overlay": {**read_yaml(CONFIG / "study/robustness.yaml"), "seeds": [0, 1]}},
+    "search": {"overlay": {**read_yaml(CONFIG / "study/search.yaml"), "suites": ["text"]}},
     "three_seeds": {"overlay": {"seeds": [0, 1, 2]}},
     "fetched_seeds": {"overlay": {"suites": ["vit_b32_8"], "seeds": [0, 1]}},
     "one_task": {"overlay": {}, "tasks": 1},

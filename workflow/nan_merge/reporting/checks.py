@@ -306,7 +306,7 @@ def selected(study: Study) -> list[Check]:
     for method in dict.fromkeys([*curves, *rows]):
         grid = sorted(curves.get(method, {}))
         values = study.chosen(method)
-        listed, picked = (", ".join(f"{value:g}" for value in each) for each in (grid, values))
+        listed, picked = ", ".join(f"{value:g}" for value in grid), study.picked(method)
         best = f"best average {study.measure} on the validation splits: {picked or 'unknown'}"
         evidence = [f"Candidates: {listed}; {best}."] if grid else []
         if grid and any(value in (grid[0], grid[-1]) for value in values):

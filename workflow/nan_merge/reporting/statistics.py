@@ -5,6 +5,7 @@ Test examples are taken as an independent sample within each task, several seeds
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from nan_merge.reporting.study import ACCURACY, VALIDATION, Score, Study
 
 LEVEL = 0.95
 POWER = 0.8
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")
 BASE, AVERAGING, INDIVIDUAL = "pretrained", "weight_averaging", "individual"
 
 
@@ -153,12 +155,12 @@ def average_of(study: Study, method: str, split: str) -> Estimate:
 
 
 def candidates(study: Study) -> dict[str, dict[float, Estimate]]:
-    """Return the validation averages of `<method>-<value>` by method and value."""
+    """Return the validation averages of `<method>-<value>` by method and value; without points of several hyper-parameters."""
     found: dict[str, dict[float, Estimate]] = {}
     known = {method["id"] for method in study.methods}
     for name in dict.fromkeys(row.method for row in study.reported("validation")):
         method, _, value = name.partition("-")
-        if method in known:
+        if method in known and NUMBER.fullmatch(value):
             found.setdefault(method, {})[float(value)] = average_of(study, name, "validation")
     return {method["id"]: found[method["id"]] for method in study.methods if method["id"] in found}
 

@@ -66,6 +66,7 @@ class Study:
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     premise: list[dict[str, str]] = field(default_factory=list)
     data_checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    searches: list[dict[str, Any]] = field(default_factory=list)
     answers: Mapping[tuple, Any] = field(default_factory=dict)  # predictions, for a table that needs them
     others: list[dict[str, Any]] = field(default_factory=list)  # methods left out of a table or figure
 
@@ -80,14 +81,24 @@ class Study:
         return next((m["draws"] for m in [*self.methods, *self.others] if m["id"] == identifier and "draws" in m), [identifier])
 
     def symbol(self, identifier: str) -> str:
-        """Return the symbol of the hyper-parameter that a method tunes."""
-        tuned = {m["id"]: m.get("tune", {}).get("hyper_parameter", "value") for m in [*self.methods, *self.others]}
-        return SYMBOLS[tuned.get(identifier, "value")]
+        """Return the symbol of the hyper-parameter that a method tunes, or of several, with commas."""
+        tuned: dict[str, Any] = next((m.get("tune", {}) for m in [*self.methods, *self.others] if m["id"] == identifier), {})
+        chosen = tuned.get("hyper_parameters") or [tuned.get("hyper_parameter", "value")]
+        return ", ".join(SYMBOLS.get(name, name) for name in chosen)
 
     def chosen(self, identifier: str) -> list[float]:
-        """Return the values that validation chose for a method, each once, smallest first."""
+        """Return the values that validation chose for a method with one hyper-parameter, each once, smallest first."""
+        return sorted({float(each) for each in self._choices(identifier) if not isinstance(each, Mapping)})
+
+    def picked(self, identifier: str) -> str:
+        """Return what validation chose for a method, as text: values, or points of a search by seed; empty if that is unknown."""
+        values = [f"{value:g}" for value in self.chosen(identifier)]
+        points = [spelt_point(each) for each in self._choices(identifier) if isinstance(each, Mapping)]
+        return ", ".join(values) or "; ".join(dict.fromkeys(points))
+
+    def _choices(self, identifier: str) -> list[Any]:
         tables = [table for table in self.coefficients if table["method"] in self.members(identifier)]
-        return sorted({float(table["chosen"]) for table in tables if table.get("chosen") is not None})
+        return [table["chosen"] for table in tables if table.get("chosen") is not None]
 
     def fixed(self, identifier: str) -> float | None:
         """Return the value of that hyper-parameter in the method that is not tuned, None if there is none."""
@@ -98,7 +109,7 @@ class Study:
         tuned = [method for method in self.methods if "tune" in method and "skipped" not in method]
         return [
             f"{method.get('label', method['id'])}: {self.symbol(method['id'])}"
-            + (f" = {', '.join(f'{value:g}' for value in self.chosen(method['id']))}" if self.chosen(method["id"]) else "")
+            + (f" = {picked}" if (picked := self.picked(method["id"])) else "")
             + " was chosen"
             + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
             + f", by the average {self.measure} over tasks on the validation splits."
@@ -294,16 +305,18 @@ def studies(
     datasets: Sequence[Path | str] = (),
     premise: Sequence[Path | str] = (),
     data_checks: Sequence[Path | str] = (),
+    searches: Sequence[Path | str] = (),
 ) -> list[Study]:
     """Read all files and split them by suite, with one `Study` for each; `methods` are in the order of the tables.
 
     Coefficient files and rows of tables name their suite. Norms are `{suite}/seed{seed}.json`, data sets
     `{data}/{task}/dataset.json`, where `data` is the key `data` of the suite or its id, and their checks `{data}/{task}.json`.
-    Coefficients and norms of a suite with an `owner` are those of that suite.
+    Coefficients, norms and searches of a suite with an `owner` are those of that suite.
     """
     rows = [_score(row, scores) for row in read_table(scores)]
     pairs = read_table(comparisons) if comparisons else []
     tables = [read_json(file) for file in coefficients]
+    traces = [read_json(file) for file in searches]
     probes = [row for file in premise for row in read_table(file)]
     result = []
     for suite in suites:
@@ -319,10 +332,22 @@ def studies(
                 measures={_seed(file): read_json(file) for file in measures if Path(file).parent.name == owner},
                 datasets=_records(suite, map(Path, datasets)),
                 premise=[row for row in probes if row["suite"] == name],
+                searches=[record for record in traces if record["suite"] == owner],
                 data_checks={Path(f).stem: read_json(f) for f in data_checks if Path(f).parent.name == suite.get("data", name)},
             )
         )
     return result
+
+
+def spelt_point(point: Mapping[str, Any]) -> str:
+    """Return a point of a search as text: hyper-parameters without their stages, and the numbers of all experts."""
+
+    def spelt(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return f"({', '.join(f'{name} {spelt(each)}' for name, each in value.items())})"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{path.rpartition('.')[2]} {spelt(value)}" for path, value in point.items())
 
 
 def _score(row: dict[str, str], source: Path | str) -> Score:

@@ -10,6 +10,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.reporting import data_tables, method_tables, norm_tables, score_tables, subset_tables
 from nan_merge.reporting.formats import Table, write
 from nan_merge.reporting.ranks import ranks
+from nan_merge.reporting.searches import search_table
 from nan_merge.reporting.study import Study
 
 
@@ -30,6 +31,7 @@ KINDS: dict[str, Callable[[Study, dict[str, Any]], Table]] = {
     "methods": method_tables.methods,
     "scan": method_tables.scan,
     "sweep": method_tables.sweep,
+    "search": search_table,
     "experts": norm_tables.experts,
     "coefficients": norm_tables.coefficients,
     "premise": norm_tables.premise,

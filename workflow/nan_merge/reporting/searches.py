@@ -1,0 +1,69 @@
+"""The searches of hyper-parameters: best validation score so far against trials, and how optimistic the best one is."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nan_merge.reporting.figure_style import curve_styles, empty_figure
+from nan_merge.reporting.formats import Table, percent
+from nan_merge.reporting.study import Study, spelt_point
+
+HEADER = ["Method", "Search", "Trials", "First", "Best", "Cross-validated", "Optimism", "Chosen"]
+
+
+def search_table(study: Study, record: dict[str, Any]) -> Table:
+    """One row a method and seed that chose on validation: trials, scores of the first and the best, what was chosen."""
+    table = Table(study.title(record), HEADER, text=(0, 1, 7))
+    for entry in _in_order(study):
+        optimism = f"{100 * entry['optimism']:.1f}".replace("-", "−")
+        numbers = [percent(entry["trace"][0]["average"]), percent(entry["best"]), percent(entry["cross_validated"]), optimism]
+        kept = {key: entry[key] for key in ("method", "seed", "search", "trials", "best", "cross_validated", "optimism")}
+        table.add(
+            [study.label(entry["method"]), entry["search"], str(entry["trials"]), *numbers, spelt_point(entry["point"])],
+            {**kept, "first": entry["trace"][0]["average"], "chosen": entry["chosen"], "point": spelt_point(entry["point"])},
+            entry["method"],
+        )
+    table.notes = [
+        f"Average over tasks of the {study.measure} in % on the validation splits; no test example is used. Trials: merges that "
+        "were made and scored. First: the first trial, which tpe and cma_es make of the method as it is.",
+        "Cross-validated: over five folds of the validation examples, the best trial on four is scored on the fifth. Optimism: "
+        "best less cross-validated, in percentage points: the part of the best score that comes of choosing among the trials. "
+        "That tpe and cma_es proposed them by scores on the same examples is not in it. The test split has no part in either.",
+    ]
+    return table
+
+
+def search_figure(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
+    """Draw the best average on validation so far against the number of trials, a step a method, the mean over seeds."""
+    entries = _in_order(study)
+    if not entries:
+        return empty_figure("No hyper-parameter was searched in this suite.")
+    figure = Figure(figsize=(6.6, 3.6))
+    axes = figure.subplots()
+    shown = dict.fromkeys(entry["method"] for entry in entries)
+    styles = curve_styles(method for method in study.methods if method["id"] in shown)
+    for method in shown:
+        traces = [[trial["best"] for trial in entry["trace"]] for entry in entries if entry["method"] == method]
+        best = [100 * fmean(values) for values in zip(*traces, strict=True)]
+        colour, marker = styles[method]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.4, "drawstyle": "steps-post"}
+        axes.plot(range(1, len(best) + 1), best, label=study.label(method), **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trials")
+    axes.set_ylabel(f"best average validation {study.measure} in %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure, (
+        f"Best average over tasks of the {study.measure} on the validation splits among the first trials. Points of a grid and "
+        "of sobol do not depend on earlier scores, those of tpe and cma_es do. The best of many is optimistic, by what the table "
+        "of searches says" + ("; mean over seeds." if len(study.seeds) > 1 else ".")
+    )
+
+
+def _in_order(study: Study) -> list[dict[str, Any]]:
+    """Return the searches of the shown methods, in the order of the rows, then of the seeds."""
+    place = {method["id"]: row for row, method in enumerate(study.methods)}
+    return sorted((e for e in study.searches if e["method"] in place), key=lambda e: (place[e["method"]], e["seed"]))

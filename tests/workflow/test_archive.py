@@ -110,7 +110,7 @@ def test_it_has_every_result_and_record_and_no_weights(archived, members):
         assert {f"results/{pattern.format(method)}" for method in methods} <= members.keys()
     results = archived / "results"
     kinds = ("tables/*", "figures/*", "*.tsv", "claims.*", "report.html", "coefficients/**/*.json", "measures/**/*.json",
-             "digests/**/*.json", "selected/**/*.json", "premise/*.tsv", "validation/**/*")  # fmt: skip
+             "digests/**/*.json", "selected/**/*.json", "searches/**/*.json", "premise/*.tsv", "validation/**/*")  # fmt: skip
     expected = {f.relative_to(archived.folder).as_posix() for kind in kinds for f in results.glob(kind) if f.is_file()}
     assert expected <= members.keys() and len(expected) > 60
     assert {

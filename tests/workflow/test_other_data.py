@@ -14,7 +14,7 @@ from nan_merge.data.dataset import Dataset
 TYPOS, UNSEEN = "tiny_typos", "tiny_unseen"
 PLAIN = [method for method in tiny.METHODS if method != "dare"]
 MAKING = ("finetune_checkpoint", "prepare_checkpoint", "measure_weights", "estimate_coefficients", "merge_checkpoints",
-          "merge_candidate", "evaluate_candidate", "select_coefficients", "finetune_premise")  # fmt: skip
+          "merge_candidate", "evaluate_candidate", "select_coefficients", "describe_search", "finetune_premise")  # fmt: skip
 
 
 def with_suites(project: Project) -> Project:
@@ -109,7 +109,7 @@ def test_tables_say_whose_models_they_score_and_on_what(made):
     assert page.count("Base, experts and merges are those of Tiny BERT: nothing was trained here") >= 3
     shown = {path.name for path in (project / "results/tables").glob(f"*_{TYPOS}.md")}
     assert shown == {f"{name}_{TYPOS}.md" for name in tiny.shown("tables")} - {
-        f"{n}_{TYPOS}.md" for n in ("experts", "coefficients", "premise", "sweep")
+        f"{n}_{TYPOS}.md" for n in ("experts", "coefficients", "premise", "search", "sweep")
     }
 
 

@@ -39,7 +39,12 @@ def tuned(seed=0):
     """The search for λ: everything that comes before the estimate of the tuned method."""
     return (estimated(*CANDIDATES, seed=seed) | each("merge_candidate", CANDIDATES, seed)
             | each("evaluate_candidate", [f"{candidate}, all" for candidate in CANDIDATES], seed)
-            | each("select_coefficients", ["task_arithmetic_tuned"], seed))  # fmt: skip
+            | chosen(seed))  # fmt: skip
+
+
+def chosen(seed=0):
+    """What follows the scores of the candidates: the choice, and the trace of the search."""
+    return each("select_coefficients", ["task_arithmetic_tuned"], seed) | each("describe_search", ["task_arithmetic_tuned"], seed)
 
 
 def from_experts(seed=0):
@@ -95,7 +100,7 @@ def test_one_more_value_in_the_grid_costs_one_candidate_and_the_choice(project):
     methods(project, lambda m: m["task_arithmetic_tuned"]["tune"].update(grid=[*tiny.GRID, 0.9]))
     new = "task_arithmetic_tuned-0.9"
     expected = estimated(new) | each("merge_candidate", [new]) | each("evaluate_candidate", [f"{new}, all"])
-    expected |= each("select_coefficients", ["task_arithmetic_tuned"]) | estimated("task_arithmetic_tuned")
+    expected |= chosen() | estimated("task_arithmetic_tuned")
     assert project.jobs() == expected | merged("task_arithmetic_tuned") | GATHERED | PRESENTED
 
 

@@ -573,7 +573,7 @@ class Experiment:
             yield method, record["method"], "nested"
         for control in record.get("controls", []) if host and not scanned else []:
             yield method, control, "control"
-        if parent and owns(record):
+        if parent and owns(record) and parent != host:
             yield method, parent, "selection"
         if parent and group == "ablation":
             yield method, parent, "ablation"

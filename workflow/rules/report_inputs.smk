@@ -30,13 +30,18 @@ MATERIAL = {  # files of a suite that an entry of config/tables.yaml may name as
     "searches": lambda suite: collect(
         rules.describe_search.output,
         suite=experiment.owner(suite),
-        method=[method for method in experiment.merges(suite) if method in experiment.searches],
+        method=searching_methods(suite),
         seed=SEEDS,
     ),
 }
 NUMBERS = [
     name for name in MATERIAL if name not in ("data_checks", "predictions", "subsets", "searches")
 ]  # of the pages over all suites
+
+
+def searching_methods(suite):
+    """The methods of a suite that choose hyper-parameters on validation."""
+    return [method for method in experiment.merges(suite) if method in experiment.searches]
 
 
 def scores(suites=experiment.suites):
@@ -97,7 +102,12 @@ def shows(kind, suite):
     """Whether a kind of tables or figures has anything to show of a suite."""
     if kind in OF_MODELS and experiment.owner(suite) != suite:
         return False
-    needs = {"premise": experiment.premise_runs, "data": experiment.prepared_tasks, "subsets": subsets_of}
+    needs = {
+        "premise": experiment.premise_runs,
+        "data": experiment.prepared_tasks,
+        "subsets": subsets_of,
+        "search": searching_methods,
+    }
     return kind not in needs or bool(needs[kind](suite))
 
 

@@ -109,6 +109,44 @@ def test_the_scan_has_every_reading_of_the_paper(host, reading):
     assert [each for each in scanned if each["host"] == host and reading.items() <= each["sweep"]["values"].items()]
 
 
+def test_a_search_is_one_candidate_a_trial_and_is_compared_once_with_its_host():
+    names = ["task_arithmetic", "task_arithmetic+tuned", NAN, f"{NAN}+tuned", "task_arithmetic+searched"]
+    found = asked("weight_averaging", *names)
+    trials = found.candidates_of("task_arithmetic+searched")
+    assert trials == [f"task_arithmetic+searched-t{number}" for number in range(1, 49)]
+    assert found.earlier_trials(trials[8]) == trials[:8] and found.earlier_trials(trials[7]) == []
+    assert "tune" not in found.method(trials[0]) and found.method_spec(trials[0], "coefficients", "tune") == {
+        "coefficients": {"multiples": {"mean": 0.3}}
+    }
+    assert len(found.candidates_of("task_arithmetic+tuned")) == len(found.candidates_of(f"{NAN}+tuned")) == 9
+    pairs = {(pair["method"], pair["against"]): pair["kind"] for pair in found.pairs()}
+    assert len(pairs) == len(found.pairs()), "no comparison twice"
+    assert pairs[f"{NAN}+tuned", "task_arithmetic+tuned"] == "host"
+    assert pairs["task_arithmetic+tuned", "task_arithmetic"] == "selection"
+    assert pairs["task_arithmetic+searched", "task_arithmetic"] == "host"
+    assert pairs["task_arithmetic+searched", "task_arithmetic+tuned"] == pairs[NAN, "task_arithmetic+searched"] == "control"
+
+
+def test_thresholds_follow_a_search_that_trims(monkeypatch):
+    made = asked("ties", "ties_tuned")
+    assert (
+        made.thresholds("ties") == made.thresholds("ties_tuned") == made.thresholds("ties_tuned-0.2") == "density_0.2-scope_model"
+    )
+    tune = {"search": "sobol", "budget": 2, "space": {"density": {"low": 0.1, "high": 0.5}}}
+    grid = {"search": "grid", "space": {"density": [0.1, 0.5]}}
+    catalogue = made.catalogue
+    monkeypatch.setattr("experiment.experiment.Catalogue", lambda root: catalogue)
+    for name, changed in (("ties_sobol", tune), ("ties_grid", grid)):
+        catalogue.hosts[name] = {**catalogue.hosts["ties"], "label": name, "tune": changed}
+    found = asked("ties_sobol", "ties_grid")
+    ids = {method: found.thresholds(method) for method in ("ties_sobol", *found.candidates_of("ties_sobol"), "ties_grid")}
+    assert all(method == name for method, name in ids.items()), "unknown before the run"
+    assert [found.thresholds(each) for each in found.candidates_of("ties_grid")] == [
+        f"density_{density}-scope_model" for density in (0.1, 0.5)
+    ]
+    assert {*ids, "density_0.1-scope_model"} <= found.needing(found.thresholds).keys()
+
+
 def test_a_negative_candidate_keeps_its_sign():
     tuned = f"{NAN}_tuned"
     found = asked(tuned)

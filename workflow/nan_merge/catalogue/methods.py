@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.sweeps import lacks_shuffle, members
 from nan_merge.catalogue.tune import SCHEMA as TUNE
-from nan_merge.catalogue.tune import checked_search
+from nan_merge.catalogue.tune import at_multiples, checked_search, lacks_scale
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
 from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, operator_in
@@ -154,7 +154,7 @@ class Catalogue:
             if "multiples" not in entry["tune"]:
                 wanted = "a variant without coefficients has `multiples` of the method's scale"
                 raise UserError(f"{VARIANTS}: {variant}: tune: {wanted}; found {', '.join(entry['tune'])}")
-            return _lacks_scale(record)
+            return lacks_scale(record)
         if "variant" in record:
             return f"'{record['variant']}' has replaced its coefficients already"
         new, values = operator_in(entry, "coefficients")
@@ -205,7 +205,7 @@ class Catalogue:
         if "control" in entry or "space" in entry:
             return {key: value for key, value in new.items() if key != "host"}
         if "coefficients" not in entry:
-            return {**new, **_at_multiples(record, entry["tune"]["multiples"], variant)}
+            return {**new, **at_multiples(record, entry["tune"]["multiples"], variant)}
         return {**new, **self._with_coefficients(record, new, name, variant)}
 
     def _with_coefficients(self, record: Mapping[str, Any], new: Mapping[str, Any], name: str, variant: str) -> dict[str, Any]:
@@ -218,6 +218,8 @@ class Catalogue:
         controls = [f"{name}+{variant}+{each}" for each in own]
         others = [each for each, other in self.variants.items() if other.get("group") == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
+        tuned = [each for each, other in self.variants.items() if not {"coefficients", "control"} & other.keys()]
+        controls += [f"{name}+{each}" for each in tuned if "space" in entry.get("tune", {})]
         host = record["extends"] if "scan" in record else name
         over = {key: value for key, value in replaced[1].items() if key == "over"}  # of the method, not of its coefficients
         return {
@@ -227,28 +229,6 @@ class Catalogue:
             "controls": [*controls, *record.get("controls", [])],
             "coefficients": {rule: {**over, **values, **scale}},
         }
-
-
-def _lacks_scale(record: Mapping[str, Any]) -> str:
-    """Return why the coefficients of a method have no scale that could be chosen; empty if they have one."""
-    if "tune" in record:
-        return f"it chooses {' and '.join(f'`{each}`' for each in names(record['tune']))} on validation already"
-    rule, values = operator_in(record, "coefficients")
-    if is_finished(COEFFICIENTS[rule]) and "value" not in values:
-        return f"`{rule}` states every coefficient, and they have no common scale"
-    if free := [operator.__name__ for operator in operators(record) if hasattr(operator, "scale_free")]:
-        return f"`{free[0]}` does not see a common factor of the coefficients, so there is no scale to choose"
-    return "" if next(iter(scale_of(rule, values).values())) else "its coefficients are 0, and so are all multiples"
-
-
-def _at_multiples(record: Mapping[str, Any], multiples: Iterable[float], variant: str) -> dict[str, Any]:
-    """Return what changes of a method whose scale is chosen from multiples of its own: its value, its mean or its sum."""
-    rule, values = operator_in(record, "coefficients")
-    ((key, scale),) = scale_of(rule, values).items()
-    key = "value" if "value" in values else key
-    grid = [float(f"{scale * multiple:.6g}") for multiple in multiples]
-    host = {"host": f"{record['host']}+{variant}"} if "host" in record else {}
-    return {**host, "tune": {"hyper_parameter": key, "grid": grid}, "coefficients": {rule: {**values, key: scale}}}
 
 
 def _repeats(host: Mapping[str, Any], variant: Mapping[str, Any], control: Mapping[str, Any]) -> bool:

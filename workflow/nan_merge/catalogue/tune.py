@@ -1,14 +1,15 @@
-"""The key `tune` of a method: its JSON schema, and the check of a space against the operators of the method."""
+"""The key `tune` of a method: its JSON schema, the check of a space against the operators, and multiples of a scale."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import check_schema
-from nan_merge.methods.recipe import STAGES
-from nan_merge.methods.space import ROUND, SEARCHES, Search, put, search_of
+from nan_merge.methods.coefficients import COEFFICIENTS, is_finished, scale_of
+from nan_merge.methods.recipe import STAGES, operator_in
+from nan_merge.methods.space import ROUND, SEARCHES, Search, names, put, search_of
 
 _RANGE = {
     "type": "object",
@@ -93,3 +94,26 @@ def checked_search(record: Mapping[str, Any], where: str, schema: Path, definiti
             method = {"label": "", "summary": "", **put(spec, point)}
             check_schema({"trial": method}, schema, f"{where}: tune: space", definitions)
     return search
+
+
+def lacks_scale(record: Mapping[str, Any]) -> str:
+    """Return why the coefficients of a method have no scale that could be chosen; empty if they have one."""
+    if "tune" in record:
+        return f"it chooses {' and '.join(f'`{each}`' for each in names(record['tune']))} on validation already"
+    rule, values = operator_in(record, "coefficients")
+    if is_finished(COEFFICIENTS[rule]) and "value" not in values:
+        return f"`{rule}` states every coefficient, and they have no common scale"
+    named = {stage: operator_in(record, stage)[0] for stage in STAGES}
+    if free := [name for stage, name in named.items() if hasattr(STAGES[stage][name], "scale_free")]:
+        return f"`{free[0]}` does not see a common factor of the coefficients, so there is no scale to choose"
+    return "" if next(iter(scale_of(rule, values).values())) else "its coefficients are 0, and so are all multiples"
+
+
+def at_multiples(record: Mapping[str, Any], multiples: Iterable[float], variant: str) -> dict[str, Any]:
+    """Return what changes of a method whose scale is chosen from multiples of its own: its value, its mean or its sum."""
+    rule, values = operator_in(record, "coefficients")
+    ((key, scale),) = scale_of(rule, values).items()
+    key = "value" if "value" in values else key
+    grid = [float(f"{scale * multiple:.6g}") for multiple in multiples]
+    host = {"host": f"{record['host']}+{variant}"} if "host" in record else {}
+    return {**host, "tune": {"hyper_parameter": key, "grid": grid}, "coefficients": {rule: {**values, key: scale}}}

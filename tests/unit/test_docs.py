@@ -8,6 +8,7 @@ import pytest
 import yaml
 from models import ROOT
 
+from nan_merge.catalogue.tune import SCHEMA as TUNE
 from nan_merge.core.errors import UserError
 from scripts import write_docs
 
@@ -77,6 +78,10 @@ def test_the_cpu_build_is_that_of_the_pinned_versions():
     pinned = re.findall(r"^(torch(?:vision)?==\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     named = re.findall(r"torch(?:vision)?==\S+", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert named == pinned and len(pinned) == 2
+
+
+def test_every_key_of_a_search_is_described():
+    assert [key for key, _, meaning in write_docs.rows(TUNE, {}) if not meaning] == []
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

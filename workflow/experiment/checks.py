@@ -71,6 +71,10 @@ def check_run(experiment: Experiment) -> None:
         if experiment.models and tune:
             found = f"'{method}' needs scores on validation data to choose {' and '.join(map(repr, names(tune)))}"
             raise UserError(f"{where}: {found}; `models` have none")
+        if tune and not experiment.methods[method].get("static", True):
+            raise UserError(
+                f"{where}: '{method}' merges for one task at a time, and candidates are one merge for all; leave it out"
+            )
         if tune.get("as", method) not in experiment.config["methods"]:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
 

@@ -223,6 +223,18 @@ MISTAKES = {
         ("methods.yaml", "ties_elections", "tune", SEARCH),
         "ties_elections: the keys ['tune', 'scan'] exclude each other; keep one",
     ),
+    "a number for each expert where there is one": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "space": {"value": {**BOX, "each": "expert"}}}),
+        "magmax: tune: space: trial.coefficients.constant.value: expected a number (the coefficient lambda), found a mapping",
+    ),
+    "a search of a merge for each task": (
+        ("config.yaml", "methods", ["emr", "emr+searched"]),
+        "'emr+searched' merges for one task at a time, and candidates are one merge for all; leave it out",
+    ),
+    "a search of a control that is not run": (
+        ("config.yaml", "methods", ["ties+searched+uniform"]),
+        "'ties+searched+uniform' uses the tuned value of 'ties+searched'; list that one too",
+    ),
     "two values of one id": (
         ("methods.yaml", "magmax", "tune", {"hyper_parameter": "value", "grid": [0.1, 0.1000000001]}),
         "config/methods.yaml: magmax: tune: two values have one id, which has six digits; leave one out",

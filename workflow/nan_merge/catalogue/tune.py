@@ -34,7 +34,6 @@ _LIST = {
 }
 SCHEMA = {
     "type": "object",
-    "description": "choose hyper-parameters by the average over tasks on the validation splits",
     "additionalProperties": False,
     "properties": {
         "hyper_parameter": {

@@ -118,3 +118,9 @@ def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]
         raise UserError(f"{where}: merges: expected a suite that makes merges, but {found}; name that one")
     left_out = {*OF_ONE_SUITE, *OF_MAKING, *(OF_TASKS if "tasks" in record else ())}
     return {**{k: v for k, v in above.items() if k not in left_out}, **record}
+
+
+def metric(suite: Mapping[str, Any], tasks: Mapping[str, Any], task: str) -> str:
+    """Return the metric of a task in the tables of a suite: what the suite names, or the correlation of a benchmark."""
+    of_task = tasks[task].get("harness", {}).get("correlation", "accuracy")
+    return str(suite.get("metrics", {}).get(task, of_task))

@@ -153,7 +153,7 @@ class Experiment:
 
     def metric(self, suite: str, task: str) -> str:
         """Return the metric of a task in the tables of a suite."""
-        return str(self.suites[suite].get("metrics", {}).get(task, "accuracy"))
+        return entries.metric(self.suites[suite], self.tasks, task)
 
     def is_regression(self, task: str) -> bool:
         """Return whether the labels of a task are numbers."""

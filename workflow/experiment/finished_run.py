@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiment.entries import metric
 from experiment.experiment import INDIVIDUAL
 from nan_merge.catalogue.methods import STAGES
 from nan_merge.core.errors import UserError
@@ -95,7 +96,7 @@ class FinishedRun:
         return [task for task in self.config["suites"][suite]["tasks"] if task not in self.config["skipped"].get(suite, {})]
 
     def _metric(self, suite: str, task: str) -> str:
-        return str(self.config["suites"][suite].get("metrics", {}).get(task, "accuracy"))
+        return metric(self.config["suites"][suite], self.config["tasks"], task)
 
     def suite_record(self, suite: str) -> dict[str, Any]:
         """Return the record of a suite, as tables read it, with the origin of the data of every task."""

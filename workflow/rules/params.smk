@@ -9,6 +9,7 @@ ENVIRONMENTS = {
     "open_clip": "clip",
     "sequence_classification": "causal_lm",
     "vlm": "causal_lm",
+    "seq2seq_lm": "causal_lm",
 }  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for

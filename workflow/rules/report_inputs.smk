@@ -161,7 +161,7 @@ def task_record(suite, task):
     benchmark = (
         {**part(harness, "unanswered", "examples", "generated"), **part(record, "source", "licence")} if harness else {}
     )
-    metric = {"metric": experiment.metric(suite, task)} if task in experiment.suites[suite].get("metrics", {}) else {}
+    metric = {"metric": found} if (found := experiment.metric(suite, task)) != "accuracy" else {}
     known = part(record, "leaks")
     sizes = {str(seed): found[task] for seed in SEEDS if task in (found := experiment.rotated_sizes(suite, seed))}
     if sizes:  # what the expert saw: the same with every seed, or by seed

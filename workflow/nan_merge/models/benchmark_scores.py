@@ -117,7 +117,7 @@ def score(
             task, loaded = benchmark.id, functools.partial(load, checkpoint)
             tasks = load_tasks(benchmark, Path(scratch))
             samples = _samples(scoring, checkpoint, benchmark, tasks, loaded, f"{labels['method']}, {task}", batch_sizes)
-            found = answers(samples)
+            found = answers(samples, benchmark.harness.get("correlation"))
             lines.writelines(f"{canonical({'benchmark': task, **each})}\n".encode() for of in samples.values() for each in of)
             more = more_scores(benchmark.harness["folder"], (sample for of in samples.values() for sample in of))
             scores += [{**labels, "task": task, "n": len(found.label), **each} for each in (*found.scores(), *more)]

@@ -15,10 +15,11 @@ from nan_merge.core.files import read_json, read_table, write_table
 SYMBOLS = {"value": "λ", "mean": "λ", "total": "Σc", "exponent": "p"}  # of a tuned hyper-parameter
 ACCURACY, VALIDATION = "accuracy", "validation_"  # the metric of a task that names none; prefix of metrics of that split
 CORRELATIONS = ("matthews", "pearson", "spearman", "pearson_spearman")
-REGRESSION = "pearson_spearman"  # the metric of labels that are numbers
+REGRESSION = ("spearman", "pearson_spearman")  # the metrics of labels that are numbers
 METRIC_NAMES = {
     "matthews": "Matthews correlation",
     "f1_accuracy": "mean of F1 and accuracy",
+    "spearman": "Spearman's rank correlation",
     "pearson_spearman": "mean of Pearson's and Spearman's correlation",
 }
 SCORE_COLUMNS = ["suite", "method", "task", "metric", "value", "stderr", "n", "seed"]

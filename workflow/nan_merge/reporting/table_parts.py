@@ -156,7 +156,7 @@ def metric_notes(study: Study) -> list[str]:
     if not others:
         return []
     named = [f"{', '.join(tasks)}: {METRIC_NAMES[metric]}" for metric, tasks in others.items()]
-    numbers = others.get(REGRESSION, [])
+    numbers = [task for metric in REGRESSION for task in others.get(metric, [])]
     left_out = f", without {', '.join(numbers)}, whose labels are numbers" if numbers else ""
     return [
         f"Scores are accuracy except for {'; '.join(named)}.",

@@ -32,7 +32,7 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one with other numbers than the base's.
     """
     _opened(source)
-    if not any((source / name).is_file() for name in TOKENIZERS):
+    if not has_tokenizer(source):
         raise UserError(
             f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name its files in `members:`"
             " of the asset in config/assets.yaml, and lock it again"
@@ -42,12 +42,21 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     link(source, output)
 
 
-def link(source: Path, output: Path) -> None:
-    """Link weights and copy companions, whole or not at all; raise UserError for a GGUF file or packed weights."""
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has a file that makes a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
+def link(source: Path, output: Path, base: Path | None = None) -> None:
+    """Link weights and copy companions, those that only `base` has too, whole or not at all.
+
+    Raises UserError for a GGUF file or packed weights.
+    """
     model = _opened(source)
     with atomic_write(output) as part:
         part.mkdir(parents=True)
-        copy_companions(source, part, model.shards)
+        for folder in [source] if base is None else [base, source]:
+            copy_companions(folder, part, model.shards)
         for name in [*model.shards, *(index for index in (INDEX, PICKLE_INDEX) if (source / index).is_file())]:
             _link(source / name, part / name)
 

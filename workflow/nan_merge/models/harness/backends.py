@@ -33,7 +33,11 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
     library()
     if pictures:
         _check_takes_pictures(folder)
-    make = (_vllm if settings.get("backend") == "vllm" else functools.partial(_transformers, device))(settings, pictures)
+    file = folder / "config.json"
+    two = file.is_file() and bool(read_mapping(file).get("is_encoder_decoder"))
+    if two and settings.get("backend") == "vllm":
+        raise UserError(f"{folder}: vLLM runs no model of an encoder and a decoder; write `scoring: backend: hf`")
+    make = (_vllm if settings.get("backend") == "vllm" else functools.partial(_transformers, device, two))(settings, pictures)
     if (wanted := settings.get("parallelize", 0)) > (found := torch.cuda.device_count()):
         raise UserError(
             f"scoring: parallelize: {wanted} GPUs are to hold the layers of {folder}, and this job sees {found}; ask for as many"
@@ -110,7 +114,7 @@ def refuse_offloaded(folder: Path, places: Mapping[str, Any]) -> None:
         )
 
 
-def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
+def _transformers(device: str, two: bool, settings: Mapping[str, Any], pictures: bool) -> Callable[..., Any]:
     if pictures:
         from lm_eval.models.hf_vlms import HFMultimodalLM
 
@@ -118,12 +122,16 @@ def _transformers(device: str, settings: Mapping[str, Any], pictures: bool) -> C
     else:
         from lm_eval.models.huggingface import HFLM
 
-        made = functools.partial(_whole(HFLM), backend="causal")
+        made = functools.partial(_whole(HFLM), backend="seq2seq" if two else "causal")
     return functools.partial(made, device=device, parallelize="parallelize" in settings)
 
 
 def _whole(kind: Any) -> Any:
-    """Return a class of lm_eval that refuses weights that no file has: transformers draws them at random with a warning."""
+    """Return a class of lm_eval that refuses weights that no file has: transformers draws them at random with a warning.
+
+    transformers ties what is tied as it loads. lm_eval ties once more, by the config, and the T5Config of transformers says that
+    every T5 is tied: the head of Flan-T5 would be lost.
+    """
 
     class Whole(kind):
         AUTO_MODEL_CLASS: Any
@@ -133,6 +141,7 @@ def _whole(kind: Any) -> Any:
             self.AUTO_MODEL_CLASS = SimpleNamespace(from_pretrained=functools.partial(_load_whole, auto))
             super()._create_model(*arguments, **options)
             self.AUTO_MODEL_CLASS = auto
+            self._model.tie_weights = lambda: None
 
     return Whole
 

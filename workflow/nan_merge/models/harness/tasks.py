@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -16,6 +17,10 @@ from nan_merge.core.errors import UserError
 from nan_merge.models.own_tasks import own_folder
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+SAID_OFTEN = {  # logger of lm_eval -> text of a warning about what own tasks intend, once a task or a batch
+    "lm_eval.api.task": "Custom kwargs",
+    "lm_eval.models.huggingface": "`max_length` in generation kwargs",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
     `scratch` takes what datasets makes of the data. Raises UserError for tasks or data that are missing or do not fit each other.
     """
     shipped = shipped_tasks()
-    logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs" not in record.getMessage())
+    for logger, text in SAID_OFTEN.items():
+        logging.getLogger(logger).addFilter(functools.partial(_is_other, text))
     import datasets
     from lm_eval.tasks import TaskManager
 
@@ -103,6 +109,10 @@ def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Any]:
         for task in found.values():
             _try(task)
     return dict(sorted(found.items()))
+
+
+def _is_other(text: str, record: logging.LogRecord) -> bool:
+    return text not in record.getMessage()
 
 
 def _built(manager: Any, names: list[str], overrides: Mapping[str, Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from seq2seq_project import TASKS
 
 from nan_merge.core.files import read_json
 
-pytestmark = pytest.mark.demo
+pytestmark = [pytest.mark.demo, pytest.mark.slow]  # tests of the families run in one process: tests/unit/models
 ENVIRONMENT = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost"}
 SUITE = "flan_t5_base_lora_8"
 

@@ -179,9 +179,12 @@ def _check_heads(experiment: Experiment, suite: str, where: str) -> None:
         )
     for task in () if experiment.is_benchmarked(suite) else record["tasks"]:
         labels = experiment.tasks[task].get("labels")
-        if ("head" in record) != (labels is not None):
-            found, needs = ("head: expert", "`labels`") if "head" in record else ("text_tower", "a `prompt` or `class_names`")
-            raise UserError(f"{where}: tasks: with `{found}` a task needs {needs} (config/tasks.yaml); '{task}' has none")
+        classes = labels or ("head" in record and experiment.tasks[task].get("class_names"))
+        if ("head" in record) != bool(classes):
+            found, needs = ("head: expert", "`labels`") if "head" in record else ("text_tower", "a `prompt`")
+            raise UserError(
+                f"{where}: tasks: with `{found}` a task needs {needs} or `class_names` (config/tasks.yaml); '{task}' has none"
+            )
         metric, numbers = experiment.metric(suite, task), experiment.is_regression(task)
         if labels is None and metric != "accuracy":
             raise UserError(f"{where}: metrics: {task}: tasks without `labels` are scored by accuracy, not {metric}; remove it")

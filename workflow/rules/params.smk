@@ -10,6 +10,7 @@ ENVIRONMENTS = {
     "sequence_classification": "causal_lm",
     "vlm": "causal_lm",
     "seq2seq_lm": "causal_lm",
+    "image_classification": "clip",
 }  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
 GPU_OF_MERGES = int(experiment.config.get("device", "cpu") != "cpu")  # GPUs that a job asks a cluster for

@@ -81,6 +81,18 @@ def test_pixels_are_those_of_transformers(mode):
         np.testing.assert_array_equal(square(image.convert("RGB"), 224), theirs.transpose(1, 2, 0), err_msg=str(size))
 
 
+def test_pixels_with_resize_are_those_of_the_processor_of_convnext():
+    from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": 224}, crop_pct=0.875, resample=3, do_rescale=False, do_normalize=False
+    )
+    for size in sizes():
+        image = photograph().resize(size)
+        theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+        np.testing.assert_array_equal(square(image, 224, resize=256), theirs.transpose(1, 2, 0), err_msg=str(size))
+
+
 def test_pixels_with_crop_round_are_those_of_open_clip():
     transform = pytest.importorskip("open_clip.transform").image_transform(224, is_train=False)
     differing = 0
@@ -511,6 +523,9 @@ def test_a_task_that_does_not_fit_its_source_is_refused(built, tmp_path):
     refused(built, tmp_path / "tiny", r"column 'image' is struct.* expected numbers", task(label="image"))
     with pytest.raises(UserError, match="`input: crop:` is 'ceil', expected floor or round"):
         made(built, tmp_path / "tiny", crop="ceil")
+    with pytest.raises(UserError, match="`input: resize:` of the suite is 31, below `side`, 32; expected at least that"):
+        made(built, tmp_path / "tiny", resize=31)
+    assert made(built, tmp_path / "larger", resize=36).record["resize"] == 36
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -78,7 +78,7 @@ MISTAKES = {
     ),
     "a task with prompts": (
         {"of_tasks": {"cola": {"labels": None, "classes": ["bad", "good"], "prompt": "{}"}}},
-        "tasks: with `head: expert` a task needs `labels` (config/tasks.yaml); 'cola' has none",
+        "tasks: with `head: expert` a task needs `labels` or `class_names` (config/tasks.yaml); 'cola' has none",
     ),
     "a task with labels under a text tower": (
         {"head": None, "text_tower": "minilm_l6", "logit_scale": 1.0},

@@ -57,14 +57,15 @@ def decode(data: bytes) -> Image.Image:
     return picture.convert("RGB")
 
 
-def square(picture: Image.Image, side: int, crop: str = "floor") -> np.ndarray:
-    """Resize the shorter side to `side` (bicubic, antialiased) and cut out the middle: (side, side, 3) uint8.
+def square(picture: Image.Image, side: int, crop: str = "floor", resize: int | None = None) -> np.ndarray:
+    """Resize the shorter side to `resize` (bicubic, antialiased; default `side`) and cut out the middle: (side, side, 3) uint8.
 
     An odd remainder is halved by `floor` (default) as in transformers, or by `round` (to even) as in torchvision, used by
     open_clip; the two crops differ by one pixel for about a fifth of all images.
     """
     width, height = picture.size
-    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    edge = resize or side
+    size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
     left, top = (_half(length - side, crop) for length in size)
     resized = picture.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
@@ -79,9 +80,11 @@ def _half(length: int, crop: str) -> int:
 class Work:
     """The work folder of a decoding run: plan.json, one array per split, one empty file per finished unit."""
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any], sizes: Mapping[str, int], side: int, crop: str) -> None:
+    def __init__(
+        self, folder: Path, plan: Mapping[str, Any], sizes: Mapping[str, int], side: int, crop: str, resize: int | None = None
+    ) -> None:
         """Resume an interrupted run of the same plan and code, or start again."""
-        self.folder, self.side, self.crop = folder, side, crop
+        self.folder, self.side, self.crop, self.resize = folder, side, crop, resize
         identity = hashlib.sha256(canonical({**plan, "code": sha256(Path(__file__))}).encode()).hexdigest()
         if not (folder / "plan.json").is_file() or read_json(folder / "plan.json") != identity:
             shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +122,7 @@ class Work:
 
     def _pixels(self, shard: Path, row: int, data: bytes) -> np.ndarray:
         try:
-            return square(decode(data), self.side, self.crop)
+            return square(decode(data), self.side, self.crop, self.resize)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # decoders raise various errors on damaged data

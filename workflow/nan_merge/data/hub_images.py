@@ -34,8 +34,8 @@ def prepare(
 ) -> tuple[dict[str, Any], Splits]:  # fmt: skip
     """Return the record of one task and its splits: pixels (N, side, side, 3) uint8 and class indices (N,) int64.
 
-    `form` is the suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`), with
-    `corrupt` where the pictures of test are corrupted.
+    `form` is the suite's `input:`: `side`, the width in pixels, and `crop`, floor (default) or round (`decoding.square`),
+    perhaps `resize`, the shorter side of a picture before it is cropped, with `corrupt` where the pictures of test are corrupted.
     With `output` the pixels are memory maps in a work folder beside it, where an interrupted run resumes; `write_dataset`
     moves them to their place. Without it they are arrays in memory. The number of decoding `processes` (default: all
     processors) does not change the bytes. Raises UserError for a source that does not match the task.
@@ -64,7 +64,7 @@ def _prepare(
     record = {
         **common_record(task, class_names(task), available),
         "order": order, "splits": {split: len(rows) for split, rows in taken.items()},
-        "side": form["side"], "crop": form.get("crop", "floor"), "seed": SEED, "pillow": PIL.__version__,
+        "side": form["side"], "crop": form.get("crop", "floor"), **_resized(form), "seed": SEED, "pillow": PIL.__version__,
         "origin": origin, "counts": counts,
         "digest": source_digest(folder, [shard.path for some in shards.values() for shard in some]),
     }  # fmt: skip
@@ -77,6 +77,15 @@ def _prepare(
             split: (pixels[split] if output else np.array(pixels[split]), labels[origin[split]][rows])
             for split, rows in taken.items()
         }
+
+
+def _resized(form: Mapping[str, Any]) -> dict[str, int]:
+    """Return the entry of the record on `resize`; raise UserError for one below `side`, which leaves no crop of that width."""
+    if (size := form.get("resize")) is None:
+        return {}
+    if size < form["side"]:
+        raise UserError(f"`input: resize:` of the suite is {size}, below `side`, {form['side']}; expected at least that")
+    return {"resize": size}
 
 
 def _shards(folder: Path, name: str, arguments: Mapping[str, Any]) -> Shards:
@@ -124,6 +133,6 @@ def _decoded(
     stats = {str(shard.path): [shard.path.stat().st_size, shard.path.stat().st_mtime_ns] for shard in shards}
     rows = {split: hashlib.sha256(drawn.tobytes()).hexdigest() for split, drawn in taken.items()}
     plan = {"record": record, "shards": stats, "rows": rows}
-    work = Work(folder, plan, record["splits"], record["side"], record["crop"])
+    work = Work(folder, plan, record["splits"], record["side"], record["crop"], record.get("resize"))
     work.run(cut_units(shards, wanted), processes)
     return {split: np.load(work.array(split), mmap_mode="r") for split in taken}

@@ -1,7 +1,7 @@
 """Frozen heads: from the embeddings of an encoder to the logits of a task.
 
-A head file holds `head` (C, d), a row for each class, or the head of RoBERTa's classifiers: `dense` (d, d), tanh,
-`out_proj` (C, d), both with biases.
+A head file holds `head` (C, d), a row for each class, perhaps with `bias` (C,), or the head of RoBERTa's classifiers: `dense`
+(d, d), tanh, `out_proj` (C, d), both with biases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
 
-ROWS = "head"
+ROWS, BIAS = "head", "bias"
 LAYERS = ("dense", "out_proj")  # of the head of RobertaForSequenceClassification, which RoBERTa's authors use
 Layer = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
 
@@ -29,16 +29,16 @@ class Head:
     layers: tuple[Layer, ...]
 
     @classmethod
-    def of_rows(cls, rows: np.ndarray) -> Head:
-        """Return the head of one row (d,) for each class."""
-        return cls(((torch.from_numpy(np.asarray(rows)), None),))
+    def of_rows(cls, rows: np.ndarray, bias: np.ndarray | None = None) -> Head:
+        """Return the head of one row (d,) for each class, with a `bias` for each if given."""
+        return cls(((torch.from_numpy(np.asarray(rows)), None if bias is None else torch.from_numpy(np.asarray(bias))),))
 
     @classmethod
     def read(cls, file: Path) -> Head:
         """Read a head file; raise UserError for other tensors than those of a head."""
         stored = Checkpoint(file)
         if ROWS in stored.entries:
-            return cls.of_rows(stored.read(ROWS))
+            return cls.of_rows(stored.read(ROWS), stored.read(BIAS) if BIAS in stored.entries else None)
         wanted = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
         if missing := [name for name in wanted if name not in stored.entries]:
             raise UserError(f"{file}: no tensor '{missing[0]}'; expected '{ROWS}', or {', '.join(wanted)}; remove the head")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from nan_merge.models.onednn import accelerate
 from nan_merge.models.prompts import BATCH
 
 
-def normalise_pixels(inputs: np.ndarray, side: int, like: Tensor) -> Tensor:
+def normalise_pixels(
+    inputs: np.ndarray, side: int, like: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Tensor:
     """Return (pixels / 255 - mean) / std, (B, 3, side, side), of uint8 images (B, side, side, 3), on the device of `like`."""
     if inputs.shape[1:] != (side, side, 3):
         raise UserError(
             f"the images are {list(inputs.shape[1:])}, the model expects {[side, side, 3]}; correct `input: side:` of the suite"
         )
     pixels = torch.from_numpy(np.require(inputs, requirements=["C", "W"])).to(like.device).float()
-    mean, std = (torch.tensor(numbers, device=like.device) for numbers in (MEAN, STD))
-    return pixels.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2).to(like.dtype)
+    mu, sigma = (torch.tensor(numbers, device=like.device) for numbers in (mean, std))
+    return pixels.div_(255).sub_(mu).div_(sigma).permute(0, 3, 1, 2).to(like.dtype)
 
 
 def normalise(embeddings: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def test_a_control_that_is_its_host_is_in_no_shipped_run():
         "config.yaml",
         "study/every_method.yaml",
         "scan.yaml",
-        *(f"papers/{path.name}" for path in ROOT.glob("config/papers/*.yaml")),
+        *(f"{path.parent.name}/{path.name}" for kind in ("papers", "pools") for path in ROOT.glob(f"config/{kind}/*.yaml")),
     ):
         for name in read_yaml(ROOT / "config" / file).get("methods", []):
             row, _, control = name.rpartition("+")

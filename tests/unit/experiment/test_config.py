@@ -188,6 +188,15 @@ def test_an_overlay_of_a_paper_asks_for_what_there_is(overlay):
     assert len(collections) == len({base for base, _ in collections}), "collections of one backbone are never mixed"
 
 
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config/pools").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_overlay_of_a_pool_runs_every_method_on_every_task(overlay):
+    found = Experiment({**shipped().config, **read_yaml(overlay)}, ROOT)
+    for suite, record in found.suites.items():
+        assert found.task_ids(suite) == record["tasks"] and not found.skipped[suite]
+        assert set(found.skipped_methods(suite)) <= {"multitask"}
+        assert len(record["tasks"]) == int(suite.rpartition("_")[2])
+
+
 def test_the_lock_pins_every_asset_of_the_embedded_suites_and_nothing_unknown():
     lock, assets = read_json(ROOT / "config/assets.lock.json"), shipped().assets
     assert lock.keys() <= assets.keys()

@@ -7,7 +7,7 @@ from typing import Any
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json, write_json
 from nan_merge.methods.recipe import bind, operator_in
-from nan_merge.methods.space import put
+from nan_merge.methods.search_space import put
 from scripts.arguments import options, parse_with_spec
 
 

@@ -15,7 +15,7 @@ from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
 from nan_merge.methods.recipe import bind
-from nan_merge.methods.space import put
+from nan_merge.methods.search_space import put
 from nan_merge.standalone.documented_merge import merge_and_document
 from nan_merge.standalone.model_card import digest
 from nan_merge.standalone.sources import Source

@@ -6,7 +6,7 @@ from statistics import fmean
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
-from nan_merge.methods.space import Search
+from nan_merge.methods.search_space import Search
 from nan_merge.selection.choice import validation_scores
 from nan_merge.selection.sampling import propose
 from scripts.arguments import options, parse_with_spec

@@ -14,8 +14,8 @@ from experiment.experiment import Experiment
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.data.thumbnails import thumbnails
 from nan_merge.methods.recipe import bind
-from nan_merge.methods.space import names as tuned
-from nan_merge.methods.space import put
+from nan_merge.methods.search_space import names as tuned
+from nan_merge.methods.search_space import put
 from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_methods, read_answers
 from nan_merge.reporting.report import write_report

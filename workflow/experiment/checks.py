@@ -10,7 +10,7 @@ from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import operators, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import operator_in
-from nan_merge.methods.space import names
+from nan_merge.methods.search_space import names
 from nan_merge.models.opencompass import COUNTERPARTS
 
 Experiment = Any  # experiment.Experiment, which imports this module

@@ -24,7 +24,7 @@ from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, t
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
 from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
-from nan_merge.methods.space import Point, Search, owns, put, search_of
+from nan_merge.methods.search_space import Point, Search, owns, put, search_of
 from nan_merge.methods.units import ONE_BASE
 
 AVERAGING = "weight_averaging"  # the baseline of all other merges

@@ -22,7 +22,7 @@ from nan_merge.core.code_digest import Code  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
 from nan_merge.methods.recipe import STAGES  # noqa: E402
-from nan_merge.methods.space import names  # noqa: E402
+from nan_merge.methods.search_space import names  # noqa: E402
 from nan_merge.models.own_tasks import definition  # noqa: E402
 
 

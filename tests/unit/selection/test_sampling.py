@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nan_merge.methods.space import Dimension, Search
+from nan_merge.methods.search_space import Dimension, Search
 from nan_merge.selection.sampling import propose
 
 A, B, C = "coefficients.constant.value", "preprocess.trim.density", "combine.disjoint_sum.elect"

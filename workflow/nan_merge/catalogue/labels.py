@@ -8,7 +8,7 @@ from typing import Any
 
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import STAGES, hyper_parameters, operator_in
-from nan_merge.methods.space import names
+from nan_merge.methods.search_space import names
 from nan_merge.methods.varying import numbers, varies
 
 TEXTS = ("label", "summary")

@@ -23,7 +23,7 @@ from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, i
 from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
-from nan_merge.methods.space import names, owns
+from nan_merge.methods.search_space import names, owns
 
 STAGES = tuple(OPERATORS)
 REFERENCES = ("pretrained", "individual", "multitask", "ensemble")  # rows without a merge

@@ -9,7 +9,7 @@ from typing import Any
 from nan_merge.catalogue.files import check_schema
 from nan_merge.methods.coefficients import COEFFICIENTS, is_finished, scale_of
 from nan_merge.methods.recipe import STAGES, operator_in
-from nan_merge.methods.space import ROUND, SEARCHES, Search, names, put, search_of
+from nan_merge.methods.search_space import ROUND, SEARCHES, Search, names, put, search_of
 
 _RANGE = {
     "type": "object",

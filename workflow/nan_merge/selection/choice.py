@@ -12,7 +12,7 @@ import numpy as np
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.data.metrics import score
-from nan_merge.methods.space import Point
+from nan_merge.methods.search_space import Point
 
 FOLDS = 5
 Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]  # predictions (N,) and labels (N,) by task

@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import qmc
 
-from nan_merge.methods.space import Dimension, Search
+from nan_merge.methods.search_space import Dimension, Search
 
 Key = tuple[str, str]  # path of a hyper-parameter, and the expert that the number is for, or ""
 Axes = Mapping[Key, Dimension]

@@ -16,7 +16,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import bind, operator_in, requirements
-from nan_merge.methods.space import names
+from nan_merge.methods.search_space import names
 from nan_merge.methods.units import ONE_BASE
 
 LONGEST = 80  # characters of the changes in a label

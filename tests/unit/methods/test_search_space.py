@@ -3,7 +3,7 @@
 import pytest
 
 from nan_merge.core.errors import UserError
-from nan_merge.methods.space import Search, names, put, search_of
+from nan_merge.methods.search_space import Search, names, put, search_of
 
 TIES = {"preprocess": {"trim": {"density": 0.2}}, "coefficients": {"constant": {"value": 0.3}}, "combine": {"disjoint_sum": {}}}
 

@@ -59,7 +59,9 @@ def stated_examples_of_subset(wildcards):
 
 def scored_subsets(suite):
     """The scores of the subsets of a suite; predictions lie beside them."""
-    return collect(rules.score_subset.output.scores, suite=suite, subset=list(subsets.parts(experiment, suite)), seed=SEEDS)
+    return collect(
+        rules.score_subset.output.scores, suite=suite, subset=list(subsets.parts(experiment, suite)), seed=SEEDS
+    )
 
 
 rule score_subset:

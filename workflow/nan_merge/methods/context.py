@@ -27,7 +27,6 @@ class TensorContext:
     tensor: str  # its name
     start: int = 0  # flat index in the tensor of the first element of the arrays
     expert: str = ""  # its name; empty in `combine` and `postprocess`
-    index: int = 0  # of the expert among all, in the order of `calibration`
     seed: int = 0  # of random draws
     threshold: float = 0.0  # magnitude at which `trim` cuts the tensor of this expert
     base: Array = None  # values of the base, for operators on whole tensors
@@ -36,6 +35,7 @@ class TensorContext:
     depth: float | None = None  # from 0 in the first block of the network to 1 in the last; None outside the blocks
     transposed: bool = False  # whether a matrix is stored as (in, out), as in GPT-2, not as (out, in)
     task: int | None = None  # index of the target task; per-task methods only
+    index: int = 0  # of the expert among all, in the order of `calibration`; `preprocess` only
 
     def key(self, draw: int = 0) -> int:
         """Return the random stream of (seed, expert, tensor) and the number of a draw, a signed 64-bit number."""

@@ -83,7 +83,8 @@ def test_trim_equals_its_oracle_where_entries_tie_at_the_threshold(method, fused
 
 
 def test_oracles_tell_the_methods_apart(model):
-    """Rows that are tuned or learned start at their hosts' values; RegMean++ has other calibration than RegMean.
+    """Rows that are tuned or learned start at their hosts' values; RegMean++ has other calibration than RegMean, and
+    ZipIt! than permutations.
 
     All other hosts, and all variants on task arithmetic, must differ on this data. Scans repeat methods on purpose.
     """
@@ -95,6 +96,7 @@ def test_oracles_tell_the_methods_apart(model):
         {"ace", "ace_e4"},
         {"ties", "ties_tuned", "adamerging_task_plus", "adamerging_layer_plus"},
         {"regmean", "regmean_plus"},
+        {"rebasin", "zipit"},
         {"cart", "cart_released"},  # one direction of matrices as small as these
         {"ram", "ram_plus", "weight_averaging"},  # all experts change all entries
     ]

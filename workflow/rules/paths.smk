@@ -43,7 +43,7 @@ def experts(wildcards):
 
 def merge_of(wildcards):
     """The nested merge whose experts a job measures, or the method by which it merges; empty where it is for all methods."""
-    return wildcards.get("nested", "").strip("/") or wildcards.get("method", "")
+    return Path(wildcards.get("nested", "")).name or wildcards.get("method", "")
 
 
 def merged_experts(wildcards):
@@ -266,7 +266,7 @@ def thresholds(wildcards):
 def folder_of_measures(wildcards):
     """Where the measures of the experts of a suite lie, or of a nested merge."""
     name = merge_of(wildcards)
-    return f"results/measures/{wildcards.suite}" + (f"/{name}" if name in experiment.nested.rows else "")
+    return str(Path("results/measures", wildcards.suite, name if name in experiment.nested.rows else ""))
 
 
 # ---- calibration statistics -----------------------------------------------------------------------------------------

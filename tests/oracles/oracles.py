@@ -525,7 +525,7 @@ ORACLES = {
         for host in HOSTS
         for name, law in VARIANTS.items()
         if host not in LEARNED
-        and not ("-" in host and name.endswith("_tuned"))
+        and not ("-" in host and name.endswith(("_tuned", "searched")))
         and not (host.endswith("_tuned") and name.endswith(TWICE))  # which have a choice or a scale of their own
     },
     **{on(host, "nan_processed"): oracle(host, by_processed(host)) for host in HOSTS if host not in (*LEARNED, *MATCHED)},

@@ -324,7 +324,7 @@ def test_a_space_goes_on_a_host_before_its_coefficients_and_is_a_host_then():
     assert (row["space"], row["group"], row["extends"]) == ("core", "host", "ties")
     assert row["label"] == "TIES (20 %, sum, λ = 0.3) + Core Space" and row["reference"] == "2306.01708, 2509.17786"
     assert (law["space"], law["host"], law["coefficients"]) == ("core", "ties+core", one("ties+nan_delta")["coefficients"])
-    assert law["controls"] == ["ties+core+nan_delta+permuted", "ties+core+data_size"]
+    assert law["controls"] == ["ties+core+nan_delta+permuted", "ties+core+data_size", "ties+core+searched"]
     assert {record["space"] for record in CATALOGUE.members("ties+core+nan_delta+permuted").values()} == {"core"}
     assert [record["sweep"]["id"] for record in CATALOGUE.members("ties_elections+core").values()] == ["ties_elections+core"] * 2
 
@@ -348,6 +348,7 @@ def test_hosts_that_no_space_takes_say_why():
         "widen": "the combine 'widen' takes the weights of the base",
         "orthomerge": "the combine 'orthomerge' takes the weights of the base",
         "orthomerge_conflicts": "the combine 'orthomerge' takes the weights of the base",
+        **dict.fromkeys(("rebasin", "zipit", "zipit_partial"), "the preprocess 'matched' takes matching statistics"),
         "arcee_fusion": "the preprocess 'fusion' takes the weights of the base",
         "weight_averaging_scaled": "the postprocess 'scale_weights' takes the weights of the base",
     }

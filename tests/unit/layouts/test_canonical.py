@@ -53,7 +53,11 @@ def step(tensors):
 @pytest.mark.parametrize("name", family_names())
 def test_a_family_is_complete(name):
     module = find_family(name)
-    assert list(inspect.signature(module.prepare).parameters) == ["source", "output", "base", "max_relative_distance"]
+    if hasattr(module, "build"):  # networks that are trained from random weights
+        with pytest.raises(UserError, match=rf"family {name} has no `prepare`; .*`network:`"):
+            find_family(name, "prepare")
+    else:
+        assert list(inspect.signature(module.prepare).parameters) == ["source", "output", "base", "max_relative_distance"]
     heads = {"head": ["classes", "templates", "tower"], "extract_head": ["source"]}
     if hasattr(module, "HARNESS"):
         assert not any(hasattr(module, word) for word in (*heads, "batches"))

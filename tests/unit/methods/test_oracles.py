@@ -91,7 +91,14 @@ def test_oracles_tell_the_methods_apart(model):
     names = [method for method in ORACLES if "-" not in method and method.partition("+")[0] in (method, "task_arithmetic")]
     updates = {method: ORACLES[method](model) for method in names}
     same = [
-        {"task_arithmetic", "task_arithmetic_tuned", "task_arithmetic+nan_delta+uniform", "adamerging_task", "adamerging_layer"},
+        {
+            "task_arithmetic",
+            "task_arithmetic_tuned",
+            "task_arithmetic+searched",
+            "adamerging_task",
+            "adamerging_layer",
+            "task_arithmetic+nan_delta+uniform",
+        },
         {"task_arithmetic+nan_delta", "task_arithmetic+nan_delta_tuned", "task_arithmetic+nan_processed"},
         {"ace", "ace_e4"},
         {"ties", "ties_tuned", "adamerging_task_plus", "adamerging_layer_plus"},

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiment import checks, claims, entries
+from experiment import checks, claims, comparisons, entries, fitness
+from experiment.comparisons import INDIVIDUAL
 from experiment.nested import NestedMerges
 from experiment.owners import check_owners
 from experiment.parts import CONFIG, ConfigParts
@@ -20,15 +21,11 @@ from experiment.subsets import check_subsets
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import FILE as METHODS
-from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration, unfit
+from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
-from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
+from nan_merge.methods.recipe import requirements
 from nan_merge.methods.search_space import Point, Search, owns, put, search_of
-from nan_merge.methods.units import ONE_BASE
-
-AVERAGING = "weight_averaging"  # the baseline of all other merges
-INDIVIDUAL = "individual"  # the upper reference
 
 
 class Experiment:
@@ -97,7 +94,7 @@ class Experiment:
         for task in {task for suite in self.suites for task in (*self.suites[suite]["tasks"], *self._captions(suite))}:
             self.tasks[task] = entries.with_class_names(task, self.tasks[task], folder, schemas)
         self.skipped = {suite: self._skip(suite) for suite in self.suites}
-        self._skipped_methods = {suite: self._unfit(suite) for suite in (*self.suites, *self.models)}
+        self._skipped_methods = {suite: fitness.unfit_methods(self, suite) for suite in (*self.suites, *self.models)}
         for name in self.models:
             if not self.merges(name):
                 reasons = "; ".join(f"{method}: {reason}" for method, reason in self.skipped_methods(name).items())
@@ -350,67 +347,6 @@ class Experiment:
         """Return the methods of the run that do not apply to a suite (or an entry of `models`), with the reason."""
         return self._skipped_methods[suite]
 
-    def _unfit(self, suite: str) -> dict[str, str]:
-        if (owner := self.owner(suite)) != suite:
-            unseen = [] if self.has_experts_of_tasks(suite) else [m for m in self.config["methods"] if self._is_for_one_task(m)]
-            return self._unfit(owner) | dict.fromkeys(unseen, "it merges for one task at a time, and a task here has no expert")
-        others = {*self.references, *self.absent(suite)}
-        merged = [method for method in self.config["methods"] if method not in others]
-        found = {method: self.reason(method, suite) for method in merged}
-        if suite in self.suites and not {"finetune", "multitask"} & self.suites[suite].keys():
-            found["multitask"] = "its experts are fetched, and no model that was trained on all tasks is named (`multitask:`)"
-        elif {"sizes", "undertrained"} & self.suites.get(suite, {}).get("finetune", {}).keys():
-            found["multitask"] = "its experts are trained on other numbers of examples or steps with every seed"
-        if suite in self.suites and self.is_benchmarked(suite):
-            found["ensemble"] = "it is the mean of logits, and a harness reads those of one model"
-        if self.has_networks(suite):
-            found["pretrained"] = "its experts were trained from random weights, and have no base"
-        found |= {method: found[tuner] for method in found if (tuner := self.tuner(method)) is not None}
-        return {method: reason for method, reason in found.items() if reason}
-
-    def _is_for_one_task(self, method: str) -> bool:
-        return method not in self.references and not self.methods[method].get("static", True)
-
-    def reason(self, method: str, suite: str, experts: int = 0) -> str:
-        """Return why a method does not apply to the experts of a suite, or to models of the user; empty if it applies.
-
-        Of a subset, `experts` is their number.
-        """
-        record = self.methods[method]
-        if reason := unfit(record, experts or len(self.merged_experts(suite, method))):
-            return reason
-        if lost := [name for name in self.nested.leaves(suite, method) if name not in self.experts(suite)]:
-            return f"the data of its expert {lost[0]} cannot be had here"
-        if suite in self.suites and (space := operator_in(record, "space")[0]) != DEFAULTS["space"]:
-            return f"the space '{space}' needs LoRA adapters, and the experts of a suite are whole models"
-        if "matching" in requirements(record, method) and not self.has_networks(suite):
-            return ONE_BASE
-        if reads_examples(record) and (unknown := [name for name, count in self.examples(suite).items() if count is None]):
-            return f"the number of training examples is not stated for {', '.join(unknown)} (`examples:`)"
-        if suite in self.models and ("calibration" in record or "learn" in record):
-            return "it needs data of the tasks, and models of your own come without data"
-        return self._lacks_data(suite, record) or self._lacks_classes(suite, record) if suite in self.suites else ""
-
-    def _lacks_data(self, suite: str, record: Mapping[str, Any]) -> str:
-        """Return which data or task of its experts a method needs that a suite does not have; empty if it needs none."""
-        if not self.has_experts_of_tasks(suite):
-            if not record.get("static", True):
-                return "it merges for one task at a time, and the experts belong to no task"
-            if {"calibration", "learn"} & record.keys():
-                return "it needs data that each expert was trained on, and the experts belong to no task"
-        if self.is_benchmarked(suite):
-            if {"calibration", "learn"} & record.keys():
-                return "it needs data of the tasks, and benchmarks are for tests only"
-            if "tune" in record:
-                return "it is tuned on validation, and benchmarks are for tests only"
-        return ""
-
-    def _lacks_classes(self, suite: str, record: Mapping[str, Any]) -> str:
-        """Return why a method that reads class probabilities does not apply to a suite with a regression; empty if it does."""
-        reads = "learn" in record or self.calibration.get(record.get("calibration", ""), {}).get("kind") == "fisher"
-        numbers = [self.tasks[task]["label"] for task in self.task_ids(suite) if self.is_regression(task)]
-        return f"it needs class probabilities, and the labels of {', '.join(numbers)} are numbers" if reads and numbers else ""
-
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""
         without = {*self.skipped_methods(suite), *self.absent(suite)}
@@ -547,44 +483,7 @@ class Experiment:
 
     def pairs(self) -> list[dict[str, Any]]:
         """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""
-        found = []
-        claimed = [contrast for claim in self.registered_claims["claims"] for contrast in claim["contrasts"]]
-        for suite in self.suites:
-            run, unseen = self.run(suite), self.owner(suite) != suite and INDIVIDUAL in self.absent(suite)
-            pairs = [pair for name in run for pair in self._pairs_of(name, unseen)]
-            known = {pair[:2] for pair in pairs}
-            wanted = [(each["method"], each["against"]) for each in claimed if each["suite"] == suite]
-            pairs += [(*pair, "claim") for pair in dict.fromkeys(wanted) if pair not in known]
-            for method, against, kind in pairs:
-                draws = [member for member in self.sweeps.get(against, []) if member in run]
-                if method in run and (against in run or draws):
-                    pair = {"suite": suite, "method": method, "against": against, "kind": kind}
-                    found.append({**pair, "draws": draws} if draws else pair)
-        return found
-
-    def _pairs_of(self, method: str, unseen: bool) -> Iterable[tuple[str, str, str]]:
-        """Yield (method, against, kind) of every comparison of a method; on `unseen` tasks merges are compared with the base."""
-        record = self.methods[method]
-        host, parent, group = record.get("host"), record.get("extends"), record.get("group")
-        scanned = "values" in record.get("sweep", {})  # compared with its host only, and adjusted apart
-        if host:
-            yield method, host, "scan" if scanned else "host"
-        if "nested" in record:  # the same method over all experts at once
-            yield method, record["method"], "nested"
-        for control in record.get("controls", []) if host and not scanned else []:
-            yield method, control, "control"
-        if parent and owns(record) and parent != host:
-            yield method, parent, "selection"
-        if parent and group == "ablation":
-            yield method, parent, "ablation"
-        if unseen and method not in self.references and "draw" not in record.get("sweep", {}):
-            yield method, "pretrained", "forgetting"
-        if method == AVERAGING:
-            yield method, "pretrained", "order"
-        elif group != "reference" and "draw" not in record.get("sweep", {}):
-            yield method, AVERAGING, "order"
-            for upper in (INDIVIDUAL, *self.expert_rows):
-                yield upper, method, "order"
+        return comparisons.pairs(self)
 
     @functools.cached_property
     def registered_claims(self) -> dict[str, Any]:

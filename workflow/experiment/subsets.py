@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from experiment.comparisons import INDIVIDUAL
+from experiment.fitness import why_unfit
 from nan_merge.core.errors import UserError
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
-INDIVIDUAL = "individual"  # accuracies are divided by those of these models
 BY_WHOLE_SUITE = {  # keys of a method whose value comes from all experts, or that stands for several merges
     "tune": "it is tuned for all experts",
     "learn": "its coefficients are learned for all experts",
@@ -79,7 +80,7 @@ def _reason(experiment: Experiment, suite: str, method: str, size: int) -> str:
     if experiment.calibration.get(record.get("calibration"), {}).get("kind", "").endswith("_plus"):
         return "its calibration statistics are collected for all experts together"
     by_whole = [reason for key, reason in BY_WHOLE_SUITE.items() if key in record]
-    return next(iter(by_whole), "") or experiment.reason(method, suite, size)
+    return next(iter(by_whole), "") or why_unfit(experiment, method, suite, size)
 
 
 def check_subsets(experiment: Experiment) -> None:

@@ -4,6 +4,7 @@ import pytest
 from models import ROOT, shipped
 
 from experiment.experiment import Experiment
+from experiment.fitness import why_unfit
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.catalogue.sweeps import lacks_shuffle
 from nan_merge.core.errors import UserError
@@ -190,10 +191,10 @@ def test_a_method_that_takes_the_choice_of_a_skipped_one_is_skipped_too(monkeypa
 def test_models_of_ones_own_have_no_data(monkeypatch):
     own = asked("task_arithmetic", "ties", suites=[], models=TWO)
     own.methods["ties"]["learn"] = {}
-    assert own.reason("ties", "mine") == "it needs data of the tasks, and models of your own come without data"
+    assert why_unfit(own, "ties", "mine") == "it needs data of the tasks, and models of your own come without data"
     of_suite = asked("task_arithmetic", "ties")
     of_suite.methods["ties"]["learn"] = {}
-    assert of_suite.reason("ties", "text") == own.reason("task_arithmetic", "mine") == ""
+    assert why_unfit(of_suite, "ties", "text") == why_unfit(own, "task_arithmetic", "mine") == ""
 
 
 def test_coefficients_by_data_size_need_a_stated_size_of_every_expert():

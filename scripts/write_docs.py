@@ -1,4 +1,4 @@
-"""Write the generated parts of the pages: the keys of the config, hosts, variants and operators.
+"""Write the generated parts of the pages: the keys of the config, hosts, variants and operators, tables of archived runs.
 
 A part stands between `<!-- generated: KIND NAME -->` and `<!-- end -->`; the rest of a page is written by hand.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nan_merge.archive import pages as archived
+from nan_merge.archive.container import opened
 from nan_merge.catalogue.files import known_names, read_yaml
 from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.methods import Catalogue
@@ -19,7 +21,8 @@ from nan_merge.core.errors import UserError
 from nan_merge.methods.schema import stages
 
 ROOT = Path(__file__).resolve().parents[1]
-PART = re.compile(r"(<!-- generated: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ARCHIVES = ROOT / "docs/archives"
+PART = re.compile(r"(<!-- generated: (\w+) ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TYPES = {"string": "text", "object": "mapping", "boolean": "`true` or `false`", "null": "`null`"}
 BOUNDS = {"minimum": "≥ ", "exclusiveMinimum": "> ", "maximum": "≤ ", "exclusiveMaximum": "< "}
 NEEDS = {"none": "–", "validation": "validation split", "train": "training split", "unlabelled test": "unlabelled test inputs"}
@@ -171,7 +174,30 @@ def _data(record: Mapping[str, Any]) -> str:
     return NEEDS.get(data, data)
 
 
-PARTS: dict[str, Callable[[str], str]] = {"keys": keys, "operators": operators, "hosts": hosts, "variants": variants}
+# ---- archived runs ---------------------------------------------------------------------------------------------------
+
+
+def averages(place: str) -> str:
+    """Return the averages of the methods on a suite of an archived run: ARCHIVE/SUITE."""
+    name, _, suite = place.partition("/")
+    with opened(ARCHIVES / f"{name}.zip") as archive:
+        return table(archived.AVERAGES, archived.averages(archive, suite))
+
+
+def verdicts(name: str) -> str:
+    """Return the verdicts of an archived run on the claims of the papers."""
+    with opened(ARCHIVES / f"{name}.zip") as archive:
+        return table(archived.VERDICTS, archived.verdicts(archive))
+
+
+PARTS: dict[str, Callable[[str], str]] = {
+    "keys": keys,
+    "operators": operators,
+    "hosts": hosts,
+    "variants": variants,
+    "averages": averages,
+    "verdicts": verdicts,
+}
 
 if __name__ == "__main__":
     command_line(main)

@@ -1,0 +1,70 @@
+"""Tables of the documentation are those of archived runs."""
+
+import csv
+import re
+
+import pytest
+from fabricated_run import FabricatedRun, quick
+
+from nan_merge.archive import pages
+from nan_merge.archive.container import opened, write
+from nan_merge.core.errors import UserError
+from nan_merge.reporting.claims_page import write_claims
+from nan_merge.reporting.tables import render_table
+from scripts import write_docs
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive with the main table and the claims of a fabricated run."""
+    folder = tmp_path_factory.mktemp("run")
+    with quick():
+        run = FabricatedRun(folder, {"seeds": [0, 1]}, gains={"task_arithmetic+nan_delta": 0.1})
+        (study,) = run.studies
+        render_table(study, {"id": "main", **run.experiment.reports["tables"]["main"]}, folder / "main_text")
+        write_claims([study], run.experiment.registered_claims, folder / "claims")
+    members = {"results/tables/main_text.csv": folder / "main_text.csv", "results/claims.csv": folder / "claims.csv"}
+    write(folder / "mine.zip", {}, members)
+    return folder / "mine.zip"
+
+
+def rows(archive, name):
+    with opened(archive) as read:
+        return list(csv.DictReader(read.read(name).decode().splitlines()))
+
+
+def test_averages_are_those_of_the_main_table_the_best_first(archive):
+    with opened(archive) as read:
+        found = pages.averages(read, "text")
+    main = rows(archive, "results/tables/main_text.csv")
+    assert {line[0]: line[1] for line in found} == {row["label"]: f"{100 * float(row['average']):.1f}" for row in main}
+    assert [float(line[1]) for line in found] == sorted((float(line[1]) for line in found), reverse=True)
+    assert all(len(line) == len(pages.AVERAGES) for line in found)
+    by_label = {line[0]: line for line in found}
+    assert by_label["Pretrained"][5] == ""
+    (gained,) = [row for row in main if row["method"] == "task_arithmetic+nan_delta"]
+    shown = by_label[gained["label"]][5].replace("−", "-")
+    numbers = [f"{100 * float(gained[name]):+.1f}" for name in ("host_difference", "host_low", "host_high")]
+    assert re.findall(r"[+-][\d.]+", shown) == numbers and ", p = " in shown
+
+
+def test_verdicts_are_those_that_could_be_tested(archive):
+    with opened(archive) as read:
+        found = pages.verdicts(read)
+    tested = [row for row in rows(archive, "results/claims.csv") if row["difference"]]
+    assert [line[3] for line in found] == [row["verdict"] for row in tested] and len(tested) > 5
+    assert {row["verdict"] for row in rows(archive, "results/claims.csv")} - {line[3] for line in found} == {"not testable here"}
+    assert any(line[2] == "`task_arithmetic+nan_delta` over `task_arithmetic`" for line in found)
+
+
+def test_a_page_takes_them_and_an_unknown_suite_or_archive_is_told(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(write_docs, "ARCHIVES", archive.parent)
+    (tmp_path / "page.md").write_text("<!-- generated: averages mine/text -->\n<!-- end -->\n")
+    text = write_docs.generated(tmp_path / "page.md")
+    assert "| method | average |" in text and "| Pretrained |" in text
+    (tmp_path / "page.md").write_text("<!-- generated: averages mine/other -->\n<!-- end -->\n")
+    with pytest.raises(UserError, match=r"mine\.zip: has no results/tables/main_other\.csv; name a suite"):
+        write_docs.generated(tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("<!-- generated: verdicts yours -->\n<!-- end -->\n")
+    with pytest.raises(UserError, match=r"yours\.zip: there is no such file"):
+        write_docs.generated(tmp_path / "page.md")

@@ -1,0 +1,69 @@
+"""Tables of a page of documentation from an archived run: averages by method, verdicts on the claims of papers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from nan_merge.archive.container import Archive
+from nan_merge.core.errors import UserError
+from nan_merge.reporting.formats import interval, p_value, percent, signed_number
+
+Line = tuple[str, ...]
+AVERAGES = ("method", "average", "95 % interval", "weighted", "normalised", "Δ to its host [95 %], adjusted p")
+VERDICTS = ("claim", "suite", "effect of", "verdict", "effect [95 %], adjusted p", "seeds")
+
+
+def averages(archive: Archive, suite: str) -> list[Line]:
+    """Return the rows of AVERAGES of a suite, the best first."""
+    rows = _rows(archive, f"results/tables/main_{suite}.csv")
+    return [_averages(row) for row in sorted(rows, key=lambda row: -float(row["average"] or 0))]
+
+
+def _averages(row: dict[str, str]) -> Line:
+    means = [percent(_number(row, name)) for name in ("average", "weighted_average", "normalised_average")]
+    limits = f"{percent(_number(row, 'average_low'))} – {percent(_number(row, 'average_high'))}" if row["average_low"] else ""
+    tested = [_number(row, f"host_{name}") for name in ("difference", "low", "high", "p_holm")]
+    return row["label"], means[0], limits, *means[1:], _difference(tested)
+
+
+def _difference(tested: Sequence[float | None]) -> str:
+    """Return a difference of fractions with its limits and adjusted p, in points."""
+    difference, low, high, p = tested
+    if difference is None:
+        return ""
+    shown = f"{percent(difference, signed=True)} {interval(low, high, signed=True)}".strip()
+    return shown if p is None else f"{shown}, p {_compared(p)}"
+
+
+def _compared(p: float) -> str:
+    shown = p_value(p)
+    return f"< {shown[1:]}" if shown.startswith("<") else f"= {shown}"
+
+
+def verdicts(archive: Archive) -> list[Line]:
+    """Return the rows of VERDICTS of the hypotheses that the run could test, in the order of the claims."""
+    tested = [row for row in _rows(archive, "results/claims.csv") if row.get("difference")]
+    return [tuple(_verdict(row)) for row in tested]
+
+
+def _verdict(row: dict[str, str]) -> Iterator[str]:
+    yield f"`{row['claim']}`"
+    yield f"`{row['suite']}`"
+    named = f"`{row['method']}` over `{row['against']}`" if row["against"] else row["metric"]
+    yield f"{named}, weighted" if row["metric"] == "weighted_average" else named
+    yield row["verdict"]
+    effect, low, high = (signed_number(float(row[name]), 2) for name in ("difference", "low", "high"))
+    yield f"{effect} [{low}, {high}], p {_compared(float(row['p_holm']))}"
+    yield row["seeds"]
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    return float(row[name]) if row.get(name) else None
+
+
+def _rows(archive: Archive, name: str) -> list[dict[str, str]]:
+    if name not in archive.files:
+        raise UserError(f"{archive.file}: has no {name}; name a suite of the archived run")
+    return list(csv.DictReader(io.StringIO(archive.read(name).decode("utf-8"))))

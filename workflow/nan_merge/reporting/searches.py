@@ -42,20 +42,22 @@ def search_figure(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
     entries = _in_order(study)
     if not entries:
         return empty_figure("No hyper-parameter was searched in this suite.")
-    figure = Figure(figsize=(6.6, 3.6))
-    axes = figure.subplots()
     shown = dict.fromkeys(entry["method"] for entry in entries)
+    figure = Figure(figsize=(6.6, 3.4 + 0.2 * len(shown)))
+    axes = figure.subplots()
     styles = curve_styles(method for method in study.methods if method["id"] in shown)
     for method in shown:
         traces = [[trial["best"] for trial in entry["trace"]] for entry in entries if entry["method"] == method]
         best = [100 * fmean(values) for values in zip(*traces, strict=True)]
         colour, marker = styles[method]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.4, "drawstyle": "steps-post"}
+        better = [trial for trial, value in enumerate(best) if value > max(best[:trial], default=0.0)]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.4, "drawstyle": "steps-post"}
+        look["markevery"] = better
         axes.plot(range(1, len(best) + 1), best, label=study.label(method), **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trials")
     axes.set_ylabel(f"best average validation {study.measure} in %")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18))
     return figure, (
         f"Best average over tasks of the {study.measure} on the validation splits among the first trials. Points of a grid and "
         "of sobol do not depend on earlier scores, those of tpe and cma_es do. The best of many is optimistic, by what the table "

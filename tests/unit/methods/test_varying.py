@@ -152,6 +152,30 @@ def test_a_filter_in_no_name_is_refused_before_a_tensor_is_read(path, tmp_path, 
     assert "Traceback" not in str(error.value)
 
 
+@pytest.mark.parametrize("layers", [[3, 1], [2, 2], [3, LAYERS + 1], [LAYERS + 3, LAYERS + 4]])
+def test_layers_that_the_model_does_not_have_are_refused(layers):
+    cases = [{"layers": layers, "value": [0, 1]}, {"value": 0}]
+    expected = "coefficients: value: layers: expected the first layer and the one behind the last, of 5 layers from 0; found"
+    with pytest.raises(UserError, match=rf"{expected} \[{layers[0]}, {layers[1]}\]"):
+        table(functools.partial(constant, value=cases))
+
+
+def test_layers_count_those_that_are_not_merged():
+    tensors = {name: sums for name, sums in MEASURES["tensors"].items() if layer_of(name) not in (3, 4)}
+    measures = {**MEASURES, "tensors": tensors, "blocks": {"h.": LAYERS}}
+    found = estimate(measures, functools.partial(constant, value=[{"layers": [2, LAYERS], "value": 1}, {"value": 0}]), kept)
+    assert found.at("h.2.mlp.weight") == [1, 1] and found.at("h.1.mlp.weight") == [0, 0]
+
+
+@pytest.mark.parametrize("value", [GRADIENT, CASES])
+@pytest.mark.parametrize("name", ["task_arithmetic+tuned", "task_arithmetic+nan_delta+tuned"])
+def test_a_scale_that_varies_has_no_multiples(value, name):
+    catalogue = Catalogue(ROOT)
+    catalogue.hosts["task_arithmetic"] |= {"coefficients": {"constant": {"value": value}}}
+    with pytest.raises(UserError, match=r"does not take the variant 'tuned': its `(value|mean)` varies by layer or tensor"):
+        catalogue.members(name)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(0.3, "0.3"), (GRADIENT, "0.1 to 0.5"), (CASES, "0.2 to 1")])
 def test_a_label_tells_the_range_of_a_value_that_varies(value, shown):
     catalogue = Catalogue(ROOT)

@@ -10,6 +10,7 @@ from nan_merge.catalogue.files import check_schema
 from nan_merge.methods.coefficients import COEFFICIENTS, is_finished, scale_of
 from nan_merge.methods.recipe import STAGES, operator_in
 from nan_merge.methods.search_space import ROUND, SEARCHES, Search, names, put, search_of
+from nan_merge.methods.varying import varies
 
 _RANGE = {
     "type": "object",
@@ -105,7 +106,10 @@ def lacks_scale(record: Mapping[str, Any]) -> str:
     named = {stage: operator_in(record, stage)[0] for stage in STAGES}
     if free := [name for stage, name in named.items() if hasattr(STAGES[stage][name], "scale_free")]:
         return f"`{free[0]}` does not see a common factor of the coefficients, so there is no scale to choose"
-    return "" if next(iter(scale_of(rule, values).values())) else "its coefficients are 0, and so are all multiples"
+    ((key, scale),) = scale_of(rule, values).items()
+    if varies(scale):
+        return f"its `{'value' if 'value' in values else key}` varies by layer or tensor, and multiples are of one number"
+    return "" if scale else "its coefficients are 0, and so are all multiples"
 
 
 def at_multiples(record: Mapping[str, Any], multiples: Iterable[float], variant: str) -> dict[str, Any]:

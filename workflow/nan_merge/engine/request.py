@@ -55,7 +55,7 @@ class Contexts:
         inner = replace(self, models=aligned(self.models, recipe.space))
         for name in inner.models.merged:
             recipe.check(inner.models.base.entries[name].shape, list(self.models.experts), inner.of_tensor(name))
-        recipe.check_filters(inner.models.merged)
+        recipe.check_cases(inner.models.merged, inner._blocks)
 
     def of_tensor(self, name: str, start: int = 0, base: Any = None, calibration: Sequence[Any] = ()) -> TensorContext:
         """Return the context of a tensor of all experts, or of a piece of it that begins at the flat index `start`."""

@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
-from nan_merge.methods.varying import Varies, block_counts, check_filters, value_at, varies
+from nan_merge.methods.varying import Varies, block_counts, check_cases, value_at, varies
 
 MODEL: Final = "model"
 Rule = Callable[..., np.ndarray]
@@ -326,7 +326,7 @@ def estimate(
     scope = scope if of_all is None or not varying else "tensor"
     blocks = measures.get("blocks") or block_counts(measures["tensors"])
     for key, value in {"mean": mean, **bound.keywords}.items():
-        check_filters(value, measures["tensors"], f"coefficients: {key}")
+        check_cases(value, measures["tensors"], blocks, f"coefficients: {key}")
     norms = _norms(measures, "norm_of", norm_of, scope, only)
     sources = (
         {tensor: row_of(tensor, scope) for tensor in sorted(measures["tensors"])} if varying else {row: row for row in norms}

@@ -28,7 +28,7 @@ from nan_merge.methods import (
     units,
 )
 from nan_merge.methods.context import TensorContext
-from nan_merge.methods.varying import check_filters, value_at
+from nan_merge.methods.varying import check_cases, value_at
 
 Operator = Callable[..., Any]
 PREPROCESS = preprocess.PREPROCESS | sparsify.PREPROCESS | importance.PREPROCESS | rescale.PREPROCESS | units.PREPROCESS
@@ -114,11 +114,11 @@ class Recipe:
             if hasattr(operator.func, "check"):
                 operator.func.check(shape, context, **values)
 
-    def check_filters(self, names: Iterable[str]) -> None:
-        """Raise a UserError for a `filter` of a varying hyper-parameter that is a part of no name of a merged tensor."""
+    def check_cases(self, names: Iterable[str], blocks: Mapping[str, int]) -> None:
+        """Raise a UserError for a case of a varying hyper-parameter that fits none of the merged tensors."""
         for stage, operator in (("preprocess", self.preprocess), ("combine", self.combine), ("postprocess", self.postprocess)):
             for key, value in operator.keywords.items():
-                check_filters(value, names, f"{stage}: {operator.func.__name__}: {key}")
+                check_cases(value, names, blocks, f"{stage}: {operator.func.__name__}: {key}")
 
     def merge(self, taus: Any, alpha: Sequence[Any], context: TensorContext) -> Any:
         """Combine and postprocess the processed task vectors (T, ...) of one tensor: (...)."""

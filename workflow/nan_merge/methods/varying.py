@@ -114,13 +114,22 @@ def numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def check_filters(value: Any, names: Iterable[str], where: str) -> None:
-    """Raise a UserError, beginning with `where`, for a case whose `filter` is a part of no name; `names` are all tensors."""
+def check_cases(value: Any, names: Iterable[str], blocks: Mapping[str, int], where: str) -> None:
+    """Raise a UserError, beginning with `where`, for a case that fits no tensor of `names`.
+
+    That is one whose `filter` is a part of no name, or whose `layers` end before they begin or behind the last of the model, with
+    `blocks` as in `value_at`.
+    """
     if isinstance(value, Mapping):
         for each in value.values():
-            check_filters(each, names, where)
-    filters = [case["filter"] for case in value if isinstance(case, Mapping) and "filter" in case] if _is_list(value) else []
-    for part in filters:
+            check_cases(each, names, blocks, where)
+    cases = [case for case in value if isinstance(case, Mapping)] if _is_list(value) else []
+    count = max(blocks.values(), default=0)
+    for first, end in (case["layers"] for case in cases if "layers" in case):
+        if not first < end <= count:
+            expected = f"the first layer and the one behind the last, of {count} layers from 0"
+            raise UserError(f"{where}: layers: expected {expected}; found [{first}, {end}]")
+    for part in (case["filter"] for case in cases if "filter" in case):
         if not any(part in name for name in names):
             words = {word for name in names for word in name.split(".") if not word.isdigit()}
             raise UserError(f"{where}: filter: '{part}' is a part of no tensor's name; {nearest(part, words)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nan_merge.catalogue.methods import reads_examples, unfit
+from nan_merge.catalogue.methods import misnamed, reads_examples, unfit
 from nan_merge.methods.recipe import DEFAULTS, operator_in, requirements
 from nan_merge.methods.units import ONE_BASE
 
@@ -45,6 +45,8 @@ def why_unfit(experiment: Experiment, method: str, suite: str, experts: int = 0)
     """
     record = experiment.methods[method]
     if reason := unfit(record, experts or len(experiment.merged_experts(suite, method))):
+        return reason
+    if not experts and (reason := misnamed(record, experiment.merged_experts(suite, method))):
         return reason
     if lost := [name for name in experiment.nested.leaves(suite, method) if name not in experiment.experts(suite)]:
         return f"the data of its expert {lost[0]} cannot be had here"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nan_merge.catalogue.files import known_names
-from nan_merge.catalogue.methods import REFERENCES, reads_examples, unfit
+from nan_merge.catalogue.methods import REFERENCES, misnamed, reads_examples, unfit
 from nan_merge.core.errors import UserError
 
 Experiment = Any  # experiment.Experiment, which imports this module
@@ -66,7 +66,7 @@ class NestedMerges:
             found = f"'{method}' stands for {len(members)} methods"
             raise UserError(f"{where}: method: {found}; choose one, such as {next(iter(members))}")
         record = members[method]
-        if reason := _refusal(method, record, len(experts)):
+        if reason := _refusal(method, record, experts):
             raise UserError(f"{where}: method: '{method}' {reason}; choose another")
         listed, repeated = ", ".join(experts), " and ".join(self.repeated(suite, name))
         return {
@@ -110,7 +110,7 @@ class NestedMerges:
         return [*dict.fromkeys([*listed, *(name for suite in self.by_suite for name in self.last(suite))])]
 
 
-def _refusal(method: str, record: Mapping[str, Any], experts: int) -> str:
+def _refusal(method: str, record: Mapping[str, Any], experts: Sequence[str]) -> str:
     """Return why a method makes no nested merge; empty if it does."""
     if method in REFERENCES:
         return "merges nothing"
@@ -120,5 +120,5 @@ def _refusal(method: str, record: Mapping[str, Any], experts: int) -> str:
         return f"{needs[0]}, and a merge has none of its own"
     if reads_examples(record):
         return "reads numbers of training examples, and a merge has none of its own"
-    reason = unfit(record, experts)
+    reason = unfit(record, len(experts)) or misnamed(record, experts)
     return f"does not fit: {reason}" if reason else ""

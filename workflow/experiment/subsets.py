@@ -14,6 +14,7 @@ from typing import Any
 
 from experiment.comparisons import INDIVIDUAL
 from experiment.fitness import why_unfit
+from nan_merge.catalogue.methods import COLLECTED_TOGETHER, misnamed
 from nan_merge.core.errors import UserError
 
 Experiment = Any  # experiment.Experiment, which imports this module
@@ -77,8 +78,10 @@ def _reason(experiment: Experiment, suite: str, method: str, size: int) -> str:
     record = experiment.methods[method]
     if not record.get("static", True):
         return "it merges for one task at a time"
-    if experiment.calibration.get(record.get("calibration"), {}).get("kind", "").endswith("_plus"):
+    if experiment.calibration.get(record.get("calibration"), {}).get("kind") in COLLECTED_TOGETHER:
         return "its calibration statistics are collected for all experts together"
+    if misnamed(record, ()):
+        return "its hyper-parameters are stated for each expert of the suite"
     by_whole = [reason for key, reason in BY_WHOLE_SUITE.items() if key in record]
     return next(iter(by_whole), "") or why_unfit(experiment, method, suite, size)
 
@@ -108,5 +111,7 @@ def _unfit(experiment: Experiment, suite: str) -> str:
         return f"the experts of '{suite}' belong to no task, so there are no individual models to compare with"
     if experiment.is_benchmarked(suite):
         return f"the tasks of '{suite}' are benchmarks of a harness, and subsets are scored on prepared data"
+    if experiment.is_joint(suite):
+        return f"the classes of all tasks of '{suite}' are told apart (`joint`), and a subset is scored task by task"
     others = [task for task in experiment.suites[suite]["tasks"] if experiment.metric(suite, task) != "accuracy"]
     return f"task '{others[0]}' of '{suite}' is not scored by accuracy, as subsets are" if others else ""

@@ -18,6 +18,7 @@ from cluster.preflight import check_run  # noqa: E402
 from experiment.checks import HARNESS_KEYS  # noqa: E402
 from experiment.experiment import Experiment  # noqa: E402
 from experiment.parts import ConfigParts  # noqa: E402
+from nan_merge.catalogue.methods import COLLECTED_TOGETHER  # noqa: E402
 from nan_merge.core.code_digest import Code  # noqa: E402
 from nan_merge.core.errors import UserError  # noqa: E402
 from nan_merge.core.files import canonical  # noqa: E402
@@ -86,9 +87,7 @@ PER_TASK_METHODS = [
 BENCHMARKED = [suite for suite in experiment.suites if experiment.is_benchmarked(suite)]
 TRIALS = [name for name, candidate in experiment.candidates.items() if candidate.point is None]
 LEARNED = [method for method in METHODS if "learn" in experiment.methods[method]]
-JOINT_CALIBRATION = [
-    name for name, record in experiment.calibration.items() if record["kind"] in ("gram_plus", "matching")
-]
+JOINT_CALIBRATION = [name for name, record in experiment.calibration.items() if record["kind"] in COLLECTED_TOGETHER]
 THRESHOLDS, PROCESSED = map(experiment.needing, (experiment.thresholds, experiment.processed))
 
 

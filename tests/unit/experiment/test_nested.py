@@ -24,6 +24,11 @@ def read(tmp_path):
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "workflow").symlink_to(ROOT / "workflow")
 
+    given = {"given": {"values": {"math": 0.3, "code": 0.5}}}
+    own = {"own": {"extends": "task_arithmetic", "label": "Own", "summary": "own numbers", "coefficients": given}}
+    methods_file = tmp_path / "config/methods.yaml"
+    methods_file.write_text(yaml.safe_dump({**read_yaml(methods_file), **own}))
+
     def change(nested, *suites, methods=METHODS, of="text", **more):
         file = tmp_path / f"config/suites/{of}.yaml"
         file.write_text(yaml.safe_dump({**read_yaml(file), "nested": nested}))
@@ -134,6 +139,10 @@ MISTAKES = {
     "several draws": (
         {"a": {"method": "dare_draws", "experts": ["movie", "crowd"]}},
         "a: method: 'dare_draws' stands for 5 methods; choose one, such as dare_draws_1",
+    ),
+    "numbers for other experts": (
+        {"a": {"method": "own", "experts": ["movie", "crowd"]}},
+        "'own' does not fit: its `values` has numbers for code, math, and the experts are movie, crowd; choose another",
     ),
     "no method": ({"a": {"experts": ["movie", "crowd"]}}, "nested.a: the key 'method' is missing"),
     "a misspelt key": ({"a": {"method": "ties", "expert": ["movie", "crowd"]}}, "unknown key 'expert'; did you mean 'experts'?"),

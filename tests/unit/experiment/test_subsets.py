@@ -1,9 +1,11 @@
 """Random subsets of the experts: distinct, the same each time, the first ones the same for any number of draws."""
 
+import shutil
 from collections import Counter
 from math import comb
 
 import pytest
+import yaml
 from models import ROOT, shipped
 
 from experiment.experiment import Experiment
@@ -102,3 +104,44 @@ def test_benchmarks_of_a_harness_are_refused(monkeypatch):
     monkeypatch.setattr(found, "is_benchmarked", lambda suite: True)
     with pytest.raises(UserError, match=r"mine.yaml: subsets: the tasks of 'text' are benchmarks .*; run 'text' without the key"):
         check_subsets(found)
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Return a function that adds methods, changes a suite and reads the experiment again."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+
+    def change(suite, methods, added=(), **keys):
+        for file, new in (("methods.yaml", dict(added)), (f"suites/{suite}.yaml", keys)):
+            path = tmp_path / "config" / file
+            path.write_text(yaml.safe_dump({**read_yaml(path), **new}))
+        config = {**shipped().config, "suites": [suite], "methods": ["individual", *methods], "tables": [], "figures": []}
+        config["subsets"] = {"sizes": [2], "draws": 1}
+        return Experiment(config, tmp_path, ConfigParts({"mine.yaml": config}))
+
+    return change
+
+
+def test_units_that_were_matched_over_all_networks_are_not_those_of_a_subset(edited):
+    tasks = ["fashion_first", "fashion_last", "mnist_hub"]
+    found = edited("from_scratch", ["weight_averaging", "rebasin", "zipit"], tasks=tasks, groups={"all": tasks})
+    assert list(parts(found, "from_scratch")) == ["2-0"] and merging(found, "from_scratch", 2) == ["weight_averaging"]
+    assert "zipit" in found.run("from_scratch")
+
+
+def test_numbers_that_are_stated_for_each_expert_are_not_those_of_a_subset(edited):
+    experts = ["news20", "reuters8", "movie", "tweets", "authors", "crowd"]
+    own = {"extends": "task_arithmetic", "label": "Own", "summary": "own coefficients"}
+    added = {"own": {**own, "coefficients": {"given": {"values": dict.fromkeys(experts, 0.3)}}}}
+    added |= {"trimmed": {**own, "preprocess": {"trim": {"density": dict.fromkeys(experts, 0.3), "scope": "tensor"}}}}
+    added |= {"others": {**own, "coefficients": {"given": {"values": {"math": 0.3, "code": 0.5}}}}}
+    found = edited("text", ["own", "own+nan_delta", "trimmed", "others"], added)
+    assert found.merges("text") == ["own", "own+nan_delta", "trimmed"] and merging(found, "text", 2) == ["own+nan_delta"]
+    reason = f"its `values` has numbers for code, math, and the experts are {', '.join(experts)}"
+    assert found.skipped_methods("text")["others"] == reason
+
+
+def test_classes_that_are_told_apart_over_all_tasks_are_refused(edited):
+    with pytest.raises(UserError, match=r"mine.yaml: subsets: the classes of all tasks of 'from_scratch' are told apart"):
+        edited("from_scratch", ["zipit"], joint=True)

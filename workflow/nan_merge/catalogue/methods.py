@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ SCHEMAS = {FILE: "workflow/schemas/methods.schema.yaml", VARIANTS: "workflow/sch
 NOT_INHERITED = ("tune", "draws", "scan", "controls")
 TAKEN_OVER = ("hyper_parameter", "space")  # of `tune`, by a method that uses what another has chosen
 ALL = "`nan-merge methods` lists all"
+COLLECTED_TOGETHER = ("gram_plus", "matching")  # kinds of calibration statistics that are those of all experts at once
 EQUAL, LEVEL = ("constant", "uniform"), "uniform_matched"  # rules and control that give every expert the same coefficient
 RENAMED = [  # ids of earlier versions, and what they are called now
     (r"(weight_averaging|task_arithmetic|ties)_(nan(_delta(_layer|_tensor)?)?)", r"\1+\2"),
@@ -255,6 +256,15 @@ def unfit(record: Mapping[str, Any], experts: int) -> str:
         if (wanted := getattr(operator, "experts", experts)) != experts:
             return f"{operator.__name__} merges {wanted} experts, here are {experts}"
     return lacks_shuffle(record, experts)
+
+
+def misnamed(record: Mapping[str, Any], experts: Iterable[str]) -> str:
+    """Return why hyper-parameters that are stated by name of expert do not fit these experts; empty if they do."""
+    for stage in STAGES:
+        for key, value in operator_in(record, stage)[1].items():
+            if isinstance(value, Mapping) and {*value} - {"base"} != {*experts}:
+                return f"its `{key}` has numbers for {', '.join(value)}, and the experts are {', '.join(experts)}"
+    return ""
 
 
 def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:

@@ -63,5 +63,5 @@ def _left_out(study: Study, found: list[Point]) -> list[str]:
     shown = {point.method["id"] for point in found}
     merges = [method for method in study.methods if method.get("group") != "reference" and method["id"] not in shown]
     names = ", ".join(study.label(method["id"]) for method in merges)
-    reason = "tuned, learned or calibrated for all experts together, made for one task at a time, or one of several draws"
+    reason = "tuned, learned, calibrated or stated for all experts together, made for one task at a time, or one of several draws"
     return [f"Not merged over subsets, since {reason}: {names}."] if names else []

@@ -106,7 +106,10 @@ class Experiment:
 
     def _members(self, name: str) -> dict[str, dict[str, Any]]:
         """Return the methods that an entry of `methods` stands for: a nested merge, or those of the catalogue."""
-        return {name: self.nested.rows[name]} if name in self.nested.rows else self.catalogue.members(name, self.where("methods"))
+        where, (host, *variants) = self.where("methods"), name.split("+")
+        if variants and host in self.nested.rows:
+            raise UserError(f"{where}: '{name}': {host} is a nested merge, and takes no variants; put them on its `method`")
+        return {name: self.nested.rows[name]} if name in self.nested.rows else self.catalogue.members(name, where)
 
     @property
     def keep_merged(self) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nan_merge.catalogue.files import known_names
-from nan_merge.catalogue.methods import REFERENCES, misnamed, reads_examples, unfit
+from nan_merge.catalogue.methods import REFERENCES, STAGES, misnamed, reads_examples, unfit
 from nan_merge.core.errors import UserError
+from nan_merge.methods.recipe import DEFAULTS, operator_in
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
 GROUP = "nested"  # of such rows in the tables
-KEPT = ("preprocess", "coefficients", "control", "combine", "postprocess", "reference", "data", "static")  # of its method
+KEPT = (*STAGES, "reference", "data", "static")  # of its method
 NEEDS = {  # keys of a method that needs more than the weights of what it merges
     "calibration": "needs data of every model that it merges",
     "learn": "learns on data of every model that it merges",
@@ -66,7 +67,7 @@ class NestedMerges:
             found = f"'{method}' stands for {len(members)} methods"
             raise UserError(f"{where}: method: {found}; choose one, such as {next(iter(members))}")
         record = members[method]
-        if reason := _refusal(method, record, experts):
+        if reason := _refusal(method, record, experts) or self._refusal_of_space(experiment, suite, name, record):
             raise UserError(f"{where}: method: '{method}' {reason}; choose another")
         listed, repeated = ", ".join(experts), " and ".join(self.repeated(suite, name))
         return {
@@ -77,6 +78,17 @@ class NestedMerges:
             "nested": list(experts),
             "method": method,
         }
+
+    def _refusal_of_space(self, experiment: Experiment, suite: str, name: str, record: Mapping[str, Any]) -> str:
+        """Return why what a nested merge takes has no coordinates in the space of its method; empty if it has."""
+        space, merges = (
+            operator_in(record, "space")[0],
+            [each for each in self.of(suite)[name]["experts"] if each in self.of(suite)],
+        )
+        if space == DEFAULTS["space"] or not (merges or suite in experiment.suites):
+            return ""
+        whole = f"'{merges[0]}' is a whole model" if merges else "the experts of a suite are whole models"
+        return f"needs LoRA adapters, and {whole}"
 
     def of(self, suite: str) -> Mapping[str, Mapping[str, Any]]:
         """Return the nested merges of a suite that makes merges, by name."""

@@ -95,6 +95,25 @@ def test_models_of_the_user_have_nested_merges(read, tmp_path):
     assert found.merged_experts("mine", "abc") == ["ab", "c"]
 
 
+def test_a_nested_merge_of_adapters_has_the_space_of_its_method(read, tmp_path):
+    mine = {"base": str(tmp_path), "experts": dict.fromkeys("abc", str(tmp_path))}
+    nested = {"ab": {"method": "ties+core", "experts": ["a", "b"]}, "abc": {"method": "ties", "experts": ["ab", "c"]}}
+
+    def of(nested):
+        own = {"mine": {**mine, "nested": nested}}
+        return read({"reviews": NESTED["reviews"]}, suites=[], models=own, methods=["task_arithmetic"])
+
+    found = of(nested)
+    assert found.method_spec("ab", "space") == {"space": "core"} and found.method_spec("abc", "space") == {}
+    with pytest.raises(UserError, match=r"abc: method: 'ties\+core' needs LoRA adapters, and 'ab' is a whole model"):
+        of({**nested, "abc": {"method": "ties+core", "experts": ["ab", "c"]}})
+
+
+def test_a_variant_on_a_nested_merge_is_refused(read):
+    with pytest.raises(UserError, match=r"methods: 'reviews\+tuned': reviews is a nested merge, and takes no variants; put them"):
+        read(NESTED, methods=["reviews+tuned"])
+
+
 MISTAKES = {
     "a name of an expert": ({"movie": NESTED["reviews"]}, "movie: an expert of the suite has that name; choose another"),
     "a name of a method": ({"ties": NESTED["reviews"]}, "ties: a method has that name; choose another"),
@@ -143,6 +162,10 @@ MISTAKES = {
     "numbers for other experts": (
         {"a": {"method": "own", "experts": ["movie", "crowd"]}},
         "'own' does not fit: its `values` has numbers for code, math, and the experts are movie, crowd; choose another",
+    ),
+    "a space for adapters": (
+        {"a": {"method": "ties+core", "experts": ["movie", "crowd"]}},
+        "'ties+core' needs LoRA adapters, and the experts of a suite are whole models; choose another",
     ),
     "no method": ({"a": {"experts": ["movie", "crowd"]}}, "nested.a: the key 'method' is missing"),
     "a misspelt key": ({"a": {"method": "ties", "expert": ["movie", "crowd"]}}, "unknown key 'expert'; did you mean 'experts'?"),

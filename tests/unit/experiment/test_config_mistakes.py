@@ -191,6 +191,10 @@ MISTAKES = {
         ("methods.yaml", "magmax", "tune", {**SEARCH, "budget": 0}),
         "magmax.tune.budget: expected a whole number of at least 1 (number of trials of sobol, tpe and cma_es), found 0",
     ),
+    "a seed that no generator takes": (
+        ("methods.yaml", "magmax", "tune", {**SEARCH, "seed": 2**32}),
+        "magmax.tune.seed: expected a whole number of at least 0 and of at most 4294967295",
+    ),
     "a space that names nothing": (
         ("methods.yaml", "magmax", "tune", {**SEARCH, "space": {}}),
         "magmax.tune.space: expected at least 1 of them (a list of values or a range by hyper-parameter",

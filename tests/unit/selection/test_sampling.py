@@ -92,3 +92,12 @@ def test_one_number_for_each_expert(kind):
     if kind != "sobol":
         assert points[0]["coefficients.multiples.values"] == dict.fromkeys(goal, 1.0)
         assert max(scores) > scores[0] + 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_numbers_are_drawn_in_their_logarithm(kind):
+    """In the logarithm half of the numbers from 1 to 1023 lie below 32; evenly drawn, three of a hundred would."""
+    space = (Dimension("preprocess.drop.seed", (), 1, 1023, log=True, integer=True), Dimension(A, (), 0.0, 2.0))
+    found = [point["preprocess.drop.seed"] for point in propose(Search(kind, space, batch=64), 64, (), [])]
+    assert {type(number) for number in found} == {int} and min(found) >= 1 and max(found) <= 1023
+    assert 20 <= sum(number < 32 for number in found) <= 54, found

@@ -63,7 +63,12 @@ SCHEMA = {
             "minimum": 1,
             "description": f"trials of a round of tpe and cma_es, which do not see each other's scores; {ROUND} if not stated",
         },
-        "seed": {"type": "integer", "minimum": 0, "description": "of sobol, tpe and cma_es; 0 if not stated"},
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 2**32 - 1,
+            "description": "of sobol, tpe and cma_es; 0 if not stated",
+        },
         "space": {
             "type": "object",
             "minProperties": 1,

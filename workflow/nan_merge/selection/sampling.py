@@ -86,14 +86,12 @@ def _in(axes: Axes, unit: Sequence[float]) -> dict[Key, Any]:
 
 
 def _at(axis: Dimension, u: float) -> Any:
-    """Return the value at u in [0, 1] of a list or a range; whole numbers have equal shares."""
+    """Return the value at u in [0, 1] of a list or a range; whole numbers have equal shares, in the logarithm with `log`."""
     if axis.choices:
         return axis.choices[min(int(u * len(axis.choices)), len(axis.choices) - 1)]
-    if axis.integer:
-        return int(min(axis.low + int(u * (axis.high - axis.low + 1)), axis.high))
-    if axis.log:
-        return float(axis.low * (axis.high / axis.low) ** u)
-    return axis.low + u * (axis.high - axis.low)
+    end = axis.high + axis.integer  # a whole number n has the range from n to n + 1
+    value = axis.low * (end / axis.low) ** u if axis.log else axis.low + u * (end - axis.low)
+    return int(min(math.floor(value), axis.high)) if axis.integer else float(value)
 
 
 def _tpe(search: Search, number: int, axes: Axes, scores: Sequence[float]) -> list[dict[Key, Any]]:

@@ -100,6 +100,8 @@ def test_searched_coefficients_are_multiples_of_the_host_s(host):
     assert equal == bind({"coefficients": one(host).get("coefficients", "uniform")}).estimate(measures).at("w")
     assert one(f"{host}+searched+uniform")["tune"]["as"] == f"{host}+searched"
     assert f"{host}+searched" in one(f"{host}+nan_delta")["controls"]
+    controls = [f"{host}+searched+uniform", f"{host}+searched+permuted", f"{host}+tuned"]
+    assert row["controls"] == [*controls, *one(host).get("controls", [])], "spaces are none"
     assert f"{host}+tuned" in row["controls"], "what one number for all experts reaches"
 
 

@@ -219,7 +219,7 @@ class Catalogue:
         controls = [f"{name}+{variant}+{each}" for each in own]
         others = [each for each, other in self.variants.items() if other.get("group") == "control" and "control" not in other]
         controls += [f"{name}+{each}" for each in others if variant not in others]
-        tuned = [each for each, other in self.variants.items() if not {"coefficients", "control"} & other.keys()]
+        tuned = [each for each, other in self.variants.items() if "multiples" in other.get("tune", {})]
         controls += [f"{name}+{each}" for each in tuned if "space" in entry.get("tune", {})]
         host = record["extends"] if "scan" in record else name
         over = {key: value for key, value in replaced[1].items() if key == "over"}  # of the method, not of its coefficients

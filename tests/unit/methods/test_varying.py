@@ -167,6 +167,13 @@ def test_layers_count_those_that_are_not_merged():
     assert found.at("h.2.mlp.weight") == [1, 1] and found.at("h.1.mlp.weight") == [0, 0]
 
 
+def test_values_that_vary_are_not_scanned():
+    catalogue = Catalogue(ROOT)
+    catalogue.hosts["task_arithmetic"] |= {"scan": {"coefficients": {"constant": {"value": [GRADIENT, 0.3]}}}}
+    with pytest.raises(UserError, match=r"task_arithmetic: scan: coefficients: constant: value: values become parts of ids"):
+        catalogue.members("task_arithmetic")
+
+
 @pytest.mark.parametrize("value", [GRADIENT, CASES])
 @pytest.mark.parametrize("name", ["task_arithmetic+tuned", "task_arithmetic+nan_delta+tuned"])
 def test_a_scale_that_varies_has_no_multiples(value, name):

@@ -94,6 +94,9 @@ def _axes(record: Mapping[str, Any], stage: str, scan: Mapping[str, Any], where:
         raise UserError(f"{where}: scan: {stage}: '{operator}' is not the operator of this method; expected '{mine}'")
     if {*SCALE} <= {*given, *lists}:
         raise UserError(f"{where}: scan: {stage}: the keys {[*SCALE]} exclude each other; keep one")
+    if several := [key for key, values in lists.items() if any(isinstance(value, list | Mapping) for value in values)]:
+        reason = "values become parts of ids, and those that vary by layer or expert have none; make each a method of its own"
+        raise UserError(f"{where}: scan: {stage}: {operator}: {several[0]}: {reason}")
     return [_Axis(stage, operator, key, values) for key, values in lists.items()]
 
 

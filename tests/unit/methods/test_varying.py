@@ -167,6 +167,14 @@ def test_layers_count_those_that_are_not_merged():
     assert found.at("h.2.mlp.weight") == [1, 1] and found.at("h.1.mlp.weight") == [0, 0]
 
 
+@pytest.mark.parametrize(("numbers", "shown"), [((0.1, 0.3), "10 % to 30 %"), ((0.2, 0.2), "20 %")])
+def test_a_label_tells_the_range_of_values_by_expert(numbers, shown):
+    catalogue = Catalogue(ROOT)
+    density = dict(zip("ab", numbers, strict=True))
+    catalogue.hosts["ties"] |= {"label": "TIES ({density:.0%})", "preprocess": {"trim": {"density": density}}}
+    assert catalogue.members("ties")["ties"]["label"] == f"TIES ({shown})"
+
+
 def test_values_that_vary_are_not_scanned():
     catalogue = Catalogue(ROOT)
     catalogue.hosts["task_arithmetic"] |= {"scan": {"coefficients": {"constant": {"value": [GRADIENT, 0.3]}}}}

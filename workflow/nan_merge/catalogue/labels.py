@@ -44,16 +44,16 @@ def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 class _Formatter(string.Formatter):
     """Format as `str.format` does, with a space before %, short floats, and texts and absent values as they are.
 
-    Of a number that varies over the tensors it gives the smallest and the largest.
+    Of a number that varies over the tensors or by expert it gives the smallest and the largest.
     """
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Return one value as text."""
         if value is None:
             return "as given"
-        if varies(value):
+        if varies(value) or isinstance(value, Mapping):
             low, high = (self.format_field(end, format_spec) for end in (min(numbers(value)), max(numbers(value))))
-            return f"{low} to {high}"
+            return low if low == high else f"{low} to {high}"
         if not isinstance(value, int | float):
             return str(value)
         text = format(value, format_spec or ("g" if isinstance(value, float) else ""))

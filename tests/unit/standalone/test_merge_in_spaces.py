@@ -186,7 +186,7 @@ def test_bytes_depend_on_neither_threads_nor_order_and_inputs_are_recorded_as_ev
 
 
 def test_the_card_names_the_space_and_repeats_the_merge(folder, tmp_path):
-    run(folder, tmp_path / "out", "ties+core", set={"space": "knots"})
+    run(folder, tmp_path / "out", "ties", set={"space": "knots"})
     card = (tmp_path / "out/README.md").read_text()
     assert "  space: knots\n" in card and "--set space=knots" in card
     assert read_json(tmp_path / "out/provenance.json")["method_spec"]["space"] == "knots"
@@ -239,7 +239,7 @@ def test_other_adapters_than_plain_lora_are_refused_by_name(tmp_path):
     write_adapter(tmp_path / "head", {HEAD: draw(1)[HEAD]}, modules_to_save=["lm_head"])
     with pytest.raises(UserError, match=f"space 'core': expert 'dora' rescales the weight below its factors of '{QUERY}'"):
         run(tmp_path, tmp_path / "out", "ties+core", ["a", "dora"])
-    with pytest.raises(UserError, match="space 'core': all that the experts move they store whole"):
+    with pytest.raises(UserError, match="space 'core': all that the experts move they store whole, or `exclude` omits it"):
         run(tmp_path, tmp_path / "out", "ties+core", ["head"])
     broken = factors(Q, 6, 6, seed=1)
     broken[f"{Q}.lora_B.weight"][0, 0] = np.nan

@@ -98,7 +98,7 @@ def plan(models: Models, recipe: Recipe, rank: int | None) -> Plan:
             )
         factored[name] = min(size, rank or sum(update.b.shape[1] for update in updates))
     if not factored:
-        raise UserError("--output-adapter: all that the experts move they store whole; expected adapters with factors")
+        raise UserError("--output-adapter: all that the experts move they store whole, or `exclude` omits it; expected factors")
     return Plan(factored, frozenset(exact), tuple(whole))
 
 

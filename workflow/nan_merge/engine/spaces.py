@@ -120,7 +120,9 @@ def aligned(models: Models, space: functools.partial[Any]) -> Models:
         for number, place in enumerate(moved):
             experts[place][name] = Block("F64", shape, origin, number)
     if not any(isinstance(entry, Origin) for entry in bases.values()):
-        raise UserError(f"{what}: all that the experts move they store whole; expected adapters with factors")
+        raise UserError(
+            f"{what}: all that the experts move they store whole, or `exclude` omits it; expected adapters with factors"
+        )
     views = {name: view(model, new) for (name, model), new in zip(models.experts.items(), experts, strict=True)}
     return replace(models, base=view(models.base, bases), experts=views)
 

@@ -181,7 +181,8 @@ class OwnModels(Settings):
         super().__post_init__()
         self.check_experts([*self.experts])
         if self.output_adapter is not None and (not isinstance(self.output_adapter, int) or self.output_adapter < 1):
-            raise UserError(f"--output-adapter {self.output_adapter}: expected a rank, a whole number from 1, or none")
+            ways = "a rank, a whole number from 1; True for the sum of the experts' ranks, None for a whole model"
+            raise UserError(f"--output-adapter {self.output_adapter}: expected {ways}")
         if self.output_adapter and self.dtype:
             raise UserError("--dtype: is the type of a whole model; the factors of --output-adapter are float32; leave one out")
         if self.export_mergekit:

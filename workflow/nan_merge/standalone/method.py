@@ -40,11 +40,10 @@ def choose(name: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             f"--set: an operator needs {needs[0]} statistics of data, which only a suite has; choose another operator"
         )
     replaced = [stage for stage in STAGES if operator_in(method_spec, stage)[0] != operator_in(entry, stage)[0]]
-    if "variant" in entry and "coefficients" in replaced:
-        host = name.split("+")[0]
-        raise UserError(
-            f"--set coefficients: replaces what '{name}' puts on {host}; name the method {host} to set its coefficients"
-        )
+    host = name.split("+")[0]
+    plain = catalogue.members(host, "--method").get(host, entry)
+    if put := [stage for stage in replaced if operator_in(plain, stage) != operator_in(entry, stage)]:
+        raise UserError(f"--set {put[0]}: replaces what '{name}' puts on {host}; name the method {host} to set its {put[0]}")
     if changes:
         with contextlib.suppress(UserError):  # a label that names a hyper-parameter of a replaced operator stays as it was
             entry = described({**catalogue.templates(name)[name], **method_spec}, name)

@@ -111,6 +111,10 @@ MISTAKES = {
         ("methods.yaml", "ties", "preprocess", {"trim": {"density": "20%"}}),
         "expected a number above 0 and of at most 1 (share of entries kept), found the text '20%'; write 0.2, without quotes",
     ),
+    "no regular expression": (
+        ("suites/text.yaml", "merge", {"exclude": ["pooler", "("]}),
+        "text.yaml: merge.exclude.1: expected a regular expression, found '(': missing ), unterminated subpattern at position 0",
+    ),
     "an operator that is a number": (
         ("methods.yaml", "ties", "preprocess", 5),
         "ties.preprocess: expected identity or trim or drop or ... or a mapping (`key: value`), found 5",

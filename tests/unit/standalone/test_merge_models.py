@@ -345,6 +345,15 @@ MISTAKES = {
         ["--method", "ties+nan_delta", "--set", "coefficients.constant.value=0.5"],
         "--set coefficients: replaces what 'ties+nan_delta' puts on ties; name the method ties to set its coefficients",
     ),
+    "the space of a variant": (
+        ["--method", "ties+core+nan_delta", "--set", "space=full"],
+        "--set space: replaces what 'ties+core+nan_delta' puts on ties; name the method ties to set its space",
+    ),
+    "no regular expression in a method": (
+        ["--method", "wudi", "--set", "combine.wudi.exclude=("],
+        "--set: method.combine.wudi.exclude: expected a regular expression (regular expression of the names of matrices that are"
+        " treated as other tensors), found '(': missing ), unterminated subpattern at position 0",
+    ),
     "sizes that are not stated": (
         ["--method", "ties+data_size"],
         "--method ties+data_size: needs the number of training examples of each expert: --examples NAME=N",

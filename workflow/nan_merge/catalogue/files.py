@@ -31,6 +31,7 @@ VALIDATOR = jsonschema.validators.extend(  # NaN and infinity, which YAML has, a
         "number", lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     ),
 )
+FORMATS = jsonschema.FormatChecker(["regex"])
 
 
 def check_renamed_files(config: Path) -> None:
@@ -50,7 +51,8 @@ def check_schema(
     `where` is the name of the file, or returns it for the place of a fault.
     """
     schema = _schema(schema_file)
-    validator = VALIDATOR({**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}})
+    whole = {**schema, "$defs": {**schema.get("$defs", {}), **(definitions or {})}}
+    validator = VALIDATOR(whole, format_checker=FORMATS)
     errors = sorted(validator.iter_errors(value), key=_order)
     if errors:
         error = _deepest(errors[0])
@@ -101,6 +103,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return f"unknown key '{unknown}'; {nearest(unknown, schema.get('properties', {}))}"
         case "enum" if isinstance(found, str):
             return f"unknown value {found!r}; {nearest(found, map(str, rule))}"
+        case "format":
+            return f"expected a regular expression{_meaning(schema)}, found {found!r}: {error.cause}"
         case "required":
             missing = next(key for key in rule if key not in found)
             meaning = schema.get("properties", {}).get(missing, {}).get("description")

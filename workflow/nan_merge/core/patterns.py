@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 from nan_merge.core.errors import UserError
 
+Regex = Annotated[str, re.compile]  # in an annotation: a text that is a regular expression
 SECONDS = 20.0  # for all expressions together
 LINEAR = re.compile(r"([\w.^$-]|\\\W)*")  # an expression without repetition, choice and group, as a plain name is
 CHILD = """

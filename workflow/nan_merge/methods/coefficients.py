@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError
+from nan_merge.core.patterns import Regex
 from nan_merge.methods.varying import Varies, block_counts, check_cases, value_at, varies
 
 MODEL: Final = "model"
@@ -299,7 +300,7 @@ def estimate(
     *,
     norm_of: NormOf = "task_vector",
     scope: Scope = MODEL,
-    only: Annotated[str, "regex of the tensors whose norms count; empty: all"] = "",
+    only: Annotated[Regex, "regex of the tensors whose norms count; empty: all"] = "",
     mean: Annotated[
         Annotated[float, Varies(by_expert=True)] | None,
         "mean coefficient, as lambda of task arithmetic, or coefficients by expert whose mean it is; excludes total",

@@ -11,6 +11,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.patterns import Regex
 from nan_merge.methods.combine import weighted_sum
 from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, scale_free, whole
 from nan_merge.methods.sparsify import ranks
@@ -152,7 +153,7 @@ def widen(
     *,
     t: Annotated[float, Ge(0), "factor of its expert's mean above which a column is important"] = 1.0,
     s: Annotated[float, "score of important columns"] = 1.0,
-    embeddings: Annotated[str, "regex of the matrices whose rows, the tokens, are the columns"] = ROWS_ARE_TOKENS,
+    embeddings: Annotated[Regex, "regex of the matrices whose rows, the tokens, are the columns"] = ROWS_ARE_TOKENS,
 ) -> Array:
     """Sum the task vectors weighted by scores of their columns (WIDEN, arXiv 2408.03092).
 

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from nan_merge.core.errors import UserError
+from nan_merge.core.patterns import Regex
 from nan_merge.methods.context import Array, TensorContext, checked, whole
 
 LARGEST = 16384  # largest number of inputs of a matrix by default: its Gram matrix has 2 GiB
 
 Combine = Callable[..., Array]
-Exclude = Annotated[str, "regular expression of the names of matrices that are treated as other tensors"]
+Exclude = Annotated[Regex, "regular expression of the names of matrices that are treated as other tensors"]
 Others = Annotated[float, Ge(0), "factor of the mean of the other tensors, vectors too; 0 leaves them at the base"]
 Largest = Annotated[int, Ge(1), "largest number of inputs of a matrix; a larger one is an error"]
 

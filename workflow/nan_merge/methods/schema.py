@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -56,12 +57,14 @@ def summary(operator: Operator) -> str:
 
 
 def of_type(annotation: Any) -> dict[str, Any]:
-    """Return the JSON schema of an annotation: number types, bool, str, Literal, Mapping, unions, bounds, a text, `Varies`."""
+    """Return the JSON schema of an annotation: a type, Literal, Mapping, a union; with bounds, a text, `Regex`, `Varies`."""
     if hasattr(annotation, "__metadata__"):
         schema = of_type(annotation.__origin__)
         for extra in sorted(annotation.__metadata__, key=lambda each: isinstance(each, Varies)):
             if isinstance(extra, str):
                 schema["description"] = extra
+            elif extra is re.compile:
+                schema["format"] = "regex"
             elif isinstance(extra, Varies):
                 schema = extra.schema(schema)
             else:

@@ -11,6 +11,7 @@ from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint, write
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import write_dataset
 from nan_merge.models.families import convnet
+from nan_merge.models.heads import Head
 from nan_merge.models.registry import find_family
 from scripts import build_network, evaluate_checkpoint
 
@@ -45,6 +46,18 @@ def test_a_forward_pass_is_that_of_the_layers():
     np.testing.assert_allclose(encoder(images).detach().numpy(), expected, atol=1e-5)
     for found, output in zip(encoder.activations(images), outputs, strict=True):
         np.testing.assert_allclose(found.detach().numpy(), output, atol=1e-5)
+
+
+def test_as_many_layers_as_halvings_of_the_images_and_no_more():
+    images = pictures(2)  # of 16 pixels
+    assert convnet.Encoder({"widths": [2] * 5, "projection": 3}).activations(images)[-1].shape[2:] == (1, 1)
+    with pytest.raises(UserError, match=r"widths: 6 convolutions, and images of 16 pixels .* expected at most 5, or a larger"):
+        convnet.Encoder({"widths": [2] * 6, "projection": 3})(images)
+
+
+def test_a_projection_of_another_width_than_the_head_is_refused():
+    with pytest.raises(UserError, match=r"embeddings of 5 numbers, the head takes 7; .* or set `network: projection: 7`"):
+        Head.of_rows(np.ones((3, 7), np.float32))(initialised(1)(pictures(2)))
 
 
 def test_random_weights_depend_on_the_seed_alone_and_have_the_variance_of_he():

@@ -61,7 +61,12 @@ class Head:
         return Head((*self.layers[:-1], (factor * weight, None if bias is None else factor * bias)))
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Return the logits (N, C) of embeddings (N, d), on their device."""
+        """Return the logits (N, C) of embeddings (N, d), on their device; UserError for embeddings of another width."""
+        if (found := embeddings.shape[1]) != self.width:
+            raise UserError(
+                f"the encoder gives embeddings of {found} numbers, the head takes {self.width}; expected one width: choose a"
+                f" `text_tower` of {found}, or set `network: projection: {self.width}` where the suite has one"
+            )
         for number, (weight, bias) in enumerate(self.layers):
             embeddings = torch.tanh(embeddings) if number else embeddings
             place = embeddings.device

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nan_merge.checkpoints.checkpoint import write_checkpoint
+from nan_merge.core.errors import UserError
 from nan_merge.models.classification import batches, load_tensors, read_config
 from nan_merge.models.families.text_encoder import head
 
@@ -44,7 +45,16 @@ class Encoder(nn.Module):
         return [*(f"layers.{number}" for number in range(len(self.layers))), "projection"]
 
     def activations(self, inputs: np.ndarray) -> list[Tensor]:
-        """Return the outputs of every layer but the last, after ReLU: (B, units, height, width) each."""
+        """Return the outputs of every layer but the last, after ReLU: (B, units, height, width) each.
+
+        Raises UserError for images that are too small to be halved before every layer but the first.
+        """
+        side = min(inputs.shape[1:3])
+        if len(self.layers) > (most := side.bit_length()):
+            raise UserError(
+                f"network: widths: {len(self.layers)} convolutions, and images of {side} pixels are halved before each but the"
+                f" first; expected at most {most}, or a larger `input: side:`"
+            )
         images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.projection.weight.device)
         x, found = (images.permute(0, 3, 1, 2).float() - MEAN) / DEVIATION, []
         for number, layer in enumerate(self.layers):

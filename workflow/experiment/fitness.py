@@ -51,7 +51,7 @@ def why_unfit(experiment: Experiment, method: str, suite: str, experts: int = 0)
     if lost := [name for name in experiment.nested.leaves(suite, method) if name not in experiment.experts(suite)]:
         return f"the data of its expert {lost[0]} cannot be had here"
     if suite in experiment.suites and (space := operator_in(record, "space")[0]) != DEFAULTS["space"]:
-        return f"the space '{space}' needs LoRA adapters, and the experts of a suite are whole models"
+        return f"the space '{space}' needs LoRA adapters, and a suite has whole models, into which adapters are folded"
     if "matching" in requirements(record, method) and not experiment.has_networks(suite):
         return ONE_BASE
     if reads_examples(record) and (unknown := [name for name, count in experiment.examples(suite).items() if count is None]):

@@ -87,7 +87,7 @@ class NestedMerges:
         )
         if space == DEFAULTS["space"] or not (merges or suite in experiment.suites):
             return ""
-        whole = f"'{merges[0]}' is a whole model" if merges else "the experts of a suite are whole models"
+        whole = f"'{merges[0]}' is a whole model" if merges else "a suite has whole models, into which adapters are folded"
         return f"needs LoRA adapters, and {whole}"
 
     def of(self, suite: str) -> Mapping[str, Mapping[str, Any]]:

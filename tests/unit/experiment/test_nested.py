@@ -165,7 +165,7 @@ MISTAKES = {
     ),
     "a space for adapters": (
         {"a": {"method": "ties+core", "experts": ["movie", "crowd"]}},
-        "'ties+core' needs LoRA adapters, and the experts of a suite are whole models; choose another",
+        "'ties+core' needs LoRA adapters, and a suite has whole models, into which adapters are folded; choose another",
     ),
     "no method": ({"a": {"experts": ["movie", "crowd"]}}, "nested.a: the key 'method' is missing"),
     "a misspelt key": ({"a": {"method": "ties", "expert": ["movie", "crowd"]}}, "unknown key 'expert'; did you mean 'experts'?"),

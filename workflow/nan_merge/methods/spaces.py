@@ -68,9 +68,9 @@ def knots(
 
         [B_1 A_1, ..., B_T A_T] = U S [V_1^T, ..., V_T^T],    merged: U S merge(V_1^T, ..., V_T^T)
 
-    The released code merges S V_t^T: `singular_values: blocks`. Both are the same unless magnitudes of different rows are
-    compared, as by `trim`. By QR: with [B_1, ..., B_T] = Q [R_1, ..., R_T] and A_t^T = P_t Z_t, U and S are those of
-    Q [R_1 Z_1^T, ..., R_T Z_T^T].
+    The released code merges S V_t^T: `singular_values: blocks`. Both give the same where every row is merged by itself, as in a
+    sum, and not where rows are compared (`trim`) or a block is taken as a matrix (TSV-M, STAR). By QR: with
+    [B_1, ..., B_T] = Q [R_1, ..., R_T] and A_t^T = P_t Z_t, U and S are those of Q [R_1 Z_1^T, ..., R_T Z_T^T].
     """
     q, r = np.linalg.qr(np.concatenate([b for b, _ in pairs], axis=1))
     rights = [np.linalg.qr(a.T) for _, a in pairs]

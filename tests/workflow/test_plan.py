@@ -22,7 +22,7 @@ from nan_merge.methods.recipe import STAGES
 from planning.costs import rate, seconds, wall_time
 from planning.jobs import PlannedJob, planned_jobs
 from planning.memory import gpu_memory
-from planning.overview import assets, check_fits, lock_command, overview
+from planning.overview import assets, check_fits, lock_command, overview, skipped
 from planning.sizes import Sizes, held
 from planning.text import _memory, duration, lock_lines, text
 from scripts.plan_run import values
@@ -371,6 +371,12 @@ def own_models(fresh, folder, size):
     suite = {"base": str(folder / "base"), "experts": {"a": str(folder / "a")}, "tasks": ["gsm8k"]}
     config = {**tiny.read_yaml(ROOT / CONFIG), "suites": [], "models": {"mine": suite}, "methods": ["pretrained", "tsv_m"]}
     return Sizes(Experiment({**config, "tables": [], "figures": []}, ROOT), ROOT)
+
+
+def test_methods_that_do_not_apply_are_named_with_the_reason():
+    methods = ["pretrained", "task_arithmetic", "ties+core"]
+    found = skipped(Experiment({**tiny.read_yaml(ROOT / CONFIG), "methods": methods}, ROOT))
+    assert found["text"]["ties+core"].startswith("the space 'core' needs LoRA adapters") and "multitask" not in found["text"]
 
 
 def test_what_own_models_take_follows_from_their_size(fresh, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nan_merge.assets.http import Remote
 from nan_merge.assets.hub import Repository
@@ -17,6 +17,9 @@ from planning.costs import ends, on_gpu, seconds, wall_time
 from planning.jobs import PlannedJob
 from planning.memory import gpu_memory
 from planning.sizes import Sizes, held
+
+if TYPE_CHECKING:
+    from experiment.experiment import Experiment
 
 STORE = Path("results/downloads")
 FOLDERS = ("assets", "models", "datasets", "checkpoints", "calibration", "merged")  # large ones of results/; all else is `other`
@@ -29,12 +32,22 @@ def overview(sizes: Sizes, jobs: Sequence[PlannedJob], at_once: int) -> dict[str
         "jobs_at_once": at_once,
         "assets": assets(sizes, jobs),
         "update_lock": lock_command(_unlocked(sizes, jobs)),
-        "skipped": {suite: reasons for suite, reasons in sizes.experiment.skipped.items() if reasons},
+        "skipped": skipped(sizes.experiment),
         "disk": disk(sizes, jobs, at_once),
         "jobs": by_rule(sizes, jobs),
         "gpu_memory": gpu_memory(sizes, jobs),
         "time": times(sizes, jobs, at_once),
     }
+
+
+def skipped(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """Return the tasks and the methods that each suite, or entry of `models`, goes without, with the reason."""
+    found = {}
+    for name in (*experiment.suites, *experiment.models):
+        methods = {m: why for m, why in experiment.skipped_methods(name).items() if m in experiment.config["methods"]}
+        if reasons := {**experiment.skipped.get(name, {}), **methods}:
+            found[name] = reasons
+    return found
 
 
 def _unlocked(sizes: Sizes, jobs: Sequence[PlannedJob]) -> list[str]:

@@ -24,8 +24,7 @@ from nan_merge.layouts.unify import Models
 from nan_merge.layouts.updates import LowRank, low_rank
 from nan_merge.layouts.views import view
 from nan_merge.methods.coefficients import MODEL
-from nan_merge.methods.recipe import bind
-from nan_merge.methods.spaces import Coordinates, full
+from nan_merge.methods.spaces import Coordinates, bound, full
 
 KEPT = 32  # tensors whose coordinates are kept in memory; the others are computed again
 
@@ -156,7 +155,7 @@ def thresholds(models: Models, density: Any, *, scope: str, space: Any = None, *
     """
     if space is None:
         return measure.thresholds(models, density, scope=scope, **settings)
-    inner = aligned(models, bind({"space": space}).space)
+    inner = aligned(models, bound(space))
     entries = inner.base.entries
     inside = tuple(name for name in inner.merged if isinstance(entries[name], Origin))
     whole = tuple(

@@ -11,7 +11,8 @@ ASSUME: of both papers abstracts, figures and summaries were read, and the autho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -100,3 +101,9 @@ def core(pairs: Sequence[Pair]) -> Coordinates:
 
 
 SPACES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (full, knots, core)}
+
+
+def bound(entry: str | Mapping[str, Any]) -> functools.partial[Any]:
+    """Return the operator of a checked entry, `name` or `{name: {hyper-parameter: value}}`, with its hyper-parameters."""
+    name, values = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    return functools.partial(SPACES[name], **(values or {}))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from models import ROOT
 
+from nan_merge.archive.container import MANIFEST, opened
 from nan_merge.catalogue.tune import SCHEMA as TUNE
 from nan_merge.core.errors import UserError
 from scripts import write_docs
@@ -44,6 +45,15 @@ def test_a_stale_page_is_named_and_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["write_docs"])
     write_docs.main()
     assert "| `examples` | integer ≥ 1, required |" in page.read_text() and "old" not in page.read_text()
+
+
+@pytest.mark.parametrize("file", sorted(write_docs.ARCHIVES.glob("*.zip")), ids=lambda file: file.stem)
+def test_an_archived_run_of_the_docs_holds_what_its_manifest_lists(file, tmp_path):
+    with opened(file) as archive:
+        found = archive.extract(tmp_path)
+    del found[MANIFEST]
+    assert {name: record["sha256"] for name, record in archive.files.items()} == found
+    assert file.stat().st_size < 5_000_000
 
 
 def test_an_unknown_part_is_told(tmp_path):

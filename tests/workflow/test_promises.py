@@ -248,7 +248,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"make demo|snakemake --cores \w+", made_before),
     (r"snakemake --cores \w+ results/claims\.md", verbatim),
     (r"snakemake (-n|--(report|dag|rulegraph|filegraph|summary|list-rules|unlock))\b.*", verbatim),
-    (r"nan-merge export", helped),  # a mention
+    (r"nan-merge (export|merge|extract-adapter)", helped),  # a mention
     (r"nan-merge (status|clean|methods|export)\b.*", verbatim),
     (r"make archive|nan-merge (archive|verify|compare)( .*)?", elsewhere("workflow/test_archive.py")),
     (r"make \.bench/roc-validator/\.installed|\.bench/roc-validator/bin/.*", elsewhere("workflow/test_archive.py")),
@@ -267,7 +267,8 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --cores \w+ --configfile config/study/\w+\.yaml", dry),  # in small: test_other_data.py, test_training_sets.py
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
-    (r"snakemake --cores \w+ --configfile config/papers/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
+    (r"snakemake --cores \w+ --configfile config/from_scratch\.yaml", elsewhere("workflow/test_from_scratch.py")),
+    (r"snakemake --cores \w+ --configfile config/(papers|pools)/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
     (r"snakemake --cores \w+ --configfile (own|scored)\.yaml", elsewhere("workflow/test_own_models.py")),
     (r"snakemake .*--cache .*", of_group),
     (r"snakemake .*--sdm conda.*", elsewhere("workflow/test_envs.py")),  # conda's channels

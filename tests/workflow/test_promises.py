@@ -268,7 +268,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"snakemake --cores \w+ --configfile config/papers/published\.yaml", verbatim),
     (r"nan-merge plan --configfile .*", planned),
     (r"snakemake --cores \w+ --configfile config/from_scratch\.yaml", elsewhere("workflow/test_from_scratch.py")),
-    (r"snakemake --cores \w+ --configfile config/(papers|pools)/\w+\.yaml", dry),  # a hub and GPUs: in small, test_vision_experiment.py
+    (r"snakemake --cores \w+ --configfile config/(papers|pools)/\w+\.yaml", dry),  # in small: test_vision_experiment.py
     (r"snakemake --cores \w+ --configfile (own|scored)\.yaml", elsewhere("workflow/test_own_models.py")),
     (r"snakemake .*--cache .*", of_group),
     (r"snakemake .*--sdm conda.*", elsewhere("workflow/test_envs.py")),  # conda's channels

@@ -76,10 +76,10 @@ def test_an_expert_that_goes_in_twice_is_said(read):
     assert read({"reviews": NESTED["reviews"]}).nested.notes() == []
 
 
-def test_a_merge_of_an_expert_whose_data_cannot_be_had_is_skipped_and_what_it_goes_into(read, monkeypatch):
+def test_a_merge_of_an_expert_whose_data_cannot_be_had_is_skipped_and_what_it_goes_into(read, monkeypatch, tmp_path):
     (asset,) = read_yaml(ROOT / "config/tasks.yaml")["crowd"]["assets"]
     monkeypatch.setattr(experiment, "unavailable", lambda specs: {name: "gone" for name in specs if name == asset})
-    monkeypatch.chdir("/")  # where nothing is fetched yet
+    monkeypatch.chdir(tmp_path)  # where nothing is fetched yet
     found = read(NESTED)
     assert found.skipped_methods("text")["whole"] == "the data of its expert crowd cannot be had here"
     assert "whole" not in found.run("text")

@@ -78,6 +78,7 @@ def cut(project: Project) -> Project:
     project.edit("config/calibration.yaml", lambda entries: [entry.update(examples=32) for entry in entries.values()])
     project.edit("config/config.yaml", lambda config: config.update(methods=METHODS))
     project.edit("config/study/every_method.yaml", lambda overlay: overlay.update(methods=STUDY))
+    project.edit("config/study/subsets.yaml", lambda overlay: overlay["subsets"].update(sizes=[2, 3]))
     project.edit("config/scan.yaml", lambda overlay: overlay.update(methods=SCAN))
     project.edit("config/vision.yaml", lambda overlay: overlay.update(methods=VISION))
     project.edit("config/methods.yaml", lambda methods: methods["task_arithmetic_tuned"]["tune"].update(grid=[0.3, 0.6]))

@@ -14,13 +14,12 @@ import pytest
 import tiny
 import tiny_image_classifiers as images
 import torch
-from hub import Hub
+from from_hub import locked_and_run
 from PIL import Image
 from project import Project
 
 pytestmark = [pytest.mark.demo, pytest.mark.slow]  # tests of the families run in one process: tests/unit/models
 TASKS = ("eurosat", "dtd")
-ENVIRONMENT = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost"}
 TEST = range(100, 123)  # the test pictures of `hub_data.build`
 
 
@@ -76,14 +75,7 @@ def expected(model):
 
 def test_classifiers_go_from_the_hub_to_the_tables(tmp_path):
     models, project = build(tmp_path)
-    with Hub() as hub:
-        for repository in sorted(tmp_path.glob("hub/*/tiny/*")):
-            hub.put(f"tiny/{repository.name}", repository, repository.parents[1].name)
-        command = "PYTHONPATH=workflow:. python -m scripts.update_lock --configfile config/config.yaml"
-        locked = project.shell(command, HF_ENDPOINT=hub.url, **ENVIRONMENT)
-        assert locked.code == 0, locked.text
-        done = project.run(HF_ENDPOINT=hub.url, **ENVIRONMENT)
-        assert done.code == 0, done.text[-6000:]
+    locked_and_run(project, tmp_path / "hub")
     one, two = (models[task].convnext.state_dict() for task in TASKS)
     average = {name: (tensor + two[name]) / 2 for name, tensor in one.items()}
     for task in TASKS:

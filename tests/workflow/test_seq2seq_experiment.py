@@ -12,27 +12,19 @@ import json
 import pytest
 import seq2seq_project as world
 import tiny_t5
-from hub import Hub
+from from_hub import locked_and_run
 from seq2seq_project import TASKS
 
 from nan_merge.core.files import read_json
 
 pytestmark = [pytest.mark.demo, pytest.mark.slow]  # tests of the families run in one process: tests/unit/models
-ENVIRONMENT = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost"}
 SUITE = "flan_t5_base_lora_8"
 
 
 def test_adapters_go_from_the_hub_to_the_tables(tmp_path):
     models = world.build(tmp_path / "hub")[SUITE]
     project = world.project(tmp_path / "project")
-    with Hub() as hub:
-        for repository in sorted(tmp_path.glob("hub/*/tiny/*")):
-            hub.put(f"tiny/{repository.name}", repository, repository.parents[1].name)
-        command = "PYTHONPATH=workflow:. python -m scripts.update_lock --configfile config/config.yaml"
-        locked = project.shell(command, HF_ENDPOINT=hub.url, **ENVIRONMENT)
-        assert locked.code == 0, locked.text
-        done = project.run(HF_ENDPOINT=hub.url, **ENVIRONMENT)
-        assert done.code == 0, done.text[-6000:]
+    locked_and_run(project, tmp_path / "hub")
     mean = copy.deepcopy(models["base"])
     experts = [models[task].state_dict() for task in TASKS]
     mean.load_state_dict({name: sum(expert[name] for expert in experts) / len(experts) for name in mean.state_dict()})

@@ -54,11 +54,12 @@ def test_the_second_sentence_counts_the_verdicts_on_norms(study, difference, exp
 
 def test_the_third_sentence_names_what_is_not_told_apart(study):
     best, _ = best_merge(study)
-    name = best.method["id"]
+    name, leader = best.method["id"], study.label(best.method["id"])
     others = [row.method["id"] for row in summarise(study) if row.method["group"] == "host" and row.method["id"] != name]
+    apart = f"cannot be told apart from {leader} by a paired test, adjusted for all pairs"
     for alike, words in {
-        (): "Every other merge is told apart from it",
-        (others[0],): f"1 merge cannot be told apart from it by a paired test, adjusted for all pairs: {study.label(others[0])}.",
+        (): f"Every other merge is told apart from {leader} by",
+        (others[0],): f"1 merge {apart}: {study.label(others[0])}.",
         tuple(others[:4]): "4 merges cannot",
     }.items():
         assert words in answer(study, {AVERAGE: Standing([name], list(alike), tested=True)})[2]

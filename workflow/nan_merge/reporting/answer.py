@@ -63,10 +63,10 @@ def _told_apart(study: Study, standing: Standing | None, best: Summary) -> str:
     if standing is None or not standing.tested:
         return "Which merges cannot be told apart from the best was not tested here."
     alike = [name for name in [*standing.best, *standing.alike] if name != best.method["id"]]
+    leader = study.label(best.method["id"])
     if not alike:
-        return "Every other merge is told apart from it by a paired test, adjusted for all pairs of merges."
+        return f"Every other merge is told apart from {leader} by a paired test, adjusted for all pairs of merges."
     listed = ", ".join(study.label(name) for name in alike[:NAMED])
     more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
-    return (
-        f"{number_of(len(alike), 'merge')} cannot be told apart from it by a paired test, adjusted for all pairs: {listed}{more}."
-    )
+    count = number_of(len(alike), "merge")
+    return f"{count} cannot be told apart from {leader} by a paired test, adjusted for all pairs: {listed}{more}."

@@ -184,6 +184,14 @@ def averages(place: str) -> str:
         return table(archived.AVERAGES, archived.averages(archive, suite))
 
 
+def beside(place: str) -> str:
+    """Return the averages of the methods on a suite of an archived run beside those with a variant: ARCHIVE/SUITE/VARIANT."""
+    name, suite, variant = place.split("/")
+    with opened(ARCHIVES / f"{name}.zip") as archive:
+        head = [title.format(variant) for title in archived.BESIDE]
+        return table(head, archived.beside(archive, suite, variant))
+
+
 def verdicts(name: str) -> str:
     """Return the verdicts of an archived run on the claims of the papers."""
     with opened(ARCHIVES / f"{name}.zip") as archive:
@@ -196,6 +204,7 @@ PARTS: dict[str, Callable[[str], str]] = {
     "hosts": hosts,
     "variants": variants,
     "averages": averages,
+    "beside": beside,
     "verdicts": verdicts,
 }
 

@@ -48,6 +48,17 @@ def test_averages_are_those_of_the_main_table_the_best_first(archive):
     assert re.findall(r"[+-][\d.]+", shown) == numbers and ", p = " in shown
 
 
+def test_a_method_stands_beside_its_row_with_a_variant(archive):
+    with opened(archive) as read:
+        found = {line[0]: line for line in pages.beside(read, "text", "nan_delta")}
+        by_label = {line[0]: line for line in pages.averages(read, "text")}
+    main = {row["method"]: row for row in rows(archive, "results/tables/main_text.csv")}
+    assert set(found) == {row["label"] for name, row in main.items() if "+" not in name}
+    gained = by_label[main["task_arithmetic+nan_delta"]["label"]]
+    assert found[main["task_arithmetic"]["label"]][3:] == (gained[1], gained[5])
+    assert found["Pretrained"][3:] == ("", "")
+
+
 def test_verdicts_are_those_that_could_be_tested(archive):
     with opened(archive) as read:
         found = pages.verdicts(read)

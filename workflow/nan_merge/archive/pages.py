@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from nan_merge.archive.container import Archive
 from nan_merge.core.errors import UserError
@@ -12,6 +12,7 @@ from nan_merge.reporting.formats import interval, p_value, percent, signed_numbe
 
 Line = tuple[str, ...]
 AVERAGES = ("method", "average", "95 % interval", "weighted", "normalised", "Δ to its host [95 %], adjusted p")
+BESIDE = ("method", "average", "95 % interval", "with `{}`", "Δ [95 %], adjusted p")
 VERDICTS = ("claim", "suite", "effect of", "verdict", "effect [95 %], adjusted p", "seeds")
 
 
@@ -21,16 +22,28 @@ def averages(archive: Archive, suite: str) -> list[Line]:
     return [_averages(row) for row in sorted(rows, key=lambda row: -float(row["average"] or 0))]
 
 
+def beside(archive: Archive, suite: str, variant: str) -> list[Line]:
+    """Return the rows of BESIDE of a suite: every method without a variant, and its row with this one."""
+    rows = {row["method"]: row for row in _rows(archive, f"results/tables/main_{suite}.csv")}
+    alone = [row for name, row in rows.items() if "+" not in name]
+    return [
+        _beside(row, rows.get(f"{row['method']}+{variant}")) for row in sorted(alone, key=lambda row: -float(row["average"] or 0))
+    ]
+
+
+def _beside(row: dict[str, str], other: dict[str, str] | None) -> Line:
+    return (*_averages(row)[:3], *((percent(_number(other, "average")), _difference(other)) if other else ("", "")))
+
+
 def _averages(row: dict[str, str]) -> Line:
     means = [percent(_number(row, name)) for name in ("average", "weighted_average", "normalised_average")]
     limits = f"{percent(_number(row, 'average_low'))} – {percent(_number(row, 'average_high'))}" if row["average_low"] else ""
-    tested = [_number(row, f"host_{name}") for name in ("difference", "low", "high", "p_holm")]
-    return row["label"], means[0], limits, *means[1:], _difference(tested)
+    return row["label"], means[0], limits, *means[1:], _difference(row)
 
 
-def _difference(tested: Sequence[float | None]) -> str:
-    """Return a difference of fractions with its limits and adjusted p, in points."""
-    difference, low, high, p = tested
+def _difference(row: dict[str, str]) -> str:
+    """Return the difference of a row from its host with its limits and adjusted p, in points."""
+    difference, low, high, p = (_number(row, f"host_{name}") for name in ("difference", "low", "high", "p_holm"))
     if difference is None:
         return ""
     shown = f"{percent(difference, signed=True)} {interval(low, high, signed=True)}".strip()

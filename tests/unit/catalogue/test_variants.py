@@ -261,7 +261,7 @@ def test_labels_are_filled_with_values_that_are_there(edited):
     assert one("ties", catalogue)["label"] == "TIES (5 %, sum, λ = 0.3)"
     assert one("ties_svc", catalogue)["label"] == "TIES + SVC (5 %, sum, λ = 0.3)"
     tuned = edited("methods.yaml", lambda m: m["ties_tuned"].update(label="TIES (λ = {value})"))
-    assert one("ties_tuned", tuned)["label"] == "TIES (λ = chosen on validation)"
+    assert one("ties_tuned", tuned)["label"] == "TIES (λ on validation)"
     with pytest.raises(UserError, match=r"methods.yaml: ties: label, summary: 'densty' is no hyper-parameter.*'density'"):
         one("ties", edited("methods.yaml", lambda m: m["ties"].update(label="TIES ({densty})")))
 

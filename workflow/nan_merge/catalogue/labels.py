@@ -12,24 +12,26 @@ from nan_merge.methods.search_space import names
 from nan_merge.methods.varying import numbers, varies
 
 TEXTS = ("label", "summary")
+CHOSEN = "chosen on validation"
 
 
 def described(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a method with its label and summary filled: `{value}` stands for the hyper-parameter of that name.
 
     `{value}` is also the mean coefficient of a rule that took it over from its host. A hyper-parameter that is tuned reads
-    "chosen on validation". Raises UserError for a name that is none of the method's hyper-parameters.
+    "chosen on validation", or "λ on validation" for λ = {value}. Raises UserError for a name
+    that is none of the method's hyper-parameters.
     """
     values: dict[str, Any] = {}
     for stage in STAGES:
         name, given = operator_in(record, stage, where)
         values |= {key: default for key, (_, default) in hyper_parameters(STAGES[stage][name]).items()} | given
-    values |= dict.fromkeys(names(record["tune"]) if "tune" in record else (), "chosen on validation")
+    values |= dict.fromkeys(names(record["tune"]) if "tune" in record else (), CHOSEN)
     total = values.get("total")
     values.setdefault("value", f"{total:g}/T" if isinstance(total, int | float) else total or values.get("mean"))
     filled = dict(record)
     try:
-        filled |= {text: FORMATTER.vformat(record[text], (), values) for text in TEXTS}
+        filled |= {text: FORMATTER.vformat(record[text], (), values).replace(f"= {CHOSEN}", "on validation") for text in TEXTS}
         if "sweep" in record:
             filled["sweep"] = {**record["sweep"], "label": FORMATTER.vformat(record["sweep"]["label"], (), values)}
         return filled

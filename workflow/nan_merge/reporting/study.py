@@ -111,7 +111,7 @@ class Study:
         return [
             f"{method.get('label', method['id'])}: {self.symbol(method['id'])}"
             + (f" = {picked}" if (picked := self.picked(method["id"])) else "")
-            + " was chosen"
+            + (" were chosen" if "," in self.symbol(method["id"]) or "values" in self.symbol(method["id"]) else " was chosen")
             + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
             + f", by the average {self.measure} over tasks on the validation splits."
             for method in tuned

@@ -102,3 +102,36 @@ def test_planning_imports_no_torch(project):
     done = subprocess.run([sys.executable, "-c", program], cwd=project.folder, env=project.environment(), text=True,
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+COUNTED = """
+import sys
+sys.path.insert(0, {workflow!r})
+from planning.rate_limit import lift_default_rate
+
+onstart:
+    selects = workflow.scheduler.job_selector
+    def counted(jobs):
+        print("select", file=sys.stderr)
+        return selects(jobs)
+    workflow.scheduler.job_selector = counted
+    lift_default_rate(workflow)
+
+rule all:
+    input: expand("{{number}}", number=range(16))
+
+rule one:
+    output: "{{number}}"
+    shell: "sleep 0.5; touch {{output}}"
+"""
+
+
+@pytest.mark.parametrize(("limit", "once_a_job"), [([], True), (["--max-jobs-per-timespan", "50/1s"], False)])
+def test_jobs_are_selected_once_for_each_that_ends_unless_the_user_limits_their_rate(tmp_path, limit, once_a_job):
+    """With a limit Snakemake selects more and more often: an upgrade in which this test fails may need our change no longer."""
+    (tmp_path / "Snakefile").write_text(COUNTED.format(workflow=str(tiny.ROOT / "workflow")))
+    command = [*SNAKEMAKE, "--cores", "2", "--scheduler", "greedy", *limit]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    selections = done.stderr.splitlines().count("select")
+    assert selections >= 8
+    assert (selections <= 17) == once_a_job

@@ -25,6 +25,7 @@ from nan_merge.core.files import canonical  # noqa: E402
 from nan_merge.methods.recipe import STAGES  # noqa: E402
 from nan_merge.methods.search_space import names  # noqa: E402
 from nan_merge.models.own_tasks import definition  # noqa: E402
+from planning.rate_limit import lift_default_rate  # noqa: E402
 
 
 def checked(function, *arguments):
@@ -113,3 +114,4 @@ wildcard_constraints:
 
 onstart:
     checked(check_run, experiment, workflow)
+    lift_default_rate(workflow)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from nan_merge.core.command_line import command_line
 from nan_merge.core.files import write_json
-from nan_merge.selection.choice import FOLDS, best, cross_validated, points_of, read_answers, trace, validation_scores
+from nan_merge.selection.choice import FOLDS, best, cross_validated, points_of, read_answers, trace
+from nan_merge.selection.scores import cost, pruned_trials, validation_scores
 from scripts.arguments import POINTS, options, parse_with_spec
 
 
@@ -13,10 +14,11 @@ def main() -> None:
     parser = options(__doc__, "suite", "method", "seed", "output")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="validation scores; predictions lie beside them")
     parser.add_argument("--trials", type=Path, nargs="*", default=[], help="points of trials")
-    args = parse_with_spec(parser, points=POINTS, search="how points are chosen", metrics="of the tasks")
-    points = points_of(args.points, args.trials)
-    records = trace(validation_scores(args.scores), points)
-    averages = {record["candidate"]: record["average"] for record in records}
+    keys = {"search": "how points are chosen", "prune": "whether trials may be stopped", "metrics": "of the tasks"}
+    args = parse_with_spec(parser, points=POINTS, **keys)
+    points, pruned = points_of(args.points, args.trials), pruned_trials(args.scores)
+    records = trace(validation_scores(args.scores), points, pruned)
+    averages = {record["candidate"]: record["average"] for record in records if "average" in record}
     chosen = best(averages, points)
     files = {name: [file.with_suffix(".npz") for file in args.scores if name in file.parts] for name in averages}
     apart = cross_validated({name: read_answers(found) for name, found in files.items()}, args.metrics, points)
@@ -26,6 +28,7 @@ def main() -> None:
         "seed": args.seed,
         "search": args.search,
         "trials": len(records),
+        **({"cost": cost(args.scores)} if args.prune else {}),
         "chosen": chosen,
         "point": points[chosen],
         "best": averages[chosen],

@@ -21,6 +21,7 @@ from nan_merge.data.metrics import METRICS, score, standard_error
 from nan_merge.models.classification import Forward, digest_files, embed
 from nan_merge.models.heads import Head, answers
 from nan_merge.models.registry import find_family
+from nan_merge.selection.scores import complete_trials, stopped, validation_scores
 from scripts.arguments import options
 
 PREFIX = {"test": "", "validation": "validation_"}  # of the name of a metric
@@ -36,20 +37,22 @@ def main() -> None:
     metrics = chosen(args.metrics, [folder.name for folder in args.datasets])
     forward, module = Forward(args.device, args.precision, args.threads), find_family(args.family)
     load = functools.lru_cache(maxsize=len(args.checkpoints) if args.ensemble or args.joint else 1)(module.load)
+    complete = list(complete_trials(args.earlier).values())
+    so_far = next(iter(validation_scores(args.before).values()), {})
     scores: list[dict[str, Any]] = []
     predictions: dict[str, Any] = {}
+    pruned: dict[str, Any] = {}
     for number, dataset in enumerate(args.datasets):
-        data, task = Dataset(dataset), dataset.name
-        inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
-
-        @functools.cache
-        def embedded(checkpoint: Path, inputs: np.ndarray = inputs) -> np.ndarray:
-            return embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
-
-        logits = [logits_of(args, each, embedded) for each in (range(len(args.datasets)) if args.joint else [number])]
-        labels = labels + sum(each.shape[1] for each in logits[:number]) if args.joint else labels
-        found = answers(torch.cat(logits, 1))
-        measured = measure(metrics.get(task, "accuracy"), args.split, found, labels)
+        task = dataset.name
+        if why := stopped(so_far, complete):
+            unscored = {**pruned.get("unscored", {}), task: len(Dataset(dataset).labels(args.split))}
+            pruned = {"method": args.method, **why, "unscored": unscored}
+            print(f"{args.method}, {task}: not scored, {why['average']:.4f} after {why['after']} is below {why['median']:.4f}")
+            continue
+        found, labels = answered(args, number, load, forward, module)
+        metric = metrics.get(task, "accuracy")
+        measured = measure(metric, args.split, found, labels)
+        so_far[task] = measured[metric]["value"]
         common = {"suite": args.suite, "method": args.method, "task": task}
         for name, numbers in measured.items():
             scores.append({**common, "metric": PREFIX[args.split] + name, **numbers, "n": len(labels), "seed": args.seed})
@@ -58,7 +61,8 @@ def main() -> None:
         print(f"{args.method}, {task}: {shown} of {len(labels)} {args.split} examples", flush=True)
     with atomic_write(args.predictions) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
-    write_json(args.scores, {"scores": scores, "provenance": provenance(args, module, forward)})
+    about = {"pruned": pruned} if pruned else {}
+    write_json(args.scores, {"scores": scores, **about, "provenance": provenance(args, module, forward)})
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -72,7 +76,26 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, each for a batch; the same bytes for any number")
     parser.add_argument("--predictions", type=Path, required=True)
+    of_trials: dict[str, Any] = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE.json"}
+    parser.add_argument("--earlier", help="scores of trials of earlier rounds, by which a trial may be stopped", **of_trials)
+    parser.add_argument("--before", help="scores of the same trial on tasks before these", **of_trials)
     return parser
+
+
+def answered(
+    args: argparse.Namespace, number: int, load: Callable[[Path], Any], forward: Forward, module: ModuleType
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions (N,) and labels (N,) of one task."""
+    data = Dataset(args.datasets[number])
+    inputs, labels = data.inputs(args.split), np.asarray(data.labels(args.split))
+
+    @functools.cache
+    def embedded(checkpoint: Path) -> np.ndarray:
+        return embed(load(checkpoint), inputs, module.batches(inputs, args.batch_size), forward)
+
+    logits = [logits_of(args, each, embedded) for each in (range(len(args.datasets)) if args.joint else [number])]
+    labels = labels + sum(each.shape[1] for each in logits[:number]) if args.joint else labels
+    return answers(torch.cat(logits, 1)), labels
 
 
 def logits_of(args: argparse.Namespace, number: int, embedded: Callable[[Path], np.ndarray]) -> torch.Tensor:

@@ -7,8 +7,8 @@ from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_json
 from nan_merge.methods.search_space import Search
-from nan_merge.selection.choice import validation_scores
-from nan_merge.selection.sampling import propose
+from nan_merge.selection.sampling import Outcome, propose
+from nan_merge.selection.scores import pruned_trials, validation_scores
 from scripts.arguments import options, parse_with_spec
 
 
@@ -19,8 +19,12 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="their validation scores, in order")
     args = parse_with_spec(parser, search="kind, space, seed and batch", number="of the trial, from 1", experts="their names")
     search = Search.of(args.search)
-    averages = [fmean(by_task.values()) for by_task in validation_scores(args.scores).values()]
-    points = propose(search, args.number, args.experts, averages)
+    pruned = pruned_trials(args.scores)
+    outcomes = [
+        Outcome(fmean(by_task.values()), len(by_task) if name in pruned else 0)
+        for name, by_task in validation_scores(args.scores).items()
+    ]
+    points = propose(search, args.number, args.experts, outcomes)
     for file, point in zip(args.trials, points, strict=False):
         if (found := read_json(file)["point"]) != point:
             raise UserError(

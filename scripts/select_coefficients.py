@@ -1,11 +1,12 @@
-"""Choose the candidate with the best average over tasks on validation (rule select_coefficients)."""
+"""Choose the candidate with the best average over tasks on validation, but for pruned trials (rule select_coefficients)."""
 
 from pathlib import Path
 from statistics import fmean
 
 from nan_merge.core.command_line import command_line
 from nan_merge.core.files import write_json
-from nan_merge.selection.choice import best, points_of, validation_scores
+from nan_merge.selection.choice import best, points_of
+from nan_merge.selection.scores import complete_trials
 from scripts.arguments import POINTS, options, parse_with_spec
 
 
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--trials", type=Path, nargs="*", default=[], help="points of trials")
     args = parse_with_spec(parser, points=POINTS, by_value="whether one number of the coefficients is chosen from a grid")
     points = points_of(args.points, args.trials)
-    averages = {name: fmean(by_task.values()) for name, by_task in validation_scores(args.scores).items()}
+    averages = {name: fmean(by_task.values()) for name, by_task in complete_trials(args.scores).items()}
     chosen = best(averages, points)
     if args.by_value:
         values = {name: float(next(iter(point.values()))) for name, point in points.items()}

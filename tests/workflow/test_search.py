@@ -1,6 +1,10 @@
-"""Searches of hyper-parameters in the workflow: every trial a job, what is chosen is merged, more trials cost no trial again."""
+"""Searches of hyper-parameters in the workflow: every trial a job, what is chosen is merged, more trials cost no trial again.
+
+With `prune`, trials that are worse than most are scored on fewer tasks, and all bytes are the same in any order of jobs.
+"""
 
 import json
+from statistics import fmean
 
 import pytest
 import tiny
@@ -64,3 +68,37 @@ def test_what_was_chosen_is_merged_and_only_later_rounds_see_scores(searched):
     rules = ("propose_trial", "measure_threshold", "estimate_coefficients", "merge_candidate", "evaluate_candidate")
     jobs = {f"{rule}: tiny, {new}{', all' * (rule == 'evaluate_candidate')}, seed 0" for rule in rules}
     assert searched.jobs("--", file_of("selected", TPE)) == jobs | {f"select_coefficients: tiny, {TPE}, seed 0"}
+
+
+SOBOL = "task_arithmetic_sobol"
+PRUNING = {"search": "sobol", "budget": 8, "batch": 5, "prune": True, "space": {"value": {"low": 0.0, "high": 4.0}}}
+GROUPS = {"first": ["fruit", "weather"]}  # tools is a group of its own
+MADE = ("trials", "validation", "selected", "searches")
+
+
+def test_pruning_saves_scores_and_neither_cores_nor_a_stop_change_a_byte(project, tmp_path):
+    made = {"extends": "task_arithmetic", "label": "Sobol", "summary": "by Sobol", "data": "validation", "tune": dict(PRUNING)}
+    project.edit("config/methods.yaml", lambda methods: methods.update({SOBOL: made}))
+    project.edit("config/config.yaml", lambda config: config.update(methods=[*tiny.METHODS, SOBOL]))
+    project.edit("config/suites/tiny.yaml", lambda suite: suite.update(groups=GROUPS))
+    stopped, targets = project.copy(tmp_path / "stopped"), [file_of(kind, SOBOL) for kind in ("selected", "searches")]
+    project.made("--cores", "2", "--", *targets)
+    stopped.made("--cores", "1", "--", f"results/validation/tiny/{SOBOL}-t7/seed0/first.json")
+    stopped.made("--cores", "1", "--", *targets)
+    patterns = [f"{kind}/tiny/{SOBOL}*/**/*" for kind in MADE]
+    assert project.digests(*patterns) == stopped.digests(*patterns)
+
+    chosen, search = (read(project, f"{kind}/tiny/{SOBOL}/seed0.json") for kind in ("selected", "searches"))
+    pruned = {trial["candidate"]: trial["pruned"] for trial in search["trace"] if "pruned" in trial}
+    assert pruned and pruned.keys() <= {f"{SOBOL}-t{number}" for number in (6, 7, 8)}, "none of the first round"
+    assert chosen["averages"].keys() == {f"{SOBOL}-t{number}" for number in range(1, 9)} - pruned.keys()
+    assert chosen["candidate"] == search["chosen"] and search["cost"]["pruned"] == len(pruned)
+    assert search["cost"]["examples_scored"] < search["cost"]["examples"] == 8 * 3 * 60
+
+    whole = {key: value for key, value in PRUNING.items() if key not in ("prune", "batch")}
+    project.edit("config/methods.yaml", lambda methods: methods[SOBOL].update(tune=whole))
+    files = {name: [f"validation/tiny/{name}/seed0/{group}.json" for group in ("first", "tools")] for name in pruned}
+    project.made("--", *[f"results/{file}" for names in files.values() for file in names])
+    for names in files.values():
+        values = [row["value"] for file in names for row in read(project, file)["scores"]]
+        assert len(values) == 3 and fmean(values) <= chosen["averages"][chosen["candidate"]], "the choice is that without pruning"

@@ -480,9 +480,15 @@ class Experiment:
         return [name for name, candidate in self.candidates.items() if candidate.method == method]
 
     def earlier_trials(self, trial: str) -> list[str]:
-        """Return the trials whose scores a trial depends on."""
+        """Return the trials whose scores the point of a trial depends on."""
         method, _, number = self.candidates[trial]
         return [_trial(method, each) for each in self.searches[method].earlier(number)]
+
+    def pruned_by(self, candidate: str) -> list[str]:
+        """Return the trials by whose scores a trial may be stopped: those of earlier rounds, of a search with `prune`."""
+        method, _, number = self.candidates[candidate]
+        search = self.searches[method]
+        return [_trial(method, each) for each in search.rounds_before(number)] if search.prune else []
 
     def pairs(self) -> list[dict[str, Any]]:
         """Return the comparisons: suite, method, against, kind; several draws of a control are one comparison, with `draws`."""

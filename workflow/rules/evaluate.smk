@@ -27,18 +27,26 @@ rule evaluate_checkpoint:
         scoring=SCORING,
         metrics=metrics_option,
         joint=joint_options,
+        pruning=[],
         code=code_with_family("scripts.evaluate_checkpoint"),
     message:
         "evaluate_checkpoint: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
     shell:
         "python -m scripts.evaluate_checkpoint --family {params.family:q} --checkpoints {input.checkpoints:q}"
         " --datasets {input.datasets:q} --heads {input.heads:q} --split {params.split:q} {params.scoring:q} {params.metrics:q}"
-        " {params.joint:q}"
+        " {params.joint:q} {params.pruning:q}"
         " --threads {threads} --suite {wildcards.suite:q} --method {wildcards.method:q} --seed {wildcards.seed:q}"
         " --scores {output.scores:q} --predictions {output.predictions:q} 2>&1 | tee {log:q}"
 
 
 use rule evaluate_checkpoint as evaluate_candidate with:
+    # A trial of a search with `prune` waits for the scores of earlier rounds, and for its own on earlier groups of tasks.
+    input:
+        checkpoints=scored_checkpoints,
+        datasets=datasets_of_group,
+        heads=heads_of_group,
+        earlier=scores_of_earlier_rounds,
+        before=scores_of_earlier_groups,
     output:
         scores="results/validation/{suite}/{method}/seed{seed}/{group}.json",
         predictions="results/validation/{suite}/{method}/seed{seed}/{group}.npz",
@@ -48,6 +56,7 @@ use rule evaluate_checkpoint as evaluate_candidate with:
         "results/benchmarks/evaluate_candidate/{suite}/{method}/seed{seed}/{group}.tsv"
     params:
         split="validation",
+        pruning=pruning_options,
     message:
         "evaluate_candidate: {wildcards.suite}, {wildcards.method}, {wildcards.group}, seed {wildcards.seed}"
 

@@ -184,7 +184,7 @@ rule describe_search:
         environment_file("merge")
     params:
         trials=option("trials"),
-        spec=spec(points=points_of_candidates, search=kind_of_search, metrics=metrics_of_suite),
+        spec=spec(points=points_of_candidates, search=kind_of_search, prune=is_pruned, metrics=metrics_of_suite),
         code=code("scripts.describe_search"),
     message:
         "describe_search: {wildcards.suite}, {wildcards.method}, seed {wildcards.seed}"

@@ -95,6 +95,11 @@ def joint_options(wildcards):
     return [*joint, *["--ensemble"] * (wildcards.method == "ensemble")]
 
 
+def pruning_options(wildcards, input):
+    """The scores by which the trial of a search with `prune` may be stopped."""
+    return [*option("earlier")(wildcards, input), *option("before")(wildcards, input)]
+
+
 def task_option(wildcards):
     return words("task", [wildcards.task] if wildcards.method in PER_TASK_METHODS else [])
 
@@ -265,6 +270,10 @@ def is_chosen_by_value(wildcards):
 
 def kind_of_search(wildcards):
     return experiment.searches[wildcards.method].kind
+
+
+def is_pruned(wildcards):
+    return experiment.searches[wildcards.method].prune
 
 
 def metrics_of_suite(wildcards):

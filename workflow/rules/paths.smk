@@ -226,6 +226,21 @@ def earlier_scores(wildcards):
     return of_candidates(rules.evaluate_candidate.output.scores, wildcards, experiment.earlier_trials(wildcards.method))
 
 
+def scores_of_earlier_rounds(wildcards):
+    """The validation scores by which the trial of a search with `prune` may be stopped."""
+    trials = experiment.pruned_by(wildcards.method)
+    return of_candidates(rules.evaluate_candidate.output.scores, wildcards, trials)
+
+
+def scores_of_earlier_groups(wildcards):
+    """The validation scores of the same trial on earlier groups of tasks, where it may be stopped."""
+    if not experiment.pruned_by(wildcards.method):
+        return []
+    groups = list(experiment.groups(wildcards.suite))
+    scores = of_candidates(rules.evaluate_candidate.output.scores, wildcards, [wildcards.method])
+    return scores[: groups.index(wildcards.group)]
+
+
 def choice(wildcards, method):
     """The choice on validation that a method uses, or the point of a trial; none where nothing is chosen."""
     if method in TRIALS:

@@ -82,6 +82,27 @@ def test_methods_that_come_and_go_and_lost_examples_are_told(files):
     assert "39 values of prediction, expected 40" in next(predictions.changed(TABLE, table, files))
 
 
+def test_a_pruned_trial_has_empty_cells_and_a_lost_task_of_another_is_told(tmp_path):
+    arrays = {f"{task}.{part}": np.arange(5) for task in ("x", "y") for part in ("prediction", "label")}
+    files = {f"results/validation/s/m-t{trial}/seed0/all.npz": tmp_path / f"{trial}.npz" for trial in (1, 2)}
+    pruned, complete = files.values()
+    np.savez(pruned, **{name: values for name, values in arrays.items() if name.startswith("x")})
+    np.savez(complete, **arrays)
+    ((name, table),) = predictions.tables(files).items()
+    rows = list(csv.DictReader(table.decode().splitlines(), delimiter="\t"))
+    assert [row["m-t1"] for row in rows] == [*map(str, range(5)), *[""] * 5]
+    assert list(predictions.changed(name, table, files)) == []
+    pruned.write_bytes(complete.read_bytes())
+    said = [*predictions.changed(name, table, files)]
+    assert "m-t1 of s, seed 0, validation split, task y, index 0: prediction 0, expected " in said
+    np.savez(complete, **{name: values for name, values in arrays.items() if name.startswith("x")})
+    said = [line for line in predictions.changed(name, table, files) if line.startswith("m-t2")]
+    assert "0 values of prediction, expected 5" in said[0]
+    tested = {name.replace("validation", "scores"): file for name, file in files.items()}
+    with pytest.raises(UserError, match="y: m-t2 was tested on other examples than m-t1"):
+        predictions.tables(tested)
+
+
 def test_methods_with_other_examples_are_refused(files):
     change(files[TIES], "movie.label", 3, 9)
     with pytest.raises(UserError, match=r"all\.tsv: movie: .* was tested on other examples than"):

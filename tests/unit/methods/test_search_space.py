@@ -45,6 +45,13 @@ def test_a_trial_depends_on_whole_rounds_before_it_and_never_on_the_budget():
     assert not list(sobol.earlier(9))
 
 
+def test_sobol_has_rounds_only_where_it_is_pruned_and_its_points_do_not_depend_on_them():
+    found = search({"search": "sobol", "budget": 9, "batch": 4, "prune": True, "space": {"value": {"low": 0, "high": 1}}})
+    assert found.prune and [*found.rounds_before(9)] == [*range(1, 9)] and not [*found.earlier(9)]
+    assert not {"prune", "batch"} & found.record().keys() and Search.of(found.record()).space == found.space
+    assert not search({"search": "tpe", "budget": 9, "space": {"value": [1, 2]}}).prune
+
+
 def test_the_first_trial_starts_where_the_method_is_if_the_range_holds_it():
     starts = {(low, high): search(tpe({"value": {"low": low, "high": high}})).space[0].start for low, high in ((0, 1), (0.5, 1))}
     assert starts == {(0, 1): 0.3, (0.5, 1): None}
@@ -88,7 +95,15 @@ MISTAKES = {
     ),
     "a round of Sobol points": (
         {"search": "sobol", "budget": 3, "batch": 2, "space": {"value": BOX}},
-        "tune: batch: not with `search: sobol`, which takes budget, search, seed, space",
+        "tune: batch: not with `search: sobol`, which takes budget, prune, search, seed, space",
+    ),
+    "a grid that is pruned": (
+        {"search": "grid", "prune": True, "space": {"value": [1]}},
+        "tune: prune: not with `search: grid`, which takes search, space; remove it",
+    ),
+    "a short form that is pruned": (
+        {"hyper_parameter": "value", "grid": [1.0], "prune": True},
+        "tune: prune: not with `grid`, which takes grid, hyper_parameter; remove it",
     ),
     "a budget of the short form": (
         {"hyper_parameter": "value", "grid": [1.0], "budget": 3},

@@ -274,3 +274,54 @@ def test_the_test_split_has_all_parts_of_a_metric_and_validation_the_metric_alon
     assert found["f1_accuracy"] == (found["f1"] + found["accuracy"]) / 2
     measured = evaluate_checkpoint.measure("f1_accuracy", "validation", np.array([0, 1, 1]), np.array([1, 1, 0]))
     assert measured["f1_accuracy"]["value"] == (1 / 2 + 1 / 3) / 2 and len(measured) == 1
+
+
+@pytest.fixture
+def trial(folder, tmp_path, monkeypatch):
+    """Score a trial on two groups of tasks, after five complete trials that are right in a share of all examples of each task."""
+    (tmp_path / "data").mkdir()
+    for task in ("a", "b", "c"):
+        splits = {"validation": tuple(np.load(folder / f"data/task/test.{part}.npy") for part in ("inputs", "labels"))}
+        write_dataset(tmp_path / "data" / task, {"classes": ["a", "b", "c"]}, splits)
+
+    def run(share, group, before=(), trials=5):
+        earlier = []
+        for number in range(trials):
+            earlier.append(tmp_path / f"t{number}.json")
+            rows = [{"method": f"m-t{number}", "task": task, "value": share, "n": 70} for task in ("a", "b", "c")]
+            earlier[-1].write_text(json.dumps({"scores": rows}))
+        out = tmp_path / "-".join(group)
+        out.mkdir(exist_ok=True)
+        words = ["--split", "validation", "--datasets", *[tmp_path / "data" / task for task in group]]
+        words += ["--heads", *[folder / "head.safetensors"] * len(group)]
+        words += [word for flag, files in (("--earlier", earlier), ("--before", before)) if files for word in (flag, *files)]
+        record, predictions = score(folder, out, monkeypatch, *words)
+        return record, predictions, out / "scores.json"
+
+    return run
+
+
+def test_a_trial_below_the_median_is_stopped_and_says_what_was_not_scored(trial):
+    whole, expected, _ = trial(0.0, ["a", "b"])
+    assert [row["task"] for row in whole["scores"]] == ["a", "b"] and "pruned" not in whole
+    record, predictions, file = trial(1.0, ["a", "b"])
+    assert record["scores"] == whole["scores"][:1] and sorted(predictions) == ["a.label", "a.prediction"]
+    assert (predictions["a.prediction"] == expected["a.prediction"]).all()
+    average = whole["scores"][0]["value"]
+    told = {"method": "m", "after": "a", "average": average, "median": 1.0, "trials": 5}
+    assert record["pruned"] == {**told, "unscored": {"b": 70}}
+    rest, nothing, _ = trial(1.0, ["c"], before=[file])
+    assert rest["scores"] == [] and nothing == {} and rest["pruned"] == {**told, "unscored": {"c": 70}}
+
+
+def test_a_trial_may_be_stopped_between_two_groups(trial):
+    record, _, file = trial(1.0, ["a"])
+    assert "pruned" not in record, "the rule is asked before a task, and the group has no further one"
+    rest, _, _ = trial(1.0, ["b", "c"], before=[file])
+    assert rest["scores"] == [] and rest["pruned"]["after"] == "a" and rest["pruned"]["unscored"] == {"b": 70, "c": 70}
+    assert len(trial(0.0, ["b", "c"], before=[file])[0]["scores"]) == 2
+
+
+def test_four_complete_trials_stop_none(trial):
+    assert len(trial(1.0, ["a", "b"], trials=4)[0]["scores"]) == 2
+    assert trial(1.0, ["a", "b"], trials=0)[0]["scores"] == trial(0.0, ["a", "b"])[0]["scores"]

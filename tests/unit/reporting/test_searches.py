@@ -6,6 +6,7 @@ import json
 import pytest
 
 from nan_merge.reporting.figures import draw_figure
+from nan_merge.reporting.searches import search_figure
 from nan_merge.reporting.study import Study, spelt_point, studies
 from nan_merge.reporting.tables import render_table
 
@@ -60,6 +61,40 @@ def test_the_figure_shows_the_best_so_far(study, tmp_path):
     study.searches = []
     draw_figure(study, {"id": "search", "kind": "search", "title": "Searches"}, tmp_path / "none")
     assert "No hyper-parameter was searched in this suite." in (tmp_path / "none.svg").read_text()
+
+
+@pytest.fixture
+def pruned(study):
+    """The same study, with a trial of the search by CMA-ES that was pruned after a task."""
+    entry = next(each for each in study.searches if each["method"] == "host+searched")
+    entry["cost"] = {"pruned": 1, "examples_scored": 160, "examples": 200}
+    entry["trace"][2] = {key: value for key, value in entry["trace"][2].items() if key != "average"} | {"pruned": "x"}
+    return study
+
+
+def test_pruned_trials_are_counted_with_the_share_of_examples_that_was_scored(pruned, tmp_path):
+    render_table(pruned, {"id": "search", "kind": "search", "title": "Searches"}, tmp_path / "t")
+    text = (tmp_path / "t.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0][2:6] == ["Trials", "Pruned", "Scored", "First"]
+    assert [row[2:6] for row in rows[2:]] == [["3", "1", "80.0", "50.0"], ["2", "–", "100.0", "50.0"]]
+    assert "Pruned: trials that were stopped after a task" in text and "–: a search that stops none" in text
+    with open(tmp_path / "t.csv", newline="") as lines:
+        numbers = {row["method"]: [row["pruned"], row["examples_scored"], row["examples"]] for row in csv.DictReader(lines)}
+    assert numbers == {"host+searched": ["1", "160", "200"], "host+tuned": ["", "", ""]}
+
+
+def test_pruned_trials_are_crosses_in_the_figure(pruned, tmp_path):
+    record = {"id": "search", "kind": "search", "title": "Searches"}
+    figure, caption = search_figure(pruned, record)
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x" and line.get_linestyle() == "None"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in crosses] == [([3], [70.0])]
+    assert caption.endswith(". ×: trials that were pruned.")
+    for entry in pruned.searches:
+        for trial in entry["trace"]:
+            trial.pop("pruned", None)
+    figure, caption = search_figure(pruned, record)
+    assert len(figure.axes[0].lines) == 2 and "pruned" not in caption
 
 
 def test_what_a_search_chose_is_told_with_its_methods():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nan_merge.core.errors import UserError
-from nan_merge.selection.choice import best, cross_validated, points_of, read_answers, trace, validation_scores
+from nan_merge.selection.choice import best, cross_validated, points_of, read_answers, trace
 
 VALUE = "coefficients.constant.value"
 
@@ -29,13 +29,14 @@ def test_the_trace_keeps_the_best_so_far():
     assert records[1] == {"candidate": "t2", "point": {VALUE: 2}, "tasks": {"x": 0.1, "y": 0.1}, "average": 0.1, "best": 0.5}
 
 
-def test_scores_and_points_are_read_in_their_order(tmp_path):
-    for name in ("m-t1", "m-t2"):
-        (tmp_path / name).mkdir()
-        rows = [{"method": name, "task": task, "value": 0.5} for task in ("x", "y")]
-        (tmp_path / name / "all.json").write_text(json.dumps({"scores": rows}))
-    files = [tmp_path / name / "all.json" for name in ("m-t2", "m-t1")]
-    assert validation_scores(files) == {name: {"x": 0.5, "y": 0.5} for name in ("m-t2", "m-t1")}
+def test_a_pruned_trial_has_no_average_and_is_never_the_best_so_far():
+    scores = {"t1": {"x": 0.4, "y": 0.6}, "t2": {"x": 0.9}, "t3": {"x": 0.8, "y": 0.8}}
+    records = trace(scores, points(t1=1, t2=2, t3=3), {"t2": {"after": "x"}})
+    assert records[1] == {"candidate": "t2", "point": {VALUE: 2}, "tasks": {"x": 0.9}, "pruned": "x", "best": 0.5}
+    assert [record["best"] for record in records] == [0.5, 0.5, 0.8]
+
+
+def test_points_are_read_in_their_order(tmp_path):
     (tmp_path / "point.json").write_text(json.dumps({"number": 1, "point": {VALUE: 7}}))
     assert points_of({"a": {VALUE: 1}, "m-t1": None}, [tmp_path / "point.json"]) == {"a": {VALUE: 1}, "m-t1": {VALUE: 7}}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nan_merge.methods.search_space import Dimension, Search
-from nan_merge.selection.sampling import propose
+from nan_merge.selection.sampling import Outcome, propose
 
 A, B, C = "coefficients.constant.value", "preprocess.trim.density", "combine.disjoint_sum.elect"
 BOX = (Dimension(A, (), 0.0, 2.0, start=0.3), Dimension(B, (), 0.01, 1.0, log=True, start=0.2))
@@ -22,7 +22,7 @@ def run(search, budget, experts=(), judge=quality):
     points, scores = [], []
     for number in range(1, budget + 1):
         known = scores[: len(search.earlier(number))]
-        points.append(propose(search, number, experts, known)[-1])
+        points.append(propose(search, number, experts, [Outcome(score) for score in known])[-1])
         scores.append(judge(points[-1]))
     return points, scores
 
@@ -51,7 +51,7 @@ def test_a_larger_budget_adds_trials_and_moves_none(kind):
 def test_all_earlier_points_come_out_again(kind):
     search = Search(kind, BOX, batch=4)
     points, scores = run(search, 11)
-    assert propose(search, 11, (), scores[:8]) == points
+    assert propose(search, 11, (), [Outcome(score) for score in scores[:8]]) == points
 
 
 @pytest.mark.parametrize("kind", ["tpe", "cma_es"])
@@ -101,3 +101,36 @@ def test_whole_numbers_are_drawn_in_their_logarithm(kind):
     found = [point["preprocess.drop.seed"] for point in propose(Search(kind, space, batch=64), 64, (), [])]
     assert {type(number) for number in found} == {int} and min(found) >= 1 and max(found) <= 1023
     assert 20 <= sum(number < 32 for number in found) <= 54, found
+
+
+@pytest.mark.parametrize("kind", ["tpe", "cma_es"])
+def test_a_pruned_trial_is_worse_than_every_complete_one_whatever_its_average(kind):
+    """A pruned trial with the best average of all moves a search as the worst complete one does, where ranks alone count."""
+    search = Search(kind, BOX, batch=12)
+    points = propose(search, 12, (), [])
+    complete = [Outcome(quality(point)) for point in points]
+    worst = min(range(12), key=lambda trial: complete[trial].average)
+    pruned = [*complete]
+    pruned[worst] = Outcome(99.0, pruned=1)
+    after = propose(search, 24, (), pruned)[12:]
+    assert after == propose(search, 24, (), complete)[12:]
+    misled = [*complete]
+    misled[worst] = Outcome(99.0)
+    assert after != propose(search, 24, (), misled)[12:]
+
+
+def test_of_pruned_trials_the_one_with_more_tasks_is_better_and_then_the_one_with_the_higher_average():
+    search = Search("cma_es", BOX, batch=4)
+    order = [Outcome(0.1), Outcome(0.2, pruned=3), Outcome(0.9, pruned=2), Outcome(0.8, pruned=2)]
+    told = [Outcome(float(-rank)) for rank in range(4)]
+    assert propose(search, 8, (), order) == propose(search, 8, (), told)
+    assert propose(search, 8, (), order[::-1]) == propose(search, 8, (), told[::-1]) != propose(search, 8, (), told)
+
+
+@pytest.mark.parametrize("kind", ["tpe", "cma_es"])
+def test_a_search_goes_on_where_all_trials_of_a_round_were_pruned(kind):
+    search = Search(kind, BOX, batch=6)
+    outcomes = [Outcome(0.5)] * 6 + [Outcome(0.1 * trial, pruned=1 + trial % 2) for trial in range(6)]
+    points = propose(search, 18, (), outcomes)
+    assert len({tuple(point.values()) for point in points}) == 18
+    assert all(0 <= point[A] <= 2 and 0.01 <= point[B] <= 1 for point in points)

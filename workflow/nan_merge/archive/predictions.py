@@ -74,17 +74,23 @@ def _table(name: str, methods: Mapping[str, Arrays]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, "excel-tab", lineterminator="\n")
     writer.writerow([*EXAMPLE, *methods])
-    first = next(iter(methods.values()))
-    for task in tasks_of(first):
-        labels = first[f"{task}.label"]
+    first = max(methods, key=lambda method: len(tasks_of(methods[method])))  # a complete trial, beside pruned ones
+    for task in tasks_of(methods[first]):
+        labels = methods[first][f"{task}.label"]
         for method, arrays in methods.items():
+            if _lacks(arrays, task, name):
+                continue
             if f"{task}.prediction" not in arrays or not np.array_equal(arrays.get(f"{task}.label", ()), labels):
-                raise UserError(
-                    f"{name}: {task}: {method} was tested on other examples than {next(iter(methods))}; evaluate again"
-                )
-        columns = [labels, *(arrays[f"{task}.prediction"] for arrays in methods.values())]
+                raise UserError(f"{name}: {task}: {method} was tested on other examples than {first}; evaluate again")
+        nothing = np.full(len(labels), "")
+        columns = [labels, *(arrays.get(f"{task}.prediction", nothing) for arrays in methods.values())]
         writer.writerows([task, index, *row] for index, row in enumerate(zip(*(c.tolist() for c in columns), strict=True)))
     return text.getvalue().encode()
+
+
+def _lacks(arrays: Arrays, task: str, table: str) -> bool:
+    """Return whether a pruned trial has no predictions of a task; only trials are scored on validation splits."""
+    return f"{task}.label" not in arrays and table.startswith(f"{FOLDER}/validation/")
 
 
 def tasks_of(arrays: Arrays) -> list[str]:
@@ -118,6 +124,8 @@ def changed(name: str, table: bytes, files: Mapping[str, Path]) -> Iterator[str]
         place, arrays = found[method]
         for task in sorted({*by_task, *tasks_of(arrays)}):
             kept = by_task.get(task, [])
+            if _lacks(arrays, task, name) and not any(row[column] for row in kept):
+                continue
             for part, position in (("prediction", column), ("label", EXAMPLE.index("label"))):
                 now = [str(value) for value in arrays.get(f"{task}.{part}", np.array([])).tolist()]
                 yield from _differences(f"{place.words}, task {task}", part, [row[position] for row in kept], now)

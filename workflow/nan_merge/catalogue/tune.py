@@ -63,6 +63,12 @@ SCHEMA = {
             "minimum": 1,
             "description": f"trials of a round of tpe and cma_es, which do not see each other's scores; {ROUND} if not stated",
         },
+        "prune": {
+            "type": "boolean",
+            "description": "of tpe, cma_es and sobol (which then has rounds, too): whether a trial is stopped after a task if its"
+            " average over the tasks so far is below the median of the complete trials of earlier rounds, of which there must be"
+            " 5; groups of tasks are scored one behind another; false if not stated",
+        },
         "seed": {
             "type": "integer",
             "minimum": 0,

@@ -37,13 +37,17 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Search:
-    """How the points of a space are chosen: all of a grid, or `budget` trials in rounds of `batch`."""
+    """How the points of a space are chosen: all of a grid, or `budget` trials in rounds of `batch`.
+
+    With `prune` the scoring of a trial that is worse than most of earlier rounds is stopped.
+    """
 
     kind: str
     space: tuple[Dimension, ...]
     budget: int = 0
     seed: int = 0
     batch: int = ROUND
+    prune: bool = False
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Yield every point of a grid in the order of its lists, the last hyper-parameter fastest; none of another search."""
@@ -51,13 +55,18 @@ class Search:
         for values in itertools.product(*lists):
             yield {dimension.path: value for dimension, value in zip(self.space, values, strict=True)}
 
+    def rounds_before(self, number: int) -> range:
+        """Return the numbers, from 1, of the trials of rounds before that of trial `number`."""
+        return range(1, (number - 1) // self.batch * self.batch + 1)
+
     def earlier(self, number: int) -> range:
-        """Return the numbers, from 1, of the trials whose scores trial `number` depends on: those of earlier rounds."""
-        return range(1, 1 if self.kind in ("grid", "sobol") else (number - 1) // self.batch * self.batch + 1)
+        """Return the numbers of the trials whose scores the point of trial `number` depends on: those of earlier rounds."""
+        return range(1, 1) if self.kind in ("grid", "sobol") else self.rounds_before(number)
 
     def record(self) -> dict[str, Any]:
-        """Return the search as a JSON record, without its budget, which no trial depends on."""
-        return {key: value for key, value in asdict(self).items() if key != "budget"}
+        """Return the search as a JSON record, without what no point depends on: its budget and pruning, rounds of Sobol."""
+        unused = {"budget", "prune", *["batch"] * (self.kind == "sobol")}
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Search:
@@ -96,7 +105,8 @@ def search_of(record: Mapping[str, Any], where: str) -> Search:
         _exclusive(tune, {"hyper_parameter", "grid"}, place)
         return Search("grid", (Dimension(path, tuple(tune["grid"])),))
     kind, grid = tune["search"], tune["search"] == "grid"
-    takes = {"grid": [], "sobol": ["budget", "seed"]}.get(kind, ["budget", "seed", "batch"])
+    in_rounds = kind != "sobol" or tune.get("prune")
+    takes = [] if grid else ["budget", "seed", "prune", *["batch"] * bool(in_rounds)]
     _exclusive(tune, {"search", "space", *takes}, place)
     if not grid and "budget" not in tune:
         raise UserError(f"{place}: the key 'budget' is missing (the number of trials of {kind})")
@@ -113,7 +123,7 @@ def search_of(record: Mapping[str, Any], where: str) -> Search:
             raise UserError(f"{place}: cma_es searches two or more ranges; take tpe for lists and for one hyper-parameter")
         if batch < LEAST_POPULATION:
             raise UserError(f"{place}: batch: {batch} is the population of cma_es; expected {LEAST_POPULATION} or more")
-    return Search(kind, space, tune.get("budget", 0), tune.get("seed", 0), batch)
+    return Search(kind, space, tune.get("budget", 0), tune.get("seed", 0), batch, tune.get("prune", False))
 
 
 def _exclusive(tune: Mapping[str, Any], takes: set[str], where: str) -> None:

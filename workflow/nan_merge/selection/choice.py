@@ -18,15 +18,6 @@ FOLDS = 5
 Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]  # predictions (N,) and labels (N,) by task
 
 
-def validation_scores(files: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Return the scores of candidates by id and task, in the order of the files."""
-    found: dict[str, dict[str, float]] = {}
-    for file in files:
-        for entry in read_json(file)["scores"]:
-            found.setdefault(entry["method"], {})[entry["task"]] = entry["value"]
-    return found
-
-
 def points_of(known: Mapping[str, Point | None], trials: Iterable[Path]) -> dict[str, Point]:
     """Return the points of all candidates: those that are known, and of trials those in their files, in order."""
     files = iter(trials)
@@ -43,13 +34,18 @@ def _rank(point: Point) -> tuple[float, float]:
     return (abs(value), value) if not others and isinstance(value, int | float) else (0.0, 0.0)
 
 
-def trace(scores: Mapping[str, Mapping[str, float]], points: Mapping[str, Point]) -> list[dict[str, Any]]:
-    """Return one record a candidate, in order: point, score by task, average, and the best average so far."""
+def trace(
+    scores: Mapping[str, Mapping[str, float]], points: Mapping[str, Point], pruned: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Return one record a candidate, in order: point, score by task, average, and the best average so far.
+
+    One of a `pruned` trial has the task after which it was stopped in place of the average.
+    """
     records: list[dict[str, Any]] = []
     for name, by_task in scores.items():
-        average = fmean(by_task.values())
-        so_far = max(average, records[-1]["best"]) if records else average
-        records.append({"candidate": name, "point": points[name], "tasks": dict(by_task), "average": average, "best": so_far})
+        scored = {"pruned": pruned[name]["after"]} if pruned and name in pruned else {"average": fmean(by_task.values())}
+        best_so_far = max(found for each in (scored, *records) if (found := each.get("average")) is not None)
+        records.append({"candidate": name, "point": points[name], "tasks": dict(by_task), **scored, "best": best_so_far})
     return records
 
 
@@ -60,7 +56,8 @@ def cross_validated(
 
     Example i of a task is in fold i mod K. For each fold, the best candidate on the others is chosen, and its answers to the
     fold are kept; the kept answers to all folds are scored (Stone 1974). The best average less this one is the optimism of
-    choosing among the candidates. TPE and CMA-ES proposed their points by scores on all examples, which it does not take out.
+    choosing among the candidates. TPE and CMA-ES proposed their points, and `prune` stopped trials, which are not among the
+    candidates here, by scores on all examples. It does not take that out.
 
     Raises UserError where a task has fewer validation examples than folds.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cmaes
 import numpy as np
@@ -23,14 +23,25 @@ Key = tuple[str, str]  # path of a hyper-parameter, and the expert that the numb
 Axes = Mapping[Key, Dimension]
 
 
-def propose(search: Search, number: int, experts: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+class Outcome(NamedTuple):
+    """The average validation score of a trial; of a pruned one over the first tasks alone, `pruned` in number."""
+
+    average: float
+    pruned: int = 0
+
+
+def propose(search: Search, number: int, experts: Sequence[str], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return the points of trials 1 to `number` of a search, each {path of a hyper-parameter: value}.
 
-    `scores` are those of the trials of earlier rounds, `search.earlier(number)`, in their order. Where every range has a start,
+    `outcomes` are those of the trials of earlier rounds, `search.earlier(number)`, in their order. Where every range has a start,
     the first trial of TPE and CMA-ES is these starts, the method as it is.
+
+    Averages over different tasks are not compared: a pruned trial is worse than every complete one, and of two pruned ones that
+    is better which was scored on more tasks, or else the one with the higher average. So does TPE of Optuna rank trials with the
+    state PRUNED, and CMA-ES, which knows of no such trials, is told these ranks: it uses nothing of scores but their order.
     """
     axes = {key: dimension for dimension in search.space for key in _keys(dimension, experts)}
-    drawn = SAMPLERS[search.kind](search, number, axes, scores)
+    drawn = SAMPLERS[search.kind](search, number, axes, outcomes)
     points: list[dict[str, Any]] = [{} for _ in drawn]
     for point, values in zip(points, drawn, strict=True):
         for (path, expert), value in values.items():
@@ -45,13 +56,13 @@ def _keys(dimension: Dimension, experts: Sequence[str]) -> list[Key]:
     return [(dimension.path, expert) for expert in (experts if dimension.each else [""])]
 
 
-def _sobol(search: Search, number: int, axes: Axes, scores: Sequence[float]) -> list[dict[Key, Any]]:
+def _sobol(search: Search, number: int, axes: Axes, outcomes: Sequence[Outcome]) -> list[dict[Key, Any]]:
     """Return the first points of a scrambled Sobol sequence (Sobol 1967, Owen 1998)."""
     sequence = qmc.Sobol(len(axes), scramble=True, rng=search.seed)
     return [_in(axes, sequence.random(1)[0]) for _ in range(number)]
 
 
-def _cma_es(search: Search, number: int, axes: Axes, scores: Sequence[float]) -> list[dict[Key, Any]]:
+def _cma_es(search: Search, number: int, axes: Axes, outcomes: Sequence[Outcome]) -> list[dict[Key, Any]]:
     """Return the first points of CMA-ES (Hansen 2016, arXiv 1604.00772) in the unit cube; a round is a generation.
 
     It begins at the starts, or where a range has none in its middle, with a step of a sixth of each range. The mean of the first
@@ -64,12 +75,18 @@ def _cma_es(search: Search, number: int, axes: Axes, scores: Sequence[float]) ->
     while len(points) < number:
         asked = [optimiser.ask() for _ in range(search.batch)]
         asked = asked if points else [mean, *asked[1:]]
-        told = scores[len(points) : len(points) + search.batch]
+        told = outcomes[len(points) : len(points) + search.batch]
         points += [_in(axes, unit) for unit in asked]
         if len(told) == search.batch:
-            optimiser.tell([(unit, -score) for unit, score in zip(asked, told, strict=True)])
+            ranked = sorted(range(search.batch), key=lambda trial: _standing(told[trial]), reverse=True)
+            optimiser.tell([(asked[trial], float(rank)) for rank, trial in enumerate(ranked)])
     starts = {key: axis.start for key, axis in axes.items() if axis.start is not None}
     return [{**points[0], **starts}, *points[1:number]]  # to the last bit
+
+
+def _standing(outcome: Outcome) -> tuple[float, float]:
+    """Return what trials are ranked by, the best last: complete ones, then pruned ones by their tasks, then by averages."""
+    return (outcome.pruned or math.inf, outcome.average)
 
 
 def _share(axis: Dimension) -> float:
@@ -94,7 +111,7 @@ def _at(axis: Dimension, u: float) -> Any:
     return int(min(math.floor(value), axis.high)) if axis.integer else float(value)
 
 
-def _tpe(search: Search, number: int, axes: Axes, scores: Sequence[float]) -> list[dict[Key, Any]]:
+def _tpe(search: Search, number: int, axes: Axes, outcomes: Sequence[Outcome]) -> list[dict[Key, Any]]:
     """Return the first points of the tree-structured Parzen estimator (Bergstra et al. 2011), over all ranges at once."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = {f"{path} {expert}".strip(): key for key in axes for path, expert in [key]}
@@ -109,8 +126,12 @@ def _tpe(search: Search, number: int, axes: Axes, scores: Sequence[float]) -> li
             study.enqueue_trial(starts)
         for first in range(0, number, search.batch):
             asked = [study.ask(distributions) for _ in range(first, min(first + search.batch, number))]
-            for trial, score in zip(asked, scores[first : first + search.batch], strict=False):
-                study.tell(trial, score)
+            for trial, outcome in zip(asked, outcomes[first : first + search.batch], strict=False):
+                if outcome.pruned:
+                    trial.report(outcome.average, step=outcome.pruned)
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                else:
+                    study.tell(trial, outcome.average)
     return [{key: trial.params[name] for name, key in names.items()} for trial in study.trials[:number]]
 
 

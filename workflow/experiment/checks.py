@@ -12,6 +12,7 @@ from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import operator_in
 from nan_merge.methods.search_space import names
 from nan_merge.models.opencompass import COUNTERPARTS
+from nan_merge.selection.choice import FOLDS
 
 Experiment = Any  # experiment.Experiment, which imports this module
 
@@ -37,6 +38,8 @@ def check_methods(experiment: Experiment) -> None:
         known_names(f"{where}: tune: as", [tune.get("as", method)], experiment.methods)
         if "as" in tune and "grid" not in experiment.methods[tune["as"]].get("tune", {}):
             raise UserError(f"{where}: tune: as: '{tune['as']}' has no grid of its own; name a method that has one")
+        if "as" in tune and (others := [key for key in tune if key not in ("as", "hyper_parameter")]):
+            raise UserError(f"{where}: tune: {others[0]}: not with `as`, by which '{tune['as']}' chooses; remove it")
         tuned, coefficients = tune.get("hyper_parameter"), record.get("coefficients")
         if tuned and not (isinstance(coefficients, dict) and tuned in next(iter(coefficients.values()))):
             raise UserError(f"{where}: tune: '{tuned}' has no value in `coefficients`; write one: {{operator: {{{tuned}: 1.0}}}}")
@@ -77,6 +80,24 @@ def check_run(experiment: Experiment) -> None:
             )
         if tune.get("as", method) not in experiment.config["methods"]:
             raise UserError(f"{where}: '{method}' uses the tuned value of '{tune['as']}'; list that one too")
+
+
+def check_validation_sizes(experiment: Experiment) -> None:
+    """Check that the cross-validation of searches, which a table or figure shows, has an example of every task for each fold."""
+    shown = [(kind, name) for kind in ("tables", "figures") for name in experiment.config[kind]]
+    if not any("searches" in experiment.reports[kind][name]["inputs"] for kind, name in shown):
+        return
+    for suite in experiment.suites:
+        owner = experiment.owner(suite)
+        if method := next((each for each in experiment.merges(owner) if each in experiment.searches), None):
+            for task in experiment.task_ids(owner):
+                if (size := experiment.splits(owner, task)["validation"]) < FOLDS:
+                    own = "validation" in experiment.suites[owner].get("splits", {})
+                    where = experiment.file(owner) if own else f"config/tasks.yaml: {task}"
+                    raise UserError(
+                        f"{where}: splits: validation: found {size}; expected {FOLDS} or more, since the search of '{method}' is"
+                        f" cross-validated over {FOLDS} folds of the examples of '{task}'; enlarge the split"
+                    )
 
 
 def check_harness_keys(experiment: Experiment) -> None:

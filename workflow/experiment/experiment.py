@@ -103,6 +103,7 @@ class Experiment:
         self.candidates = {
             name: candidate for method, search in self.searches.items() for name, candidate in _candidates(method, search)
         }
+        checks.check_validation_sizes(self)
 
     def _members(self, name: str) -> dict[str, dict[str, Any]]:
         """Return the methods that an entry of `methods` stands for: a nested merge, or those of the catalogue."""

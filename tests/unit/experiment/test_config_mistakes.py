@@ -259,8 +259,32 @@ MISTAKES = {
     ),
     "a variant of another search alone": (
         ("variants.yaml", "tuned", "tune", SEARCH),
-        "tuned: tune: a variant without coefficients has `multiples` of the method's scale; found budget, search, space",
+        "tuned: tune: a variant without coefficients has `multiples` of the method's scale alone; found budget, search, space",
         "ties+tuned",
+    ),
+    "multiples that are pruned": (
+        ("variants.yaml", "tuned", "tune", {"multiples": [1.0, 2.0], "prune": True}),
+        "tuned: tune: a variant without coefficients has `multiples` of the method's scale alone; found multiples, prune",
+        "ties+tuned",
+    ),
+    "a choice of another that is pruned": (
+        ("methods.yaml", "ties_tuned", "tune", {"hyper_parameter": "value", "as": "task_arithmetic_tuned", "prune": True}),
+        "ties_tuned: tune: prune: not with `as`, by which 'task_arithmetic_tuned' chooses; remove it",
+    ),
+    "a density that varies over a model of which a share is kept": (
+        ("methods.yaml", "ties", "preprocess", {"trim": {"density": [0.1, 0.3]}}),
+        "config/methods.yaml: ties: preprocess: trim: a density that varies over tensors has no share of the model; set `sc",
+    ),
+    "such a density in a space": (
+        (
+            *("methods.yaml", "ties"),
+            {
+                **{"label": "x", "summary": "y", "data": "validation", "combine": {"disjoint_sum": {}}},
+                "preprocess": {"trim": {"density": [0.1, 0.3], "scope": "tensor"}},
+                "tune": {"search": "grid", "space": {"scope": ["tensor", "model"]}},
+            },
+        ),
+        "config/methods.yaml: ties: tune: space: preprocess.trim.scope: model: preprocess: trim: a density that varies",
     ),
     "draws of a control without a seed": (
         ("variants.yaml", "uniform", "draws", 3),
@@ -372,6 +396,21 @@ def test_a_mistake_is_told_what_was_meant(mistake, edited):
     with pytest.raises(UserError) as error:
         edited(*change, methods=methods)
     assert message in str(error.value)
+
+
+def test_a_validation_split_with_fewer_examples_than_folds_of_a_search_is_refused(edited):
+    edited("tasks.yaml", "movie", "splits", "validation", 4, methods=["ties_tuned"])
+    edited("config.yaml", "tables", ["main", "search"], methods=["ties"])
+    with pytest.raises(UserError) as error:
+        edited("config.yaml", "tables", ["main", "search"], methods=["ties_tuned"])
+    assert str(error.value) == (
+        "config/tasks.yaml: movie: splits: validation: found 4; expected 5 or more, since the search of 'ties_tuned' is"
+        " cross-validated over 5 folds of the examples of 'movie'; enlarge the split"
+    )
+    with pytest.raises(UserError, match=r"config/suites/text.yaml: splits: validation: found 3; expected 5 or more"):
+        edited("suites/text.yaml", "splits", {"validation": 3}, methods=["ties_tuned"])
+    edited("tasks.yaml", "movie", "splits", "validation", 5, methods=["ties"])
+    edited("suites/text.yaml", "splits", {"validation": 5}, methods=["ties_tuned"])
 
 
 FOLDERS = {

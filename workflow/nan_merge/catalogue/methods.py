@@ -20,7 +20,7 @@ from nan_merge.catalogue.tune import SCHEMA as TUNE
 from nan_merge.catalogue.tune import at_multiples, checked_search, lacks_scale
 from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, SCALE, gives_factors, is_finished, scale_of, what_it_reads
-from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, operator_in
+from nan_merge.methods.recipe import DEFAULTS, Operator, beyond, inconsistent, operator_in
 from nan_merge.methods.recipe import STAGES as OPERATORS
 from nan_merge.methods.schema import stages
 from nan_merge.methods.search_space import names, owns
@@ -77,6 +77,8 @@ class Catalogue:
                 return {name: self.templates(sweep)[name]}
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
             found = list(members(name, entry := self.entry(name, where), place))
+            if reason := next(filter(None, (inconsistent(record) for _, record in found)), ""):
+                raise UserError(f"{place}: {reason}")
             if owns(entry):
                 checked_search(entry, place, self.root / SCHEMAS[FILE], definitions())
             self._members[name] = dict(found)
@@ -152,8 +154,8 @@ class Catalogue:
         if "control" in entry:
             return "its coefficients are all equal" if rule in EQUAL else ""
         if "coefficients" not in entry:
-            if "multiples" not in entry["tune"]:
-                wanted = "a variant without coefficients has `multiples` of the method's scale"
+            if {*entry["tune"]} != {"multiples"}:
+                wanted = "a variant without coefficients has `multiples` of the method's scale alone"
                 raise UserError(f"{VARIANTS}: {variant}: tune: {wanted}; found {', '.join(entry['tune'])}")
             return lacks_scale(record)
         if "variant" in record:

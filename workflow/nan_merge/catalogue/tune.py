@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.catalogue.files import check_schema
+from nan_merge.core.errors import UserError
 from nan_merge.methods.coefficients import COEFFICIENTS, is_finished, scale_of
-from nan_merge.methods.recipe import STAGES, operator_in
+from nan_merge.methods.recipe import STAGES, inconsistent, operator_in
 from nan_merge.methods.search_space import ROUND, SEARCHES, Search, names, put, search_of
 from nan_merge.methods.varying import varies
 
@@ -104,6 +105,8 @@ def checked_search(record: Mapping[str, Any], where: str, schema: Path, definiti
             point = {dimension.path: {"expert": drawn} if dimension.each else drawn}
             method = {"label": "", "summary": "", **put(spec, point)}
             check_schema({"trial": method}, schema, f"{where}: tune: space", definitions)
+            if reason := inconsistent(method):
+                raise UserError(f"{where}: tune: space: {dimension.path}: {value}: {reason}")
     return search
 
 

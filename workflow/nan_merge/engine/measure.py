@@ -21,7 +21,7 @@ from nan_merge.engine.reader import Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.layouts.updates import LowRank
 from nan_merge.methods.coefficients import MODEL
-from nan_merge.methods.preprocess import check_scope
+from nan_merge.methods.preprocess import unshared
 from nan_merge.methods.varying import block_counts, value_at
 
 OF = ("weights", "task_vector")  # what norms are taken of
@@ -132,7 +132,8 @@ def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: 
     `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and
     `progress` as for `norms`.
     """
-    check_scope((), None, density=density, scope=scope)
+    if reason := unshared(density, scope):
+        raise UserError(reason)
     blocks = block_counts(models.base.names)
     rows = {MODEL: models.merged} if scope == MODEL else {name: (name,) for name in models.merged}
     by_expert: dict[str, dict[str, float]] = {}

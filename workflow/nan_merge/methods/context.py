@@ -112,6 +112,16 @@ def checked(check: Callable[..., object]) -> Callable[[Callable[..., Any]], Call
     return mark
 
 
+def excludes(check: Callable[..., str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare which hyper-parameters exclude each other: `check(**hyper_parameters)` returns the reason, empty if none do."""
+
+    def mark(operator: Callable[..., Any]) -> Callable[..., Any]:
+        operator.excludes = check  # type: ignore[attr-defined]
+        return operator
+
+    return mark
+
+
 def length(array: Array) -> float:
     """Return the Frobenius norm."""
     return float((array * array).sum()) ** 0.5

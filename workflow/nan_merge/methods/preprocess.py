@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nan_merge.core.errors import UserError
-from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked, namespace, requires
+from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, excludes, namespace, requires
 from nan_merge.methods.varying import Varies, varies
 
 
@@ -21,13 +20,14 @@ def identity(tau: Array, context: TensorContext) -> Array:
     return tau
 
 
-def check_scope(shape: tuple[int, ...], context: TensorContext | None, *, density: Any, scope: str) -> None:
-    """Raise a UserError for a density of `trim` that varies over the tensors of a model of which a share is kept."""
+def unshared(density: Any, scope: str) -> str:
+    """Return why no share of the whole model can be kept: a density of `trim` that varies over its tensors; else empty."""
     if scope == "model" and any(map(varies, density.values() if isinstance(density, Mapping) else [density])):
-        raise UserError("preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`")
+        return "preprocess: trim: a density that varies over tensors has no share of the model; set `scope: tensor`"
+    return ""
 
 
-@checked(check_scope)
+@excludes(unshared)
 @requires("thresholds")
 def trim(
     tau: Array,

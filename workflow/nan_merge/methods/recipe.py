@@ -137,7 +137,7 @@ def bind(method_spec: Mapping[str, Any], method: str = "method") -> Recipe:
         raise UserError(f"method '{method}': coefficients '{rule}': the keys 'mean' and 'total' exclude each other; keep one")
     bound = {stage: functools.partial(STAGES[stage][name], **values) for stage, (name, values) in parts.items()}
     estimate = functools.partial(coefficients.estimate, operator=bound["coefficients"], control=bound["control"], **table)
-    if reason := beyond(method_spec):
+    if reason := beyond(method_spec) or inconsistent(method_spec):
         raise UserError(f"method '{method}': {reason}")
     measured = requirements(method_spec, method)
     return Recipe(bound["preprocess"], estimate, bound["combine"], bound["postprocess"], measured, bound["space"])
@@ -153,6 +153,16 @@ def beyond(method_spec: Mapping[str, Any]) -> str:
         if getattr(operator, "of_weights", False) or kind != "thresholds":
             takes = "the weights of the base" if kind == "thresholds" else f"{kind} statistics"
             return f"the {stage} '{name}' takes {takes}, which the space '{space}' does not have; choose another {stage}"
+    return ""
+
+
+def inconsistent(method_spec: Mapping[str, Any]) -> str:
+    """Return which hyper-parameters of an operator exclude each other, with the reason; empty if none do."""
+    for stage in STAGES:
+        name, values = operator_in(method_spec, stage)
+        operator = STAGES[stage][name]
+        if hasattr(operator, "excludes") and (reason := operator.excludes(**_filled(operator, values))):
+            return str(reason)
     return ""
 
 

@@ -19,7 +19,7 @@ from nan_merge.core.escape import visible
 from nan_merge.reporting import norm_figures, subset_figures
 from nan_merge.reporting.figure_style import GREY, GROUPS, STYLE, colour_of, curve_styles, empty_figure
 from nan_merge.reporting.formats import percent
-from nan_merge.reporting.searches import search_figure
+from nan_merge.reporting.search_figures import search_figure
 from nan_merge.reporting.statistics import INDIVIDUAL, Estimate, candidates, summarise
 from nan_merge.reporting.study import Study
 

@@ -16,18 +16,19 @@ from slurm_cluster import Cluster, OnCluster, small_merges
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, thousands of processes compile the library anew, each for itself
     config.addinivalue_line("markers", "slurm: a real SLURM on this machine; SLURM=1 installs its Debian packages")
     config.addinivalue_line("markers", "slow: longer than continuous integration has time for")
     config.addinivalue_line("markers", "demo: real experiments end to end; minutes, and the package index once")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick files first, then those of the tiny project, then those on a cluster, and the demos last."""
+    """Run the demos first, then those on a cluster, then those of the tiny project: quick files fill the end of two processes."""
     of_project = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
 
     def turn(item: pytest.Item) -> tuple[bool, ...]:
-        marked = (item.get_closest_marker(name) is not None for name in ("demo", "slurm"))
-        return (*marked, item.path in of_project)
+        marked = (item.get_closest_marker(name) is None for name in ("demo", "slurm"))
+        return (*marked, item.path not in of_project)
 
     items.sort(key=turn)
 
@@ -74,10 +75,16 @@ def run(project: Project, cluster: Cluster) -> Iterator[OnCluster]:
     cluster.wait_until_idle()
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project before any run; shared: read it, leave it as it is."""
+    return Project(tiny.build(tmp_path_factory.mktemp("built") / "project"))
+
+
 @pytest.fixture
-def fresh(tmp_path: Path) -> Project:
-    """The tiny project before any run."""
-    return Project(tiny.build(tmp_path / "project"))
+def fresh(built: Project, tmp_path: Path) -> Project:
+    """A copy of the tiny project before any run, to be changed at will."""
+    return built.copy(tmp_path / "project")
 
 
 @pytest.fixture

@@ -73,8 +73,12 @@ def build(project: Path) -> Path:
 
 
 def shown(kind: str) -> list[str]:
-    """Return the tables or figures of config/tables.yaml that a run without subsets of the experts has."""
-    return [name for name, record in read_yaml(ROOT / "config/tables.yaml")[kind].items() if record["kind"] != "subsets"]
+    """Return tables or figures that are made from every kind of file there is, but those of subsets of the experts."""
+    found: dict[str, list[str]] = {}
+    for name, record in read_yaml(ROOT / "config/tables.yaml")[kind].items():
+        if record["kind"] != "subsets" and not {*record["inputs"]} <= {file for files in found.values() for file in files}:
+            found[name] = record["inputs"]
+    return list(found)
 
 
 def copy_code(project: Path) -> Path:

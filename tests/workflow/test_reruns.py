@@ -122,8 +122,8 @@ def test_a_removed_method_is_only_left_out(project):
 
 
 def test_a_changed_caption_of_a_table_renders_that_table(project):
-    project.replace("config/tables.yaml", "Paired comparisons", "Comparisons in pairs")
-    assert project.jobs() == {"render_table: comparisons, tiny", "write_report"}
+    project.replace("config/tables.yaml", "Ranks of the merges", "Merges by rank")
+    assert project.jobs() == {"render_table: ranks, tiny", "write_report"}
 
 
 def test_a_smallest_effect_of_another_size_judges_the_claims_again(project):

@@ -158,16 +158,17 @@ def test_the_table_of_the_data_states_what_was_checked(made):
     assert all(float(typos[task]["linear"]) < float(rows[task]["linear"]) for task in tiny.TASKS)
 
 
-def test_merges_that_are_not_kept_wait_for_every_suite_that_scores_them(fresh):
-    with_suites(fresh)
-    fresh.edit("config/config.yaml", lambda config: config.update(
+def test_merges_that_are_not_kept_wait_for_every_suite_that_scores_them(project):
+    with_suites(project)
+    project.edit("config/config.yaml", lambda config: config.update(
         keep_merged=False, methods=["pretrained", "weight_averaging", "ties", "emr"], tables=["main"], figures=[]))  # fmt: skip
-    fresh.made()
-    assert not list((fresh / "results").glob("merged/*/*/*/*.safetensors")) and fresh.jobs() == set()
-    jobs = [path.parts[-2:] for path in (fresh / "results/benchmarks").glob("merge_*/**/*.tsv")]
+    project.remove(*(f"results/{name}" for name in ("merged", "digests", "scores", "benchmarks")))
+    project.made()
+    assert not list((project / "results").glob("merged/*/*/*/*.safetensors")) and project.jobs() == set()
+    jobs = [path.parts[-2:] for path in (project / "results/benchmarks").glob("merge_*/**/*.tsv")]
     assert len(jobs) == 5, "two merges, and one for each task"
     for suite in ("tiny", TYPOS):
-        assert scores(fresh, suite).keys() >= {("ties", task) for task in tiny.TASKS}
+        assert scores(project, suite).keys() >= {("ties", task) for task in tiny.TASKS}
 
 
 def test_a_suite_without_its_owner_is_refused(fresh):

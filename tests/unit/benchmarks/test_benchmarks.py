@@ -322,13 +322,14 @@ def test_benchmarks_run_and_tell_nothing_of_this_machine_s_folders(small, tmp_pa
 
 def test_matrix_methods_run_on_models_cut_to_several_numbers_of_layers(small, tmp_path, capsys):
     where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path)]
-    merge.main(["--size", "L", "--experts", "2", "--methods", *programs.MATRIX, "--layers", "0", "1", "--rounds", "1", *where])
+    some = programs.MATRIX[:2]
+    merge.main(["--size", "L", "--experts", "2", "--methods", *some, "--layers", "0", "1", "--rounds", "1", *where])
     record = json.loads((tmp_path / "merge.json").read_text())
     assert [case["layers"] for case in record["cases"]] == [0, 1]
     assert {run["outcome"] for case in record["cases"] for run in case["runs"]} == {"ok"}
     text = (tmp_path / "merge.md").read_text()
     computed = [row[0] for row in rows(text[text.index("2 × L, all layers") :])]
-    assert computed == ["method", "---", "read and write", *programs.MATRIX]
+    assert computed == ["method", "---", "read and write", *some]
 
 
 def test_what_was_measured_is_kept_when_a_benchmark_is_ended(small, tmp_path, monkeypatch, capsys):

@@ -1,10 +1,13 @@
 """Every element of a merge lies within one unit in the last place of the same merge in float64; torch gives its bytes."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import BFLOAT16, calibration_for, distinct, family, is_whole, measures, merger, same_bytes, save, tensors_of
+from models import BFLOAT16, ROOT, calibration_for, distinct, family, is_whole, measures, merger, same_bytes, save, tensors_of
 
 from nan_merge.core.errors import UserError
 from nan_merge.engine.devices import device
@@ -106,3 +109,36 @@ def test_a_device_that_is_not_there_is_named():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"device 'cuda': torch .* finds 0 CUDA devices here; set `device:`"):
             device("cuda")
+
+
+THREADS = """
+import sys
+from threadpoolctl import threadpool_info
+from nan_merge.cli.main import main
+from nan_merge.methods import decompose
+
+factorise = decompose.cholesky
+
+def cholesky(matrix):
+    found = factorise(matrix)
+    for library in threadpool_info():
+        print(library["filepath"], library["num_threads"]) if library["user_api"] == "blas" else None
+    return found
+
+sys.exit("SciPy is loaded already") if "scipy.linalg" in sys.modules else None
+decompose.cholesky = cholesky
+main(sys.argv[1:])
+"""
+
+
+def test_all_matrix_libraries_keep_to_one_thread(tmp_path):
+    """SciPy has a library of its own, which a fresh process loads with its first factorisation."""
+    base, experts = family(tmp_path, sizes=(0.1, 0.2))
+    given = {**os.environ, "PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    named = [word for folder in experts.values() for word in ("--expert", folder)]
+    words = ["merge", "--base", base, *named, "--method", "actmat", "--output", tmp_path / "out", "--threads", "1"]
+    run = [sys.executable, "-c", THREADS, *map(str, words)]
+    done = subprocess.run(run, env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    threads = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if "blas" in line)
+    assert len(threads) >= 2 and set(threads.values()) == {"1"}

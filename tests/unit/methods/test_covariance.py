@@ -183,3 +183,51 @@ def test_a_matrix_without_calibration_gets_the_mean():
 def test_calibration_of_another_shape_is_named(grams):
     with pytest.raises(UserError, match=r"'layer.0.weight': expected 3 of \[5, 5\].* found .*Collect the calibration again"):
         gram(draw()[0], ALPHA, context(grams))
+
+
+# Which system is solved, and how.
+
+
+@pytest.fixture
+def decomposed(monkeypatch):
+    """Collect the systems that are left to eigenvalues."""
+    asked, whole = [], np.linalg.pinv
+    monkeypatch.setattr("numpy.linalg.pinv", lambda given, **how: asked.append(given.shape) or whole(given, **how))
+    return asked
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, [1.0] * 3], ids=["mixed", "ones"])
+@pytest.mark.parametrize("shape", [(60, 12), (14, 12), (10, 24), (4, 24), (1, 24)], ids=str)
+def test_a_system_of_full_rank_is_factorised(shape, alpha, decomposed):
+    """Tall, square, wide, and fewer rows over all experts than inputs: there the rows themselves are the system."""
+    taus, _ = draw(shape)
+    found = actmat(taus, alpha, context())
+    assert not decomposed
+    assert found == pytest.approx(data_free(taus, alpha), abs=1e-9 * abs(taus).max())
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (14, 12), (10, 24), (4, 24)], ids=str)
+def test_a_coefficient_below_zero_is_taken_as_it_is(shape):
+    taus, _ = draw(shape)
+    assert actmat(taus, [1.0, -0.2, 0.6], context()) == pytest.approx(data_free(taus, [1.0, -0.2, 0.6]), abs=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (14, 12), (4, 24)], ids=str)
+def test_a_system_with_directions_to_drop_is_decomposed(shape, decomposed):
+    taus, _ = draw(shape)
+    taus[:, -1] = taus[:, 0]
+    if shape[0] > 4:
+        taus[:, :, 3] = taus[:, :, 2] * (1 + 1e-9)
+    found = actmat(taus, ALPHA, context())
+    assert len(decomposed) == 1
+    assert found == pytest.approx(data_free(taus, ALPHA), abs=1e-7)
+
+
+def test_gram_matrices_without_an_inverse_are_left_to_the_pseudo_inverse(decomposed):
+    taus, grams = draw((6, 5))
+    gram(taus, ALPHA, context(grams))
+    assert not decomposed
+    for each in grams:
+        each[2] = each[:, 2] = 0
+    gram(taus, ALPHA, context(grams))
+    assert len(decomposed) == 1

@@ -101,6 +101,8 @@ def stream(
         return work
 
     items = models.units(models.base.names if names is None else names, request.recipe.whole)
+    if request.recipe.whole:
+        import scipy.linalg  # noqa: F401  before the limit, which holds for the libraries that are loaded
     with threadpool_limits(1):  # of the matrix library, which would add up in another order
         digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
     return _identities(models, itertools.chain(*items), itertools.chain(*digests))

@@ -9,6 +9,7 @@ Equation numbers are the paper's. For one matrix, with DW_t (out, in) the task v
     W_pre  (sum_t W~_t R_t) (sum_t R_t + C)^-1                       Eq. 14
     W      W_pre + sigma U_k V_k^T, if the experts are uneven        Eq. 15-19
 
+C has rank one: sum_t R_t is factorised by Cholesky, and the inverse with C follows by the formula of Sherman and Morrison.
 A coefficient c_t multiplies S~_t and R_t everywhere; divided by the trace these are NAN with exponent 2, tensor by tensor.
 One covariance is held at a time.
 """
@@ -20,10 +21,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
-from array_api_compat import device
 
-from nan_merge.methods.context import Array, TensorContext, namespace, scale_free
-from nan_merge.methods.decompose import leading, solve_right
+from nan_merge.core.parallel import stop_if_interrupted
+from nan_merge.methods.context import Array, TensorContext, scale_free
+from nan_merge.methods.decompose import cholesky, identity, leading, solve_right
 from nan_merge.methods.matrices import mean, of_matrices
 
 TINY = 1e-12  # added to energies, traces and divisors, as in the paper's code
@@ -70,16 +71,20 @@ def ace(
     used = [t for t, c in enumerate(alpha) if c != 0 and energy(centred[t]) > ROUNDING * energy(taus[t])]
     if not used:
         return restored
-    deltas, tildes = [taus[t] for t in used], [centred[t] for t in used]
-    energies, traces = [energy(delta) for delta in deltas], [energy(tilde) + TINY for tilde in tildes]
+    tildes, rows = [centred[t] for t in used], [rows[t] if centre else 0 * rows[t] for t in used]
+    energies, traces = [energy(taus[t]) for t in used], [energy(tilde) + TINY for tilde in tildes]
     uneven = heterogeneity(energies, gamma) > threshold
     normalised, refined = (uneven if on == "adaptive" else on == "always" for on in (normalise, refine))
     weights = [alpha[t] / trace if normalised else alpha[t] for t, trace in zip(used, traces, strict=True)]
     ridge = epsilon * (np.mean(traces).item() / taus[0].shape[1] if epsilon_mode == "relative" else 1.0)
     share = 0.0 if not prior else 1 / (np.mean(energies).item() + TINY) if normalised else 1.0
-    w_pre, r = _closed_form(tildes, weights, ridge, share)
+    sigma, products, means = _sums(tildes, rows, weights)
+    r = sigma + sum(weights) * ridge * identity(sigma)  # Eq. 10
+    ridges = sum(weight * ridge * tilde for weight, tilde in zip(weights, tildes, strict=True))
+    w_pre = _closed_form(products + ridges, r, share * sigma.sum(axis=0) / len(sigma))
     if refined:
-        w_pre = w_pre + _refinement(w_pre, deltas, tildes, weights, r / len(used), k_frac)
+        deltas = sum(tildes) + sum(rows)
+        w_pre = w_pre + _refinement(w_pre + products + means - deltas @ (r / len(used)), k_frac)
     return restored + w_pre
 
 
@@ -105,32 +110,30 @@ def heterogeneity(energies: Sequence[float], gamma: Gamma = "paper") -> float:
     return float(variance / (logs.mean() ** 2 + TINY) if gamma == "paper" else variance)
 
 
-def _closed_form(tildes: Sequence[Array], weights: Sequence[float], ridge: float, share: float) -> tuple[Array, Array]:
-    """Return W_pre (out, in) of Eq. 14 and sum_t R_t (in, in), with `share` of the prior C."""
-    numerator = 0 * tildes[0]
-    sigma: Array = 0.0
-    for weight, tilde in zip(weights, tildes, strict=True):
+def _sums(tildes: Sequence[Array], rows: Sequence[Array], weights: Sequence[float]) -> tuple[Array, Array, Array]:
+    """Return sum_t S~_t (in, in), sum_t W~_t S~_t (out, in) and sum_t m_t S~_t (in,), m_t the mean row: DW_t = W~_t + m_t."""
+    sigma = products = means = 0.0
+    for weight, tilde, row in zip(weights, tildes, rows, strict=True):
+        stop_if_interrupted()
         part = weight * (tilde.T @ tilde)  # Eq. 8, 9
-        sigma = sigma + part
-        numerator = numerator + tilde @ part + weight * ridge * tilde
-    width = len(sigma)
-    eye = namespace(sigma).eye(width, dtype=sigma.dtype, device=device(sigma))
-    r = sigma + sum(weights) * ridge * eye  # Eq. 10
-    prior = share * sigma.sum(axis=0) / width  # Eq. 11-13: one row, added to every row
-    return solve_right(numerator, r + prior), r
+        sigma, products, means = sigma + part, products + tilde @ part, means + row @ part
+    return sigma, products, means
 
 
-def _refinement(
-    w_pre: Array, deltas: Sequence[Array], tildes: Sequence[Array], weights: Sequence[float], r_mean: Array, k_frac: float
-) -> Array:
-    """Return sigma U_k V_k^T, the leading directions at one strength (Eq. 15-19).
+def _closed_form(numerator: Array, r: Array, prior: Array) -> Array:
+    """Return W_pre (out, in) of Eq. 14 from both sums; every row of C is `prior` (in,), Eq. 11-13."""
+    if not (division := cholesky(r)):  # coefficients below zero
+        return solve_right(numerator, r + prior)
+    solved, row = division(numerator), division(prior[None])
+    return solved - solved.sum(axis=1)[:, None] * (row / (1 + row.sum()))
 
-    U S V^T is W_pre + sum_t DW_t (S~_t - mean R), with the uncentred DW_t; sigma is the mean of the first k of S.
+
+def _refinement(fused: Array, k_frac: float) -> Array:
+    """Return sigma U_k V_k^T, the leading directions at one strength (Eq. 17-19).
+
+    U S V^T is W_pre + sum_t DW_t (S~_t - mean R) of Eq. 15-16, with the uncentred DW_t; sigma is the mean of the first k of S.
     ASSUME: k = floor(k_frac min(out, in)), but at least one; the paper's k is zero for a side of three or fewer.
     """
-    fused = w_pre
-    for weight, delta, tilde in zip(weights, deltas, tildes, strict=True):
-        fused = fused + weight * (delta @ (tilde.T @ tilde)) - delta @ r_mean
     k = max(1, int(k_frac * min(fused.shape)))
     u, s, vt = leading(fused, k)
     return s.sum() / k * (u @ vt)

@@ -10,7 +10,8 @@ of an expert, not its task vector, so a common factor of the coefficients cancel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -19,9 +20,10 @@ from array_api_compat import device
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import Array, TensorContext, namespace, requires, scale_free
-from nan_merge.methods.decompose import solve_right
+from nan_merge.methods.decompose import Division, divide_by, times_gram
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
+Covariance = tuple[Array, Array | None]  # C (in, in), and R (out, in) if C = R^T R is known
 UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
 
 
@@ -55,14 +57,9 @@ def gram(
     _check(context, len(taus), width)
     factor = off_diagonal + (1 - off_diagonal) * xp.eye(width, **like)
     around = mean(taus, alpha) * (len(taus) / (sum(alpha) or 1.0))
-    numerator, denominator = 0 * around, 0 * factor
-    for c, tau, matrix in zip(alpha, taus, context.calibration, strict=True):
-        weight = c * factor * xp.asarray(matrix, **like)
-        numerator = numerator + (tau - around) @ weight
-        denominator = denominator + weight
-    if off_diagonal < 1:
-        return around + solve_right(numerator, denominator)
-    return around + numerator @ _inverse(denominator, UNIT_64)  # fewer examples than inputs leave it singular
+    weighted = (c * factor * xp.asarray(matrix, **like) for c, matrix in zip(alpha, context.calibration, strict=True))
+    cutoff = None if off_diagonal < 1 else UNIT_64 * width  # fewer examples than inputs leave the sum singular
+    return around + _least_squares(taus, ((each, None) for each in weighted), partial(divide_by, cutoff=cutoff), around)
 
 
 def _check(context: TensorContext, experts: int, width: int) -> None:
@@ -76,9 +73,24 @@ def _check(context: TensorContext, experts: int, width: int) -> None:
         )
 
 
-def _inverse(symmetric: Array, unit: float) -> Array:
-    """Return the pseudo-inverse (n, n); eigenvalues below `unit` times n, relative to the largest, count as zero."""
-    return namespace(symmetric).linalg.pinv(symmetric, rtol=unit * symmetric.shape[0], hermitian=True)
+def _least_squares(
+    taus: Sequence[Array], covariances: Iterable[Covariance], over: Callable[[Array], Division], origin: Array | None = None
+) -> Array:
+    """Return (sum_t (tau_t - origin) C_t) (sum_t C_t)^+, with the division `over` sum_t C_t.
+
+    Where matrices are tall, every C_t is divided, which saves the division of a long numerator; otherwise one C_t is held at a
+    time.
+    """
+    shifted = taus if origin is None else (tau - origin for tau in taus)
+    if len(taus[0]) >= len(taus) * taus[0].shape[1]:
+        held = [covariance for covariance, _ in covariances]
+        division = over(sum(held))
+        return sum(tau @ division(covariance) for tau, covariance in zip(shifted, held, strict=True))
+    numerator = denominator = 0.0
+    for tau, (covariance, rows) in zip(shifted, covariances, strict=True):
+        numerator = numerator + times_gram(tau, covariance, rows)
+        denominator = denominator + covariance
+    return over(denominator)(numerator)
 
 
 @scale_free
@@ -104,15 +116,29 @@ def actmat(
     ASSUME: eigenvalues below `cutoff` times the width, relative to the largest, count as zero. The authors' code inverts
     in float32, where torch's cutoff is 2^-23; 2^-52 is that of float64.
     """
-    numerator, denominator = 0 * taus[0], 0.0
+    over = partial(divide_by, cutoff=cutoff * taus[0].shape[1])
+    scaled = _scaled_rows(taus, alpha, density, normalise)
+    if len(taus) * taus[0].shape[0] < taus[0].shape[1] and min(alpha) >= 0:
+        return _in_span_of_rows(taus, list(scaled), over)
+    covariances = ((rows.T @ rows, rows) if c >= 0 else (-rows.T @ rows, None) for c, rows in zip(alpha, scaled, strict=True))
+    return _least_squares(taus, covariances, over)
+
+
+def _scaled_rows(taus: Sequence[Array], alpha: Sequence[float], density: float, normalise: str) -> Iterator[Array]:
+    """Yield R_t (out, in) with R_t^T R_t = |c_t| C_t."""
     for c, tau in zip(alpha, taus, strict=True):
         stop_if_interrupted()
         kept = _largest(tau, density)
-        covariance = kept.T @ kept
-        share = c / or_one((kept * kept).sum()) if normalise == "trace" else c
-        numerator = numerator + tau @ (share * covariance)
-        denominator = denominator + share * covariance
-    return numerator @ _inverse(denominator, cutoff)
+        size = abs(c / or_one((kept * kept).sum()) if normalise == "trace" else c)
+        yield kept if size == 1 else size**0.5 * kept
+
+
+def _in_span_of_rows(taus: Sequence[Array], rows: Sequence[Array], over: Callable[[Array], Division]) -> Array:
+    """Return the merge from R, all R_t in one column, where it has fewer rows than inputs: [tau_t R_t^T]_t (R R^T)^+ R."""
+    xp = namespace(taus[0])
+    stacked = xp.concat(list(rows))
+    products = xp.concat([tau @ each.T for tau, each in zip(taus, rows, strict=True)], axis=1)
+    return over(stacked @ stacked.T)(products) @ stacked
 
 
 def _largest(tau: Array, density: float) -> Array:

@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace, scale_free
+from nan_merge.methods.decompose import triplets
 from nan_merge.methods.matrices import mean, of_matrices, or_one
-from nan_merge.methods.spectral import triplets
 
 BETA_1, BETA_2, STABLE = 0.9, 0.999, 1e-8  # of Adam
 SMALLEST = 1e-8  # eigenvalue of C, whose trace is sum_t c_t, below which a direction counts as not used by any expert

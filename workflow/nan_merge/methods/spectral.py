@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
-from nan_merge.methods.decompose import Triplets, leading, polar
+from nan_merge.methods.decompose import Triplets, polar, triplets
 from nan_merge.methods.matrices import Combine, mean, of_matrices, with_hyper_parameters
 
 Scale = Annotated[float, Ge(0), "factor of every merged tensor, the papers' alpha"]
@@ -32,16 +32,6 @@ def _scaled(operator: Combine) -> Combine:
     return with_hyper_parameters(combine, operator, {"scale": (Scale, 1.0)})
 
 
-def triplets(matrix: Array, count: int, size: float) -> Triplets:
-    """Return the first singular triplets, zero where the singular value is negligible relative to `size`.
-
-    (m, n) -> U (m, count), S (count,), V^T (count, n).
-    """
-    u, s, vt = leading(matrix, count)
-    real = s > NEGLIGIBLE * size
-    return u * real, s * real, vt * real[:, None]
-
-
 def _side_by_side(parts: Sequence[Triplets]) -> Triplets:
     """Return the triplets of several matrices as those of one."""
     xp = namespace(parts[0][0])
@@ -50,7 +40,7 @@ def _side_by_side(parts: Sequence[Triplets]) -> Triplets:
 
 def _orthonormal(matrix: Array) -> Array:
     """Return the closest matrix with orthonormal columns (or rows, if it is wide); its null space stays null."""
-    return polar(matrix, length(matrix))
+    return polar(matrix, length(matrix))[0]
 
 
 def _mean(numbers: Array) -> float:
@@ -87,8 +77,8 @@ def iso_c(taus: Array, alpha: Sequence[float], context: TensorContext) -> Array:
     ASSUME: the paper tunes `scale` on validation data (1.3 to 1.5 for CLIP); 1 is the method itself.
     """
     parts = list(_weighted(taus, alpha))
-    u, s, vt = triplets(sum(parts), min(taus[0].shape), sum(map(length, parts)))
-    return (u * _mean(s)) @ vt
+    factor, s = polar(sum(parts), sum(map(length, parts)))
+    return _mean(s) * factor
 
 
 @_scaled

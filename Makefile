@@ -49,6 +49,7 @@ MATRIX := --methods tsv_m ace actmat wudi_exact --rounds 1 --limit 7200
 
 bench: $(BIN)/.installed .bench/mergekit/.installed .bench/fusion-bench/.installed  ## what merges cost: benchmarks/README.md
 	$(BIN)/python -m benchmarks.norms
+	$(BIN)/python -m benchmarks.matrices --size ViT-B-32 --rounds 1
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merge --peer-rounds 3 ties=1 dare_ties=1 --mergekit .bench/mergekit/bin/python
 	$(BIN)/python -m benchmarks.merge --name vision --size ViT-B-32 --experts 8 --methods task_arithmetic nan ties \

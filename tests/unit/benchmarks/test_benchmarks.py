@@ -423,3 +423,17 @@ def test_the_benchmark_of_methods_names_the_slowest_and_what_failed(tmp_path, ca
     assert {"slerp", "nearswap"} - set(methods.without_data(3)) == {"slerp"} <= set(methods.without_data(2))
     with pytest.raises(UserError, match=r"no experts in seed0; run `make demo` first"):
         methods.main(["--models", str(tmp_path / "seed0"), "--output", str(tmp_path / "results")])
+
+
+def test_operators_on_matrices_are_compared_with_the_formulas(tmp_path, monkeypatch, capsys):
+    matrices = pytest.importorskip("benchmarks.matrices")
+    monkeypatch.setitem(shapes.MODELS, "small", shapes.Llama(16, 24, 1, 2, 1, 40))
+    matrices.main(["--size", "small", "--rounds", "1", "--output", str(tmp_path)])
+    record = json.loads((tmp_path / "matrices.json").read_text())
+    assert {tuple(each["shape"]): each["count"] for each in record["shapes"]} == {
+        (40, 16): 2, (16, 24): 1, (24, 16): 2, (8, 16): 2, (16, 16): 2
+    }  # fmt: skip
+    for each in record["shapes"]:
+        assert each["methods"].keys() == {"tsv_m", "iso_c", "cart", "actmat", "ace"}
+        assert all(cell["difference"] < 1e-2 for cell in each["methods"].values()), each
+    assert "| ace |" in capsys.readouterr().out

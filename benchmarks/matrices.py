@@ -1,0 +1,111 @@
+"""Compare operators that take matrices apart with the papers' formulas in torch, float32, on the matrices of a model.
+
+Everything happens in one process on one thread, in turn, in memory: neither files nor imports count. Every shape is measured
+once a round, and counts as often as the model has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.cases import ROOT, facts, positive
+from benchmarks.harness import turn
+from benchmarks.plain import METHODS
+from benchmarks.shapes import MODELS
+from benchmarks.tables import grid, machine, save
+from nan_merge.core.command_line import command_line
+from nan_merge.methods.ace import ace
+from nan_merge.methods.context import TensorContext
+from nan_merge.methods.covariance import actmat
+from nan_merge.methods.spectral import cart, iso_c, tsv
+
+OURS: dict[str, Callable[..., Any]] = {
+    "tsv_m": tsv,
+    "iso_c": iso_c,
+    "cart": cart,
+    "actmat": actmat,
+    "ace": functools.partial(ace, normalise="always", refine="always"),
+}
+Shape = tuple[int, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, and write the results."""
+    parser = argparse.ArgumentParser("benchmarks.matrices", description=__doc__)
+    add = parser.add_argument
+    add("--size", choices=MODELS, default="100M")
+    add("--experts", type=positive, default=3)
+    add("--methods", nargs="+", choices=OURS, default=list(OURS))
+    add("--rounds", type=positive, default=3)
+    add("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of the JSON and the table")
+    args = parser.parse_args(argv)
+    shapes = Counter(shape for shape in MODELS[args.size].tensors().values() if len(shape) == 2)
+    about = facts(args.output)
+    about["versions"] |= {package: importlib.metadata.version(package) for package in ("scipy", "torch")}
+    results: dict[str, Any] = {"facts": about, "size": args.size, "experts": args.experts, "shapes": []}
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        for shape, count in shapes.items():
+            cells = measured(shape, args.experts, args.methods, args.rounds)
+            results["shapes"].append({"shape": shape, "count": count, "methods": cells})
+    save(args.output / "matrices", results, matrices_table(results))
+
+
+def measured(shape: Shape, experts: int, methods: Sequence[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Return for each method the processor seconds of ours and of torch, and the largest difference over the largest number."""
+    rng = np.random.default_rng(0)
+    taus = [2e-4 * (1 + t) * rng.standard_normal(shape) for t in range(experts)]
+    narrow = [torch.from_numpy(tau.astype(np.float32)) for tau in taus]
+    found = {}
+    for method in methods:
+        programs = {
+            "ours": functools.partial(OURS[method], taus, [1.0] * experts, TensorContext("layers.0.weight")),
+            "torch": functools.partial(METHODS[method], narrow),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in programs}
+        merged: dict[str, np.ndarray] = {}
+        for number in range(rounds):
+            for name in turn(list(programs), number):
+                start = time.process_time()
+                merged[name] = np.asarray(programs[name]())
+                seconds[name].append(time.process_time() - start)
+        print(f"{list(shape)} {method}: {min(seconds['ours']):.2f} s, torch {min(seconds['torch']):.2f} s", flush=True)
+        difference = float(abs(merged["torch"] - merged["ours"]).max() / abs(merged["ours"]).max())
+        found[method] = {"seconds": seconds, "difference": difference}
+    return found
+
+
+def matrices_table(results: dict[str, Any]) -> str:
+    """Return the seconds of all matrices by method, the ratios by shape, and the error of float32."""
+    shapes = results["shapes"]
+    columns = [f"{rows:,} × {inputs:,}" for rows, inputs in (each["shape"] for each in shapes)]
+    lines = []
+    for method in shapes[0]["methods"]:
+        cells = [(each["count"], each["methods"][method]) for each in shapes]
+        ours, torch_ = (sum(count * min(cell["seconds"][name]) for count, cell in cells) for name in ("ours", "torch"))
+        ratios = [f"{min(cell['seconds']['ours']) / min(cell['seconds']['torch']):.2f}" for _, cell in cells]
+        error = max(cell["difference"] for _, cell in cells)
+        lines.append([method, f"{ours:.1f}", f"{torch_:.1f}", f"{ours / torch_:.2f}", *ratios, f"{error:.0e}"])
+    about = (
+        f"{results['experts']} experts, the matrices of {results['size']} on one thread. Processor seconds are the least of the"
+        " rounds for every shape, times the number of such matrices; the columns of shapes are ratios of ours to torch. The error"
+        " is the largest difference of both over the largest number."
+    )
+    title = "# Operators on matrices, float64, against the papers' formulas in torch, float32"
+    head = ["method", "ours, CPU s", "torch, CPU s", "ratio", *columns, "error of float32"]
+    return "\n".join([title, "", machine(results["facts"]), "", about, "", *grid(head, lines), ""])
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -16,6 +16,8 @@ FOUND = {
         " decides; here it counts as plus, so that a merge needs no pass over the whole model for it.",
         "`regmean.py`, `merging_with_regmean_weights`: a singular sum of Gram matrices ends with an error; here unseen inputs get"
         " the mean.",
+        "`knots_utils.py`, `subspace_alignment`: singular values below 1e-4 are left out, whatever the size of the updates: with"
+        " task vectors of about 1e-6 all of them; here those that are negligible beside the largest.",
         "`layer_wise_fusion.py`, `LayerWiseMergedModel`: with its own default `strict: true` the first step ends with an error on"
         " encoders that have buffers, such as CLIP; its configuration sets `strict: false`.",
     ],

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.parity.models import FAMILIES, Family, Tensors, draw, read, single
+from benchmarks.parity.models import FAMILIES, Family, adapter, draw, read, single
 from benchmarks.parity.models import make as make_family
-from nan_merge.checkpoints.checkpoint import write_checkpoint, write_tensors
+from nan_merge.checkpoints.checkpoint import write_checkpoint
+from nan_merge.core.files import write_json
 
-NAME, TOKENS, RANK = "LLaMA of six layers", 128, 4
+NAME, TOKENS = "LLaMA of six layers", 128
 ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # tensors with a row a token
 TEMPLATES = {"expert_0": "a", "longer": "b", "shorter": "b"}  # what their chat templates differ in
 
@@ -28,7 +26,7 @@ def make(folder: Path) -> Family:
         tokenizer(folder / name, tokens)
     for model in (family.base, *family.experts):
         tokenizer(model, TOKENS)
-    adapter(folder / "adapter", read(family.base), str(family.base))
+    adapter(folder / "adapter", read(family.base), str(family.base), 0.05, 7)
     return family
 
 
@@ -45,27 +43,9 @@ def tokenizer(folder: Path, tokens: int) -> None:
     kinds = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [{"id": number, "content": token, **kinds, "special": True} for token, number in [*vocabulary.items()][:3]]
     steps = {"pre_tokenizer": {"type": "Whitespace"}, **dict.fromkeys(("normalizer", "post_processor", "decoder"))}
-    write(folder / "tokenizer.json", {"version": "1.0", "added_tokens": special, **steps, "model": model})
+    write_json(folder / "tokenizer.json", {"version": "1.0", "added_tokens": special, **steps, "model": model})
     words = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **words})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **words})
     if mark := TEMPLATES.get(folder.name):
         text = "{% for message in messages %}<" + mark + ">{{ message.content }}\n{% endfor %}"
         (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
-
-
-def adapter(folder: Path, base: Tensors, place: str) -> None:
-    """Write a LoRA adapter on the attention of a base."""
-    folder.mkdir()
-    shapes = {}
-    for name in (name for name in base if name.endswith(("q_proj.weight", "v_proj.weight"))):
-        stem, (rows, columns) = f"base_model.model.{name.removesuffix('.weight')}", base[name].shape
-        shapes |= {f"{stem}.lora_A.weight": (RANK, columns), f"{stem}.lora_B.weight": (rows, RANK)}
-    write_tensors(folder / "adapter_model.safetensors", single(draw(shapes, 0.05, 7)))
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 8, "bias": "none"}
-    modules = {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": place}
-    write(folder / "adapter_config.json", {**settings, **modules})
-
-
-def write(file: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file."""
-    file.write_text(json.dumps(record), encoding="utf-8")

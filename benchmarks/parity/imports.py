@@ -94,7 +94,7 @@ def theirs(place: Path, adapters: Path) -> list[dict[str, Any]]:
         text = json.dumps(content)
         for earlier in filter(None, outputs):
             text = text.replace(json.dumps(earlier), json.dumps(outputs[earlier]))
-        jobs.append({"config": json.loads(text), "output": outputs[name], "draw": None, "options": options})
+        jobs.append({"config": json.loads(text), "output": outputs[name], "draw": False, "options": options})
     return jobs
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from benchmarks.shapes import Clip, Llama, Shapes
 from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint, write_tensors
+from nan_merge.core.files import write_json
+from nan_merge.layouts.unify import unify_layout
 
 Tensors = dict[str, np.ndarray]
 SIZES = (0.004, 0.002, 0.001)  # of the noise of the experts; the base has 0.02
@@ -62,18 +64,22 @@ class Gpt2:
 
 
 Shape = Clip | Gpt2 | Llama
+LORA, RANK = "LLaMA with LoRA", 4
 FAMILIES: dict[str, Shape] = {  # widths that three experts do not divide evenly
     "CLIP": Clip(hidden=40, intermediate=112, layers=2, heads=4, image=64, patch=16),
     "GPT-2": Gpt2(hidden=40, layers=2, heads=4, vocabulary=128, positions=24),
     "LLaMA": replace(Llama(40, 112, 2, 4, 2, 128), dtype="F32"),
     "LLaMA of six layers": replace(Llama(40, 112, 6, 4, 2, 128), dtype="F32"),
+    LORA: replace(Llama(40, 112, 2, 4, 2, 128), dtype="F32"),
 }
 LLAMA = r"(?:[qkvo]_proj|(?:gate|up|down)_proj|lm_head)\.weight$"
+CONV1D = r"\.(?:c_attn|c_proj|c_fc)\.weight$"
 LINEAR = {  # the weights of linear layers, and whether they are stored as (in, out)
     "CLIP": (r"(?:[qkv]_proj|out_proj|fc[12])\.weight$", False),
     "GPT-2": (r"(?:c_attn|c_proj|c_fc)\.weight$", True),
     "LLaMA": (LLAMA, False),
     "LLaMA of six layers": (LLAMA, False),
+    LORA: (LLAMA, False),
 }
 
 
@@ -106,8 +112,9 @@ class Family:
 
     def largest(self) -> float:
         """Return the largest magnitude in any task vector."""
-        base = read(self.base)
-        return max(float(np.abs(tensor - base[name]).max()) for each in self.experts for name, tensor in read(each).items())
+        models = unify_layout(self.base, {each.name: each for each in self.experts})
+        pairs = [(models.base.read(name), each.read(name)) for each in models.experts.values() for name in models.merged]
+        return max(float(np.abs(expert.astype(np.float64) - base).max()) for base, expert in pairs)
 
 
 def tensors(name: str) -> Shapes:
@@ -129,6 +136,9 @@ def make(name: str, folder: Path, count: int = len(SIZES), shared: float = 0.5) 
     common = draw(shapes, shared, 1)
     write_checkpoint(family.base, single(base), config)
     for t, expert in enumerate(family.experts):
+        if name == LORA:
+            adapter(expert, base, str(family.base), SIZES[t] ** 0.5, 2 + t)
+            continue
         own = draw(shapes, 1.0, 2 + t)
         write_checkpoint(expert, single({key: base[key] + SIZES[t] * (own[key] + common[key]) for key in base}), config)
         collect(family, t, shapes)
@@ -147,6 +157,19 @@ def collect(family: Family, t: int, shapes: Shapes) -> None:
             inputs = rng.standard_normal((2 * shape[axis], shape[axis])) * np.geomspace(1, 0.1, shape[axis])
             gram[key] = inputs.T @ inputs / len(inputs)
     write_tensors(family.calibration("gram")[t], single(gram))
+
+
+def adapter(folder: Path, base: Tensors, place: str, size: float, seed: int) -> None:
+    """Write a LoRA adapter on the attention of a base, its factors drawn from N(0, size^2)."""
+    folder.mkdir()
+    shapes = {}
+    for name in (name for name in base if name.endswith(("q_proj.weight", "v_proj.weight"))):
+        stem, (rows, columns) = f"base_model.model.{name.removesuffix('.weight')}", base[name].shape
+        shapes |= {f"{stem}.lora_A.weight": (RANK, columns), f"{stem}.lora_B.weight": (rows, RANK)}
+    write_tensors(folder / "adapter_model.safetensors", single(draw(shapes, size, seed)))
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none"}
+    modules = {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": place}
+    write_json(folder / "adapter_config.json", {**settings, **modules})
 
 
 def draw(shapes: Shapes, size: float, seed: int) -> Tensors:

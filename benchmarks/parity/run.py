@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from nan_merge.core.errors import UserError
 from nan_merge.engine import measure
 from nan_merge.engine.merge import merge
 from nan_merge.engine.request import Contexts, MergeRequest
+from nan_merge.engine.spaces import thresholds
 from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.coefficients import CoefficientTable
-from nan_merge.methods.context import DRAWS, TensorContext
+from nan_merge.methods.context import TensorContext
 from nan_merge.methods.recipe import Recipe, bind
 from nan_merge.standalone.method import assignment, override
 
@@ -39,7 +39,7 @@ class Comparison:
     """One method of a peer and its counterpart here.
 
     Attributes:
-        ours: entry of config/methods.yaml; `change` are its `--set` options.
+        ours: method of the catalogue; `change` are its `--set` options.
         note: the condition of agreement, or the reason for a difference.
         settings: of the peer: of its class (FusionBench) or its `parameters` (mergekit).
         each: mergekit's parameters of every model.
@@ -47,7 +47,7 @@ class Comparison:
         shared: size of the noise that all experts share, in units of their own.
         learn: settings of AdaMerging here, and whether the entropies of the tasks are `added`.
         turn: pattern of matrices that the peer gets as (out, in).
-        draw: probability at which both fix their random draws.
+        draw: whether random draws are those of `parity.draws` in both.
         apart: pattern of tensors that are not compared.
         within: largest error in float64 that counts as agreement, in units of the largest entry of a task vector; None
             where the programs differ on purpose.
@@ -67,7 +67,7 @@ class Comparison:
     calibration: str = ""
     learn: Mapping[str, Any] = field(default_factory=dict)
     turn: str = ""
-    draw: float | None = None
+    draw: bool = False
     apart: str = ""
     within: float | None = 1e-9
 
@@ -78,17 +78,11 @@ class Comparison:
 
     def method_spec(self) -> dict[str, Any]:
         """Return our method with its changes."""
-        entry = entries()[self.ours]
+        entry = Catalogue(ROOT).entry(self.ours)
         method_spec = {stage: entry[stage] for stage in STAGES if stage in entry}
         for change in self.change:
             method_spec = override(method_spec, *assignment(change), self.ours)
         return method_spec
-
-
-@functools.cache
-def entries() -> dict[str, dict[str, Any]]:
-    """Return the entries of config/methods.yaml."""
-    return Catalogue(ROOT).all()
 
 
 def fusionbench_job(compared: Comparison, family: Family, precision: str, output: Path) -> dict[str, Any]:
@@ -100,6 +94,7 @@ def fusionbench_job(compared: Comparison, family: Family, precision: str, output
         "experts": list(map(str, family.experts)),
         "calibration": list(map(str, family.calibration(compared.calibration))) if compared.calibration else [],
         "turn": compared.turn,
+        "draw": compared.draw,
         "double": precision == "float64",
         "output": str(output),
     }
@@ -136,7 +131,7 @@ def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensor
     names = [f"expert_{t}" for t in range(compared.experts)]
     models = unify_layout(family.base, dict(zip(names, family.experts, strict=False)))
     recipe = bind(compared.method_spec(), compared.ours)
-    cuts = measure.thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
+    cuts = thresholds(models, **recipe.requirements["thresholds"]) if "thresholds" in recipe.requirements else {}
     files = family.calibration(compared.calibration) if compared.calibration else []
     calibration = {name: Checkpoint(file) for name, file in zip(names, files, strict=False)}
     measures = measure.norms(models)
@@ -149,7 +144,7 @@ def ours(compared: Comparison, family: Family, folder: Path) -> dict[str, Tensor
     for precision, dtype in PRECISIONS.items():
         if compared.learn:
             table = learned(models, recipe, cuts, precision, compared.learn)
-        with drawn(compared.draw):
+        with mock.patch.object(TensorContext, "key", lambda context, draw=0: 0) if compared.draw else contextlib.nullcontext():
             merge(MergeRequest(models, recipe, table, cuts, calibration, dtype=dtype), folder / precision)
         merged[precision] = read(folder / precision)
     return merged
@@ -175,16 +170,6 @@ def learned(
     settings = {"batch_size": encoder.EXAMPLES, **settings}
     merge = adamerging.DifferentiableMerge(recipe, Contexts(models, cuts), kind)
     return adamerging.learn(network, merge, tasks, 0, **settings).table
-
-
-@contextlib.contextmanager
-def drawn(value: float | None) -> Iterator[None]:
-    """Let every random draw keep entries of probability `value` and more, unless it is None."""
-    if value is None:
-        yield
-        return
-    with mock.patch.object(TensorContext, "draws", lambda context, like, draw=0: (abs(like) >= 0) * round((1 - value) * DRAWS)):
-        yield
 
 
 def distance(found: Tensors, expected: Tensors, apart: str = "") -> float:

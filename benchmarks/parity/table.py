@@ -70,7 +70,8 @@ def about(facts: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"Measured {facts['date']}; {', '.join(versions)}. Models: random CLIP image encoders, GPT-2 and LLaMA of fewer than"
-        " 0.1 M parameters, stored in float32, with three experts (two for SLERP).",
+        " 0.1 M parameters, stored in float32, with three experts (one or two where a method takes no more), or LoRA"
+        " adapters of rank 4. All programs draw the same random numbers.",
         "",
         "*error* is the largest difference in any number of the merged models, *of the largest τ* the same in units of the"
         " largest entry of any task vector. In float32 both write what a user gets (weights near 1 round at 1.2e-7, which is"

@@ -8,7 +8,7 @@ import torch
 import transformers
 from models import ROOT
 
-from benchmarks.parity import comparisons, findings, import_models, imports, models, run, table
+from benchmarks.parity import comparisons, draws, findings, import_models, imports, models, run, table
 from benchmarks.parity.run import Comparison
 from nan_merge.core.errors import UserError
 from nan_merge.methods.context import DRAWS, TensorContext
@@ -75,13 +75,20 @@ def test_ours_merges_the_family_in_both_precisions(family, tmp_path):
     assert 1e-9 < run.distance(found["float32"], expected) < 2e-7
 
 
-def test_all_draws_can_be_one_number():
-    context, like = TensorContext("w"), np.zeros(7)
-    before = context.draws(like)
-    with run.drawn(0.25):
-        assert (context.draws(like) == 0.75 * DRAWS).all()  # kept from a probability of a quarter on
-    with run.drawn(None):
-        assert (context.draws(like) == before).all()
+def test_the_shared_draws_are_ours_with_the_key_0(monkeypatch):
+    monkeypatch.setattr(TensorContext, "key", lambda context, draw=0: 0)
+    shared = draws.uniform((300, 7)).numpy()
+    assert (TensorContext("w").draws(np.zeros((300, 7))) == shared * DRAWS).all()
+    assert shared.min() < 0.01 and shared.max() > 0.99 and abs(shared.mean() - 0.5) < 0.02
+
+
+def test_experts_may_be_adapters(tmp_path):
+    family = models.make(models.LORA, tmp_path / "models")
+    assert [(each / "adapter_config.json").is_file() for each in family.experts] == [True] * 3
+    base, merged = models.read(family.base), run.ours(SAME, family, tmp_path / "ours")["float64"]
+    moved = {name for name in base if not np.array_equal(base[name], merged[name])}
+    assert moved == {name for name in base if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    assert family.largest() / 3 < max(np.abs(merged[name] - base[name]).max() for name in moved) < family.largest()
 
 
 def test_distance_is_the_largest_difference_and_never_nan():

@@ -137,6 +137,7 @@ def model_stock(taus: Sequence[Array], alpha: Sequence[float], context: TensorCo
     with the cosine between two task vectors.
     ASSUME: for more than two experts the cosine is the mean over all pairs (as in mergekit), for one expert it is 1.
     DIFFERS: a negative cosine counts as zero, so that t stays in [0, 1]; a pair with a zero task vector has cosine 0.
+    FusionBench averages the angles of the pairs.
     """
     pairs = _cosines(_inner(taus))[np.triu_indices(len(taus), 1)]
     cosine = max(0.0, float(pairs.mean())) if len(pairs) else 1.0

@@ -52,7 +52,10 @@ def drop(
     rate: Annotated[float, Ge(0), Lt(1), "share of entries dropped", Varies(by_expert=True)] = 0.9,
     seed: Draw = 0,
 ) -> Array:
-    """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3)."""
+    """Drop entries at random and rescale the rest by 1 / (1 - rate) (DARE, arXiv 2311.03099, eq. 3).
+
+    DIFFERS: mergekit rescales the rest to the sum of magnitudes of all.
+    """
     rate = context.number(rate)
     keep = context.draws(tau, seed) >= math.ceil(rate * DRAWS)
     return tau * keep / (1 - rate)

@@ -16,11 +16,16 @@ BUSY = 0.2  # share of other programs above which wall times say nothing of a qu
 
 def layers_table(cases: Sequence[Case]) -> str:
     """Return a table for each size that was measured with several numbers of layers; nothing without such a size."""
+    return "".join("\n" + _of_size(*pair) for pair in pairs(cases))
+
+
+def pairs(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
+    """Return of each size that was measured with several numbers of layers the cases with the fewest and with the most."""
     found: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case["layers"]):
         if case["asked"] is not None:
             found.setdefault(case["size"], []).append(case)
-    return "".join("\n" + _of_size(some[0], some[-1]) for some in found.values() if some[0]["layers"] < some[-1]["layers"])
+    return [(some[0], some[-1]) for some in found.values() if some[0]["layers"] < some[-1]["layers"]]
 
 
 def _of_size(few: Case, many: Case) -> str:
@@ -30,15 +35,22 @@ def _of_size(few: Case, many: Case) -> str:
     about = f"From a straight line through the runs with {few['layers']} and with {many['layers']} layers; embedding, head and"
     about += f" the program itself are the part without layers. – where other programs took more than {BUSY:.0%} of the"
     about += " processor time."
+    held = f"{many['layers']} layers"
     if parts > 1:
-        full = size.partition("/")[0]
-        head += [*(f"{full}: {time}" for time in TIMES), f"{full}: anonymous GB"]
-        about += f" Every side of every matrix is 1/{parts} of that of {full}, so that {full} takes {parts}³ times as many"
+        held = size.partition("/")[0]
+        head += [f"{held}: {time}" for time in TIMES]
+        about += f" Every side of every matrix is 1/{parts} of that of {held}, so that {held} takes {parts}³ times as many"
         about += f" operations and {parts}² times the memory beyond {OWN / 1e9:.2f} GB: the last columns are computed so,"
         about += " not measured."
-    rows = [_row(few, many, *key) for key in keys(many["runs"])]
+    head.append(f"{held}: anonymous GB")
     lines = [f"## {few['experts']} × {size}, all layers", "", about, ""]
-    return "\n".join([*lines, *grid(["method", "program", *head], [row for row in rows if row], 2), ""])
+    return "\n".join([*lines, *grid(["method", "program", *head], rows(few, many), 2), ""])
+
+
+def rows(few: Case, many: Case) -> list[list[str]]:
+    """Return the rows of a size, the floor first; without those of which one of the two cases has no run that ended well."""
+    found = [_row(few, many, *key) for key in keys(many["runs"])]
+    return [row for row in found if row]
 
 
 def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
@@ -50,11 +62,9 @@ def _row(few: Case, many: Case, method: str, program: str) -> list[str]:
     found = {time: _line(few, many, method, program, key) for time, key in TIMES.items()}
     columns = list(zip(*found.values(), strict=True))
     cells = ["–" if busy and time == "wall" else clock(s) for some in columns for time, s in zip(found, some, strict=True)]
-    if (parts := few["parts"]) == 1:
-        return [method or "read and write", program, *cells[:-2]]
-    peak = max(run["anonymous"] for each in runs for run in each)
-    full = [*cells[-2:], f"{(parts**2 * (peak - OWN) + OWN) / 1e9:.1f}"] if method in MATRIX else 3 * [""]
-    return [method or "read and write", program, *cells[:-2], *full]
+    parts, peak = few["parts"], max(run["anonymous"] for each in runs for run in each)
+    full = [*cells[-2:] * (parts > 1), f"{(parts**2 * (peak - OWN) + OWN) / 1e9:.1f}"]
+    return [method or "read and write", program, *cells[:-2], *(full if method in MATRIX else [""] * len(full))]
 
 
 def _line(few: Case, many: Case, method: str, program: str, key: str) -> tuple[float, ...]:

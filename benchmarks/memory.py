@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.cases import ROOT, SPARE, Case, add_options, facts, made, models, positive, tiny
@@ -47,8 +47,15 @@ def runs(case: Case, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {**case.record(), "method": method, "traffic": case.traffic, **dataclasses.asdict(found)}
 
 
-def memory_table(results: dict[str, Any]) -> str:
-    """Return the peak by case and method, and how far the peaks of a method lie from their middle."""
+def memory_table(results: Mapping[str, Any]) -> str:
+    """Return the table of the peaks with its heading."""
+    about = "Peak of the memory that no file stands behind (RssAnon + RssShmem) of whole merges. Holes: a file whose"
+    about += " first 32 MB hold numbers and whose rest reads as zeros."
+    return "\n".join(["# Memory of a merge", "", machine(results["facts"]), "", about, "", *peaks(results), ""])
+
+
+def peaks(results: Mapping[str, Any]) -> list[str]:
+    """Return the table of the peaks by case and method, and of how far the peaks of a method lie from their middle."""
     methods = list(dict.fromkeys(run["method"] for run in results["runs"]))
     cases: dict[tuple[str, int], dict[str, Any]] = {}
     for each in results["runs"]:
@@ -59,13 +66,10 @@ def memory_table(results: dict[str, Any]) -> str:
         how = ["holes"] * first["holes"] + [cut_to(first)] * (first["layers"] < first["layers_of_size"])
         size = f"{size} ({', '.join(how)})" if how else size
         rows.append([size, f"{first['bytes'] / 1e9:.2f}", str(experts), *(_cell(found.get(method)) for method in methods)])
-    peaks = {m: [r["anonymous"] for r in results["runs"] if r["method"] == m and r["outcome"] == "ok"] for m in methods}
-    rows.append(["largest / smallest", "", "", *(f"{max(p) / min(p):.2f}" if p else "" for p in peaks.values())])
-    rows.append(["middle ±", "", "", *(f"{(max(p) - min(p)) / (max(p) + min(p)):.1%}" if p else "" for p in peaks.values())])
-    head = ["models", "GB each", "experts", *(f"{method} MB" for method in methods)]
-    about = "Peak of the memory that no file stands behind (RssAnon + RssShmem) of whole merges. Holes: a file whose"
-    about += " first 32 MB hold numbers and whose rest reads as zeros."
-    return "\n".join(["# Memory of a merge", "", machine(results["facts"]), "", about, "", *grid(head, rows), ""])
+    every = {m: [r["anonymous"] for r in results["runs"] if r["method"] == m and r["outcome"] == "ok"] for m in methods}
+    rows.append(["largest / smallest", "", "", *(f"{max(p) / min(p):.2f}" if p else "" for p in every.values())])
+    rows.append(["middle ±", "", "", *(f"{(max(p) - min(p)) / (max(p) + min(p)):.1%}" if p else "" for p in every.values())])
+    return grid(["models", "GB each", "experts", *(f"{method} MB" for method in methods)], rows)
 
 
 def _cell(found: dict[str, Any] | None) -> str:

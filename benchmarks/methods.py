@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.cases import ROOT, facts, positive
 from benchmarks.harness import Measurement, measure
 from benchmarks.programs import VARIABLES
-from benchmarks.tables import grid, machine, save
+from benchmarks.tables import grid, machine, others, save
 from nan_merge.catalogue.methods import Catalogue, unfit
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
@@ -38,12 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.models}: no experts in seed0; run `make demo` first, or name a folder with --models")
     methods = args.methods or without_data(len(experts))
     merge(FIRST, args.models, experts, args.output)
-    results: dict[str, Any] = {"facts": facts(args.models), "models": str(args.models.name), "experts": len(experts), "runs": []}
-    for method in methods * args.rounds:
-        run = {"method": method, **dataclasses.asdict(merge(method, args.models, experts, args.output))}
-        print(f"{method}: {run['outcome']}, {run['processor_seconds']:.1f} CPU s", flush=True)
-        results["runs"].append(run)
-    save(args.output / "methods", results, methods_table(results))
+    results: dict[str, Any] = {"facts": facts(args.models), "models": args.models.name, "experts": len(experts), "runs": []}
+    try:
+        for method in methods * args.rounds:
+            run = {"method": method, **dataclasses.asdict(merge(method, args.models, experts, args.output))}
+            print(f"{method}: {run['outcome']}, {run['processor_seconds']:.1f} CPU s", flush=True)
+            results["runs"].append(run)
+    finally:  # someone may end it before its time
+        if results["runs"]:
+            save(args.output / "methods", results, methods_table(results))
 
 
 def without_data(experts: int) -> list[str]:
@@ -67,8 +70,13 @@ def merge(method: str, models: Path, experts: Sequence[Path], output: Path) -> M
     return found
 
 
-def methods_table(results: dict[str, Any]) -> str:
-    """Return processor time, wall time and anonymous memory by method, the slowest first, and its name."""
+def methods_table(results: Mapping[str, Any]) -> str:
+    """Return the table of the costs with its heading."""
+    return "\n".join(["# Every method without data", "", machine(results["facts"]), "", *costs(results), ""])
+
+
+def costs(results: Mapping[str, Any]) -> list[str]:
+    """Return a sentence with the slowest method, and processor time, wall time and anonymous memory by method, it first."""
     lines, runs = [], results["runs"]
     for method in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == method]
@@ -79,10 +87,9 @@ def methods_table(results: dict[str, Any]) -> str:
     slowest, middle = max(lines), median(seconds for seconds, _ in lines)
     about = (
         f"{results['experts']} experts of the suite `{results['models']}`, one thread, from the command to durable files. The"
-        f" slowest is {slowest[1][0]} with {slowest[0]:.0f} CPU s; the median of all methods is {middle:.1f}."
+        f" slowest is {slowest[1][0]} with {slowest[0]:.0f} CPU s; the median of all {len(lines)} is {middle:.1f}. {others(runs)}"
     )
-    head = ["method", "CPU s", "wall s", "anonymous MB"]
-    return "\n".join(["# Every method without data", "", machine(results["facts"]), "", about, "", *grid(head, rows), ""])
+    return [about, "", *grid(["method", "CPU s", "wall s", "anonymous MB"], rows)]
 
 
 if __name__ == "__main__":

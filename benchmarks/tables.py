@@ -32,7 +32,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> l
 
 def machine(facts: Mapping[str, Any]) -> str:
     """Return one sentence on machine and date."""
-    versions = [f"{name} {number}" for name, number in facts["versions"].items()]
+    versions = [f"{name} {number}" for name, number in sorted(facts["versions"].items())]
     versions += [f"{name} {of[name]} (torch {of['torch']})" for name, of in facts["peers"].items()]
     return (
         f"Measured {facts['date']} on {facts['processors']} × {facts['processor']}, {facts['memory_bytes'] / 2**30:.0f} GiB of"
@@ -59,7 +59,8 @@ def merge_table(results: Mapping[str, Any]) -> str:
     lines = ["# Merges, from the command to durable files", "", machine(results["facts"]), ""]
     for case in results["cases"]:
         inputs = "dropped from the page cache before every run" if case["cold"] else "in the page cache as far as it goes"
-        lines += [f"## {describe(case)}", "", f"Inputs {inputs}. Median (smallest – largest) of the runs. {_others(case)}", ""]
+        about = f"Inputs {inputs}. Median (smallest – largest) of the runs. {others(case['runs'])}"
+        lines += [f"## {describe(case)}", "", about, ""]
         head = ["method", "program", "runs", "wall s", "CPU s", "anonymous MB", "resident MB", "× peer", "× floor", "GB/s"]
         lines += [*grid(head, [_row(case, *key) for key in keys(case["runs"])], 2), ""]
     if len(results["cases"]) > 1 and all(case["asked"] is None for case in results["cases"]):
@@ -67,12 +68,10 @@ def merge_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _others(case: Mapping[str, Any]) -> str:
+def others(runs: Sequence[Run]) -> str:
     """Say what other programs took of the processor time that was used: in all runs together, and at most in one."""
-    most = max(others_share([run]) for run in case["runs"])
-    return (
-        f"Other programs took {others_share(case['runs']):.0%} of the processor time that was used, at most {most:.0%} in a run."
-    )
+    most = max(others_share([run]) for run in runs)
+    return f"Other programs took {others_share(runs):.0%} of the processor time that was used, at most {most:.0%} in a run."
 
 
 def others_share(runs: Sequence[Run]) -> float:
@@ -94,7 +93,7 @@ def _row(case: Mapping[str, Any], method: str, program: str) -> list[str]:
     names = [method or "read and write", program]
     if not runs:
         words = f"{every[0]['outcome']} after {every[0]['seconds']:.0f} s"
-        memory = [_megabytes(every, key) for key in ("anonymous", "resident")]
+        memory = [megabytes(every, key) for key in ("anonymous", "resident")]
         return [*names, f"0 of {len(every)}", words, "", *memory, "", "", ""]
     seconds = median(run["seconds"] for run in runs)
     peer = next((found for name in PEERS if (found := wall(case, name, SAME_AS.get(method, method)))), None)
@@ -104,7 +103,7 @@ def _row(case: Mapping[str, Any], method: str, program: str) -> list[str]:
         str(len(runs)) if len(runs) == len(every) else f"{len(runs)} of {len(every)}",
         spread([run["seconds"] for run in runs]),
         f"{median(run['processor_seconds'] for run in runs):.2f}",
-        *(_megabytes(runs, key) for key in ("anonymous", "resident")),
+        *(megabytes(runs, key) for key in ("anonymous", "resident")),
         f"{seconds / peer:.3f}" if peer and program == "ours" else "",
         f"{seconds / floor:.2f}" if floor else "",
         f"{case['traffic'] / seconds / 1e9:.2f}",
@@ -128,7 +127,8 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle} ({min(values):.2f} – {max(values):.2f})" if len(values) > 1 else middle
 
 
-def _megabytes(runs: Sequence[Run], key: str) -> str:
+def megabytes(runs: Sequence[Run], key: str) -> str:
+    """Write the most memory of any run."""
     return f"{max(run[key] for run in runs) / 1e6:,.0f}"
 
 

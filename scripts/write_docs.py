@@ -1,4 +1,4 @@
-"""Write the generated parts of the pages: the keys of the config, hosts, variants and operators, tables of archived runs.
+"""Write the generated parts of the pages: keys, hosts, variants and operators, tables of archived runs and of benchmarks.
 
 A part stands between `<!-- generated: KIND NAME -->` and `<!-- end -->`; the rest of a page is written by hand.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import measured
 from nan_merge.archive import pages as archived
 from nan_merge.archive.container import opened
 from nan_merge.catalogue.files import known_names, read_yaml
@@ -199,6 +200,7 @@ def verdicts(name: str) -> str:
 
 
 PARTS: dict[str, Callable[[str], str]] = {
+    "measured": measured,
     "keys": keys,
     "operators": operators,
     "hosts": hosts,

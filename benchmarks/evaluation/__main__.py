@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.cases import add_options, facts, positive
 from benchmarks.evaluation import loop, models, processes
-from benchmarks.evaluation.processes import PEER, Bench
-from benchmarks.evaluation.table import table
+from benchmarks.evaluation.processes import Bench
+from benchmarks.evaluation.table import PEER, table
 from benchmarks.tables import save
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError

@@ -10,11 +10,11 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks.evaluation.table import PARTS
 from benchmarks.harness import turn
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.registry import find_family
 
-PARTS = ("network", "encoder", "loop")
 Seconds = dict[str, float]
 
 

@@ -18,11 +18,11 @@ import yaml
 
 from benchmarks.cases import ROOT
 from benchmarks.evaluation import models, pictures
+from benchmarks.evaluation.table import PEER
 from benchmarks.harness import measure, turn, warm
 from nan_merge.core.errors import UserError
 
 TASK = "dtd"  # whose class names and templates are taken: 47 classes, 8 templates
-PEER = "fusion-bench"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.evaluation.loop import PARTS
-from benchmarks.evaluation.processes import PEER
 from benchmarks.tables import grid, machine, spread
 
 Run = Mapping[str, Any]
+PEER, PARTS = "fusion-bench", ("network", "encoder", "loop")
 TEST_IMAGES = 87_433  # of the eight tasks of the papers
 
 
@@ -60,6 +59,13 @@ def middle(runs: Sequence[Run], program: str, images: int, kind: str) -> float |
 
 
 def _runs(results: Mapping[str, Any]) -> list[str]:
+    agreed = "; ".join(f"{program} {number}" for program, number in results["agreement"].items())
+    note = f"Predictions that are those of {next(iter(results['agreement']), '')}: {agreed}."
+    return ["## Whole processes", "", ABOUT, "", *processes(results), "", note, ""]
+
+
+def processes(results: Mapping[str, Any]) -> list[str]:
+    """Return the table of the runs by number of images and program."""
     rows = []
     for images, program in dict.fromkeys((run["images"], run["program"]) for run in results["runs"]):
         every = [run for run in results["runs"] if (run["images"], run["program"]) == (images, program)]
@@ -68,10 +74,7 @@ def _runs(results: Mapping[str, Any]) -> list[str]:
         number = str(len(runs)) if len(runs) == len(every) else f"{len(runs)} of {len(every)}"
         ratios = [_ratio(results["runs"], program, images, kind) for kind in KINDS]
         rows.append([str(images), program, number, *cells, *ratios])
-    head = ["images", "program", "runs", "wall s", "CPU s", "wall × peer", "CPU × peer"]
-    agreed = "; ".join(f"{program} {number}" for program, number in results["agreement"].items())
-    note = f"Predictions that are those of {next(iter(results['agreement']), '')}: {agreed}."
-    return ["## Whole processes", "", ABOUT, "", *grid(head, rows, 2), "", note, ""]
+    return grid(["images", "program", "runs", "wall s", "CPU s", "wall × peer", "CPU × peer"], rows, 2)
 
 
 KINDS = ("seconds", "processor_seconds")

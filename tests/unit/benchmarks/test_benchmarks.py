@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import ROOT
 
-from benchmarks import cases, layers, memory, merge, methods, norms, programs, shapes, tables
+from benchmarks import cases, layers, memory, merge, methods, norms, pages, programs, shapes, tables
 from benchmarks.evaluation import __main__ as evaluation
 from benchmarks.evaluation import models, pictures
 from benchmarks.evaluation import table as evaluations
@@ -257,9 +257,9 @@ def test_whole_models_are_computed_from_a_line_through_few_and_many_layers():
     few, many = case(layers=0, asked=0, runs=few), case(layers=2, asked=2, runs=many)
     both = [case(runs=[]), many, few]  # in any order, beside what was measured whole
     assert rows(layers.layers_table(both))[1:] == [
-        ["---", "---", *6 * ["---:"]],
-        ["tsv_m", "ours", "8.0 s", "16 s", "6.0 s", "12 s", "140 s", "280 s"],
-        ["ace", "ours", "–", "10 s", "–", "2.0 s", "–", "54 s"],  # beside a program that took most of the processors
+        ["---", "---", *7 * ["---:"]],
+        ["tsv_m", "ours", "8.0 s", "16 s", "6.0 s", "12 s", "140 s", "280 s", "0.1"],
+        ["ace", "ours", "–", "10 s", "–", "2.0 s", "–", "54 s", "0.1"],  # beside a program that took most of the processors
     ]
     assert "through the runs with 0 and with 2 layers" in layers.layers_table(both)
     assert layers.layers_table([few, case(runs=[])]) == ""
@@ -271,6 +271,30 @@ def test_a_larger_model_is_computed_from_a_part_of_it_for_methods_whose_operatio
     assert found[0][-3:] == ["13B: wall", "13B: CPU", "13B: anonymous GB"]
     assert found[2] == ["read and write", "floor", "1.0 s", "2.0 s", "0.0 s", "0.0 s", "1.0 s", "2.0 s", "", "", ""]
     assert found[3] == ["ace", "ours", "9.0 s", "18 s", "1.0 s", "2.0 s", "49 s", "98 s", "52 min", "1.7 h", "3.3"]  # 64 ×, 16 ×
+
+
+RECORDED = {
+    "language": lambda results: tables.merge_table(results) + layers.layers_table(results["cases"]),
+    "language_13B": lambda results: tables.merge_table(results) + layers.layers_table(results["cases"]),
+    "memory": memory.memory_table,
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_table_is_that_of_the_recorded_numbers(name):
+    folder = ROOT / "benchmarks/results"
+    assert RECORDED[name](json.loads((folder / f"{name}.json").read_text())) == (folder / f"{name}.md").read_text()
+
+
+def test_the_page_sets_ours_beside_the_peer_and_whole_models_below_each_other():
+    runs = [run("ours", "nan", 4.0), run("mergekit", "task_arithmetic", 50.0), {**run("ours", "nan", 5.0), "anonymous": 2 * MB}]
+    peers = {"mergekit": {"mergekit": "0.1.5", "torch": "2.0"}}
+    found = rows("\n".join(pages.merges({"facts": {"peers": peers}, "cases": [case(runs=runs)]})))
+    assert found[0][:1] == ["3 × 1B bfloat16"] and found[0][3] == "mergekit 0.1.5: wall s"
+    assert found[2:] == [["`task_arithmetic+nan_delta`", "4.5", "100", "50.0", "100", "0.09"]]
+    few, many = ([{**run("ours", "ace", s), "others": 0.0}, run("floor", "", 1.0)] for s in (5.0, 7.0))
+    both = [case(layers=0, asked=0, runs=few), case(layers=2, asked=2, runs=many)]
+    assert rows("\n".join(pages.wholes({"cases": both})))[2:] == [["3 × 1B", "ace", "ours", "27 s", "54 s", "0.1"]]
 
 
 def test_sizes_are_compared_by_throughput_and_what_was_cut_is_extrapolated():

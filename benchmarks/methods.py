@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -62,12 +63,11 @@ def merge(method: str, models: Path, experts: Sequence[Path], output: Path) -> M
     """Measure one merge by the command that users type."""
     named = [word for expert in experts for word in ("--expert", str(expert))]
     words = ["--base", str(models / "pretrained"), *named, "--method", method, "--threads", "1"]
-    place = output / "methods.merged"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "nan_merge.cli", "merge", *words, "--output", str(place)]
-    found = measure(command, place, folder=ROOT, variables=VARIABLES, limit=1800)
-    place.with_name(f"{place.name}.log").unlink(missing_ok=True)
-    return found
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output) as folder:  # on the disk of the results, gone also where it is ended
+        place = Path(folder) / "merged"
+        command = [sys.executable, "-m", "nan_merge.cli", "merge", *words, "--output", str(place)]
+        return measure(command, place, folder=ROOT, variables=VARIABLES, limit=1800)
 
 
 def methods_table(results: Mapping[str, Any]) -> str:

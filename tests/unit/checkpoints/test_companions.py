@@ -54,7 +54,7 @@ def test_the_parts_of_a_sentence_transformer_are_there_and_named(base, tmp_path)
             "sentence_bert_config.json": "{}",
             "1_Pooling/config.json": json.dumps(POOLING),
             "2_Dense/config.json": json.dumps(DENSE),
-            "2_Dense/model.safetensors": b"weights of the head",
+            "2_Dense/weights.npy": b"weights of the head",
             "2_Dense/model.safetensors.index.json": "{}",
             "README.md": "the base's card",
         },
@@ -65,13 +65,13 @@ def test_the_parts_of_a_sentence_transformer_are_there_and_named(base, tmp_path)
         "modules.json",
         "1_Pooling/config.json",
         "2_Dense/config.json",
-        "2_Dense/model.safetensors",
+        "2_Dense/weights.npy",
         "sentence_bert_config.json",
     ):
         assert found[name] == (base / name).read_bytes()
     assert "2_Dense/model.safetensors.index.json" in found and b"the base's card" not in found["README.md"]
     (note,) = done.notes
-    assert note == "weights in sub-folders are those of the base and were not merged: 2_Dense/model.safetensors"
+    assert note == "weights in sub-folders are those of the base and were not merged: 2_Dense/weights.npy"
     card = found["README.md"].decode()
     assert note in card and 'SentenceTransformer("out")' in card and "library_name: sentence-transformers" in card
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nan_merge.checkpoints.companions import copy_companions
+from nan_merge.checkpoints.companions import copy_companions, module_files
 from nan_merge.checkpoints.pickles import pickled_tensors
 from nan_merge.checkpoints.safetensors_file import NAMES, Tensor, header_bytes, stored_tensors
 from nan_merge.core.atomic import atomic_write
@@ -26,8 +26,9 @@ WEIGHTS = (INDEX, SINGLE, PICKLE_INDEX, PICKLE)  # in order of preference
 class Checkpoint:
     """A read-only folder of tensors: names, shapes and types are read at once, values on request.
 
-    `entries` maps names to tensors in file order, `shards` file names to tensor names. A view of a checkpoint
-    (`nan_merge.layouts.views`) has other tensors under the same names.
+    `entries` maps names to tensors in file order, `shards` file names to tensor names. Tensors of the sub-folders that
+    modules.json of sentence-transformers names have the sub-folder before their names: `2_Dense/linear.weight`. A view of a
+    checkpoint (`nan_merge.layouts.views`) has other tensors under the same names.
     """
 
     config: Mapping[str, Any] | None = None  # what config.json of the folder would hold, for a model without a folder
@@ -42,7 +43,7 @@ class Checkpoint:
         self.entries: dict[str, Tensor] = {}
         indexed: dict[str, set[str]] = {path.name: set()} if path.is_file() else self._files()
         for file in indexed:
-            tensors = read_file(self.folder / file)
+            tensors = {f"{module_of(file)}{name}": tensor for name, tensor in read_file(self.folder / file).items()}
             for name in sorted(tensors.keys() & self.entries.keys()):
                 other = next(shard for shard, names in self.shards.items() if name in names)
                 raise UserError(f"{self.folder / file}: tensor '{name}' is also in {other}; fetch it again")
@@ -51,7 +52,10 @@ class Checkpoint:
         self.lacking = sorted(set().union(*indexed.values()) - self.entries.keys())
 
     def _files(self) -> dict[str, set[str]]:
-        """Return {weight file: names of its tensors by the index, if there is one}."""
+        """Return {weight file: names of its tensors by the index, if there is one}, modules in sub-folders last."""
+        return self._own_files() | {file: set() for file in module_files(self.folder, (SINGLE, PICKLE))}
+
+    def _own_files(self) -> dict[str, set[str]]:
         weights = next((file for file in WEIGHTS if is_given(self.folder / file)), None)
         if weights is None:
             raise UserError(
@@ -97,9 +101,16 @@ def _cached(folder: Path) -> str:
     return f". It is the cache of a hub's model: give {inside}, or the id {'/'.join(parts)}"
 
 
+def module_of(file: str) -> str:
+    """Return the sub-folder that a file of weights, or a tensor of it, belongs to, with the `/` at its end; "" for the root."""
+    return file[: file.rfind("/") + 1]
+
+
 def safetensors_name(file: str) -> str:
     """Return the safetensors name of a weight file: `pytorch_model.bin` -> `model.safetensors`."""
-    return file if file.endswith(".safetensors") else f"{file.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
+    if file.endswith(".safetensors"):
+        return file
+    return f"{module_of(file)}{file.removeprefix(module_of(file)).removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

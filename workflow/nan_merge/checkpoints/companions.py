@@ -108,6 +108,11 @@ class Companions:
         return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
     @cached_property
+    def _merged_parts(self) -> set[str]:
+        """The sub-folders with weights that are merged: other formats of these there are not the merge's."""
+        return {PurePosixPath(name).parent.as_posix() for name in self.weights}
+
+    @cached_property
     def _other_models(self) -> set[str]:
         """The sub-folders with weights that are no part of this model: other formats of it, states of a training run."""
         files = (name for name in self.names if "/" in name and not self._is_part(name))
@@ -121,7 +126,7 @@ class Companions:
         if name in self.weights or _unnamed(name) or is_secret(name) or any(part.startswith(".") for part in path.parts):
             return False
         if self._is_part(name):
-            return True
+            return path.suffix not in WEIGHTS or path.parent.as_posix() not in self._merged_parts
         if path.suffix in WEIGHTS or ("/" in name and _top(name) in self._other_models):
             return False
         return path.suffix in SUFFIXES or path.name.startswith(STEMS) or (path.suffix == ".py" and "" in self.code)
@@ -146,6 +151,15 @@ def of_folder(folder: Path, weights: Iterable[str] = ()) -> tuple[Companions, li
     secret = sorted(files.keys() - found.names)
     reasons = {"links that lead out of it": outside, "files that look like secrets": secret, "not searched, or no files": odd}
     return found, [f"not copied from the folder of the base, {why}: {first_of(left)}" for why, left in reasons.items() if left]
+
+
+def module_files(folder: Path, kinds: Sequence[str]) -> list[str]:
+    """Return the weight file, of the first of the `kinds` that is there, of each sub-folder that modules.json names."""
+    if not (folder / MODULES).is_file():
+        return []
+    found, _ = of_folder(folder)
+    given = [[f"{module}{kind}" for kind in kinds if f"{module}{kind}" in found.names] for module in found.modules]
+    return [files[0] for files in given if files]
 
 
 def companion_notes(folder: Path, weights: Iterable[str] = ()) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
-from nan_merge.checkpoints.checkpoint import INDEX, SINGLE, safetensors_name
+from nan_merge.checkpoints.checkpoint import INDEX, SINGLE, module_of, safetensors_name
 from nan_merge.checkpoints.safetensors_file import DTYPES, header_bytes
 from nan_merge.core.errors import about
 from nan_merge.core.files import write_json
@@ -36,18 +36,21 @@ class Writer:
         for file, names in shards.items():
             renamed.setdefault(safetensors_name(file), []).extend(names)
         for file, names in renamed.items():
-            header = header_bytes({name: entries[name] for name in names})
+            header = header_bytes({name.removeprefix(module_of(file)): entries[name] for name in names})
             end, starts = len(header), {}
             for name in names:
                 dtype, shape = entries[name]
                 starts[name] = end
                 end += math.prod(shape) * DTYPES[dtype].itemsize
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             self.files.append(_File(folder / file, end, free))
             self.files[-1].write(0, np.frombuffer(header, np.uint8))
             self.places |= {name: (self.files[-1], start) for name, start in starts.items()}
-        if list(renamed) != [SINGLE]:
-            weight_map = {name: file for file, names in renamed.items() for name in names}
-            write_json(folder / INDEX, {"metadata": {"total_size": sum(f.size for f in self.files)}, "weight_map": weight_map})
+        self.folder, own = folder, {file: names for file, names in renamed.items() if not module_of(file)}
+        if list(own) != [SINGLE]:
+            weight_map = {name: file for file, names in own.items() for name in names}
+            size = sum(file.size for file in self.files if file.path.parent == folder)
+            write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
     def write(self, name: str, first: int, stored: np.ndarray) -> None:
         """Write numbers (n,), in the tensor's stored type, from its element `first` on."""
@@ -60,8 +63,11 @@ class Writer:
             file.close()
 
     def digests(self) -> dict[str, str]:
-        """Return the `digest` of every file, which all ranges of its tensors have been written to."""
-        return {file.path.name: _joined(file.digests[window] for window in sorted(file.digests)) for file in self.files}
+        """Return the `digest` of every file by its path, which all ranges of its tensors have been written to."""
+        return {
+            file.path.relative_to(self.folder).as_posix(): _joined(file.digests[window] for window in sorted(file.digests))
+            for file in self.files
+        }
 
 
 def digest(file: Path) -> str:

@@ -14,6 +14,7 @@ from nan_merge.core.blocks import WORK_UNIT, spans
 from nan_merge.core.errors import UserError
 from nan_merge.layouts.adapters import fold_adapter, is_adapter
 from nan_merge.layouts.mismatch import check_match, fill_missing
+from nan_merge.layouts.modules import module_note
 from nan_merge.layouts.names import LANGUAGE_MODELS, architectures, config, count_phrase, is_buffer, join_first
 from nan_merge.layouts.network import check_network
 from nan_merge.layouts.quantisation import refuse_gguf, refuse_quantised, without_labels
@@ -79,6 +80,7 @@ def unify_layout(
     companions += [] if in_memory else processor_notes(origin.folder, config(origin), WITHOUT_PICTURES)
     patterns = _patterns(origin, exclude)
     models = {name: _expert(name, experts[name], origin, patterns, notes) for name in sorted(experts)}
+    notes += [note for name, model in models.items() for note in module_note(name, model.folder, origin.folder)]
     changes = without_labels(config(origin))
     origin, models, untied = tie(_changed(origin, changes), models, notes)
     origin = _changed(origin, untied)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nan_merge.checkpoints.checkpoint import write_tensors
+from nan_merge.checkpoints.checkpoint import module_of, write_tensors
 from nan_merge.core.atomic import atomic_write, exclusive
 from nan_merge.core.blocks import LAYER_RE
 from nan_merge.core.errors import UserError, advice_for_arguments, advice_for_options, as_user_errors
@@ -90,7 +90,8 @@ def run(
 def _extracted(models: Models, rank: int | None, energy: float | None, threads: int) -> tuple[LowRankMerge, list[str]]:
     """Return the factors of the matrices that the model moves, and the names of what it moves besides.
 
-    Raises UserError for an embedding that encoder and decoder share, of which PEFT replaces one use alone.
+    Raises UserError for an embedding that encoder and decoder share, of which PEFT replaces one use alone, and for modules of
+    sentence-transformers in sub-folders.
     """
     folder, names = models.experts["model"].folder, moved(models, threads=threads)
     matrices = [name for name in names if _is_matrix(name, models)]
@@ -98,6 +99,11 @@ def _extracted(models: Models, rank: int | None, energy: float | None, threads: 
         raise UserError(
             f"{folder}: moves '{shared[0]}', which encoder and decoder share; PEFT would replace one use of it alone. Keep the"
             " model whole"
+        )
+    if parts := [name for file, inside in models.base.shards.items() if module_of(file) for name in inside if name in names]:
+        raise UserError(
+            f"{folder}: moves '{parts[0]}', of a module of sentence-transformers behind the network, which an adapter of the"
+            " network cannot hold; keep the model whole"
         )
     if not matrices:
         raise UserError(f"{folder}: differs from its base in no matrix of a linear layer, so nothing is factored; keep it whole")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.checkpoint import Checkpoint, module_of
 from nan_merge.checkpoints.companions import MODULES
 from nan_merge.checkpoints.digests import digests
 from nan_merge.core.errors import UserError
@@ -60,10 +60,10 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
 def digest(folder: Path) -> dict[str, Any]:
     """Return what identifies a merged model without its weights: SHA-256 of its files, XXH3-128 of its tensors, the documents."""
-    weights = {folder / name: digests(folder / name) for name in Checkpoint(folder).shards}
+    weights = {folder / name: (module_of(name), *digests(folder / name)) for name in Checkpoint(folder).shards}
     return {
-        "sha256": {f.relative_to(folder).as_posix(): weights[f][0] if f in weights else sha256(f) for f in _files(folder)},
-        "tensors": {tensor: found for _, tensors in weights.values() for tensor, found in tensors.items()},
+        "sha256": {f.relative_to(folder).as_posix(): weights[f][1] if f in weights else sha256(f) for f in _files(folder)},
+        "tensors": {f"{module}{name}": found for module, _, tensors in weights.values() for name, found in tensors.items()},
         "provenance": read_json(folder / PROVENANCE),
         "card": (folder / CARD).read_text(encoding="utf-8"),
     }

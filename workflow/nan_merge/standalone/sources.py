@@ -17,7 +17,7 @@ from nan_merge.assets.hub import Repository
 from nan_merge.assets.retry import PermanentError, log
 from nan_merge.assets.store import ensure, missing, place
 from nan_merge.checkpoints import checkpoint
-from nan_merge.checkpoints.companions import Companions, is_inside
+from nan_merge.checkpoints.companions import Companions, is_inside, module_files
 from nan_merge.core.atomic import atomic_write, recover
 from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError
@@ -174,7 +174,8 @@ def _shards(name: str, record: Any) -> list[str]:
 def _weights_and_configs(folder: Path) -> list[str]:
     names = {file.name for file in folder.iterdir() if file.is_file()}
     wanted = weight_files(names, lambda name: read_json(folder / name))
-    return [name for name in (*wanted, *CONFIGS) if name in names]
+    parts = module_files(folder, (checkpoint.SINGLE, checkpoint.PICKLE))
+    return [*(name for name in (*wanted, *CONFIGS) if name in names), *parts]
 
 
 def files(folder: Path, cached: bool = True) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""Read what sentence-transformers does behind a network: the modules of modules.json and their configs, prompts, similarity."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nan_merge.checkpoints.companions import MODULES, is_inside
+from nan_merge.core.errors import UserError
+from nan_merge.core.text import read_json, read_mapping
+
+SETTINGS = "config_sentence_transformers.json"
+DEFAULT = ("Transformer", "Pooling (mean)")  # of a folder without modules.json, as the library has it for encoders
+LEGACY = {  # keys of a pooling's config before sentence-transformers 6 -> its modes
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+DENSE = ("in_features", "out_features", "bias", "activation_function")
+IGNORED = "Normalize"  # does not change a cosine
+
+
+def modules(folder: Path) -> list[str]:
+    """Return what a model does with a text, in words: modules in their order, prompts, a similarity other than the cosine.
+
+    A Normalize is left out where the similarity is the cosine. Raises UserError for files of another form.
+    """
+    settings = read_mapping(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    similarity = settings.get("similarity_fn_name") or "cosine"
+    found = _modules(folder) if (folder / MODULES).is_file() else [*DEFAULT]
+    prompts = settings.get("prompts") or {}
+    return [
+        *(each for each in found if each != IGNORED or similarity != "cosine"),
+        *(f"prompt {name} {text!r}" for name, text in sorted(prompts.items()) if text),
+        *([f"similarity {similarity}"] if similarity != "cosine" else []),
+    ]
+
+
+def difference(expert: Path, base: Path) -> str:
+    """Say in what the modules of an expert differ from those of its base; empty if in nothing."""
+    one, two = modules(expert), modules(base)
+    if one == two:
+        return ""
+    default = "" if (base / MODULES).is_file() else f", which are those of a folder without {MODULES}"
+    return f"its modules are {', '.join(one)}; those of the base {base} are {', '.join(two)}{default}"
+
+
+def module_note(name: str, expert: Path, base: Path) -> list[str]:
+    """Say that a merge has the modules of the base, where those that an expert names differ and can be read."""
+    with contextlib.suppress(UserError):  # a merge reads weights alone
+        if (expert / MODULES).is_file() and (found := difference(expert, base)):
+            return [f"expert '{name}': {found}. The merge has those of the base"]
+    return []
+
+
+def _modules(folder: Path) -> list[str]:
+    entries = read_json(folder / MODULES)
+    listed = entries if isinstance(entries, list) else [None]
+    if not all(isinstance(each, Mapping) and isinstance(each.get("type"), str) for each in listed):
+        raise UserError(f"{folder / MODULES}: no list of modules; expected one with a `type` each; fetch the model again")
+    return [_described(folder, str(each.get("path") or ""), each["type"].rpartition(".")[2]) for each in entries]
+
+
+def _described(folder: Path, path: str, kind: str) -> str:
+    """Return the kind of a module with what its config says of a pooling or a dense layer."""
+    if kind not in ("Pooling", "Dense"):
+        return kind
+    if not is_inside(path):
+        raise UserError(f"{folder / MODULES}: path {path!r} of {kind} is no sub-folder of the model; fetch the model again")
+    config = read_mapping(folder / path / "config.json")
+    return f"{kind} ({_pooling(config) if kind == 'Pooling' else ', '.join(f'{key} {config.get(key)}' for key in DENSE)})"
+
+
+def _pooling(config: Mapping[str, Any]) -> str:
+    modes = config.get("pooling_mode") or [mode for key, mode in LEGACY.items() if config.get(key)]
+    prompt = "" if config.get("include_prompt", True) else ", without the prompt"
+    return f"{modes if isinstance(modes, str) else '+'.join(modes)}{prompt}"

@@ -10,8 +10,11 @@ import pytest
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
+from nan_merge.data import metrics
 from nan_merge.reporting import method_tables, score_tables
-from nan_merge.reporting.paired_tests import compare_methods
+from nan_merge.reporting.paired_tests import Answers, compare_methods
+from nan_merge.reporting.pairs import all_pairs, standings
+from nan_merge.reporting.ranks import ranks
 from nan_merge.reporting.report import write_report
 from nan_merge.reporting.statistics import candidates, summarise, wilson
 from nan_merge.reporting.study import Score, Study, gather_scores, studies
@@ -95,6 +98,30 @@ def test_the_table_says_so(study):
         task.pop("metric", None)
     notes = " ".join(score_tables.accuracy(study, {"title": "Scores", "id": "main"}).notes)
     assert "Accuracy in % on the test split" in notes and "except for" not in notes
+
+
+def test_scores_by_query_are_paired_ranked_and_told():
+    best = np.full(60, 2.0, np.float32)
+    draw = np.random.default_rng(0)
+    low, high = (best * draw.beta(a, b, 60).astype(np.float32) for a, b in ((2, 4), (4, 2)))
+    given = {"low": low, "near": low + np.float32(1e-3) * (draw.random(60) < 0.5), "high": high}
+    answers = {("s", name, "t", 0): Answers(found.astype(np.float32), best, name) for name, found in given.items()}
+    scores = [
+        Score("s", name, "t", "ndcg_at_10", metrics.score("ndcg_at_10", found.prediction, best), 60, 0,
+              metrics.standard_error("ndcg_at_10", found.prediction, best))
+        for (_, name, _, _), found in answers.items()
+    ]  # fmt: skip
+    suite = {"id": "s", "label": "S", "tasks": [{"id": "t", "label": "T", "metric": "ndcg_at_10"}], "seeds": [0]}
+    study = Study(suite, [{"id": name, "label": name} for name in given], scores, answers=answers)
+    (pair,) = (each for each in all_pairs(study, answers) if {each.method, each.against} == {"high", "low"})
+    sign = 1 if pair.method == "high" else -1
+    assert pair.difference == pytest.approx(sign * float(np.mean((high - low) / 2)), abs=1e-7) and sign * pair.low > 0
+    assert standings(study, answers)["t"].best == ["high"] and not standings(study, answers)["t"].alike
+    rows = ranks(study, {"title": "Ranks"}).records
+    assert (rows[0]["method"], rows[0]["rank"], rows[0]["average"]) == ("high", 1, scores[2].value)
+    notes = " ".join(score_tables.accuracy(study, {"title": "Scores", "id": "main"}).notes)
+    assert "except for T: nDCG at 10. Differences and p of nDCG at 10 are paired query by query." in notes
+    assert "correct answers" not in notes
 
 
 @pytest.mark.parametrize(

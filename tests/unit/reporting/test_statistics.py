@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
@@ -99,6 +100,18 @@ def test_identical_answers_differ_by_zero_with_p_one_and_a_bounded_interval():
     found = paired([np.zeros(300, int)] * 6, 1, np.ones(6), np.random.default_rng(0))
     assert (found.difference, found.p) == (0.0, 1.0)
     assert found.high == pytest.approx((1 - 0.05 ** (1 / 300)) / 6) and found.low == -found.high
+
+
+def test_scores_that_are_no_counts_are_flipped_sign_by_sign_to_the_same_p(monkeypatch):
+    draw = np.random.default_rng(0)
+    differences = [np.where(draw.random(n) < 0.2, 0, draw.normal(0.1, 1, n)) for n in (360, 40)]
+    exact = sum(each.mean() for each in differences)
+    deviation = math.sqrt(sum((each**2).sum() / len(each) ** 2 for each in differences))
+    expected = 2 * stats.norm.sf(abs(exact) / deviation)  # the sum of so many signs is normal
+    found = paired(differences, 1, [1, 1], np.random.default_rng(0))
+    assert found.p == pytest.approx(expected, abs=0.005) and found.difference == pytest.approx(exact / 2)
+    monkeypatch.setattr(pairs, "MANY", 1000)
+    assert paired(differences, 1, [1, 1], np.random.default_rng(0)).p == pytest.approx(found.p, abs=0.005)
 
 
 def test_the_null_hypothesis_is_rejected_no_more_often_than_its_level(monkeypatch):

@@ -16,6 +16,7 @@ from nan_merge.archive.container import Archive
 from nan_merge.archive.differences import difference
 from nan_merge.archive.predictions import Place, read, tasks_of
 from nan_merge.core.text import parse_json, parse_yaml
+from nan_merge.data.metrics import MEANS, credit
 from nan_merge.reporting.paired_difference import paired_over_seeds
 
 CONFIG = "results/run_config.yaml"
@@ -35,9 +36,9 @@ class Answers(NamedTuple):
     cluster: np.ndarray | None
 
     @property
-    def right(self) -> np.ndarray:
-        """Which answers are right, (N,) of 0 and 1."""
-        return (self.prediction == self.label).astype(int)
+    def credit(self) -> np.ndarray:
+        """What each answer adds to the metric of the task, (N,)."""
+        return credit(self.prediction, self.label)
 
 
 class Average(NamedTuple):
@@ -93,7 +94,7 @@ def averages(a: Archive, b: Archive) -> list[Average]:
 def _accuracies(found: Mapping[tuple[str, str, str, str, int], float]) -> dict[Method, dict[TaskAndSeed, float]]:
     grouped: dict[Method, dict[TaskAndSeed, float]] = {}
     for (suite, method, task, metric, seed), value in found.items():
-        if metric == "accuracy":
+        if metric in MEANS:
             grouped.setdefault((suite, method), {})[task, seed] = value
     return grouped
 
@@ -125,7 +126,7 @@ def _average(
     same = {seed for _, seed in two} == {*seeds} and all(k in first and k in second for k in keys)
     if not same or not all(np.array_equal(first[k].label, second[k].label) for k in keys):
         return result
-    right = [np.array([second[task, s].right - first[task, s].right for s in seeds]) for task in tasks]
+    right = [np.array([second[task, s].credit - first[task, s].credit for s in seeds]) for task in tasks]
     clusters = [first[task, seeds[0]].cluster for task in tasks]
     found = paired_over_seeds(right, 1, [1.0] * len(tasks), np.random.default_rng(zlib.crc32(key[0].encode())), clusters)
     changed = sum(int(np.count_nonzero(first[k].prediction != second[k].prediction)) for k in keys)

@@ -15,7 +15,7 @@ import numpy as np
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
-from nan_merge.data.metrics import FUNCTIONS, METRICS, score, standard_error
+from nan_merge.data.metrics import FUNCTIONS, MEANS, METRICS, score, standard_error
 
 FOLDER = "predictions"
 SPLITS = {"scores": "test", "validation": "validation"}  # folder of the run -> split
@@ -142,14 +142,14 @@ def _differences(where: str, part: str, kept: Sequence[str], now: Sequence[str])
 def wrong_scores(name: str, file: Path) -> Iterator[str]:
     """Yield a sentence for each number of a score file (.json) that is not that of the predictions beside it.
 
-    Of benchmarks of language models accuracy alone is counted again: their other numbers need more than the answers.
+    Of benchmarks means over examples alone are counted again: their other numbers need more than the answers.
     """
     record: dict[str, Any] = read_json(file)
     arrays = read(name.replace(".json", ".npz"), file.with_suffix(".npz"))
     benchmark = "backend" in record.get("provenance", {})
     for row in record["scores"]:
         metric, task = str(row["metric"]).removeprefix(VALIDATION), row["task"]
-        if metric not in (("accuracy",) if benchmark else (*FUNCTIONS, *METRICS)):
+        if metric not in (MEANS if benchmark else (*FUNCTIONS, *METRICS)):
             continue
         prediction, label = (arrays.get(f"{task}.{part}", np.array([])) for part in ("prediction", "label"))
         if not len(label) or prediction.shape != label.shape:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nan_merge.data.dataset import is_number
 
 RESAMPLES = 1000
 Function = Callable[[NDArray, NDArray], float]
@@ -15,6 +18,16 @@ Function = Callable[[NDArray, NDArray], float]
 def accuracy(prediction: NDArray, label: NDArray) -> float:
     """Return the share of correct predictions."""
     return float((prediction == label).mean())
+
+
+def ndcg_at_10(prediction: NDArray, label: NDArray) -> float:
+    """Return the mean over queries of the DCG that is attained, as a share of the best, `label`."""
+    return float(credit(prediction, label).mean())
+
+
+def credit(prediction: NDArray, label: NDArray) -> NDArray:
+    """Return what each example adds to one of the MEANS, (N,): 1 for the right class, else 0; of numbers the share of `label`."""
+    return prediction.astype(float) / label if is_number(label) else (prediction == label).astype(int)
 
 
 def f1(prediction: NDArray, label: NDArray) -> float:
@@ -40,13 +53,19 @@ def matthews(prediction: NDArray, label: NDArray) -> float:
     return pearson(prediction, label)
 
 
-FUNCTIONS: dict[str, Function] = {each.__name__: each for each in (accuracy, f1, pearson, spearman, matthews)}
+FUNCTIONS: dict[str, Function] = {each.__name__: each for each in (accuracy, f1, pearson, spearman, matthews, ndcg_at_10)}
+MEANS = ("accuracy", "ndcg_at_10")  # metrics that are means over examples, so that tests can pair these
 METRICS = {  # name in the config -> the metrics whose mean it is
     "accuracy": ("accuracy",),
     "matthews": ("matthews",),
     "f1_accuracy": ("f1", "accuracy"),
     "pearson_spearman": ("pearson", "spearman"),
 }
+
+
+def of_benchmark(harness: Mapping[str, Any]) -> str:
+    """Return the metric of a benchmark by its entry `harness:`; of one without an entry accuracy."""
+    return str(harness.get("correlation", "ndcg_at_10" if "retrieval" in harness else "accuracy"))
 
 
 def score(metric: str, prediction: NDArray, label: NDArray) -> float:

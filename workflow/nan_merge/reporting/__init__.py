@@ -2,5 +2,5 @@
 
 No model is loaded here and no score is computed.
 
-Imports: core, methods.
+Imports: core, data, methods.
 """

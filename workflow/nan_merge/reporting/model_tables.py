@@ -30,7 +30,8 @@ def models(study: Study, record: dict[str, Any]) -> Table:
         table.add([name, *cells], numbers)
     against = next((pair["against"] for pair in study.comparisons), "")
     table.notes = [
-        "Accuracy in % with its 95 % interval. Average: over tasks.",
+        f"{study.measure.capitalize()} in % with its 95 % interval. Average: over tasks.",
+        *parts.metric_notes(study),
         *parts.interval_notes(study),
         *([f"Δ: difference to {against} in points, on the same examples, with a 95 % bootstrap interval and the p of a sign-flip "
            "test, adjusted with Holm's method over the models in the column."] if against else []),

@@ -13,6 +13,7 @@ from nan_merge.reporting.statistics import LEVEL
 
 FLIPS = 100_000
 RESAMPLES = 10_000
+MANY, BATCH = 256, 2_000  # sizes of differences that are counted; flips whose signs are drawn at once
 DIGITS = 9  # of weighted differences that are told apart
 
 
@@ -72,8 +73,7 @@ def paired(
     flips = FLIPS if tested else 0
     flipped, means = np.zeros(flips), np.zeros(RESAMPLES)
     for factor, d, sizes in zip(scale, differences, members, strict=True):
-        for size, count in zip(*np.unique(np.abs(d[d != 0]), return_counts=True), strict=True):
-            flipped += factor * size * (2.0 * random.binomial(count, 0.5, flips) - count)
+        _flip(flipped, factor, d, random)
         if sizes is None:
             values, counts = np.unique(d, return_counts=True)
             means += factor * (random.multinomial(len(d), counts / len(d), RESAMPLES) @ values)
@@ -87,6 +87,23 @@ def paired(
     p = (1 + extreme) / (1 + flips)
     least_p = min(p, (1 + flips * least) / (1 + flips))  # p is an estimate, and can fall below
     return Paired(observed, float(low), float(high), float(max(-inner, outer)), p, least_p, float(error))
+
+
+def _flip(flipped: NDArray, factor: float, differences: NDArray, random: np.random.Generator) -> None:
+    """Add to every one of the sums `flipped` (flips,) `factor` times the differences (n,), each with a sign drawn at random.
+
+    Equal sizes are drawn together; of more than MANY sizes, as scores that are no counts have, every sign is drawn.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if len(sizes) <= MANY:
+        for size, count in zip(sizes, counts, strict=True):
+            flipped += factor * size * (2.0 * random.binomial(count, 0.5, len(flipped)) - count)
+        return
+    every = np.repeat(sizes, counts)
+    for part in np.split(flipped, range(BATCH, len(flipped), BATCH)):  # views
+        bits = random.bytes(len(part) * -(-len(every) // 8))
+        signs = np.unpackbits(np.frombuffer(bits, np.uint8).reshape(len(part), -1), axis=1, count=len(every))
+        part += factor * (2.0 * (signs @ every) - every.sum())
 
 
 def paired_over_seeds(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, write_table
+from nan_merge.data.metrics import MEANS, credit
 from nan_merge.reporting.paired_difference import paired_over_seeds
 from nan_merge.reporting.statistics import LEVEL, detectable, holm
 from nan_merge.reporting.study import Size, size_of
@@ -51,6 +52,11 @@ class Answers(NamedTuple):
     label: NDArray
     model: str  # the digest of the model that gave them, or the id of the method where the score file has none
     cluster: NDArray | None = None  # of every example, where examples come in groups
+
+    @property
+    def credit(self) -> NDArray:
+        """What each example adds to the metric of the task, (n,)."""
+        return credit(self.prediction, self.label)
 
 
 def compare_methods(
@@ -122,7 +128,7 @@ def read_answers(files: Sequence[Path | str]) -> tuple[dict[tuple, Answers], dic
     tasks: dict[str, list[str]] = {}
     for file in files:
         record = read_json(file)
-        scores = [row for row in record["scores"] if row["metric"] == "accuracy"]
+        scores = [row for row in record["scores"] if row["metric"] in MEANS]
         if not scores:
             continue  # a candidate's validation scores are not compared
         predictions = Path(file).with_suffix(".npz")
@@ -183,7 +189,7 @@ def compare_pair(
         both = list(zip(one, two, strict=True))
         for side, given in zip(sides, (one, two), strict=True):
             side.extend(each.model for each in given)
-        right.append(np.array([(x.prediction == x.label).astype(int) - (y.prediction == y.label) for x, y in both]))
+        right.append(np.array([x.credit - y.credit for x, y in both]))
         changed += sum(int(np.count_nonzero(x.prediction != y.prediction)) for x, y in both)
     random = np.random.default_rng(zlib.crc32(pair["suite"].encode()))  # same answers, same p, for any names
     by_seed = [each.reshape(len(shared), len(others), -1).sum(axis=1) for each in right]

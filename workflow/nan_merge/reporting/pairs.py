@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from nan_merge.data.metrics import MEANS
 from nan_merge.reporting import paired_difference
 from nan_merge.reporting.paired_tests import compare_pair, number
 from nan_merge.reporting.statistics import LEVEL, Summary, summarise
-from nan_merge.reporting.study import ACCURACY, Study
+from nan_merge.reporting.study import Study
 
 MOST_PAIRS = 800  # of a suite; with more, or with examples in groups, only the planned comparisons are computed
 AVERAGE = "average"
@@ -72,7 +73,7 @@ def standings(study: Study, answers: Mapping[tuple, Any]) -> dict[str, Standing]
 
     The best is chosen on the same examples, so p is multiplied by the number of all pairs of merges (Bonferroni): true for
     any two of them holds for the chosen one. Where that many comparisons leave nothing to find, and where
-    answers are not right or wrong, only the best is named.
+    answers to examples do not add up to the metric, only the best is named.
     """
     rows = [row for row in summarise(study) if row.method.get("group") != "reference" and not row.average.draws]
     tasks = _compared_tasks(study, answers)
@@ -86,7 +87,7 @@ def _standing(study: Study, answers: Mapping[tuple, Any], rows: list[Summary], c
     top = max(values.values(), default=0.0)
     best = [name for name, value in values.items() if value == top]
     pairs = len(values) * (len(values) - 1) // 2
-    comparable = tasks and all(study.metric(task) == ACCURACY and task in _compared_tasks(study, answers) for task in tasks)
+    comparable = tasks and all(study.metric(task) in MEANS and task in _compared_tasks(study, answers) for task in tasks)
     if not best or not comparable or pairs / (1 + paired_difference.FLIPS) >= 1 - LEVEL:
         return Standing(best)
     found = {

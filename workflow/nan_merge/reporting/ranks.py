@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nan_merge.data.metrics import MEANS
 from nan_merge.reporting import table_parts as parts
 from nan_merge.reporting.formats import Table, interval, percent
 from nan_merge.reporting.paired_tests import Answers
 from nan_merge.reporting.pairs import AVERAGE, Standing, standings
 from nan_merge.reporting.statistics import LEVEL, summarise
-from nan_merge.reporting.study import ACCURACY, Study
+from nan_merge.reporting.study import Study
 
 DRAWS = 2_000  # of the bootstrap
 BATCH = 250  # of them at once
@@ -30,7 +31,7 @@ def ranks(study: Study, record: Mapping[str, Any]) -> Table:
     table = Table(study.title(dict(record)), header, text=(0, 7))
     rows = [row for row in summarise(study) if row.average.value is not None and not row.average.draws]
     rows = [row for row in rows if row.method.get("group") != "reference"]
-    tasks = [task["id"] for task in study.tasks if study.metric(task["id"]) == ACCURACY]
+    tasks = [task["id"] for task in study.tasks if study.metric(task["id"]) in MEANS]
     right = _right(study, [row.method["id"] for row in rows], tasks) if len(tasks) == len(study.tasks) else []
     standing = standings(study, study.answers)[AVERAGE] if right else Standing([])
     for row, numbers in sorted(zip(rows, measured(right), strict=False), key=lambda each: each[1]["rank"]):
@@ -60,7 +61,7 @@ def _right(study: Study, methods: Sequence[str], tasks: Sequence[str]) -> list[t
 
     def of(task: str) -> tuple[NDArray, NDArray]:
         given: list[list[Answers]] = [[study.answers[suite, method, task, seed] for seed in seeds] for method in methods]
-        right = np.array([[each.prediction == each.label for each in row] for row in given], np.float32)
+        right = np.array([[each.credit for each in row] for row in given], np.float32)
         cluster = given[0][0].cluster
         return right, np.arange(right.shape[2]) if cluster is None else cluster
 

@@ -19,6 +19,7 @@ REGRESSION = ("spearman", "pearson_spearman")  # the metrics of labels that are 
 METRIC_NAMES = {
     "matthews": "Matthews correlation",
     "f1_accuracy": "mean of F1 and accuracy",
+    "ndcg_at_10": "nDCG at 10",
     "spearman": "Spearman's rank correlation",
     "pearson_spearman": "mean of Pearson's and Spearman's correlation",
 }

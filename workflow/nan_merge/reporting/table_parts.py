@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nan_merge.data.metrics import MEANS
 from nan_merge.reporting.formats import Table, interval, number_of, p_value, percent
 from nan_merge.reporting.paired_tests import CORRECTION_GROUPS, ITSELF, SAME, UNDECIDABLE, number, verdict
 from nan_merge.reporting.statistics import Estimate
@@ -158,10 +159,10 @@ def metric_notes(study: Study) -> list[str]:
     named = [f"{', '.join(tasks)}: {METRIC_NAMES[metric]}" for metric, tasks in others.items()]
     numbers = [task for metric in REGRESSION for task in others.get(metric, [])]
     left_out = f", without {', '.join(numbers)}, whose labels are numbers" if numbers else ""
-    return [
-        f"Scores are accuracy except for {'; '.join(named)}.",
-        f"Differences, p and discordant examples count correct answers: they compare accuracy on the tasks{left_out}.",
-    ]
+    counted = f"Differences, p and discordant examples count correct answers: they compare accuracy on the tasks{left_out}."
+    paired = [metric for metric in others if metric in MEANS]
+    notes = [f"Scores are accuracy except for {'; '.join(named)}.", *[counted] * (len(paired) < len(by_metric))]
+    return [*notes, *(f"Differences and p of {METRIC_NAMES[metric]} are paired query by query." for metric in paired)]
 
 
 def pairs_of(study: Study, kind: str, task: str = "average") -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ pip install --no-deps \
   accelerate==1.15.0 \
   gguf==0.19.0 \
   lm_eval==0.4.13 \
+  sentence-transformers==6.2.0 \
   absl-py==2.5.1 \
   aiohappyeyeballs==2.7.1 \
   aiohttp==3.14.5 \

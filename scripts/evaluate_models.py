@@ -1,9 +1,9 @@
-"""Score language models, in folders or on the hub, and compare each with one of them on every task.
+"""Score language models or sentence encoders, in folders or on the hub, and compare each with one of them on every task.
 A task is an entry of config/tasks.yaml with `harness`, or one of lm_eval whose data are local.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nan_merge.core.errors import UserError, advice_for_options
 from nan_merge.core.files import read_json
 from nan_merge.core.names import nearest
 from nan_merge.core.scoring import BENCHMARK_BATCH, PRECISIONS
+from nan_merge.data.metrics import of_benchmark
 from nan_merge.reporting.formats import write
 from nan_merge.reporting.model_tables import AVERAGE, models
 from nan_merge.reporting.paired_tests import compare_methods
@@ -56,7 +57,7 @@ def main() -> None:
     files = {name: args.output / f"scores/{name}.json" for name in sources}
     for name, source in sources.items():
         score(scoring, [source.folder.resolve()], benchmarks, {"suite": SUITE, "method": name, "seed": 0}, files[name])
-    report(files, {task: _label(task) for task in tasks}, against, args.output)
+    report(files, [_record(task) for task in tasks], against, args.output)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -82,8 +83,10 @@ def _entries() -> dict[str, Any]:
     return {name: entry for name, entry in read_yaml(ROOT / "config/tasks.yaml").items() if "harness" in entry}
 
 
-def _label(task: str) -> str:
-    return str(_entries().get(task, {}).get("label", task))
+def _record(task: str) -> dict[str, str]:
+    """Return id, label and metric of a task, as tables read them."""
+    entry = _entries().get(task, {})
+    return {"id": task, "label": entry.get("label", task), "metric": of_benchmark(entry.get("harness", {}))}
 
 
 def _benchmark(task: str, data: Path | None, output: Path) -> tuple[list[Path], Mapping[str, Any], str]:
@@ -125,18 +128,17 @@ def _fetched(task: str, asset: str, output: Path) -> Path:
     return output / "data" / asset
 
 
-def report(files: Mapping[str, Path], labels: Mapping[str, str], against: str, output: Path) -> None:
+def report(files: Mapping[str, Path], tasks: Sequence[Mapping[str, str]], against: str, output: Path) -> None:
     """Write and print the table of all models, with tests against one of them on every task and the average."""
     others = [name for name in files if name != against]
     pairs: list[dict[str, Any]] = [
         {"suite": SUITE, "method": name, "against": against, "kind": "models", **({} if task == AVERAGE else {"task": task})}
         for name in others
-        for task in (*labels, AVERAGE)
+        for task in (*(task["id"] for task in tasks), AVERAGE)
     ]
     scores, comparisons = output / "scores.tsv", output / "comparisons.tsv"
     gather_scores([*files.values()], scores)
     compare_methods([*files.values()], pairs, comparisons)
-    tasks = [{"id": task, "label": label} for task, label in labels.items()]
     (study,) = studies(
         [{"id": SUITE, "label": ", ".join(files), "tasks": tasks}], [{"id": name} for name in files], scores, comparisons
     )

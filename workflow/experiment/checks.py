@@ -19,6 +19,7 @@ Experiment = Any  # experiment.Experiment, which imports this module
 ALL_ASSETS = "config/assets.yaml has all"
 HEADS = ("text_tower", "head", "input", "logit_scale", "metrics", "alignment", "premise")  # of prepared data
 HARNESS_KEYS = ("backend", "parallelize")  # of `scoring`, for benchmarks only
+SENTENCES = "sentence_encoder"  # the family whose tasks are retrieval
 READ = ("reader", "splits")  # keys of tasks with prepared data
 SHARED = {  # keys on which suites that share it must agree
     "data": ("input", "splits", "corrupt"),
@@ -232,6 +233,8 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
         raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")
     if harnessed and (more := [key for key in HEADS if key in record]):
         raise UserError(f"{where}: {more[0]}: its tasks are benchmarks of a harness, which need none; remove the key")
+    if suite not in experiment.models:
+        _check_retrieval(record, tasks, where)
     if record.get("dequantise") and not (harnessed and "finetune" in record):
         raise UserError(
             f"{where}: dequantise: only for a language model that experts are fine-tuned from here (`finetune: tasks:`), since"
@@ -252,6 +255,18 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
     needed = ["input", *(["experts"] if "head" in record else ["logit_scale"] if "experts" in record else [])]
     if lacking := [key for key in needed if key not in record]:
         raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks that are scored by heads of `{kinds[0]}` need it")
+
+
+def _check_retrieval(record: Mapping[str, Any], tasks: Mapping[str, Any], where: str) -> None:
+    """Check that sentence encoders, which are fetched, and they alone have tasks of retrieval."""
+    for task, entry in tasks.items():
+        if ("retrieval" in entry.get("harness", {})) != (record["family"] == SENTENCES):
+            raise UserError(
+                f"{where}: family, tasks: family {SENTENCES} runs tasks with `harness: retrieval`, and no other family runs those"
+                f"; found family {record['family']} with '{task}'. Correct one of both"
+            )
+    if record["family"] == SENTENCES and "finetune" in record:
+        raise UserError(f"{where}: finetune: experts of {SENTENCES} are not trained here; name fetched ones in `experts:`")
 
 
 def _check_finetune(record: Mapping[str, Any], where: str, harnessed: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nan_merge.catalogue.files import check_schema, known_names, read_yaml
 from nan_merge.core.errors import UserError
+from nan_merge.data.metrics import of_benchmark
 
 HOLE = "{}"
 OF_MAKING = ("alignment", "premise", "learn")  # keys of a suite that makes its models; one that scores those of another has none
@@ -121,6 +122,5 @@ def _extended(name: str, folder: Path, trail: tuple[str, ...]) -> dict[str, Any]
 
 
 def metric(suite: Mapping[str, Any], tasks: Mapping[str, Any], task: str) -> str:
-    """Return the metric of a task in the tables of a suite: what the suite names, or the correlation of a benchmark."""
-    of_task = tasks[task].get("harness", {}).get("correlation", "accuracy")
-    return str(suite.get("metrics", {}).get(task, of_task))
+    """Return the metric of a task in the tables of a suite: what the suite names, or that of a benchmark."""
+    return str(suite.get("metrics", {}).get(task, of_benchmark(tasks[task].get("harness", {}))))

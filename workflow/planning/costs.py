@@ -181,12 +181,13 @@ def _convert(sizes: Sizes, job: PlannedJob) -> Work:
 
 
 def _benchmark(sizes: Sizes, job: PlannedJob) -> Work:
-    """Count a pass a prompt, and the tokens that are generated."""
+    """Count a pass a prompt and a document, and the tokens that are generated."""
     suite = job.wildcards["suite"]
     entries = [sizes.experiment.tasks[task]["harness"] for task in sizes.experiment.groups(suite)[job.wildcards["group"]]]
     price, loaded = sizes.table["generation"], sizes.gigabytes(suite) * _entry(sizes, job)["gigabyte"]
     prompt = sizes.pictures(suite).get("passes", 1)
-    return Work(sum(entry["examples"] * (prompt + entry.get("generated", 0) * price) for entry in entries), core=loaded)
+    passes = (entry["examples"] * (prompt + entry.get("generated", 0) * price) + entry.get("documents", 0) for entry in entries)
+    return Work(sum(passes), core=loaded)
 
 
 WORK: dict[str, Callable[[Sizes, PlannedJob], Work]] = {

@@ -10,6 +10,7 @@ ENVIRONMENTS = {
     "sequence_classification": "causal_lm",
     "vlm": "causal_lm",
     "seq2seq_lm": "causal_lm",
+    "sentence_encoder": "causal_lm",
     "image_classification": "clip",
 }  # other families: their own name
 DEVICE = experiment.config.get("scoring", {}).get("device", "cpu")  # of everything that runs models
@@ -205,13 +206,15 @@ def benchmarks_of_expert(wildcards):
 
 def benchmarks(tasks):
     """`harness:` of tasks with a digest of own YAML files, less what only the plan reads and what tables say."""
-    unread = ("examples", "generated", "unanswered")
+    unread = ("examples", "documents", "generated", "unanswered")
     entries = [{"id": task, **experiment.tasks[task]["harness"]} for task in tasks]
     kept = [{key: value for key, value in entry.items() if key not in unread} for entry in entries]
     for entry in kept:
         if (folders := len(experiment.tasks[entry["id"]]["assets"])) > 1:
             entry["folders"] = folders
-    return [{**entry, **({"definition": own} if (own := definition(entry["folder"])) else {})} for entry in kept]
+    return [
+        {**entry, **({"definition": own} if (own := definition(entry.get("folder", ""))) else {})} for entry in kept
+    ]
 
 
 def harness_task_by_benchmark(wildcards):

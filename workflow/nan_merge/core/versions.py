@@ -9,7 +9,7 @@ from typing import Any
 
 PACKAGES = (
     "numpy", "numba", "scipy", "torch", "torchvision", "transformers", "open_clip_torch", "tokenizers",
-    "safetensors", "snakemake", "lm_eval", "vllm", "pillow",
+    "safetensors", "snakemake", "lm_eval", "vllm", "pillow", "sentence-transformers",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Score a language model on benchmarks: accuracy, every answer and every output, for the workflow and `nan-merge evaluate`."""
+"""Score a model on benchmarks: its metric, every answer and every output, for the workflow and `nan-merge evaluate`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nan_merge.core.atomic import atomic_write
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, write_json
 from nan_merge.core.versions import versions
+from nan_merge.data.metrics import of_benchmark
 from nan_merge.models.classification import Forward, digest_files
 from nan_merge.models.harness.answers import Sample, answers
-from nan_merge.models.harness.backends import halved_until_it_fits, load_model
+from nan_merge.models.harness.backends import halved_until_it_fits
 from nan_merge.models.harness.cache import kept
-from nan_merge.models.harness.run import run_task
-from nan_merge.models.harness.tasks import Benchmark, load_tasks
-from nan_merge.models.own_tasks import definition, more_scores
+from nan_merge.models.harness.tasks import Benchmark
+from nan_merge.models.runners import Runner, runner_of
 
 DECIDES = (  # versions that an answer depends on
     "lm_eval", "transformers", "tokenizers", "torch", "torchvision", "pillow", "vllm", "machine",
@@ -63,8 +63,7 @@ class Scoring:
             "batch_size": self.batch_size,
             **{key: value for key, value in self.forward.record().items() if key != "threads"},
             "versions": {name: version for name, version in versions().items() if name in DECIDES},
-            "harness": {key: benchmark.harness.get(key) for key in ("folder", "num_fewshot", "metric", "filter")},
-            "definition": definition(benchmark.harness["folder"]),
+            **runner_of(benchmark).identity(benchmark),
         }
 
 
@@ -76,7 +75,7 @@ def _visible(folder: Path) -> list[Path]:
 
 @functools.cache
 def model_digest(folder: Path) -> str:
-    """Return the XXH3-128 of weights, configs, tokenizer and processor of a model."""
+    """Return the XXH3-128 of weights, configs, tokenizer, processor and modules of a model."""
     kinds = (
         "*.safetensors",
         "*.bin",
@@ -87,8 +86,11 @@ def model_digest(folder: Path) -> str:
         "merges.txt",
         "*.jinja",
         "chat_template*",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "[0-9]*_*/*",  # modules of sentence-transformers
     )
-    return digest_files({file for kind in kinds for file in folder.glob(kind)})
+    return digest_files({file for kind in kinds for file in folder.glob(kind) if file.is_file()})
 
 
 def score(
@@ -104,8 +106,8 @@ def score(
     batch_sizes: dict[str, int] = {}
 
     @functools.lru_cache(maxsize=1)
-    def load(folder: Path, pictures: bool) -> Any:
-        return load_model(folder, scoring.device, scoring.precision, scoring.settings, pictures)
+    def load(runner: Runner, folder: Path, pictures: bool) -> Any:
+        return runner.load_model(folder, scoring.device, scoring.precision, scoring.settings, pictures)
 
     models = [*checkpoints] * (len(benchmarks) if len(checkpoints) == 1 else 1)
     with (
@@ -114,16 +116,18 @@ def score(
         gzip.GzipFile(part, "wb", mtime=0) as lines,
     ):
         for checkpoint, benchmark in zip(models, benchmarks, strict=True):
-            task, loaded = benchmark.id, functools.partial(load, checkpoint)
-            tasks = load_tasks(benchmark, Path(scratch))
+            task, runner = benchmark.id, runner_of(benchmark)
+            loaded = functools.partial(load, runner, checkpoint)
+            tasks = runner.load_tasks(benchmark, Path(scratch))
             samples = _samples(scoring, checkpoint, benchmark, tasks, loaded, f"{labels['method']}, {task}", batch_sizes)
-            found = answers(samples, benchmark.harness.get("correlation"))
+            found = answers(samples, of_benchmark(benchmark.harness))
             lines.writelines(f"{canonical({'benchmark': task, **each})}\n".encode() for of in samples.values() for each in of)
-            more = more_scores(benchmark.harness["folder"], (sample for of in samples.values() for sample in of))
-            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in (*found.scores(), *more)]
+            first, *others = found.scores()
+            others += runner.more_scores(benchmark, [sample for of in samples.values() for sample in of])
+            scores += [{**labels, "task": task, "n": len(found.label), **each} for each in (first, *others)]
             predictions |= {f"{task}.prediction": found.prediction, f"{task}.label": found.label}
             predictions |= {f"{task}.cluster": found.cluster} if found.cluster.any() else {}
-            _say(f"{labels['method']}, {task}: {found.right.mean():.4f} of {len(found.label)} examples")
+            _say(f"{labels['method']}, {task}: {first['metric']} {first['value']:.4f} of {len(found.label)} examples")
     with atomic_write(output.with_suffix(".npz")) as part, open(part, "wb") as stream:
         np.savez(stream, **predictions)
     write_json(output, {"scores": scores, "provenance": _provenance(scoring, checkpoints, benchmarks, batch_sizes)})
@@ -139,13 +143,13 @@ def _samples(
     batch_sizes: dict[str, int],
 ) -> dict[str, list[Sample]]:
     """Return the samples of a benchmark by harness task; the model answers those that the cache does not have."""
-    identity = scoring.identity(checkpoint, benchmark)
+    identity, runner = scoring.identity(checkpoint, benchmark), runner_of(benchmark)
     found: dict[str, list[Sample]] = {}
 
     def ask(task: Any) -> tuple[list[Sample], int]:
         pictures = bool(getattr(task, "MULTIMODAL", False))
         return halved_until_it_fits(
-            lambda size: run_task(load(pictures), task, benchmark, scoring.settings, size), scoring.batch_size, _say
+            lambda size: runner.run_task(load(pictures), task, benchmark, scoring.settings, size), scoring.batch_size, _say
         )
 
     for each, task in tasks.items():

@@ -31,7 +31,7 @@ def prepare(source: Path, output: Path, base: Path | None = None, max_relative_d
     Weights are not read: what measures and merges them checks names, shapes, and NaN, and `max_relative_distance` is not used.
     Raises UserError for a GGUF file or packed weights, a missing tokenizer, and one with other numbers than the base's.
     """
-    _opened(source)
+    opened(source)
     if not has_tokenizer(source):
         raise UserError(
             f"{source}: no tokenizer; expected {', '.join(TOKENIZERS)}, or one of them. Name its files in `members:`"
@@ -52,16 +52,22 @@ def link(source: Path, output: Path, base: Path | None = None) -> None:
 
     Raises UserError for a GGUF file or packed weights.
     """
-    model = _opened(source)
+    model = opened(source)
     with atomic_write(output) as part:
         part.mkdir(parents=True)
         for folder in [source] if base is None else [base, source]:
             copy_companions(folder, part, model.shards)
-        for name in [*model.shards, *(index for index in (INDEX, PICKLE_INDEX) if (source / index).is_file())]:
-            _link(source / name, part / name)
+        link_weights(model, part)
 
 
-def _opened(source: Path) -> Checkpoint:
+def link_weights(model: Checkpoint, part: Path) -> None:
+    """Link the weight files of a model into a folder, with their index."""
+    for name in [*model.shards, *(index for index in (INDEX, PICKLE_INDEX) if (model.folder / index).is_file())]:
+        (part / name).parent.mkdir(exist_ok=True)
+        _link(model.folder / name, part / name)
+
+
+def opened(source: Path) -> Checkpoint:
     """Open a model; raise UserError for a GGUF file, packed weights and a damaged config.json."""
     refuse_gguf(source, "the model")
     model = refuse_quantised(Checkpoint(source), "the model", [])

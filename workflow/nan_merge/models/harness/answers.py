@@ -18,19 +18,19 @@ Sample = dict[str, Any]  # what is kept of an example: `harness.run`
 class Answers(NamedTuple):
     """The answers to a benchmark, (N,) int64 each: hashes of right and given answers, and the group of every example.
 
-    Of a task that is scored by a `correlation`, right and given answers are numbers, (N,) float32.
+    Of a task with another `metric` than accuracy, right and given answers are numbers, (N,) float32.
 
-    Groups are harness tasks, or those of the documents of one task. `cut` counts outputs that reached the limit of tokens, None
-    where none are generated.
+    Groups are harness tasks, or those of the documents of one task. `unanswered` counts outputs without an answer, `cut` those
+    that reached the limit of tokens; None where there are no such outputs.
     """
 
     label: NDArray
     prediction: NDArray
     cluster: NDArray
-    unanswered: int
+    unanswered: int | None = None
     cut: int | None = None
     part: NDArray | None = None  # the harness task of every example; without it, the group
-    correlation: str | None = None
+    metric: str = "accuracy"
 
     @property
     def right(self) -> NDArray:
@@ -38,13 +38,13 @@ class Answers(NamedTuple):
         return self.prediction == self.label
 
     def scores(self) -> list[dict[str, Any]]:
-        """Return metric, value and standard error: accuracies or the correlation, shares without an answer and cut off."""
-        size, counts = len(self.label), {"unanswered": self.unanswered, **({} if self.cut is None else {"cut_off": self.cut})}
+        """Return metric, value and standard error: accuracies or the other metric, shares without an answer and cut off."""
+        size, counts = len(self.label), {"unanswered": self.unanswered, "cut_off": self.cut}
         return [
-            *(self._accuracies() if self.correlation is None else [self._correlation(self.correlation)]),
+            *(self._accuracies() if self.metric == "accuracy" else [self._of_numbers()]),
             *(
                 {"metric": name, "value": share, "stderr": math.sqrt(share * (1 - share) / size)}
-                for name, share in ((name, count / size) for name, count in counts.items())
+                for name, share in ((name, count / size) for name, count in counts.items() if count is not None)
             ),
         ]
 
@@ -60,9 +60,9 @@ class Answers(NamedTuple):
             {"metric": "macro_accuracy", "value": float(means.mean()), "stderr": within},
         ]
 
-    def _correlation(self, metric: str) -> dict[str, Any]:
-        value, error = (compute(metric, self.prediction, self.label) for compute in (score, standard_error))
-        return {"metric": metric, "value": value, "stderr": error}
+    def _of_numbers(self) -> dict[str, Any]:
+        value, error = (compute(self.metric, self.prediction, self.label) for compute in (score, standard_error))
+        return {"metric": self.metric, "value": value, "stderr": error}
 
 
 def clustered_error(values: NDArray, cluster: NDArray) -> float:
@@ -78,27 +78,28 @@ def clustered_error(values: NDArray, cluster: NDArray) -> float:
     return float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(values))
 
 
-def answers(samples: Mapping[str, Sequence[Sample]], correlation: str | None = None) -> Answers:
+def answers(samples: Mapping[str, Sequence[Sample]], metric: str = "accuracy") -> Answers:
     """Return the answers to all harness tasks of a benchmark: of a right one the label, of a wrong one another hash.
 
-    With `correlation`, right and given answers are the numbers that they state, as in FusionBench 0 for a text that is none.
+    With another `metric`, right and given answers are the numbers that they state, as in FusionBench 0 for a text that is none.
     DIFFERS: FusionBench takes `nan` and `inf` for numbers, after which no correlation is defined.
     """
     rows = [(part, sample) for part, name in enumerate(samples) for sample in samples[name]]
     groups = [part if len(samples) > 1 else sample.get("group", part) for part, sample in rows]
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    cluster, parts = (np.array(column, np.int64) for column in ([numbers[group] for group in groups], [part for part, _ in rows]))
+    found, cut = (
+        sum(sample[key] for _, sample in rows) if all(key in sample for _, sample in rows) else None for key in ("found", "cut")
+    )
+    lacking = None if found is None else len(rows) - found
+    if metric != "accuracy":
+        stated = np.array([[_number(sample[key]) for key in ("target", "answer")] for _, sample in rows], np.float32)
+        return Answers(stated[:, 0], stated[:, 1], cluster, lacking, cut, parts, metric)
     label = [_hash("right", sample["doc_hash"], sample["target"]) for _, sample in rows]
     prediction = [
         right if sample["right"] else _hash("wrong", sample["answer"]) for right, (_, sample) in zip(label, rows, strict=True)
     ]
-    lacking = sum(not sample["found"] for _, sample in rows)
-    columns = (label, prediction, [numbers[group] for group in groups], [part for part, _ in rows])
-    right, given, cluster, parts = (np.array(column, np.int64) for column in columns)
-    cut = sum(sample["cut"] for _, sample in rows) if all("cut" in sample for _, sample in rows) else None
-    if correlation:
-        stated = np.array([[_number(sample[key]) for key in ("target", "answer")] for _, sample in rows], np.float32)
-        return Answers(stated[:, 0], stated[:, 1], cluster, lacking, cut, parts, correlation)
-    return Answers(right, given, cluster, lacking, cut, parts)
+    return Answers(np.array(label, np.int64), np.array(prediction, np.int64), cluster, lacking, cut, parts)
 
 
 def _number(text: str) -> float:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nan_merge.reporting.figures import draw_figure
-from nan_merge.reporting.searches import search_figure
+from nan_merge.reporting.search_figures import search_figure
 from nan_merge.reporting.study import Study, spelt_point, studies
 from nan_merge.reporting.tables import render_table
 

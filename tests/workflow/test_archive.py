@@ -257,6 +257,9 @@ def test_letters_of_an_image_are_no_path_and_no_name():
     traces = Traces([], environment={"USER": "ada"})
     image = '{"images": ["data:image/webp;base64,UklGR+/scratch/ada/x+Ada/=="]}\n'
     refuse_traces({"results/examples/vision.json": image.encode(), "results/report.html": image.encode()}, traces)
+    refuse_traces({"results/figures/search_text.pdf": b"<< >>\nstream\nx \xff /C/c y\nendstream\n"}, traces)
+    with pytest.raises(UserError, match="line 3: holds the absolute path '/scratch/ada'"):
+        refuse_traces({"results/figures/a.pdf": b"<< >>\nstream\n/C/c\nendstream\n/Title (/scratch/ada)"}, traces)
     with pytest.raises(UserError, match=r"vision\.json, line 2: holds the absolute path '/scratch/ada/x'"):
         refuse_traces({"results/examples/vision.json": f"{image}+/scratch/ada/x".encode()}, traces)
 

@@ -22,6 +22,7 @@ SOURCES = ("Snakefile", "requirements.txt", "requirements-language.txt")  # that
 CODE = ("Snakefile", "workflow", "scripts", "envs", "profiles")  # all that a run reads besides config/
 IMAGE = re.compile(r"data:image/\w+;base64,[\w+/=]+")  # in which a name or a path can stand by chance
 HEAD = 40  # lines that are kept of a log
+STREAM = re.compile(rb"\bstream\r?\n.*?\bendstream\b", re.DOTALL)  # compressed, in a PDF: any letters by chance
 BINARY = (".npz", ".npy", ".png", ".gz", ".safetensors", ".bin")
 
 
@@ -96,7 +97,8 @@ def _remedy(name: str, kind: str) -> str:
 def _text(name: str, content: Path | bytes) -> str:
     if name.endswith(BINARY):
         return ""
-    text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+    found = content if isinstance(content, bytes) else content.read_bytes()
+    text = (STREAM.sub(b"", found) if name.endswith(".pdf") else found).decode("utf-8", "replace")
     return IMAGE.sub("", text)
 
 

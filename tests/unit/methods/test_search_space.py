@@ -62,6 +62,13 @@ def test_whole_numbers_are_told_by_the_operator():
     assert search(tpe({"preprocess.seed": {"low": 0, "high": 9}}), drop).space[0].integer
     with pytest.raises(UserError, match=r"seed: the hyper-parameter is a whole number; found the range from 0 to 0\.5"):
         search(tpe({"preprocess.seed": {"low": 0, "high": 0.5}}), drop)
+    with pytest.raises(UserError, match=r"seed: start: the hyper-parameter is a whole number; found 2\.5"):
+        search(tpe({"preprocess.seed": {"low": 0, "high": 9, "start": 2.5}}), drop)
+
+
+def test_whole_numbers_may_be_written_with_a_point():
+    found = search(tpe({"value": BOX}, budget=4.0, batch=2.0, seed=1.0))
+    assert [type(number) for number in (found.budget, found.batch, found.seed)] == [int, int, int]
 
 
 def test_names_are_those_of_the_operators():
@@ -95,7 +102,16 @@ MISTAKES = {
     ),
     "a round of Sobol points": (
         {"search": "sobol", "budget": 3, "batch": 2, "space": {"value": BOX}},
-        "tune: batch: not with `search: sobol`, which takes budget, prune, search, seed, space",
+        "tune: batch: not with `search: sobol` without `prune: true`, which takes budget, prune, search, seed, space",
+    ),
+    "a start of Sobol points": (
+        {"search": "sobol", "budget": 3, "space": {"value": {**BOX, "start": 0.5}}},
+        "space: value: start: sobol has none; remove it, or take tpe or cma_es",
+    ),
+    "a number as a name": (tpe({3: BOX}), "space: 3: no operator of the method has it"),
+    "too few trials to prune": (
+        tpe({"value": BOX}, prune=True, budget=8, batch=8),
+        "tune: prune: no trial of the first 8 is pruned; expected a `budget` above that, found 8",
     ),
     "a grid that is pruned": (
         {"search": "grid", "prune": True, "space": {"value": [1]}},

@@ -26,9 +26,7 @@ def beside(archive: Archive, suite: str, variant: str) -> list[Line]:
     """Return the rows of BESIDE of a suite: every scored method without a variant, and its row with this one."""
     rows = {row["method"]: row for row in _rows(archive, f"results/tables/main_{suite}.csv")}
     alone = [row for name, row in rows.items() if "+" not in name and row["average"]]
-    return [
-        _beside(row, rows.get(f"{row['method']}+{variant}")) for row in sorted(alone, key=lambda row: -float(row["average"]))
-    ]
+    return [_beside(row, rows.get(f"{row['method']}+{variant}")) for row in sorted(alone, key=lambda row: -float(row["average"]))]
 
 
 def _beside(row: dict[str, str], other: dict[str, str] | None) -> Line:

@@ -123,12 +123,18 @@ def search_of(record: Mapping[str, Any], where: str) -> Search:
             raise UserError(f"{place}: cma_es searches two or more ranges; take tpe for lists and for one hyper-parameter")
         if batch < LEAST_POPULATION:
             raise UserError(f"{place}: batch: {batch} is the population of cma_es; expected {LEAST_POPULATION} or more")
-    return Search(kind, space, tune.get("budget", 0), tune.get("seed", 0), batch, tune.get("prune", False))
+    budget, prune = tune.get("budget", 0), tune.get("prune", False)
+    if prune and budget <= batch:
+        raise UserError(
+            f"{place}: prune: no trial of the first {batch} is pruned; expected a `budget` above that, found {budget}"
+        )
+    return Search(kind, space, int(budget), int(tune.get("seed", 0)), int(batch), prune)
 
 
 def _exclusive(tune: Mapping[str, Any], takes: set[str], where: str) -> None:
     if others := [key for key in tune if key not in takes]:
         what = f"`search: {tune['search']}`" if "search" in tune else "`grid`"
+        what += " without `prune: true`" if tune.get("search") == "sobol" and others[0] == "batch" else ""
         raise UserError(f"{where}: {others[0]}: not with {what}, which takes {', '.join(sorted(takes))}; remove it")
 
 
@@ -152,6 +158,10 @@ def _dimension(record: Mapping[str, Any], key: str, entry: Any, kind: str, where
         raise UserError(f"{where}: the hyper-parameter is a whole number; found the range from {low:g} to {high:g}")
     each, numeric = "each" in entry, isinstance(own, int | float) and not isinstance(own, bool)
     start = entry.get("start", own if numeric and low <= own <= high else None)
+    if kind == "sobol" and "start" in entry:
+        raise UserError(f"{where}: start: sobol has none; remove it, or take tpe or cma_es")
+    if integer and start is not None and int(start) != start:
+        raise UserError(f"{where}: start: the hyper-parameter is a whole number; found {start:g}")
     if start is not None and not low <= start <= high:
         raise UserError(f"{where}: start: {start:g} lies outside the range from {low:g} to {high:g}")
     return Dimension(path, (), low, high, log, integer, start, each)
@@ -166,7 +176,7 @@ def _path(record: Mapping[str, Any], key: str, where: str) -> str:
             for spelt in (name, f"{stage}.{name}"):
                 found.setdefault(spelt, []).append(f"{stage}.{operator}.{name}")
     if key not in found:
-        raise UserError(f"{where}: no operator of the method has it; {nearest(key, found)}")
+        raise UserError(f"{where}: no operator of the method has it; {nearest(str(key), found)}")
     if len(found[key]) > 1:
         stages = " or ".join(f"{path.partition('.')[0]}.{key}" for path in found[key])
         raise UserError(f"{where}: several operators of the method have it; write {stages}")

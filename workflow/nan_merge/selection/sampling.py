@@ -108,7 +108,7 @@ def _at(axis: Dimension, u: float) -> Any:
         return axis.choices[min(int(u * len(axis.choices)), len(axis.choices) - 1)]
     end = axis.high + axis.integer  # a whole number n has the range from n to n + 1
     value = axis.low * (end / axis.low) ** u if axis.log else axis.low + u * (end - axis.low)
-    return int(min(math.floor(value), axis.high)) if axis.integer else float(value)
+    return int(min(math.floor(value), axis.high)) if axis.integer else float(min(value, axis.high))
 
 
 def _tpe(search: Search, number: int, axes: Axes, outcomes: Sequence[Outcome]) -> list[dict[Key, Any]]:

@@ -23,7 +23,8 @@ def archive(tmp_path_factory):
         (study,) = run.studies
         render_table(study, {"id": "main", **run.experiment.reports["tables"]["main"]}, folder / "main_text")
         write_claims([study], run.experiment.registered_claims, folder / "claims")
-    members = {"results/tables/main_text.csv": folder / "main_text.csv", "results/claims.csv": folder / "claims.csv"}
+    time = {"results/benchmarks/merge_checkpoints/text/ties/seed0.tsv": b"s\tcpu_time\n9.1\t12.6\n"}
+    members = {**time, "results/tables/main_text.csv": folder / "main_text.csv", "results/claims.csv": folder / "claims.csv"}
     write(folder / "mine.zip", {}, members)
     return folder / "mine.zip"
 
@@ -55,8 +56,8 @@ def test_a_method_stands_beside_its_row_with_a_variant(archive):
     main = {row["method"]: row for row in rows(archive, "results/tables/main_text.csv")}
     assert set(found) == {row["label"] for name, row in main.items() if "+" not in name}
     gained = by_label[main["task_arithmetic+nan_delta"]["label"]]
-    assert found[main["task_arithmetic"]["label"]][3:] == (gained[1], gained[5])
-    assert found["Pretrained"][3:] == ("", "")
+    assert found[main["task_arithmetic"]["label"]][3:] == (gained[1], gained[5], "")
+    assert found["Pretrained"][3:] == ("", "", "") and found[main["ties"]["label"]][5] == "13"
 
 
 def test_verdicts_are_those_that_could_be_tested(archive):

@@ -12,7 +12,7 @@ from nan_merge.reporting.formats import interval, p_value, percent, signed_numbe
 
 Line = tuple[str, ...]
 AVERAGES = ("method", "average", "95 % interval", "weighted", "normalised", "Δ to its host [95 %], adjusted p")
-BESIDE = ("method", "average", "95 % interval", "with `{}`", "Δ [95 %], adjusted p")
+BESIDE = ("method", "average", "95 % interval", "with `{}`", "Δ [95 %], adjusted p", "CPU s of the merge")
 VERDICTS = ("claim", "suite", "effect of", "verdict", "effect [95 %], adjusted p", "seeds")
 
 
@@ -23,14 +23,28 @@ def averages(archive: Archive, suite: str) -> list[Line]:
 
 
 def beside(archive: Archive, suite: str, variant: str) -> list[Line]:
-    """Return the rows of BESIDE of a suite: every scored method without a variant, and its row with this one."""
+    """Return the rows of BESIDE of a suite: every scored method without a variant, and its row with this one.
+
+    The processor time of a merge is that of its job, by Snakemake's benchmark, where the archive has the file.
+    """
     rows = {row["method"]: row for row in _rows(archive, f"results/tables/main_{suite}.csv")}
     alone = [row for name, row in rows.items() if "+" not in name and row["average"]]
-    return [_beside(row, rows.get(f"{row['method']}+{variant}")) for row in sorted(alone, key=lambda row: -float(row["average"]))]
+    times = f"results/benchmarks/merge_checkpoints/{suite}/{{}}/seed0.tsv"
+    return [
+        (*_averages(row)[:3], *_with(rows.get(f"{row['method']}+{variant}")), _seconds(archive, times.format(row["method"])))
+        for row in sorted(alone, key=lambda row: -float(row["average"]))
+    ]
 
 
-def _beside(row: dict[str, str], other: dict[str, str] | None) -> Line:
-    return (*_averages(row)[:3], *((percent(_number(other, "average")), _difference(other)) if other else ("", "")))
+def _with(row: dict[str, str] | None) -> Line:
+    return (percent(_number(row, "average")), _difference(row)) if row else ("", "")
+
+
+def _seconds(archive: Archive, name: str) -> str:
+    if name not in archive.files:
+        return ""
+    (row,) = _rows(archive, name, delimiter="\t")
+    return f"{float(row['cpu_time']):.0f}"
 
 
 def _averages(row: dict[str, str]) -> Line:
@@ -74,7 +88,7 @@ def _number(row: dict[str, str], name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 
-def _rows(archive: Archive, name: str) -> list[dict[str, str]]:
+def _rows(archive: Archive, name: str, delimiter: str = ",") -> list[dict[str, str]]:
     if name not in archive.files:
         raise UserError(f"{archive.file}: has no {name}; name a suite of the archived run")
-    return list(csv.DictReader(io.StringIO(archive.read(name).decode("utf-8"))))
+    return list(csv.DictReader(io.StringIO(archive.read(name).decode("utf-8")), delimiter=delimiter))

@@ -108,8 +108,14 @@ def check_harness_keys(experiment: Experiment) -> None:
         where, device = experiment.where("scoring", key), scoring.get("device", "cpu")
         if device != "cuda":
             raise UserError(f"{where}: {scoring[key]} needs GPUs, `device: cuda`; found `device: {device}`")
-        if others := [suite for suite in experiment.suites if not experiment.is_benchmarked(suite)]:
+        others = [suite for suite in experiment.suites if not experiment.is_benchmarked(suite) or _retrieved(experiment, suite)]
+        if others:
             raise UserError(f"{where}: only for language models on benchmarks, and '{others[0]}' is no such suite; remove one")
+
+
+def _retrieved(experiment: Experiment, suite: str) -> list[str]:
+    """Return the tasks of a suite that are retrieval, which sentence-transformers runs."""
+    return [task for task in experiment.suites[suite]["tasks"] if "retrieval" in experiment.tasks[task].get("harness", {})]
 
 
 def check_cross_check(experiment: Experiment) -> None:
@@ -233,8 +239,7 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
         raise UserError(f"{where}: tasks: {found}; a suite has tasks of one kind: make two suites")
     if harnessed and (more := [key for key in HEADS if key in record]):
         raise UserError(f"{where}: {more[0]}: its tasks are benchmarks of a harness, which need none; remove the key")
-    if suite not in experiment.models:
-        _check_retrieval(record, tasks, where)
+    _check_retrieval(experiment, suite, where)
     if record.get("dequantise") and not (harnessed and "finetune" in record):
         raise UserError(
             f"{where}: dequantise: only for a language model that experts are fine-tuned from here (`finetune: tasks:`), since"
@@ -257,16 +262,19 @@ def _check_scoring(experiment: Experiment, suite: str, where: str) -> None:
         raise UserError(f"{where}: {lacking[0]}: the key is missing; tasks that are scored by heads of `{kinds[0]}` need it")
 
 
-def _check_retrieval(record: Mapping[str, Any], tasks: Mapping[str, Any], where: str) -> None:
-    """Check that sentence encoders, which are fetched, and they alone have tasks of retrieval."""
-    for task, entry in tasks.items():
-        if ("retrieval" in entry.get("harness", {})) != (record["family"] == SENTENCES):
+def _check_retrieval(experiment: Experiment, suite: str, where: str) -> None:
+    """Check that fetched sentence encoders, and they alone, have tasks of retrieval, and no key that those do not read."""
+    record, found = experiment.suites[suite], _retrieved(experiment, suite)
+    for task in record["tasks"] if suite not in experiment.models else ():
+        if (task in found) != (record["family"] == SENTENCES):
             raise UserError(
                 f"{where}: family, tasks: family {SENTENCES} runs tasks with `harness: retrieval`, and no other family runs those"
                 f"; found family {record['family']} with '{task}'. Correct one of both"
             )
     if record["family"] == SENTENCES and "finetune" in record:
         raise UserError(f"{where}: finetune: experts of {SENTENCES} are not trained here; name fetched ones in `experts:`")
+    if len(found) == len(record["tasks"]) and (unread := [key for key in ("harness", "splits") if key in record]):
+        raise UserError(f"{where}: {unread[0]}: its tasks are retrieval, which does not read it; remove the key")
 
 
 def _check_finetune(record: Mapping[str, Any], where: str, harnessed: bool) -> None:

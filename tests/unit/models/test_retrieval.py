@@ -20,6 +20,7 @@ from nan_merge.archive.predictions import wrong_scores
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, read_table, write_json
 from nan_merge.data.retrieval import Collection, read
+from nan_merge.layouts.modules import KINDS
 from nan_merge.models import retrieval
 from nan_merge.models.benchmark_scores import Scoring, score
 from nan_merge.models.families.sentence_encoder import prepare
@@ -235,6 +236,10 @@ def older_pooling(model):
     write_json(model / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode_max_tokens": True})
 
 
+def unset_pooling(model):
+    write_json(model / "1_Pooling/config.json", {"word_embedding_dimension": 32, "include_prompt": False})
+
+
 def other_prompt(model):
     record = read_json(model / "config_sentence_transformers.json")
     write_json(model / "config_sentence_transformers.json", {**record, "prompts": {"query": "query: ", "document": ""}})
@@ -252,6 +257,7 @@ def without_dense(model):
 DIFFERENT = {
     "pooling": (other_pooling, r"Pooling \(cls\).* those of the base .* Pooling \(mean\)"),
     "an older config": (older_pooling, r"Pooling \(max\)"),
+    "no pooling mode": (unset_pooling, r"Pooling \(mean, without the prompt\)"),
     "a prompt": (other_prompt, r"prompt query 'query: '; those of"),
     "similarity": (other_similarity, "similarity dot"),
     "no dense layer": (without_dense, r"are Transformer, Pooling \(mean\); those of the base"),
@@ -268,20 +274,52 @@ def test_an_expert_with_other_modules_is_refused(kind, published, prepared, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"a": 1}, "modules.json: no list of modules"),
-        ([{"path": "1_Pooling"}], "modules.json: no list of modules"),
-        ([{"path": "../1_Pooling", "type": "x.Pooling"}], r"path '\.\./1_Pooling' of Pooling is no sub-folder"),
-        ([{"path": "2_Lost", "type": "x.Dense"}], "2_Lost/config.json: there is no such file"),
-    ],
-)
-def test_a_list_of_modules_of_another_form_is_named(content, message, prepared, tmp_path):
+MODULES, SETTINGS, POOLING = "modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"
+FORMS = [
+    (MODULES, {}, "modules.json: no list of modules"),
+    (MODULES, [], "modules.json: no list of modules"),
+    (MODULES, [{"path": "1_Pooling"}], "modules.json: no list of modules"),
+    (MODULES, [{"path": "../1_Pooling", "type": "x.Pooling"}], r"path '\.\./1_Pooling' of Pooling is no sub-folder"),
+    (MODULES, [{"path": "../x", "type": "x.Normalize"}], r"path '\.\./x' of Normalize is no sub-folder"),
+    (MODULES, [{"path": "2_Lost", "type": "x.Dense"}], "2_Lost/config.json: there is no such file"),
+    (SETTINGS, {"prompts": ["a"]}, r"config_sentence_transformers.json: prompts \['a'\]; expected a mapping"),
+    (SETTINGS, {"prompts": {"query": 3}}, "prompts {'query': 3}; expected a mapping with a text for each name"),
+    (POOLING, {"pooling_mode": "men"}, "1_Pooling/config.json: pooling_mode 'men'; expected one or several of cls, max, mean"),
+    (POOLING, {"pooling_mode": 3}, "pooling_mode 3; expected"),
+    (POOLING, {"pooling_mode": []}, r"pooling_mode \[\]; expected"),
+]
+
+
+@pytest.mark.parametrize("base", [True, False])
+@pytest.mark.parametrize(("file", "content", "message"), FORMS)
+def test_modules_of_another_form_are_named(file, content, message, base, prepared, tmp_path):
     model = shutil.copytree(prepared["low"], tmp_path / "low")
-    write_json(model / "modules.json", content)
+    write_json(model / file, content)
     with pytest.raises(UserError, match=message):
-        prepare(model, tmp_path / "out", prepared["base"])
+        prepare(model, tmp_path / "out", None if base else prepared["base"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Pool", "own_code.Normalize"])
+def test_a_base_with_modules_that_the_library_has_not_is_refused(kind, prepared, tmp_path):
+    model = shutil.copytree(prepared["base"], tmp_path / "model")
+    write_json(model / MODULES, [*read_json(model / MODULES), {"path": "", "type": kind}])
+    with pytest.raises(UserError, match=f"modules.json: type '{kind}'; expected a module of sentence_transformers, Transformer"):
+        prepare(model, tmp_path / "out")
+
+
+def test_the_modules_that_a_base_may_have_are_those_of_the_library():
+    from sentence_transformers.sentence_transformer import modules
+
+    assert {*KINDS} == {*modules.__all__} - {"Module", "InputModule"}
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_a_model_without_the_weights_of_its_dense_layer_is_not_prepared(base, published, prepared, tmp_path):
+    model = shutil.copytree(published[0] / "models/tiny/sentences_low", tmp_path / "model")
+    (model / DENSE).unlink()
+    with pytest.raises(UserError, match=r"model: no weights of the dense layer '2_Dense'; expected 2_Dense/model\.safetensors"):
+        prepare(model, tmp_path / "out", None if base else prepared["base"])
 
 
 def test_a_merge_of_such_an_expert_says_so(prepared, tmp_path):
@@ -316,6 +354,21 @@ def judged(query, document, score):
     )
 
 
+def table(content):
+    """Return a change that puts a table in the place of the judgements."""
+
+    def change(folder):
+        (folder / "qrels/test.jsonl").unlink()
+        (folder / "qrels/test.tsv").write_bytes(content)
+
+    return change
+
+
+def document(**row):
+    return lambda folder: append(folder, "corpus.jsonl", {"_id": "new", "text": "", **row})
+
+
+HEADER = b"query-id\tcorpus-id\tscore\n"
 WRONG = {
     "no corpus": (lambda folder: (folder / "corpus.jsonl").unlink(), "corpus.jsonl: there is no such file"),
     "an empty corpus": (lambda folder: (folder / "corpus.jsonl").write_text("\n"), "corpus.jsonl: is empty"),
@@ -327,6 +380,26 @@ WRONG = {
     "judged twice": (judged("q1", "d1", 0), "line 81: document 'd1' is judged twice for query 'q1'"),
     "no score": (judged("q1", "d9", None), "line 81: no 'score'; expected query-id, corpus-id, score"),
     "half a score": (judged("q1", "d9", 0.5), "line 81: score 0.5; expected a whole number"),
+    "a score that is huge": (judged("q1", "d9", 1e300), r"line 81: score 1e\+300; expected a whole number, of at most 1,000,000"),
+    "a score above floats": (judged("q1", "d9", 10**400), "line 81: score 10{77}.*; expected a whole number"),
+    "a score that is none": (judged("q1", "d9", float("nan")), "line 81: score nan; expected a whole number"),
+    "a list for a score": (judged("q1", "d9", [1]), r"line 81: score \[1\]; expected a text or a number"),
+    "a list for a text": (document(text=["a"]), r"corpus.jsonl, line 81: text \['a'\]; expected a text or a number"),
+    "a mapping for a title": (document(title={"a": 1}), "corpus.jsonl, line 81: title {'a': 1}; expected a text"),
+    "half a character": (document(text="a \ud800"), r"corpus.jsonl, line 81: text holds '\\ud800', half of a surrogate pair"),
+    "other bytes": (
+        lambda folder: (folder / "corpus.jsonl").write_bytes(b'{"_id": "a", "text": "b"}\n{"_id": "c", "text": "caf\xe9"}\n'),
+        "corpus.jsonl, line 2: not in UTF-8 .*save it in this encoding",
+    ),
+    "other bytes in a table": (table(HEADER + b"q1\td1\xe9\t1\n"), "qrels/test.tsv, line 2: not in UTF-8"),
+    "a long field": (table(HEADER + b"\nq1\t%s\t1\n" % (b"d" * 131_073)), "test.tsv, line 3: corpus-id has 131,073 characters"),
+    "a short line": (table(HEADER + b"q1\td1\n"), "test.tsv, line 2: no 'score'"),
+    "no header": (
+        table(b"q1\td1\t1\n"),
+        r"test.tsv, line 1: 'q1\\td1\\t1'; expected the header query-id, corpus-id, score",
+    ),
+    "spaces for tabs": (table(HEADER.replace(b"\t", b" ")), "test.tsv, line 1: 'query-id corpus-id score'; expected the header"),
+    "an empty table": (table(b""), "test.tsv, line 1: ''; expected the header"),
     "an id twice": (
         lambda folder: append(folder, "corpus.jsonl", {"_id": "d1", "text": ""}),
         "the id 'd1' stands twice",
@@ -356,6 +429,28 @@ def test_judgements_of_the_archives_of_beir_are_read_alike(published, tmp_path):
     (folder / "qrels/test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{text}")
     (folder / "qrels/test.jsonl").unlink()
     assert read(folder, "test") == before
+    for file in ("qrels/test.tsv", "corpus.jsonl"):  # with a byte order mark
+        (folder / file).write_text((folder / file).read_text(), encoding="utf-8-sig")
+    assert read(folder, "test") == before
+
+
+def test_a_query_whose_only_relevant_document_is_skipped_is_named(published, tmp_path):
+    folder = shutil.copytree(published[0] / "datasets/tiny/scifact", tmp_path / "datasets/tiny/scifact")
+    append(folder, "queries.jsonl", {"_id": "d1", "text": "ask1"})
+    judged("d1", "d1", 1)(folder)
+    assert retrieval.load_tasks(benchmark(tmp_path, "scifact"), tmp_path)["scifact"].judged["d1"] == {"d1": 1}
+    task = benchmark(tmp_path, "scifact", skip_same_id=True)
+    with pytest.raises(UserError, match=r"1 of 41 queries have no relevant document .* another id than the query\): d1;"):
+        retrieval.load_tasks(task, tmp_path)
+    judged("d1", "d2", 1)(folder)
+    assert retrieval.load_tasks(task, tmp_path)["scifact"].judged["d1"] == {"d1": 1, "d2": 1}
+
+
+def test_a_damaged_file_of_weights_is_told(prepared, tmp_path):
+    model = shutil.copytree(prepared["base"], tmp_path / "model")
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="model: sentence-transformers cannot load this model: "):
+        retrieval.load_model(model, "cpu", "float32", {})
 
 
 def test_a_model_with_numbers_that_are_none_is_named(published):

@@ -6,7 +6,7 @@ A folder holds corpus.jsonl and queries.jsonl, with `_id` and `text` (documents 
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from nan_merge.core.names import first_of
 from nan_merge.core.text import parse_json
 
 JUDGED = ("query-id", "corpus-id", "score")
+LONGEST = 1_000  # characters of an id
+HIGHEST = 1_000_000  # of a score, and the lowest below 0
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Collection:
     judged: Mapping[str, Mapping[str, int]]
 
 
-def read(folder: Path, split: str) -> Collection:
+def read(folder: Path, split: str, skip_same_id: bool = False) -> Collection:
     """Return the collection of a folder, with the queries of a split; titles stand before their texts, as in BEIR.
 
-    Raises UserError for files and columns that are missing, an id that stands twice, an empty corpus, judgements of ids that no
-    file has, and a query without a relevant document.
+    Raises UserError for files and columns that are missing, lines of another form, an id that stands twice, an empty corpus,
+    judgements of ids that no file has, and a query without a relevant document; with `skip_same_id` one with its id is none.
     """
     documents = _texts(folder / "corpus.jsonl")
     texts = _texts(folder / "queries.jsonl")
@@ -54,10 +56,11 @@ def read(folder: Path, split: str) -> Collection:
         if ids:
             file = "queries.jsonl" if kind == "queries" else "corpus.jsonl"
             raise UserError(f"{place}: {len(ids)} {kind} are not in {file}: {first_of(ids)}; expected all; fetch the data again")
-    if without := [query for query, of in judged.items() if max(of.values()) < 1]:
+    if without := [q for q, of in judged.items() if all(score < 1 or (skip_same_id and doc == q) for doc, score in of.items())]:
+        skipped = ", and with `skip_same_id` another id than the query" if skip_same_id else ""
         raise UserError(
-            f"{place}: {len(without)} of {len(judged)} queries have no relevant document (a score above 0): {first_of(without)};"
-            " their nDCG is not defined. Remove their lines, or fetch the data again"
+            f"{place}: {len(without)} of {len(judged)} queries have no relevant document (a score above 0{skipped}):"
+            f" {first_of(without)}; their nDCG is not defined. Remove their lines, or fetch the data again"
         )
     if not judged:
         raise UserError(f"{place}: no judgement; expected a line for each relevant document; fetch the data again")
@@ -96,23 +99,52 @@ def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
             f"{file}: there is no such file; expected a data set in the layout of BEIR: corpus.jsonl, queries.jsonl and qrels."
             " Correct `members:` of the asset, and lock it again"
         )
-    with open(file, encoding="utf-8", newline="") as lines:
-        if file.suffix == ".tsv":
-            rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            found: Iterator[tuple[int, Any]] = enumerate(rows, 2)
-        else:
-            found = ((number, parse_json(line, f"{file}, line {number}")) for number, line in enumerate(lines, 1) if line.strip())
-        for number, row in found:
+    lines = _lines(file)
+    if file.suffix == ".tsv":
+        where, first = next(lines, (f"{file}, line 1", ""))
+        header = first.split("\t")
+        if not {*columns} <= {*header}:
+            expected = f"expected the header {', '.join(columns)}, with tabs between the names"
+            raise UserError(f"{where}: {first[:80]!r}; {expected}; put it there, or fetch the data again")
+        found: Iterator[tuple[str, Any]] = ((where, dict(zip(header, line.split("\t"), strict=False))) for where, line in lines)
+    else:
+        found = ((where, parse_json(line, where)) for where, line in lines)
+    for where, row in found:
+        if missing := [column for column in columns if not isinstance(row, dict) or row.get(column) is None]:
+            raise UserError(f"{where}: no {missing[0]!r}; expected {', '.join(columns)}; fetch the data again")
+        for column in (*columns, "title"):
+            _check(row.get(column), column, where)
+        yield where, row
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file in UTF-8, with or without a byte order mark, that are not blank, and where each stands."""
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
-            if missing := [column for column in columns if not isinstance(row, dict) or row.get(column) is None]:
-                raise UserError(f"{where}: no {missing[0]!r}; expected {', '.join(columns)}; fetch the data again")
-            yield where, row
+            try:
+                text = line.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where}: not in UTF-8 ({error}); save it in this encoding, or fetch it again") from None
+            if text.strip():
+                yield where, text.rstrip("\r\n")
+
+
+def _check(value: Any, column: str, where: str) -> None:
+    """Raise UserError for a value that is no text or number, text that is no Unicode, and an id of many characters."""
+    if isinstance(value, bool | list | dict):
+        raise UserError(f"{where}: {column} {value!r:.80}; expected a text or a number; fetch the data again")
+    if isinstance(value, str) and (half := re.search(r"[\ud800-\udfff]", value)):
+        raise UserError(f"{where}: {column} holds {half[0]!r}, half of a surrogate pair; expected both; fetch the data again")
+    if column.endswith("id") and (length := len(str(value))) > LONGEST:
+        raise UserError(f"{where}: {column} has {length:,} characters; expected at most {LONGEST:,}; fetch the data again")
 
 
 def _score(value: Any, where: str) -> int:
     try:
-        if (number := float(value)).is_integer():
+        if (number := float(value)).is_integer() and abs(number) <= HIGHEST:
             return int(number)
-    except (TypeError, ValueError):
+    except (ValueError, OverflowError):
         pass
-    raise UserError(f"{where}: score {value!r}; expected a whole number; fetch the data again")
+    expected = f"expected a whole number, of at most {HIGHEST:,} and not below -{HIGHEST:,}"
+    raise UserError(f"{where}: score {value!r:.80}; {expected}; fetch the data again")

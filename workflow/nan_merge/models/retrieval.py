@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from nan_merge.core.errors import UserError
 from nan_merge.data.retrieval import Collection, read
@@ -24,7 +25,7 @@ QUERIES = 64  # that are compared with all documents at once
 def load_tasks(benchmark: Benchmark, scratch: Path) -> dict[str, Collection]:
     """Return the collection of a benchmark by its id; UserError, with the task, for data of another form."""
     try:
-        return {benchmark.id: read(benchmark.data, benchmark.harness["retrieval"]["split"])}
+        return {benchmark.id: read(benchmark.data, **benchmark.harness["retrieval"])}
     except UserError as error:
         raise UserError(f"{benchmark.where}: {error}") from None
 
@@ -44,7 +45,7 @@ def load_model(folder: Path, device: str, dtype: str, settings: Mapping[str, Any
         model = SentenceTransformer(
             str(folder), device=device, local_files_only=True, trust_remote_code=False, model_kwargs={"dtype": dtype}
         )
-    except (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, ImportError, TypeError, AttributeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"{folder}: sentence-transformers cannot load this model: {''.join(first)}; prepare it again") from None
     return model.eval()

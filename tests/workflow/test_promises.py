@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def _cut_variants(variants: dict) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The cut of the checkout after `make demo`, which fetches from the package index whatever it needs."""
     project = cut(installed(Project(tiny.copy_code(tmp_path_factory.mktemp("promises") / "checkout"))))
+    shutil.copytree(ROOT / "benchmarks", project / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))  # for `make docs`
     done = project.shell("make demo")
     assert done.code == 0, done.text[-6000:]
     return project

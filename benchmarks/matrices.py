@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from benchmarks.cases import ROOT, facts, positive
 from benchmarks.harness import turn
 from benchmarks.plain import METHODS
 from benchmarks.shapes import MODELS
-from benchmarks.tables import grid, machine, save
+from benchmarks.tables import machine, matrix_ratios, save
 from nan_merge.core.command_line import command_line
 from nan_merge.methods.ace import ace
 from nan_merge.methods.context import TensorContext
@@ -86,25 +86,15 @@ def measured(shape: Shape, experts: int, methods: Sequence[str], rounds: int) ->
     return found
 
 
-def matrices_table(results: dict[str, Any]) -> str:
-    """Return the seconds of all matrices by method, the ratios by shape, and the error of float32."""
-    shapes = results["shapes"]
-    columns = [f"{rows:,} × {inputs:,}" for rows, inputs in (each["shape"] for each in shapes)]
-    lines = []
-    for method in shapes[0]["methods"]:
-        cells = [(each["count"], each["methods"][method]) for each in shapes]
-        ours, torch_ = (sum(count * min(cell["seconds"][name]) for count, cell in cells) for name in ("ours", "torch"))
-        ratios = [f"{min(cell['seconds']['ours']) / min(cell['seconds']['torch']):.2f}" for _, cell in cells]
-        error = max(cell["difference"] for _, cell in cells)
-        lines.append([method, f"{ours:.1f}", f"{torch_:.1f}", f"{ours / torch_:.2f}", *ratios, f"{error:.0e}"])
+def matrices_table(results: Mapping[str, Any]) -> str:
+    """Return the table with the machine and what the columns are."""
     about = (
         f"{results['experts']} experts, the matrices of {results['size']} on one thread. Processor seconds are the least of the"
         " rounds for every shape, times the number of such matrices; the columns of shapes are ratios of ours to torch. The error"
         " is the largest difference of both over the largest number."
     )
     title = "# Operators on matrices, float64, against the papers' formulas in torch, float32"
-    head = ["method", "ours, CPU s", "torch, CPU s", "ratio", *columns, "error of float32"]
-    return "\n".join([title, "", machine(results["facts"]), "", about, "", *grid(head, lines), ""])
+    return "\n".join([title, "", machine(results["facts"]), "", about, "", *matrix_ratios(results), ""])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from benchmarks.layers import pairs, rows
 from benchmarks.memory import peaks
 from benchmarks.methods import costs
 from benchmarks.programs import OURS, SAME_AS
-from benchmarks.tables import PEERS, grid, megabytes, select, wall
+from benchmarks.tables import PEERS, grid, matrix_ratios, megabytes, select, wall
 from nan_merge.core.files import read_json
 
 RESULTS = ROOT / "benchmarks/results"
@@ -47,6 +47,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "vision": merges,
     "language": wholes,
     "language_13B": wholes,
+    "matrices": matrix_ratios,
     "memory": peaks,
     "evaluation": processes,
     "methods": costs,

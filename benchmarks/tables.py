@@ -152,3 +152,17 @@ def _throughputs(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["method", "program", *(f"{case['size']} GB/s" for case in cases)]
     about = "Bytes of all inputs and of the output, each counted once, by the median wall time; × the first size."
     return ["## Throughput by size", "", about, "", *grid(head, rows, 2), "", *(line for note in notes for line in (note, ""))]
+
+
+def matrix_ratios(results: Mapping[str, Any]) -> list[str]:
+    """Return a table of the seconds of all matrices by method, the ratios by shape, and the error of float32."""
+    shapes = results["shapes"]
+    columns = [f"{rows:,} × {inputs:,}" for rows, inputs in (each["shape"] for each in shapes)]
+    lines = []
+    for method in shapes[0]["methods"]:
+        cells = [(each["count"], each["methods"][method]) for each in shapes]
+        ours, torch_ = (sum(count * min(cell["seconds"][name]) for count, cell in cells) for name in ("ours", "torch"))
+        by_shape = [f"{min(cell['seconds']['ours']) / min(cell['seconds']['torch']):.2f}" for _, cell in cells]
+        error = max(cell["difference"] for _, cell in cells)
+        lines.append([f"`{method}`", f"{ours:.1f}", f"{torch_:.1f}", f"{ours / torch_:.2f}", *by_shape, f"{error:.0e}"])
+    return grid(["method", "ours, CPU s", "torch, CPU s", "ratio", *columns, "error of float32"], lines)

@@ -149,7 +149,7 @@ def test_the_report_names_data_draws_and_what_was_skipped(study, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "Slerp was skipped: slerp merges 2 experts, here are 3." in page
     assert "Permuted, 3 draws" in page and "<td>train</td><td>no</td>" in page
-    assert "Toy, Swept: p = -2 was chosen, by the average accuracy over tasks on the validation splits." in page
+    assert "Toy, Swept: p = -2, chosen by the average accuracy over tasks on the validation splits." in page
 
 
 def test_a_method_is_compared_with_the_mean_of_the_draws_and_ranked_among_them(tmp_path):

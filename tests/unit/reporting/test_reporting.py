@@ -400,7 +400,7 @@ def test_a_gain_of_a_row_that_is_no_nan_is_no_gain_of_nan(study):
 
 @pytest.mark.parametrize("kind", ["accuracy", "comparisons", "methods", "coefficients"])
 def test_a_table_with_a_selected_value_says_on_what_it_was_selected(study, tmp_path, kind):
-    words = "Tuned\\_λ & 50 %: λ = 0.5 was chosen, by the average accuracy over tasks on the validation splits."
+    words = "Tuned\\_λ & 50 %: λ = 0.5, chosen by the average accuracy over tasks on the validation splits."
     assert words in rendered(study, tmp_path, kind)[1]
     study.methods = [method for method in METHODS if "tune" not in method]
     assert "validation" not in rendered(study, tmp_path, kind)[1]
@@ -409,7 +409,7 @@ def test_a_table_with_a_selected_value_says_on_what_it_was_selected(study, tmp_p
 def test_a_value_that_was_chosen_for_another_method_says_so(study):
     tune = {"hyper_parameter": "mean", "as": "tuned"}
     study.methods = [*METHODS, {"id": "tuned+nan", "label": "Tuned + NAN", "group": "nan", "tune": tune}]
-    assert study.choices()[1].startswith("Tuned + NAN: λ was chosen for Tuned_λ & 50 %, by the average accuracy")
+    assert study.choices()[1].startswith("Tuned + NAN: λ, chosen for Tuned_λ & 50 % by the average accuracy")
 
 
 COLOURS = {"host": "#0072b2", "nan": "#d55e00", "control": "#009e73"}

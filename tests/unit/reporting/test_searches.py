@@ -102,5 +102,5 @@ def test_what_a_search_chose_is_told_with_its_methods():
     told = Study(SUITE, methods, coefficients=[{"method": "m", "chosen": POINT}])
     assert told.symbol("m") == "values, density" and told.chosen("m") == []
     assert told.choices() == [
-        f"M: values, density = {spelt_point(POINT)} were chosen, by the average accuracy over tasks on the validation splits."
+        f"M: values, density = {spelt_point(POINT)}, chosen by the average accuracy over tasks on the validation splits."
     ]

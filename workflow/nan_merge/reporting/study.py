@@ -108,14 +108,14 @@ class Study:
 
     def choices(self) -> list[str]:
         """Say of every shown method with a tuned hyper-parameter what it was chosen on, one sentence each."""
-        tuned = [method for method in self.methods if "tune" in method and "skipped" not in method]
         return [
-            f"{method.get('label', method['id'])}: {self.symbol(method['id'])}"
+            f"{self.label(method['id'])}: {self.symbol(method['id'])}"
             + (f" = {picked}" if (picked := self.picked(method["id"])) else "")
-            + (" were chosen" if "," in self.symbol(method["id"]) or "values" in self.symbol(method["id"]) else " was chosen")
+            + ", chosen"
             + (f" for {self.label(owner)}" if (owner := method["tune"].get("as", method["id"])) != method["id"] else "")
-            + f", by the average {self.measure} over tasks on the validation splits."
-            for method in tuned
+            + f" by the average {self.measure} over tasks on the validation splits."
+            for method in self.methods
+            if "tune" in method and "skipped" not in method
         ]
 
     @property

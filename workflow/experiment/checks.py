@@ -88,17 +88,16 @@ def check_validation_sizes(experiment: Experiment) -> None:
     shown = [(kind, name) for kind in ("tables", "figures") for name in experiment.config[kind]]
     if not any("searches" in experiment.reports[kind][name]["inputs"] for kind, name in shown):
         return
-    for suite in experiment.suites:
-        owner = experiment.owner(suite)
-        if method := next((each for each in experiment.merges(owner) if each in experiment.searches), None):
-            for task in experiment.task_ids(owner):
-                if (size := experiment.splits(owner, task)["validation"]) < FOLDS:
-                    own = "validation" in experiment.suites[owner].get("splits", {})
-                    where = experiment.file(owner) if own else f"config/tasks.yaml: {task}"
-                    raise UserError(
-                        f"{where}: splits: validation: found {size}; expected {FOLDS} or more, since the search of '{method}' is"
-                        f" cross-validated over {FOLDS} folds of the examples of '{task}'; enlarge the split"
-                    )
+    for owner in {experiment.owner(suite): None for suite in experiment.suites}:
+        searched = next((method for method in experiment.merges(owner) if method in experiment.searches), None)
+        sizes = {task: experiment.splits(owner, task)["validation"] for task in experiment.task_ids(owner)} if searched else {}
+        if small := next((task for task, size in sizes.items() if size < FOLDS), None):
+            own = "validation" in experiment.suites[owner].get("splits", {})
+            where = experiment.file(owner) if own else f"config/tasks.yaml: {small}"
+            raise UserError(
+                f"{where}: splits: validation: found {sizes[small]}; expected {FOLDS} or more, since the search of '{searched}'"
+                f" is cross-validated over {FOLDS} folds of the examples of '{small}'; enlarge the split"
+            )
 
 
 def check_harness_keys(experiment: Experiment) -> None:

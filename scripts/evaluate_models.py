@@ -39,6 +39,12 @@ def main() -> None:
     tasks = list(dict.fromkeys(name for text in args.tasks for name in text.split(",") if name))
     known_names("--data", given, tasks)
     found = {task: _benchmark(task, given.get(task), args.output) for task in tasks}
+    if all("retrieval" in harness for _, harness, _ in found.values()):
+        given_unread = {"--chat-template": args.chat_template, "--num-fewshot": args.num_fewshot is not None}
+        if unread := [option for option, is_given in given_unread.items() if is_given]:
+            raise UserError(
+                f"{unread[0]}: the tasks are retrieval ({', '.join(tasks)}), whose texts have no prompt; leave it out"
+            )
     sources = {name: find(model) for name, model in models.items()}
     from nan_merge.models.benchmark_scores import Scoring, score
     from nan_merge.models.harness.backends import refuse_adapter

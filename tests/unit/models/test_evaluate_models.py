@@ -95,6 +95,10 @@ MISTAKES = {
     "two models of one name": ((BASE, BASE, "--tasks", "gsm8k", *DATA), "MODEL base=.* the name 'base' is taken"),
     "an adapter": (("@adapter", "--tasks", "gsm8k", *DATA), "is a LoRA adapter; .* nan-merge merge --base BASE --expert"),
     "no chat template": ((BASE, "--chat-template", "--tasks", "gsm8k", *DATA), "no chat template, which `--chat-template` asks"),
+    "a prompt of retrieval": (
+        (BASE, "--num-fewshot", "0", "--tasks", "scifact", "--data", "scifact=@data"),
+        r"--num-fewshot: the tasks are retrieval \(scifact\), whose texts have no prompt; leave it out",
+    ),
     "an unknown name": ((BASE, "--against", "bas", "--tasks", "gsm8k", *DATA), "--against: unknown 'bas'; did you mean 'base'"),
 }
 

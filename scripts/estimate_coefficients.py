@@ -1,9 +1,8 @@
 """Turn measured norms into the coefficient table of one method (rule estimate_coefficients)."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from nan_merge.calibration.sums import with_calibration
 from nan_merge.core.command_line import command_line, parse_named_folders
 from nan_merge.core.files import read_json, write_json
 from nan_merge.methods.recipe import bind, operator_in
@@ -41,15 +40,6 @@ def main() -> None:
 def of_stages(path: str) -> bool:
     """Return whether a hyper-parameter is one of those that make coefficients; those of other stages are for the merge."""
     return path.startswith(("coefficients.", "control."))
-
-
-def with_calibration(measures: dict[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Add the sums of squares of each expert's calibration to those of every tensor, if there is any calibration."""
-    if folders:
-        collected = [read_json(folders[expert] / "calibration.json")["tensors"] for expert in measures["experts"]]
-        for name, sums in measures["tensors"].items():
-            sums["calibration"] = [squares.get(name, 0.0) for squares in collected]
-    return measures
 
 
 if __name__ == "__main__":

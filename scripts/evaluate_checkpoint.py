@@ -16,10 +16,10 @@ from nan_merge.core.errors import UserError
 from nan_merge.core.files import write_json
 from nan_merge.core.scoring import BATCH
 from nan_merge.core.versions import versions
-from nan_merge.data.dataset import Dataset, is_number
-from nan_merge.data.metrics import METRICS, score, standard_error
+from nan_merge.data.dataset import Dataset
+from nan_merge.data.metrics import METRICS, scores_of
 from nan_merge.models.classification import Forward, digest_files, embed
-from nan_merge.models.heads import Head, answers
+from nan_merge.models.heads import answers, fitting
 from nan_merge.models.registry import find_family
 from nan_merge.selection.scores import complete_trials, stopped, validation_scores
 from scripts.arguments import options
@@ -51,7 +51,7 @@ def main() -> None:
             continue
         found, labels = answered(args, number, load, forward, module)
         metric = metrics.get(task, "accuracy")
-        measured = measure(metric, args.split, found, labels)
+        measured = scores_of(metric, args.split, found, labels)
         so_far[task] = measured[metric]["value"]
         common = {"suite": args.suite, "method": args.method, "task": task}
         for name, numbers in measured.items():
@@ -103,7 +103,7 @@ def logits_of(args: argparse.Namespace, number: int, embedded: Callable[[Path], 
     own = args.checkpoints[number : number + 1] if len(args.checkpoints) > 1 else args.checkpoints
     data, head = Dataset(args.datasets[number]), args.heads[number]
     found = [
-        checked(embedded(each), head, each, data, args.precision)(torch.from_numpy(embedded(each)))
+        fitting(head, data, embedded(each), each, args.precision)(torch.from_numpy(embedded(each)))
         for each in (args.checkpoints if args.ensemble else own)
     ]
     return sum(found[1:], found[0]) / len(found)
@@ -116,32 +116,6 @@ def chosen(pairs: list[str], tasks: list[str]) -> dict[str, str]:
         if task not in tasks or metric not in METRICS:
             wanted = f"TASK=METRIC with a task of --datasets ({', '.join(tasks)}) and one of {', '.join(METRICS)}"
             raise UserError(f"--metrics: found '{task}={metric}'; expected {wanted}")
-    return found
-
-
-def measure(metric: str, split: str, prediction: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Return value and standard error by metric: the one of the task and, on the test split, its parts and accuracy."""
-    if is_number(labels) != is_number(prediction) or is_number(labels) != (metric == "pearson_spearman"):
-        raise UserError(f"metric {metric} does not fit labels of type {labels.dtype}; correct `metrics:` of the suite")
-    whole = [] if is_number(labels) else ["accuracy"]  # what paired tests compare
-    names = [*whole, *METRICS[metric], metric] if split == "test" else [metric]
-    return {
-        name: {"value": score(name, prediction, labels), "stderr": standard_error(name, prediction, labels)}
-        for name in dict.fromkeys(names)
-    }
-
-
-def checked(embeddings: np.ndarray, head: Path, checkpoint: Path, data: Dataset, precision: str) -> Head:
-    """Return the head; UserError where it does not fit the data set or the embeddings, or these are not numbers."""
-    found, classes = Head.read(head), len(data.record["classes"])
-    if (shape := [found.outputs, found.width]) != (expected := [classes, embeddings.shape[1]]):
-        raise UserError(
-            f"{head}: the head is {shape}, expected {expected}: the classes of {data.folder}, and the width of"
-            f" the embeddings of {checkpoint}; remove the head and let it be made again, or correct the suite"
-        )
-    if strange := int((~np.isfinite(embeddings)).any(1).sum()):
-        reason = "it holds NaN or infinities" if precision == "float32" else f"or try another --precision than {precision}"
-        raise UserError(f"{checkpoint}: {strange} of {len(embeddings)} embeddings of {data.folder} are NaN or infinite; {reason}")
     return found
 
 

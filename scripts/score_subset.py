@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nan_merge.calibration.sums import with_calibration
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.command_line import command_line, parse_named_folders
@@ -16,17 +17,16 @@ from nan_merge.core.files import read_json, write_json
 from nan_merge.core.scoring import BATCH
 from nan_merge.core.versions import versions
 from nan_merge.data.dataset import Dataset
+from nan_merge.data.metrics import scores_of
 from nan_merge.engine.devices import device
 from nan_merge.engine.merge import merge
 from nan_merge.engine.request import MergeRequest
 from nan_merge.layouts.unify import Models, unify_layout
 from nan_merge.methods.recipe import bind
 from nan_merge.models.classification import Forward, embed
-from nan_merge.models.heads import predict
+from nan_merge.models.heads import fitting, predict
 from nan_merge.models.registry import find_family
 from scripts.arguments import LAYOUT, options, parse_with_spec
-from scripts.estimate_coefficients import with_calibration
-from scripts.evaluate_checkpoint import checked, measure
 
 SPLIT = "test"
 
@@ -115,9 +115,9 @@ def scored(
     for dataset, head in zip(data, args.heads, strict=True):
         task, inputs, labels = dataset.folder.name, dataset.inputs(SPLIT), np.asarray(dataset.labels(SPLIT))
         embeddings = embed(encoder, inputs, module.batches(inputs, args.batch_size), forward_of(args))
-        found = predict(embeddings, checked(embeddings, head, folder, dataset, args.precision))
+        found = predict(embeddings, fitting(head, dataset, embeddings, folder, args.precision))
         named = {"suite": f"{args.suite}/{args.subset}", "method": method, "task": task, "metric": "accuracy"}
-        numbers = measure("accuracy", SPLIT, found, labels)["accuracy"]
+        numbers = scores_of("accuracy", SPLIT, found, labels)["accuracy"]
         scores.append({**named, **numbers, "n": len(labels), "seed": args.seed})
         predictions |= {f"{method}/{task}.prediction": found, f"{task}.label": labels}
     average = np.mean([score["value"] for score in scores])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from nan_merge.checkpoints.checkpoint import write_checkpoint, write_tensors
 from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import write_dataset
+from nan_merge.data.metrics import scores_of
 from nan_merge.models.classification import Forward, ahead, digest_files, embed
 from nan_merge.models.families import text_encoder
 from scripts import evaluate_checkpoint
@@ -272,7 +273,7 @@ def test_the_test_split_has_all_parts_of_a_metric_and_validation_the_metric_alon
     found = {row["metric"]: row["value"] for row in json.loads((tmp_path / "scores.json").read_text())["scores"]}
     assert list(found) == ["accuracy", "f1", "f1_accuracy"]
     assert found["f1_accuracy"] == (found["f1"] + found["accuracy"]) / 2
-    measured = evaluate_checkpoint.measure("f1_accuracy", "validation", np.array([0, 1, 1]), np.array([1, 1, 0]))
+    measured = scores_of("f1_accuracy", "validation", np.array([0, 1, 1]), np.array([1, 1, 0]))
     assert measured["f1_accuracy"]["value"] == (1 / 2 + 1 / 3) / 2 and len(measured) == 1
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from nan_merge.calibration.sums import RECORD
 from nan_merge.checkpoints.checkpoint import SINGLE, write_tensors
 from nan_merge.core.atomic import atomic_write
 from nan_merge.core.files import write_json
 from nan_merge.core.versions import versions
-
-RECORD = "calibration.json"
 
 
 def batches(count: int, size: int) -> list[np.ndarray]:

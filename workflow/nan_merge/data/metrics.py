@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nan_merge.core.errors import UserError
 from nan_merge.data.dataset import is_number
 
 RESAMPLES = 1000
@@ -72,6 +73,21 @@ def score(metric: str, prediction: NDArray, label: NDArray) -> float:
     """Return a metric, or one of the metrics whose mean it is, of predictions (N,) for labels (N,)."""
     parts = METRICS.get(metric, (metric,))
     return sum(FUNCTIONS[part](prediction, label) for part in parts) / len(parts)
+
+
+def scores_of(metric: str, split: str, prediction: NDArray, label: NDArray) -> dict[str, dict[str, float]]:
+    """Return value and standard error by metric: the one of the task and, on the test split, its parts and accuracy.
+
+    Raises UserError for a metric of classes on labels that are numbers, and the reverse.
+    """
+    if is_number(label) != is_number(prediction) or is_number(label) != (metric == "pearson_spearman"):
+        raise UserError(f"metric {metric} does not fit labels of type {label.dtype}; correct `metrics:` of the suite")
+    whole = [] if is_number(label) else ["accuracy"]  # what paired tests compare
+    names = [*whole, *METRICS[metric], metric] if split == "test" else [metric]
+    return {
+        name: {"value": score(name, prediction, label), "stderr": standard_error(name, prediction, label)}
+        for name in dict.fromkeys(names)
+    }
 
 
 def standard_error(metric: str, prediction: NDArray, label: NDArray) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
 from nan_merge.core.errors import UserError
+from nan_merge.data.dataset import Dataset
 
 ROWS, BIAS = "head", "bias"
 LAYERS = ("dense", "out_proj")  # of the head of RobertaForSequenceClassification, which RoBERTa's authors use
@@ -72,6 +73,23 @@ class Head:
             place = embeddings.device
             embeddings = F.linear(embeddings, weight.to(place), None if bias is None else bias.to(place))
         return embeddings
+
+
+def fitting(file: Path, data: Dataset, embeddings: np.ndarray, checkpoint: Path, precision: str) -> Head:
+    """Return the head of a data set for the embeddings (N, d) that a checkpoint gives in a precision.
+
+    Raises UserError where it does not fit the classes or the width, or where embeddings are not finite.
+    """
+    head, classes = Head.read(file), len(data.record["classes"])
+    if (shape := [head.outputs, head.width]) != (expected := [classes, embeddings.shape[1]]):
+        raise UserError(
+            f"{file}: the head is {shape}, expected {expected}: the classes of {data.folder}, and the width of"
+            f" the embeddings of {checkpoint}; remove the head and let it be made again, or correct the suite"
+        )
+    if strange := int((~np.isfinite(embeddings)).any(1).sum()):
+        reason = "it holds NaN or infinities" if precision == "float32" else f"or try another --precision than {precision}"
+        raise UserError(f"{checkpoint}: {strange} of {len(embeddings)} embeddings of {data.folder} are NaN or infinite; {reason}")
+    return head
 
 
 def predict(embeddings: np.ndarray, head: Head) -> np.ndarray:

@@ -183,6 +183,23 @@ def test_weights_are_added_on_request(project):
     assert content == (project / "results/merged/tiny/ties/seed0/model.safetensors").read_bytes()
 
 
+def test_tables_alone_have_the_digests_of_the_whole_archive(archived, members, tmp_path):
+    assert nan_merge(archived, "archive", tmp_path / "tables.zip", "--tables", **PRIVATE).code == 0
+    with zipfile.ZipFile(tmp_path / "tables.zip") as bundle:
+        found = {name: bundle.read(name) for name in bundle.namelist()}
+    assert found.pop("whole/manifest.json") == members[MANIFEST] and found.pop(MANIFEST)
+    assert {"results/tables/main_tiny.csv", "results/claims.csv", "results/comparisons.tsv"} <= found.keys()
+    assert {"results/benchmarks/merge_checkpoints/tiny/ties/seed0.tsv"} <= found.keys() and len(found) < len(members) / 5
+    assert all(members[name] == content for name, content in found.items())
+    faults = verified(archived, tmp_path / "tables.zip")
+    assert faults[1] == [] and all("tables and digests alone (--tables)" in each for each in (*faults[2], *faults[3]))
+    done = nan_merge(archived, "compare", tmp_path / "tables.zip", "run.zip")
+    assert done.code == 1 and "tables.zip: has no results/run_config.yaml: it has tables and digests alone" in done.text
+    found["results/claims.csv"] += b"1"
+    faults = verified(archived, written(tmp_path / "run.zip", {**members, **found, "whole/manifest.json": members[MANIFEST]}))
+    assert "results/claims.csv: is not that of whole/manifest.json" in faults[1]
+
+
 def test_the_commit_and_changes_of_the_code_are_in_it(project, tmp_path):
     def git(*words):
         identity = ["-c", "user.name=Ada", "-c", "user.email=a@b.example"]

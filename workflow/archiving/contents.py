@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from archiving.run import Run
 from nan_merge.archive import predictions
+from nan_merge.archive.container import WHOLE, manifest
 from nan_merge.archive.privacy import Traces
 from nan_merge.core.errors import UserError
 from planning.jobs import PlannedJob
@@ -21,6 +23,7 @@ MERGED = "results/merged/"
 SOURCES = ("Snakefile", "requirements.txt", "requirements-language.txt")  # that are kept whole, besides config/
 CODE = ("Snakefile", "workflow", "scripts", "envs", "profiles")  # all that a run reads besides config/
 IMAGE = re.compile(r"data:image/\w+;base64,[\w+/=]+")  # in which a name or a path can stand by chance
+TABLES = re.compile(r"results/(tables/.+\.csv|claims\.csv|comparisons\.tsv|searches/.+|benchmarks/merge_checkpoints/.+)")
 HEAD = 40  # lines that are kept of a log
 STREAM = re.compile(rb"\bstream\r?\n.*?\bendstream\b", re.DOTALL)  # compressed, in a PDF: any letters by chance
 BINARY = (".npz", ".npy", ".png", ".gz", ".safetensors", ".bin")
@@ -39,7 +42,13 @@ def files_of(run: Run, root: Path, weights: bool) -> dict[str, Path]:
         elif path.suffix not in LARGE:
             found[name] = path
     hidden = {name for name in found if Path(name).name.startswith(".snakemake")}
-    return {name: file for name, file in found.items() if name not in hidden} | {name: run.folder / name for name in run.records}
+    results = {name: file for name, file in found.items() if name not in hidden}
+    return results | {name: run.folder / name for name in (*run.benchmarks, *run.records)}
+
+
+def tables_alone(facts: Mapping[str, Any], contents: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+    """Return of the files of an archive the tables, comparisons, claims, searches and times of merges, and its manifest."""
+    return {**{name: content for name, content in contents.items() if TABLES.fullmatch(name)}, WHOLE: manifest(facts, contents)}
 
 
 def made_of(run: Run, changes_of_code: str, files: dict[str, Path], traces: Traces) -> dict[str, bytes]:

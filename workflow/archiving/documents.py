@@ -34,6 +34,7 @@ CONTENTS = {
     "results/premise": "measurements of the premise experiment",
     "results/digests": "digests and provenance of every merge",
     "results/merged": "merged weights",
+    "results/benchmarks": "time and memory of each job",
     "results/logs": "the first lines of logs",
     "config": "all files of the config",
     "results/run_config.yaml": "what the config decided",

@@ -102,6 +102,11 @@ class Run:
         return [record[key] for record in self.records.values() if record.get(key)]
 
     @property
+    def benchmarks(self) -> list[str]:
+        """The files with time and memory of the jobs."""
+        return sorted({job.benchmark for job in self.jobs if job.benchmark and (self.folder / job.benchmark).is_file()})
+
+    @property
     def logs(self) -> list[str]:
         """The log files of the jobs."""
         return sorted(

@@ -10,14 +10,16 @@ from pathlib import Path, PurePosixPath
 from archiving.replay import ESTIMATION, REPORTING, Layer, code_of, made_again, made_from_assets
 from archiving.run import CONFIG
 from nan_merge.archive import predictions
-from nan_merge.archive.container import MANIFEST, Archive
+from nan_merge.archive.container import MANIFEST, WHOLE, Archive
 from nan_merge.archive.differences import difference
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
+from nan_merge.core.files import read_json
 from nan_merge.core.versions import versions
 
 DIGESTS, REBUILT, ESTIMATED = "digests", "tables, comparisons, figures and report from predictions", "coefficients from norms"
 MERGED, SCORED = "merges from assets", "predictions and scores from assets"
+TABLES_ALONE = "not tried, since the archive has tables and digests alone (--tables); get the whole one"
 DIGEST, SCORES = "results/digests/", ("results/scores/", "results/validation/")
 
 
@@ -46,6 +48,7 @@ def verify(archive: Archive, root: Path, folder: Path, assets: Path | None = Non
     yield digests
     unread = [name for name in archive.files if not (folder / name).is_file()]
     lacking = [f"not tried, since files are missing: {', '.join(unread[:5])}"] if unread else []
+    lacking += [TABLES_ALONE] if WHOLE in archive.files else []
     for finding, compare in ((Finding(2, REBUILT), _rebuilt), (Finding(3, ESTIMATED), _estimated)):
         finding.faults += lacking
         if not lacking:
@@ -68,6 +71,11 @@ def _digests(archive: Archive, folder: Path) -> Finding:
         if name in found and found[name] != record["sha256"]:
             kind = "cannot be read whole" if not found[name] else "its SHA-256 is not that of the manifest"
             finding.faults.append(f"{name}: {kind}")
+    if found.get(WHOLE):
+        with _told(finding, WHOLE, folder):
+            whole = read_json(folder / WHOLE)["files"]
+            others = [name for name, record in archive.files.items() if name != WHOLE and whole.get(name) != record]
+            finding.faults += [f"{name}: is not that of {WHOLE}" for name in others]
     return finding
 
 

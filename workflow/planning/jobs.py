@@ -21,13 +21,14 @@ MERGES = ("merge_checkpoints", "merge_for_task")  # with `keep_merged: false` th
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One job: its rule, wildcards and files, and whether it has to be run."""
+    """One job: its rule, wildcards and files, that of its time and memory, and whether it has to be run."""
 
     rule: str
     wildcards: Mapping[str, str]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     to_do: bool = True
+    benchmark: str = ""
 
     def is_temporary(self, experiment: Experiment) -> bool:
         """Return whether the first output of the job is removed once the jobs that need it are done."""
@@ -55,7 +56,8 @@ class JobRecorder(logging.Handler):
         """Keep the job if the record describes one."""
         job = vars(record)
         if job.get("event") == LogEvent.JOB_INFO and job["output"]:
-            self.jobs.append(PlannedJob(job["rule_name"], dict(job["wildcards"]), tuple(job["input"]), tuple(job["output"])))
+            inputs, outputs, benchmark = tuple(job["input"]), tuple(job["output"]), str(job.get("benchmark") or "")
+            self.jobs.append(PlannedJob(job["rule_name"], dict(job["wildcards"]), inputs, outputs, benchmark=benchmark))
 
 
 def dry_run(root: Path, configfiles: Sequence[Path], config: Mapping[str, Any], everything: bool) -> list[PlannedJob]:

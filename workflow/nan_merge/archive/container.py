@@ -20,6 +20,7 @@ from nan_merge.core.files import canonical
 from nan_merge.core.text import parse_json
 
 MANIFEST = "manifest.json"
+WHOLE = "whole/manifest.json"  # in an archive of tables, the manifest of the whole one
 FORMAT = 1  # of the manifest and of the places of files
 RATIO = 100  # an archive unpacks to at most RATIO times its size, or SMALL bytes
 LARGEST_MANIFEST = 1 << 28  # bytes
@@ -34,21 +35,29 @@ def write(output: Path, about_run: Mapping[str, Any], members: Mapping[str, Cont
 
     The bytes depend on the members, on `about_run`, the further keys of the manifest, and on the version of zlib alone.
     """
-    sizes = {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in members.items()}
+    sizes = {name: _size(content) for name, content in members.items()}
     check_space(output.parent, sum(sizes.values()) // 2, "the archive", "free some space, or choose another folder")
-    files = {name: {"sha256": _sha256(content), "size": sizes[name]} for name, content in sorted(members.items())}
-    manifest = canonical({**about_run, "format": FORMAT, "files": files}).replace('},"', '},\n"')
     with about(output), atomic_write(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name, content in [(MANIFEST, manifest.encode()), *sorted(members.items())]:
+        for name, content in [(MANIFEST, manifest(about_run, members)), *sorted(members.items())]:
             info = zipfile.ZipInfo(name, EPOCH)
             info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
-            info.file_size = len(content) if isinstance(content, bytes) else sizes[name]
+            info.file_size = _size(content)
             with bundle.open(info, "w") as target:
                 if isinstance(content, bytes):
                     target.write(content)
                 else:
                     with open(content, "rb") as source:
                         shutil.copyfileobj(source, target, 1 << 20)
+
+
+def manifest(about_run: Mapping[str, Any], members: Mapping[str, Content]) -> bytes:
+    """Return the manifest: `about_run`, the format, and size and SHA-256 of every member."""
+    files = {name: {"sha256": _sha256(content), "size": _size(content)} for name, content in sorted(members.items())}
+    return canonical({**about_run, "format": FORMAT, "files": files}).replace('},"', '},\n"').encode()
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def _sha256(content: Content) -> str:
@@ -101,7 +110,10 @@ class Archive:
         return sorted(self._infos.keys() - self.files.keys() - {MANIFEST})
 
     def read(self, name: str) -> bytes:
-        """Return the content of one file; UserError where it cannot be read."""
+        """Return the content of one file; UserError where it is missing or cannot be read."""
+        if name not in self._infos:
+            reason = "it has tables and digests alone (--tables)" if WHOLE in self._infos else "the archive is damaged"
+            raise UserError(f"{self.file}: has no {name}: {reason}; get the whole archive")
         with _explained(self.file, name), self._bundle.open(self._infos[name]) as member:
             return member.read()
 

@@ -193,6 +193,19 @@ def beside(place: str) -> str:
         return table(head, archived.beside(archive, suite, variant))
 
 
+def across(name: str) -> str:
+    """Return the averages of the methods on all suites of an archived run."""
+    with opened(ARCHIVES / f"{name}.zip") as archive:
+        return table(*archived.across(archive))
+
+
+def by_experts(place: str) -> str:
+    """Return the averages of an archived run on random subsets of the experts of a suite: ARCHIVE/SUITE."""
+    name, _, suite = place.partition("/")
+    with opened(ARCHIVES / f"{name}.zip") as archive:
+        return table(*archived.by_experts(archive, suite))
+
+
 def verdicts(name: str) -> str:
     """Return the verdicts of an archived run on the claims of the papers."""
     with opened(ARCHIVES / f"{name}.zip") as archive:
@@ -207,6 +220,8 @@ PARTS: dict[str, Callable[[str], str]] = {
     "variants": variants,
     "averages": averages,
     "beside": beside,
+    "across": across,
+    "by_experts": by_experts,
     "verdicts": verdicts,
 }
 

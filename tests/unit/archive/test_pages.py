@@ -13,6 +13,13 @@ from nan_merge.reporting.claims_page import write_claims
 from nan_merge.reporting.tables import render_table
 from scripts import write_docs
 
+SUBSETS = """\
+label,host,experts,average,average_low,average_high,difference,difference_low,difference_high
+Averaging,,2,0.7,0.6,0.8,,,
+Averaging,,3,0.6,0.5,0.7,,,
+Averaging + NAN,weight_averaging,2,0.71,0.61,0.81,0.01,-0.02,0.04
+"""
+
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
@@ -24,7 +31,8 @@ def archive(tmp_path_factory):
         render_table(study, {"id": "main", **run.experiment.reports["tables"]["main"]}, folder / "main_text")
         write_claims([study], run.experiment.registered_claims, folder / "claims")
     time = {"results/benchmarks/merge_checkpoints/text/ties/seed0.tsv": b"s\tcpu_time\n9.1\t12.6\n"}
-    members = {**time, "results/tables/main_text.csv": folder / "main_text.csv", "results/claims.csv": folder / "claims.csv"}
+    main = {f"results/tables/main_{suite}.csv": folder / "main_text.csv" for suite in ("text", "typos")}
+    members = {**time, **main, "results/tables/subsets_text.csv": SUBSETS.encode(), "results/claims.csv": folder / "claims.csv"}
     write(folder / "mine.zip", {}, members)
     return folder / "mine.zip"
 
@@ -60,6 +68,25 @@ def test_a_method_stands_beside_its_row_with_a_variant(archive):
     assert found["Pretrained"][3:] == ("", "", "") and found[main["ties"]["label"]][5] == "13"
 
 
+def test_all_suites_of_a_run_stand_side_by_side(archive):
+    with opened(archive) as read:
+        head, lines = pages.across(read)
+        averages = pages.averages(read, "text")
+    assert head == ("method", "`text`", "`typos`") and [line[0] for line in lines] == [line[0] for line in averages]
+    assert [line[1] for line in lines] == [line[2] for line in lines]
+    assert lines[0][1] == f"{averages[0][1]} [{averages[0][2].replace(' – ', ', ')}]"
+
+
+def test_of_subsets_a_host_has_averages_and_a_variant_differences(archive):
+    with opened(archive) as read:
+        head, lines = pages.by_experts(read, "text")
+    assert head == ("method", "2 experts", "3 experts")
+    assert lines == [
+        ("Averaging", "70.0 [60.0, 80.0]", "60.0 [50.0, 70.0]"),
+        ("Averaging + NAN", "+1.0 [−2.0, +4.0]", ""),
+    ]
+
+
 def test_verdicts_are_those_that_could_be_tested(archive):
     with opened(archive) as read:
         found = pages.verdicts(read)
@@ -74,6 +101,10 @@ def test_a_page_takes_them_and_an_unknown_suite_or_archive_is_told(archive, tmp_
     (tmp_path / "page.md").write_text("<!-- generated: averages mine/text -->\n<!-- end -->\n")
     text = write_docs.generated(tmp_path / "page.md")
     assert "| method | average |" in text and "| Pretrained |" in text
+    (tmp_path / "page.md").write_text(
+        "".join(f"<!-- generated: {p} -->\n<!-- end -->\n" for p in ("across mine", "by_experts mine/text"))
+    )
+    assert "| `text` | `typos` |" in write_docs.generated(tmp_path / "page.md").replace("method | ", "")
     (tmp_path / "page.md").write_text("<!-- generated: averages mine/other -->\n<!-- end -->\n")
     with pytest.raises(UserError, match=r"mine\.zip: has no results/tables/main_other\.csv; name a suite"):
         write_docs.generated(tmp_path / "page.md")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from nan_merge.archive.container import Archive
 from nan_merge.core.errors import UserError
 from nan_merge.reporting.formats import interval, p_value, percent, signed_number
 
 Line = tuple[str, ...]
+MAIN_TABLE = "results/tables/main_"
+MAIN = re.compile(rf"{MAIN_TABLE}.+\.csv")
 AVERAGES = ("method", "average", "95 % interval", "weighted", "normalised", "Δ to its host [95 %], adjusted p")
 BESIDE = ("method", "average", "95 % interval", "with `{}`", "Δ [95 %], adjusted p", "CPU s of the merge")
 VERDICTS = ("claim", "suite", "effect of", "verdict", "effect [95 %], adjusted p", "seeds")
@@ -34,6 +37,31 @@ def beside(archive: Archive, suite: str, variant: str) -> list[Line]:
         (*_averages(row)[:3], *_with(rows.get(f"{row['method']}+{variant}")), _seconds(archive, times.format(row["method"])))
         for row in sorted(alone, key=lambda row: -float(row["average"]))
     ]
+
+
+def across(archive: Archive) -> tuple[Line, list[Line]]:
+    """Return a head with all suites of the run and rows of averages with their intervals, the best on the first suite first."""
+    names = sorted(name for name in archive.files if MAIN.fullmatch(name))
+    by_suite = [{row["label"]: row for row in _rows(archive, name)} for name in names]
+    labels = sorted(by_suite[0], key=lambda label: -float(by_suite[0][label]["average"] or 0))
+    lines = [(label, *(_limited(of_suite.get(label, {}), "average") for of_suite in by_suite)) for label in labels]
+    return ("method", *(f"`{name[len(MAIN_TABLE) : -len('.csv')]}`" for name in names)), lines
+
+
+def by_experts(archive: Archive, suite: str) -> tuple[Line, list[Line]]:
+    """Return a head with the numbers of experts, and a row a method: averages, of one with a host the differences from it."""
+    rows = _rows(archive, f"results/tables/subsets_{suite}.csv")
+    sizes, found = list(dict.fromkeys(row["experts"] for row in rows)), {(row["label"], row["experts"]): row for row in rows}
+    lines = []
+    for label, host in dict.fromkeys((row["label"], row["host"]) for row in rows):
+        cells = [found.get((label, size), {}) for size in sizes]
+        lines.append((label, *(_limited(cell, "difference" if host else "average", signed=bool(host)) for cell in cells)))
+    return ("method", *(f"{size} experts" for size in sizes)), lines
+
+
+def _limited(row: Mapping[str, str], name: str, signed: bool = False) -> str:
+    value, low, high = (_number(row, f"{name}{suffix}") for suffix in ("", "_low", "_high"))
+    return f"{percent(value, signed=signed)} {interval(low, high, signed=signed)}".strip()
 
 
 def _with(row: dict[str, str] | None) -> Line:
@@ -84,7 +112,7 @@ def _verdict(row: dict[str, str]) -> Iterator[str]:
     yield row["seeds"]
 
 
-def _number(row: dict[str, str], name: str) -> float | None:
+def _number(row: Mapping[str, str], name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 NO_ANSWER = "[invalid]"  # what the filters of lm_eval return
 LETTER = r"(?<![A-Za-z0-9'])([A-Ha-h])(?![A-Za-z0-9'])"  # no part of a word; \b would take 选B for one word
 MARK = re.compile("answer|option|choice|答案|选项|故选|应选|选择|选", re.IGNORECASE)
+MARKS = 20  # the last ones, that are looked at: a model that repeats itself writes hundreds
 FILLER = (
     r"(?:\s|is|are|was|be|would|should|must|to|this|the|question|problem|correct|right|best|final|option|choice|letter"
     r"|[:=(\[{为是应该])*"
 )
 AFTER_MARK = re.compile(rf"{FILLER}{LETTER}(?!\s*[=+^×])", re.IGNORECASE)
-AND_ANOTHER = re.compile(r"\W*(?:and|or|和|或|还是|、|/|,|&)\W*(?:option\s+)?\(?([A-Ha-h])(?![A-Za-z])", re.IGNORECASE)
+AND_ANOTHER = re.compile(  # possessive (*+), so that many signs are read once
+    r"(?:(?=\W*?[、/,&])\W*+|\W*+(?:and|or|和|或|还是)\W*+)(?:option\s+)?\(?([A-Ha-h])(?![A-Za-z])", re.IGNORECASE
+)
 ALONE = re.compile(rf"\W*{LETTER}\W*")
 LISTED = re.compile(r"(?:^|\s)\(?([A-H])[).:、]")
 AT_START = re.compile(r"\(?([A-H])[).:、](?![A-Z]\.)")
@@ -23,7 +26,7 @@ SAID_CORRECT = re.compile(rf"{LETTER}\)?\s*(?:is|would be|seems)\s+(?:the\s+)?(?
 LATEX = {
     r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"\1/\2",
     r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}": r"\1",
-    r"\s*\^?\{?\\circ\}?|\s*\bdegrees?\b": "°",
+    r"(?<!\s)\s*\^?\{?\\circ\}?|(?<!\s)\s*\bdegrees?\b": "°",  # from the first of many spaces, so that they are read once
     r"\\(?:left|right|[,;!() ])": "",
 }
 NUMBER_WITH_UNIT = re.compile(r"(-?\d[\d.,/]*)\s*(?:°|%|[a-z]{1,6}(?:\^?[23])?)?")
@@ -43,8 +46,8 @@ def chosen(text: str, choices: Mapping[str, str]) -> str:
     """Return the letter of the option that a text chooses; empty where it chooses none, or two.
 
     `choices` are texts by letter. In this order: a letter alone, a box, the text of an option alone, what follows the last mark
-    (`answer`, `option`, ...) that a letter or the text of an option follows, a letter or the text of an option at the start, a
-    letter at the end, one that is said to be correct, the text of one option alone within.
+    (`answer`, `option`, ..., of the last MARKS) that a letter or the text of an option follows, a letter or the text of an
+    option at the start, a letter at the end, one that is said to be correct, the text of one option alone within.
     """
     text = clean(text)
     if alone := ALONE.fullmatch(text):
@@ -53,7 +56,7 @@ def chosen(text: str, choices: Mapping[str, str]) -> str:
         return chosen(in_box(text), choices)
     if whole := _equal(text, choices):
         return whole
-    for mark in reversed([*MARK.finditer(text)]):
+    for mark in reversed([*MARK.finditer(text)][-MARKS:]):
         if found := AFTER_MARK.match(text, mark.end()):
             return _after_mark(text, found, choices)
         line = re.sub(f"^{FILLER}", "", text[mark.end() :].partition("\n")[0], flags=re.IGNORECASE)

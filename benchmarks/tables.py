@@ -155,14 +155,17 @@ def _throughputs(cases: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def matrix_ratios(results: Mapping[str, Any]) -> list[str]:
-    """Return a table of the seconds of all matrices by method, the ratios by shape, and the error of float32."""
+    """Return a table of the seconds of all matrices by method and program, the ratios by shape, and the errors of float32."""
     shapes = results["shapes"]
     columns = [f"{rows:,} × {inputs:,}" for rows, inputs in (each["shape"] for each in shapes)]
     lines = []
     for method in shapes[0]["methods"]:
         cells = [(each["count"], each["methods"][method]) for each in shapes]
-        ours, torch_ = (sum(count * min(cell["seconds"][name]) for count, cell in cells) for name in ("ours", "torch"))
+        seconds = {name: sum(count * min(cell["seconds"][name]) for count, cell in cells) for name in cells[0][1]["seconds"]}
+        ratio = seconds["ours"] / seconds["torch"]
         by_shape = [f"{min(cell['seconds']['ours']) / min(cell['seconds']['torch']):.2f}" for _, cell in cells]
-        error = max(cell["difference"] for _, cell in cells)
-        lines.append([f"`{method}`", f"{ours:.1f}", f"{torch_:.1f}", f"{ours / torch_:.2f}", *by_shape, f"{error:.0e}"])
-    return grid(["method", "ours, CPU s", "torch, CPU s", "ratio", *columns, "error of float32"], lines)
+        errors = {name: max(cell["differences"][name] for _, cell in cells) for name in cells[0][1]["differences"]}
+        numbers = [*(f"{each:.1f}" for each in seconds.values()), f"{ratio:.2f}", *by_shape]
+        lines.append([f"`{method}`", *numbers, *(f"{error:.0e}" for error in errors.values())])
+    heads = [*(f"{name}, CPU s" for name in seconds), "ratio", *columns, *(f"error of {name}" for name in errors)]
+    return grid(["method", *heads], lines)

@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
     "logit-scale": {"type": float, "help": "`finetune: logit_scale:` of the suite"},
     "threads": {"type": int, "default": 1},
     "device": {"default": "cpu", "help": "cpu, cuda or cuda:N"},
+    "compute": {"default": "float64", "choices": ("float64", "float32"), "help": "type of merges that take whole tensors"},
     "thresholds": {"type": Path, "default": None, "help": "measured thresholds, for a method that trims"},
 }
 

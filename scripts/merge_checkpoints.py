@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nan_merge.catalogue.methods import Catalogue
 from nan_merge.catalogue.places import catalogue_root
 from nan_merge.checkpoints.checkpoint import Checkpoint
@@ -24,7 +26,7 @@ from scripts.arguments import LAYOUT, options, parse_with_spec
 
 def main() -> None:
     """Parse the command line and merge."""
-    parser = options(__doc__, "base", "experts", "thresholds", "threads", "output")
+    parser = options(__doc__, "base", "experts", "thresholds", "threads", "compute", "output")
     parser.add_argument("--coefficients", type=Path, required=True)
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
     parser.add_argument("--digest", type=Path, required=True, help="file of hashes, provenance and card")
@@ -45,6 +47,7 @@ def main() -> None:
         {name: Checkpoint(folder) for name, folder in parse_named_folders(args.calibration).items()},
         args.task,
         args.seed,
+        compute=np.dtype(args.compute),
     )
     about = {
         "name": coefficients["method"],

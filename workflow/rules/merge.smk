@@ -31,6 +31,7 @@ rule merge_checkpoints:
         ),
         experts=named_experts,
         device=experiment.config.get("device", "cpu"),
+        compute=experiment.config.get("compute", "float64"),
         thresholds=option("thresholds"),
         calibration=calibration_option,
         task=task_option,
@@ -42,7 +43,8 @@ rule merge_checkpoints:
         "python -m scripts.merge_checkpoints --base {input.base:q} --experts {params.experts:q}"
         " --coefficients {input.coefficients:q} {params.thresholds:q} {params.calibration:q} {params.task:q}"
         " {params.nested:q}"
-        " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} --output {output.model:q}"
+        " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} --compute {params.compute:q}"
+        " --output {output.model:q}"
         " --digest {output.digest:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 
 

@@ -140,6 +140,12 @@ MISTAKES = {  # how the models are made, options, the advice on the command line
         "expected cpu, cuda or cuda:N; correct `--device`",
         "expected cpu, cuda or cuda:N; correct `device`",
     ),
+    "a type that is none": (
+        None,
+        {"method": "tsv_m", "compute": "float23"},
+        "--compute: unknown 'float23'; did you mean 'float32'?",
+        "compute: unknown 'float23'; did you mean 'float32'?",
+    ),
 }
 
 

@@ -102,6 +102,17 @@ def test_transformers_loads_the_merge_and_it_computes_the_sum(architecture, shar
     assert read_json(tmp_path / "out/preprocessor_config.json") == PREPROCESSOR
 
 
+def test_the_output_says_in_which_type_whole_tensors_were_computed(tmp_path):
+    family(tmp_path, experts=2)
+    float64 = merge(tmp_path, method="tsv_m")
+    float32 = merge(tmp_path, "--compute", "float32", "--overwrite", method="tsv_m")
+    assert float32.keys() == float64.keys() and not same_bytes(float32, float64)
+    assert read_json(tmp_path / "out/provenance.json")["compute"] == "float32"
+    assert "\ncompute: float32\n" in (tmp_path / "out/README.md").read_text()
+    merge(tmp_path, "--overwrite", method="ties")
+    assert "compute" not in read_json(tmp_path / "out/provenance.json")
+
+
 def test_the_output_says_where_it_comes_from(tmp_path):
     build(tmp_path, "llama")
     merge(tmp_path, method="task_arithmetic+nan_delta")
@@ -366,6 +377,10 @@ MISTAKES = {
     "no such folder": (["--expert", "nowhere"], "nowhere: no such folder here, and no hub id either (`owner/name`"),
     "a file": (["--expert", str(ROOT / "README.md")], "README.md: is a file; expected the folder of a model"),
     "a device": (["--device", "abacus"], "device 'abacus': expected cpu, cuda or cuda:N"),
+    "a type that changes nothing": (
+        ["--compute", "float32"],
+        "--compute float32: has no effect on task_arithmetic, which takes tensors piece by piece, in float32 for models",
+    ),
 }
 
 

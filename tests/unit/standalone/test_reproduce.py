@@ -46,6 +46,7 @@ SETTINGS = {
     "a whole stage": ["--set", "preprocess={trim: {density: [5e-1, 0.9], scope: tensor}}"],
     "patterns": ["--exclude", "^(emb|'\")", "--exclude=-|unused", "--exclude", "layer\\.1.{1,2}norm"],
     "a chat template": ["--chat-template", TEMPLATE],
+    "a type of whole tensors": ["--method", "tsv_m", "--compute", "float32"],
 }
 
 

@@ -15,6 +15,7 @@ from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
 
 VOCABULARY, MISSING = ("truncate", "pad_mean"), ("error", "base")  # as in the library, which a help does not wait for
+COMPUTE = ("float64", "float32")
 TYPES = ("float16", "bfloat16", "float32", "float64")
 EXAMPLE = "nan-merge merge --base BASE --expert math=A --expert B --method ties+nan_delta --output M"
 
@@ -59,6 +60,7 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--missing", choices=MISSING, help="for a tensor that an expert lacks (default: error)")
     add("--dtype", choices=TYPES, metavar="TYPE", help=f"of all floats: {', '.join(TYPES)}")
     add("--device", help="cpu (default), cuda or cuda:N")
+    add("--compute", choices=COMPUTE, help="type for methods on whole tensors, no others (default: float64)")
     add("--threads", type=positive, metavar="N", help=f"default: one for each processor, {available_processors()}")
     add("--chat-template", help=argparse.SUPPRESS)  # of import-mergekit and of model cards; the help of all fits a screen
     add("--seed", type=int, metavar="N", help="of random draws (default: 0)")
@@ -66,7 +68,7 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")
     add("--output-adapter", nargs="?", const=True, type=positive, metavar="RANK", help="write a LoRA adapter, no whole model")
     add("--quiet", action="store_true", help=argparse.SUPPRESS)  # as in other programs
-    add("--json", action="store_true", default=False, help="print the result as JSON")
+    add("--json", action="store_true", default=False, help=argparse.SUPPRESS)  # as in other programs
     return parser
 
 

@@ -39,13 +39,14 @@ ARGUMENTS = (  # how such messages name an option, and what takes its place in a
     (r"--set ([\w.<>]+)=([^\s`:;,]+)", r'set={"\1": "\2"}'),
     (r"--method ([\w+]+)(?= set=)", r'method="\1",'),
     (r"`--exclude ([^`]+)`", r"`exclude=[\1]`"),
-    (r"`--(missing|vocabulary|device|dtype) (\w+)`", r'`\1="\2"`'),
+    (r"`--(missing|vocabulary|device|dtype|compute) (\w+)`", r'`\1="\2"`'),
     (r"add --overwrite", "set overwrite=True"),
     (r"--export-mergekit\b", "export_mergekit"),
     (r"--output-adapter RANK", "output_adapter=RANK"),
     (r"--output-adapter\b", "output_adapter"),
     (r"--expert\b", "experts"),
-    (r"--(base|method|set|output|overwrite|exclude|vocabulary|missing|dtype|device|threads|seed|examples|rank|energy)\b", r"\1"),
+    (r"--(base|method|set|output|overwrite|exclude|vocabulary|missing|dtype|device|threads|seed|examples)\b", r"\1"),
+    (r"--(compute|rank|energy)\b", r"\1"),
 )
 
 

@@ -118,7 +118,7 @@ def truncated(matrix: np.ndarray, rank: int | None, energy: float = 1.0) -> Fact
     Without a rank it is the smallest one that keeps the share `energy` of the squared norm.
     """
     u, values, v = np.linalg.svd(matrix, full_matrices=False)
-    squares = values**2
+    squares = values.astype(np.float64) ** 2
     if rank is None:
         rank = 1 + int(np.argmax(np.cumsum(squares) >= energy * squares.sum() * (1 - 1e-15)))
     half = np.sqrt(values[:rank])
@@ -135,7 +135,8 @@ def merge_low_rank(
 ) -> tuple[LowRankMerge, dict[str, str]]:
     """Merge into the tensors of an adapter: (tensors, digests of the inputs as of `stream`).
 
-    Tensors that are no exact sums are merged in the type of computation and reduced one by one; see `merge` for the rest.
+    Tensors that are no exact sums are merged in the type of computation and reduced one by one, in that of whole tensors; see
+    `merge` for the rest.
     Raises UserError where the method moves a tensor that no adapter moves.
     """
     request = lift(request, threads=threads, device=device)
@@ -196,4 +197,4 @@ class _Collector:
         update = sample(self.request.models, name)
         base = self.request.models.base.read(name).astype(np.float64)
         tau = (values - base).T if update.transposed else (values - base).reshape(len(values), -1)
-        self.found.factors[name] = truncated(tau, self.plan.factored[name])
+        self.found.factors[name] = truncated(tau.astype(self.request.whole_type(name)), self.plan.factored[name])

@@ -48,8 +48,8 @@ def merge(
 
     The output has the base's files, names, order and types (or `request.dtype` for all floats). Tensors stored in 16 bits
     or fewer are computed in float32, wider ones in float64, and rounded once; operators on whole tensors compute in
-    float64. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the order
-    of the experts; on another device they may differ by rounding.
+    `request.compute`. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the
+    order of the experts; on another device they may differ by rounding.
 
     `progress` is called with numbers of bytes read and written; `finish` with the folder before it appears, to add documents,
     with the XXH3-128 digest of the tensors that entered, by model, and with the digest of every weight file (`writer.digest`).
@@ -178,7 +178,7 @@ class _Worker:
 
     def _whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the merged values of a tensor in one piece, for operators on whole tensors."""
-        values = self.reader.whole(name, chunks, digests)
+        values = self.reader.whole(name, chunks, digests, self.request.whole_type(name))
         shaped = self.device.to_device(values)
         context = self.request.contexts.of_tensor(name, base=shaped[0], calibration=self._statistics(name))
         merged = self._combined(shaped[1:], self.request.table.at(name), context).reshape(-1)
@@ -219,7 +219,8 @@ class _Worker:
             return []
         if stop is not None:
             return [self.device.to_device(each.block(start, stop)) for each in entries]
-        return [self.device.to_device(each.block(0, each.size).reshape(each.shape).astype(np.float64)) for each in entries]
+        dtype = self.request.whole_type(name)
+        return [self.device.to_device(each.block(0, each.size).reshape(each.shape).astype(dtype)) for each in entries]
 
 
 def _out_of_range(what: str, out: np.ndarray, index: int, remedy: str) -> UserError:

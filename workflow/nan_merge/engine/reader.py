@@ -58,10 +58,12 @@ class Reader:
             raise self.blame(name, first, stored)
         return values
 
-    def whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> np.ndarray:
-        """Return theta_0 and the task vectors of a tensor, all its chunks, in float64: (models, *shape), a scalar as (1,)."""
+    def whole(
+        self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]], dtype: np.dtype = FLOAT64
+    ) -> np.ndarray:
+        """Return theta_0 and the task vectors of a tensor, all its chunks, in `dtype`: (models, *shape), a scalar as (1,)."""
         entry = self.checkpoints[0].entries[name]
-        values = np.empty((len(self.checkpoints), entry.size))
+        values = np.empty((len(self.checkpoints), entry.size), dtype)
         for chunk, digest in zip(chunks, digests, strict=True):
             for first, stored in self.pieces(*chunk, digest):
                 values[:, first : first + len(stored[0])] = self.task_vectors(name, first, stored)

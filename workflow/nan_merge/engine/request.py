@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nan_merge.checkpoints.checkpoint import Checkpoint
-from nan_merge.checkpoints.safetensors_file import NAMES
+from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
 from nan_merge.core.errors import UserError
+from nan_merge.engine.reader import FLOAT64
 from nan_merge.engine.spaces import Origin, aligned
 from nan_merge.layouts.names import config, depths, transposed
 from nan_merge.layouts.unify import Models
@@ -94,6 +95,7 @@ class MergeRequest:
     task: str | None = None
     seed: int = 0
     dtype: np.dtype | None = None  # of all floats of the output; None keeps those of the base
+    compute: np.dtype = FLOAT64  # in which operators on whole tensors compute, see `whole_type`
     lifted: Mapping[str, LowRank] = field(default_factory=dict)  # merged task vectors that are known, by tensor (`merge.lift`)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,13 @@ class MergeRequest:
         """The type in which each tensor is written."""
         new = None if self.dtype is None else NAMES[self.dtype]
         return {name: new if new and e.is_float else e.dtype for name, e in self.models.base.entries.items()}
+
+    def whole_type(self, name: str) -> np.dtype:
+        """Return the type in which operators compute a whole tensor: `compute`, or that of the base if it is wider.
+
+        Coordinates in a space are float64.
+        """
+        return np.promote_types(self.compute, DTYPES[self.models.base.entries[name].dtype])
 
     @cached_property
     def statistics(self) -> list[Checkpoint]:

@@ -23,12 +23,12 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import Array, TensorContext, scale_free
-from nan_merge.methods.decompose import cholesky, identity, leading, solve_right
+from nan_merge.methods.context import Array, TensorContext, namespace, negligible, scale_free
+from nan_merge.methods.decompose import cholesky, identity, is_lossy, leading, product, quotients, solve_right
 from nan_merge.methods.matrices import mean, of_matrices
 
 TINY = 1e-12  # added to energies, traces and divisors, as in the paper's code
-ROUNDING = 1e-24  # share of a task vector's energy that is rounding where all rows are equal
+ROUNDING = 1e-12  # share of a task vector's norm that is rounding in float64 where all rows are equal
 
 Switch = Literal["adaptive", "always", "never"]
 Gamma = Literal["paper", "var_log", "cv_of_energy"]
@@ -68,7 +68,8 @@ def ace(
     rows = [tau.sum(axis=0) / max(1, tau.shape[0]) for tau in taus]
     centred = [tau - row for tau, row in zip(taus, rows, strict=True)] if centre else list(taus)
     restored = 0 * taus[0] + (mean(rows, alpha) if centre and restore_mean == "mean" else 0)
-    used = [t for t, c in enumerate(alpha) if c != 0 and energy(centred[t]) > ROUNDING * energy(taus[t])]
+    least = negligible(taus[0], ROUNDING) ** 2
+    used = [t for t, c in enumerate(alpha) if c != 0 and energy(centred[t]) > least * energy(taus[t])]
     if not used:
         return restored
     tildes, rows = [centred[t] for t in used], [rows[t] if centre else 0 * rows[t] for t in used]
@@ -81,7 +82,10 @@ def ace(
     sigma, products, means = _sums(tildes, rows, weights)
     r = sigma + sum(weights) * ridge * identity(sigma)  # Eq. 10
     ridges = sum(weight * ridge * tilde for weight, tilde in zip(weights, tildes, strict=True))
-    w_pre = _closed_form(products + ridges, r, share * sigma.sum(axis=0) / len(sigma))
+    if min(weights) > 0 and is_lossy(r, sum(weights) * ridge / float(namespace(r).linalg.trace(r))):
+        w_pre = _by_rows(tildes, weights, ridge, share)
+    else:
+        w_pre = _closed_form(products + ridges, r, share * sigma.sum(axis=0) / len(sigma))
     if refined:
         deltas = sum(tildes) + sum(rows)
         w_pre = w_pre + _refinement(w_pre + products + means - deltas @ (r / len(used)), k_frac)
@@ -124,8 +128,23 @@ def _closed_form(numerator: Array, r: Array, prior: Array) -> Array:
     """Return W_pre (out, in) of Eq. 14 from both sums; every row of C is `prior` (in,), Eq. 11-13."""
     if not (division := cholesky(r)):  # coefficients below zero
         return solve_right(numerator, r + prior)
-    solved, row = division(numerator), division(prior[None])
-    return solved - solved.sum(axis=1)[:, None] * (row / (1 + row.sum()))
+    return _with_prior(division(numerator), division(prior[None])[0])
+
+
+def _by_rows(tildes: Sequence[Array], weights: Sequence[float], ridge: float, share: float) -> Array:
+    """Return W_pre (out, in) of Eq. 14 without squares, for weights above zero; `share` is the factor of the prior."""
+    rows = [weight**0.5 * tilde for weight, tilde in zip(weights, tildes, strict=True)]
+    parts = quotients(rows, sum(weights) * ridge, 0.0)
+    solved = prior = 0.0
+    for weight, tilde, row, part in zip(weights, tildes, rows, parts, strict=True):
+        solved = solved + product(tilde, row.T, part) + ridge * weight**0.5 * part
+        prior = prior + share / len(part.T) * (row.sum(axis=1) @ part)
+    return _with_prior(solved, prior)
+
+
+def _with_prior(solved: Array, prior: Array) -> Array:
+    """Return B (R + C)^-1 (out, in) from B R^-1 and the row p R^-1 (in,), with every row of C p (Sherman and Morrison)."""
+    return solved - solved.sum(axis=1)[:, None] * (prior[None] / (1 + prior.sum()))
 
 
 def _refinement(fused: Array, k_frac: float) -> Array:

@@ -174,7 +174,8 @@ def emr(taus: Sequence[Array], alpha: Sequence[float], context: TensorContext) -
     Raises UserError without a task.
     """
     positive = _sum([c * tau for c, tau in zip(alpha, taus, strict=True)]) > 0
-    sign = positive * 2.0 - 1.0
+    one = taus[0] * 0 + 1
+    sign = 2 * one * positive - one
     largest = taus[0] * 0
     for tau in taus:
         agreeing = abs(tau) * (tau * sign > 0)

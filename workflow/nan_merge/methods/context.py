@@ -14,7 +14,8 @@ from array_api_compat import array_namespace
 from nan_merge.methods.varying import value_at
 
 DRAWS = 1 << 24  # number of different values of a random draw
-NEGLIGIBLE = 1e-10  # share of a norm below which a number is rounding; float32 rounds at 6e-8
+NEGLIGIBLE = 1e-10  # share of a norm below which a number is rounding in float64
+ROUNDINGS = 64  # units of its type that a number may be off after many operations
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 Array = Any  # a NumPy array or a torch tensor
 Draw = Annotated[int, Ge(0), Lt(1000), "number of the draw; the seed of the run counts too"]
@@ -71,7 +72,7 @@ def _shift(z: Array, bits: int) -> Array:
 
 
 def whole(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Declare that an operator takes whole tensors in their shape, in float64; the others take flat pieces."""
+    """Declare that an operator takes whole tensors in their shape, in float64 or float32; the others take flat pieces."""
     operator.whole = True  # type: ignore[attr-defined]
     return operator
 
@@ -125,6 +126,16 @@ def excludes(check: Callable[..., str]) -> Callable[[Callable[..., Any]], Callab
 def length(array: Array) -> float:
     """Return the Frobenius norm."""
     return float((array * array).sum()) ** 0.5
+
+
+def unit(array: Array) -> float:
+    """Return the distance from 1 to the next number in the type of an array: 2^-52 in float64, 2^-23 in float32."""
+    return float(namespace(array).finfo(array.dtype).eps)
+
+
+def negligible(array: Array, share: float = NEGLIGIBLE) -> float:
+    """Return the share of a norm below which a number is rounding: `share`, or more if the type of an array rounds above it."""
+    return max(share, ROUNDINGS * unit(array))
 
 
 def namespace(array: Array) -> Any:

@@ -19,12 +19,12 @@ from array_api_compat import device
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import Array, TensorContext, namespace, requires, scale_free
-from nan_merge.methods.decompose import Division, divide_by, times_gram
+from nan_merge.methods.context import Array, TensorContext, namespace, requires, scale_free, unit
+from nan_merge.methods.decompose import Division, clear, divide_by, is_lossy, product, quotients, times_gram
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
 Covariance = tuple[Array, Array | None]  # C (in, in), and R (out, in) if C = R^T R is known
-UNIT_32, UNIT_64 = 2.0**-23, 2.0**-52  # the distance from 1 to the next number in float32, in float64
+UNIT_32 = 2.0**-23  # the distance from 1 to the next number in float32
 
 
 @scale_free
@@ -45,8 +45,9 @@ def gram(
     are multiplied by `off_diagonal` (paper: 0.9; FusionBench for CLIP: 0.95). The base cancels: this plus the base is
     RegMean on the weights.
 
-    ASSUME: an input direction outside all examples gets the mean, the limit of a vanishing ridge; the paper leaves it
-    open. The system is therefore solved around the mean, which changes nothing where the sum of the G_t has an inverse.
+    ASSUME: an input direction outside all examples, but for rounding, gets the mean, the limit of a vanishing ridge; the
+    paper leaves it open. The system is therefore solved around the mean, which changes nothing where the sum of the G_t has
+    an inverse.
 
     Raises UserError for Gram matrices of another number or shape.
     """
@@ -58,7 +59,7 @@ def gram(
     factor = off_diagonal + (1 - off_diagonal) * xp.eye(width, **like)
     around = mean(taus, alpha) * (len(taus) / (sum(alpha) or 1.0))
     weighted = (c * factor * xp.asarray(matrix, **like) for c, matrix in zip(alpha, context.calibration, strict=True))
-    cutoff = None if off_diagonal < 1 else UNIT_64 * width  # fewer examples than inputs leave the sum singular
+    cutoff = None if off_diagonal < 1 else unit(taus[0]) * width  # fewer examples than inputs leave the sum singular
     return around + _least_squares(taus, ((each, None) for each in weighted), partial(divide_by, cutoff=cutoff), around)
 
 
@@ -116,9 +117,15 @@ def actmat(
     ASSUME: eigenvalues below `cutoff` times the width, relative to the largest, count as zero. The authors' code inverts
     in float32, where torch's cutoff is 2^-23; 2^-52 is that of float64.
     """
-    over = partial(divide_by, cutoff=cutoff * taus[0].shape[1])
-    scaled = _scaled_rows(taus, alpha, density, normalise)
-    if len(taus) * taus[0].shape[0] < taus[0].shape[1] and min(alpha) >= 0:
+    share, are_few = cutoff * taus[0].shape[1], len(taus) * taus[0].shape[0] < taus[0].shape[1]
+    over = partial(divide_by, cutoff=share)
+    scaled: Iterable[Array] = _scaled_rows(taus, alpha, density, normalise)
+    if min(alpha) >= 0 and clear(taus[0], share) > share:
+        scaled = list(scaled)
+        if are_few or is_lossy(sum(rows.T @ rows for rows in scaled), share):
+            parts = quotients(scaled, 0.0, share)
+            return sum(product(tau, rows.T, part) for tau, rows, part in zip(taus, scaled, parts, strict=True))
+    if min(alpha) >= 0 and are_few:
         return _in_span_of_rows(taus, list(scaled), over)
     covariances = ((rows.T @ rows, rows) if c >= 0 else (-rows.T @ rows, None) for c, rows in zip(alpha, scaled, strict=True))
     return _least_squares(taus, covariances, over)

@@ -1,23 +1,23 @@
-"""Singular triplets, polar factors and linear systems of matrices, no more of them than is asked for; all in float64.
+"""Singular triplets, polar factors and linear systems of matrices, no more of them than is asked for.
 
 The Gram matrix of the short side has the squares of the singular values: its eigenvectors cost half of a singular value
-decomposition, and less where a matrix is long. Squares have half of the digits, so values below SMALL of the largest are
-taken from the Gram matrix of what the larger ones leave.
+decomposition, and less where a matrix is long. Squares have half of the digits, so small values (`clear`) are taken from the
+Gram matrix of what the larger ones leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from array_api_compat import device, is_numpy_array
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, namespace
+from nan_merge.methods.context import NEGLIGIBLE, Array, namespace, negligible, unit
 
-SMALL = 1e-2  # share of the largest singular value: at it, the Gram matrix has lost four of sixteen digits
+LOST = 1e-4  # share of a number that squares may lose
+SMALL = 1e-4  # share of the largest eigenvalue: at it, the Gram matrix has lost four of sixteen digits in float64
 FIRM = 1e-6  # share of the largest eigenvalue below which a matrix is not left to Cholesky where eigenvalues may count as zero
-UNDERFLOW = 1e-250  # sum of squares below which the small ones lose their digits
 POWERS, MARGIN = 16, 1.25  # steps of a power iteration, and what its estimate is multiplied by for a bound
 Triplets = tuple[Array, Array, Array]
 Spectrum = tuple[Array, Array]  # singular values (n,) in descending order, and right singular vectors (n, n)
@@ -49,9 +49,9 @@ def triplets(matrix: Array, count: int, size: float) -> Triplets:
         return ut.T, s, v.T
     count = min(count, matrix.shape[1])
     if count and (spectrum := _spectrum(matrix)):
-        return _deflated(matrix, spectrum, count, NEGLIGIBLE * max(size, float(spectrum[0][0])))
+        return _deflated(matrix, spectrum, count, _least(matrix, size, float(spectrum[0][0])))
     u, s, vt = svd(matrix)
-    real = s[:count] > NEGLIGIBLE * size
+    real = s[:count] > _least(matrix, size)
     return u[:, :count] * real, s[:count] * real, vt[:count] * real[:, None]
 
 
@@ -65,24 +65,33 @@ def polar(matrix: Array, size: float) -> tuple[Array, Array]:
         return factor.T, s
     if matrix.shape[1] and (spectrum := _spectrum(matrix)):
         s, v = spectrum
-        if float(s[-1]) > max(SMALL * float(s[0]), NEGLIGIBLE * size):
+        if float(s[-1]) > max(clear(matrix, SMALL) ** 0.5 * float(s[0]), _least(matrix, size)):
             return matrix @ ((v / s) @ v.T), s
-        u, s, vt = _deflated(matrix, spectrum, len(s), NEGLIGIBLE * max(size, float(s[0])))
+        u, s, vt = _deflated(matrix, spectrum, len(s), _least(matrix, size, float(s[0])))
         return u @ vt, s
     u, s, vt = svd(matrix)
-    real = s > NEGLIGIBLE * size
+    real = s > _least(matrix, size)
     return (u * real) @ vt, s * real
+
+
+def _least(matrix: Array, size: float, largest: float = 0.0) -> float:
+    """Return the singular value below which others are rounding, of a matrix computed from numbers of the Frobenius norm `size`.
+
+    Rounding of all entries is spread over all directions.
+    """
+    spread = max(largest, size / max(1, min(matrix.shape)) ** 0.5)
+    return max(NEGLIGIBLE * max(size, largest), negligible(matrix, 0.0) * spread)
 
 
 def _deflated(matrix: Array, spectrum: Spectrum | None, count: int, least: float) -> Triplets:
     """Return the first `count` triplets of a matrix (m, n), m >= n, zero where the value is not above `least`.
 
-    Those above SMALL of the largest are of its Gram matrix, with the `spectrum`, the others those of what lies outside.
+    Those whose squares are `clear` are of its Gram matrix, with the `spectrum`, the others those of what lies outside.
     """
     if not count or spectrum is None or not float(spectrum[0][0]) > least:
         return 0 * matrix[:, :count], 0 * matrix[0, :count], 0 * matrix[:count]
     xp, (s, v) = namespace(matrix), spectrum
-    kept = min(count, int((s > max(SMALL * float(s[0]), least)).sum()))
+    kept = min(count, int((s > max(clear(matrix, SMALL) ** 0.5 * float(s[0]), least)).sum()))
     s, v, others = s[:kept], v[:, :kept], v[:, kept:]
     u = (matrix @ v) / s
     if kept == count:
@@ -99,12 +108,40 @@ def _spectrum(matrix: Array) -> Spectrum | None:
     None for a zero matrix, and where squares leave the range of a number.
     """
     xp = namespace(matrix)
+    least = float(xp.finfo(matrix.dtype).smallest_normal) / unit(matrix) ** 2  # below it, small squares lose their digits
     with np.errstate(over="ignore", invalid="ignore"):
         gram = matrix.T @ matrix
-    if not UNDERFLOW < float(xp.linalg.trace(gram)) < np.inf:
+    if not least < float(xp.linalg.trace(gram)) < np.inf:
         return None
     squares, vectors = xp.linalg.eigh(gram)
     return xp.sqrt(abs(xp.flip(squares, axis=0))), xp.flip(vectors, axis=1)
+
+
+def clear(matrix: Array, share: float) -> float:
+    """Return the larger of `share` and the share of the largest eigenvalue at which squares lose LOST in the type of a matrix."""
+    return max(share, unit(matrix) / LOST)
+
+
+def is_lossy(matrix: Array, share: float) -> bool:
+    """Return whether a division by a Gram matrix loses more than LOST, if eigenvalues count down to `share` of the largest."""
+    return clear(matrix, share) > share and not is_above(matrix, clear(matrix, share))
+
+
+def quotients(rows: Sequence[Array], ridge: float, cutoff: float) -> list[Array]:
+    """Return R_t (sum_s R_s^T R_s + ridge)^-1 of T matrices R_t (m, n) without squares: by the triplets of all in one column.
+
+    Eigenvalues of sum_s R_s^T R_s below the share `cutoff` of the largest count as zero.
+    """
+    u, s, vt = triplets(namespace(rows[0]).concat(list(rows)), rows[0].shape[1], 0.0)
+    kept = s > cutoff**0.5 * s[0]
+    size = s + ~kept
+    right = (kept / (size + ridge / size))[:, None] * vt
+    return [u[t * len(row) : (t + 1) * len(row)] @ right for t, row in enumerate(rows)]
+
+
+def product(*matrices: Array) -> Array:
+    """Return the product of matrices, in the cheapest order."""
+    return namespace(matrices[0]).linalg.multi_dot(matrices)
 
 
 def times_gram(left: Array, gram: Array, rows: Array | None) -> Array:
@@ -120,7 +157,7 @@ def divide_by(matrix: Array, cutoff: float | None = None) -> Division:
     Without a `cutoff`, A that is not positive definite is left to `solve_right`. With one, eigenvalues below that share of the
     largest count as zero; the pseudo-inverse is taken unless certainly none does and A is well-conditioned (FIRM).
     """
-    if (cutoff is None or is_above(matrix, max(cutoff, FIRM))) and (division := cholesky(matrix)):
+    if (cutoff is None or is_above(matrix, max(cutoff, clear(matrix, FIRM)))) and (division := cholesky(matrix)):
         return division
     if cutoff is None:
         return partial(solve_right, denominator=matrix)
@@ -141,7 +178,7 @@ def cholesky(matrix: Array) -> Division | None:
     except (np.linalg.LinAlgError, RuntimeError):  # NumPy's error and torch's
         return None
     pivots = xp.linalg.diagonal(factor)
-    if not float(xp.min(pivots)) ** 2 > len(matrix) * float(xp.finfo(matrix.dtype).eps) * float(xp.max(pivots)) ** 2:
+    if not float(xp.min(pivots)) ** 2 > len(matrix) * unit(matrix) * float(xp.max(pivots)) ** 2:
         return None
 
     def division(b: Array) -> Array:

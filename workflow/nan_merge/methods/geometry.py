@@ -13,11 +13,11 @@ from annotated_types import Ge, Gt, Lt
 from nan_merge.core.errors import UserError
 from nan_merge.core.patterns import Regex
 from nan_merge.methods.combine import weighted_sum
-from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, scale_free, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, negligible, of_weights, scale_free, whole
 from nan_merge.methods.sparsify import ranks
 
 ROWS_ARE_TOKENS = r"(embed_tokens|embeddings?|shared|wte|wpe)(\.weight)?$"
-ROUNDING = 1e-28  # 1 - cos of an angle of 1e-14, which is zero in float64
+ROUNDING = 1e-14  # an angle, which is zero in float64
 
 
 def _shares(alpha: Sequence[float]) -> list[float]:
@@ -170,7 +170,7 @@ def widen(
     else:
         turned = taus[0].ndim == 2 and (context.transposed or (embeddings and re.search(embeddings, context.tensor)))
         changes = [_changes(context.base, tau, 1 if turned else 0) for tau in taus]
-        kinds = [[ranks(each.reshape(-1)).reshape(each.shape) for each in kind] for kind in zip(*changes, strict=True)]
+        kinds = [[_ranked(each) for each in kind] for kind in zip(*changes, strict=True)]
         lengths, directions = (_scores(kind, t, s, math.prod(kind[0].shape)) for kind in kinds)
         scores = [0.5 * (length + direction) for length, direction in zip(lengths, directions, strict=True)]
     return weighted_sum([score * tau for score, tau in zip(scores, taus, strict=True)], alpha, context)
@@ -180,7 +180,7 @@ def _changes(base: Array, tau: Array, axis: int) -> tuple[Array, Array]:
     """Return the change of length and of direction (1 - cos) of every column, along `axis`."""
     (before, old), (after, new) = _columns(base, axis), _columns(base + tau, axis)
     turn = 0.5 * namespace(tau).sum((new - old) ** 2, axis=axis, keepdims=True)
-    return abs(after - before), turn * (turn > ROUNDING)
+    return abs(after - before), turn * (turn > negligible(turn, ROUNDING) ** 2)
 
 
 def _columns(weights: Array, axis: int) -> tuple[Array, Array]:
@@ -188,6 +188,11 @@ def _columns(weights: Array, axis: int) -> tuple[Array, Array]:
     xp = namespace(weights)
     lengths = xp.sqrt(xp.sum(weights**2, axis=axis, keepdims=True))
     return lengths, weights / (lengths + (lengths == 0))
+
+
+def _ranked(values: Array) -> Array:
+    """Return the ranks of all entries, in the type of the values."""
+    return namespace(values).astype(ranks(values.reshape(-1)), values.dtype).reshape(values.shape)
 
 
 def _scores(significance: Sequence[Array], t: float, s: float, unit: float = 1.0) -> list[Array]:

@@ -11,10 +11,10 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.methods.combine import disjoint_mean
-from nan_merge.methods.context import Array, TensorContext, namespace, of_weights, scale_free, whole
+from nan_merge.methods.context import Array, TensorContext, namespace, negligible, of_weights, scale_free, whole
 from nan_merge.methods.sparsify import row_axis
 
-SAME = 1e-28  # share of the mean square of entries below which their variance is rounding
+SAME = 1e-14  # share of the length of entries below which their deviation is rounding in float64
 DIVERGENCE_FLOOR = 1e-8  # added to probabilities, as in mergekit
 
 
@@ -25,15 +25,17 @@ def fusion(tau: Array, context: TensorContext) -> Array:
 
         |tau_ij| KL(softmax of row i of W_t || softmax of row i of W_0)  >=  median + 1.5 (q_3 - q_1)
 
-    The limits are quartiles of the importance over the tensor, each the entry at floor(q (n - 1)) of those sorted.
+    The limits are quartiles of the importance over the tensor, each the entry at floor(q (n - 1)) of those sorted. Importance is
+    computed in float64: the divergence of rows that are nearly equal is less than float32 rounds off.
     DIFFERS: quantiles are those of all entries, in mergekit of a random million; a row of a matrix is the inputs of one output,
     however it is stored. mergekit takes one expert; of several, each is reduced like this and then combined.
     """
-    axis = row_axis(tau, context)
-    p, q = (_softmax(weights, axis) + DIVERGENCE_FLOOR for weights in (context.base + tau, context.base))
-    divergence = namespace(tau).sum(p * namespace(tau).log(p / q), axis=axis, keepdims=True)
+    axis, xp = row_axis(tau, context), namespace(tau)
+    base, moved = (xp.astype(each, xp.float64, copy=False) for each in (context.base, tau))  # see the docstring
+    p, q = (_softmax(weights, axis) + DIVERGENCE_FLOOR for weights in (base + moved, base))
+    divergence = xp.sum(p * xp.log(p / q), axis=axis, keepdims=True)
     importance = abs(tau) * divergence
-    ordered = namespace(tau).sort(importance.reshape(-1))
+    ordered = xp.sort(importance.reshape(-1))
     first, median, third = (ordered[int(share * (ordered.shape[0] - 1))] for share in (0.25, 0.5, 0.75))
     return tau * (importance >= median + 1.5 * (third - first))
 
@@ -75,7 +77,7 @@ def _selected(taus: Sequence[Array], select: float) -> Array:
     """Return where the variance over experts is among the floor(select n) largest of the n that are not zero."""
     centre = sum(taus) / len(taus)
     variance = sum((tau - centre) ** 2 for tau in taus)
-    variance = variance * (variance > SAME * sum(tau * tau for tau in taus))
+    variance = variance * (variance > negligible(variance, SAME) ** 2 * sum(tau * tau for tau in taus))
     flat = variance.reshape(-1)
     count = int(select * int((flat > 0).sum()))
     if count == 0:

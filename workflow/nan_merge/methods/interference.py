@@ -19,7 +19,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace, scale_free
+from nan_merge.methods.context import Array, TensorContext, length, namespace, negligible, scale_free
 from nan_merge.methods.decompose import triplets
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
@@ -51,7 +51,7 @@ def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning
         stop_if_interrupted()
         g = gradient(x)
         first = BETA_1 * first + (1 - BETA_1) * g
-        with np.errstate(over="ignore"):  # beyond 1e154 there is no step
+        with np.errstate(over="ignore"):  # beyond 1e154, in float32 1e19, there is no step
             second = BETA_2 * second + (1 - BETA_2) * g * g
         size = (second / (1 - BETA_2**step)) ** 0.5 + STABLE
         x = x - learning_rate / (1 - BETA_1**step) * first / size
@@ -74,7 +74,7 @@ def wudi(
         loss(tau) = sum_t c_t |(tau - tau_t) tau_t^T|^2 / |tau_t|^2
 
     The default number of steps stops long before the minimum, so the start (`init`) matters; c_t enters the loss only.
-    Computed in float64; each step costs 2 out in^2 operations.
+    Each step costs 2 out in^2 operations.
 
     DIFFERS: applies to every matrix, the authors' code to attention and MLP matrices only; `exclude` names the others. What is
     excluded, and vectors, are averaged by default; the authors' code for ViT leaves them at the base, `others: 0`, and
@@ -138,16 +138,17 @@ def swudi(
 
     ASSUME: the abstract of the paper was read, the formulas in the authors' code. Its defaults are tuned for ViT-B/32; the same
     authors take 1800 for ViT-B/16, and 300 with a rank of 0.85 for Llama.
-    DIFFERS: eigenvalues below 1e-8 count as zero and move nothing; the authors raise them to it.
+    DIFFERS: eigenvalues below 1e-8 (in float32 8e-6) count as zero and move nothing; the authors raise them to it.
     """
     curvature, target = _normal_equation(taus, taus, taus, alpha)
     start = mean(taus, [1.0] * len(taus)) * len(taus)
     xp = namespace(start)
     values, vectors = xp.linalg.eigh(curvature)
-    values = values * (values > SMALLEST)
+    least = negligible(values, SMALLEST) if time is None else SMALLEST  # the flow divides by no small eigenvalue
+    values = values * (values > least)
     roots, total = values**0.5, float(values.sum())
     share = rank * len(values) if rank != "participation" else float(roots.sum()) ** 2 / (total or 1.0)
-    first = len(values) - math.ceil(share - SMALLEST)  # of ascending eigenvalues
+    first = len(values) - math.ceil(share * (1 - negligible(values, SMALLEST)))  # of ascending eigenvalues
     values, vectors = values[first:], vectors[:, first:]
     moved = values > 0 if time is None else -xp.expm1(-time * values)
     return start + ((target @ vectors) * (moved / (values + (values == 0))) - (start @ vectors) * moved) @ vectors.T
@@ -180,7 +181,7 @@ def doge(
     tops = namespace(taus[0]).concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
     u, s, _ = triplets(tops, count, length(tops))
     number = min(count // subspace, len(s))
-    shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - NEGLIGIBLE) if number else s < 0)
+    shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - negligible(s)) if number else s < 0)
     total, scale = sum(c * tau for c, tau in zip(alpha, taus, strict=True)), sum(alpha)
 
     before = [(tau * (tau - total)).sum(axis=1) for tau in taus]

@@ -1,6 +1,6 @@
 """Helpers of operators that decompose or solve matrices: which tensors they take, and what the others get.
 
-All is computed in float64, tensor by tensor. A tensor that is not a matrix gets `others` times the mean of the weighted task
+All is computed tensor by tensor. A tensor that is not a matrix gets `others` times the mean of the weighted task
 vectors.
 """
 

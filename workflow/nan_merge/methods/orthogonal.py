@@ -1,4 +1,4 @@
-"""A `combine` operator on rotations of the weights' inputs: OrthoMerge. Matrices are (out, in), in float64."""
+"""A `combine` operator on rotations of the weights' inputs: OrthoMerge. Matrices are (out, in)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from array_api_compat import device
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace, of_weights
+from nan_merge.methods.context import Array, TensorContext, length, namespace, negligible, of_weights
 from nan_merge.methods.decompose import solve_right, svd
 from nan_merge.methods.matrices import mean, of_matrices
 
@@ -43,7 +43,7 @@ def orthomerge(
     total = sum(c * generator for c, generator in zip(alpha, generators, strict=True))
     lengths, found = [length(generator) for generator in generators], length(total)
     wanted = sum(c * size for c, size in zip(alpha, lengths, strict=True)) / (sum(alpha) or 1.0)
-    some = found > NEGLIGIBLE * sum(abs(c) * size for c, size in zip(alpha, lengths, strict=True))
+    some = found > negligible(base) * sum(abs(c) * size for c, size in zip(alpha, lengths, strict=True))
     return mean(leftover, alpha) + _turned(base, total * (wanted / found if some else 0.0))
 
 
@@ -62,7 +62,7 @@ def _generator(base: Array, target: Array) -> Array:
     if not bool((base != target).any()):
         return 0 * _identity(base)
     u, s, vt = svd(base.T @ target)
-    xp, real = namespace(s), int((s > NEGLIGIBLE * s[0]).sum())
+    xp, real = namespace(s), int((s > negligible(s) * s[0]).sum())
     if real < len(s):  # inputs that the weights leave open: as near to the identity as can be
         inner_u, _, inner_vt = svd(u[:, real:].T @ vt[real:].T)
         u = xp.concat([u[:, :real], u[:, real:] @ inner_u], axis=1)

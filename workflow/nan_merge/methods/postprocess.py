@@ -10,7 +10,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, of_weights, scale_free, whole
+from nan_merge.methods.context import Array, TensorContext, length, negligible, of_weights, scale_free, whole
 from nan_merge.methods.varying import Varies
 
 
@@ -85,7 +85,7 @@ def magic(
     """
     wanted = sum(map(length, taus)) / len(taus)
     found = length(merged)
-    return merged * (factor * wanted / found if found > NEGLIGIBLE * wanted else 1.0)
+    return merged * (factor * wanted / found if found > negligible(merged) * wanted else 1.0)
 
 
 POSTPROCESS = {f.__name__: f for f in (unchanged, scale, scale_weights, lines, magic)}

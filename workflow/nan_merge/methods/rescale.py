@@ -1,6 +1,6 @@
 """Operators that rescale singular values: STAR (`preprocess`), SVC and Subspace Boosting (`postprocess`).
 
-They take whole tensors in float64; a tensor that is not a matrix is returned as it is.
+They take whole tensors; a tensor that is not a matrix is returned as it is.
 DIFFERS: a convolution over single pixels is a matrix too; the authors' codes take two axes only.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, checked, namespace, whole
+from nan_merge.methods.context import Array, TensorContext, checked, namespace, negligible, whole
 from nan_merge.methods.decompose import svd
 from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed
 
@@ -76,7 +76,7 @@ def _calibrated(merged: Array, taus: Sequence[Array], floor: float) -> Array:
     for tau in taus:
         alone = u.T @ tau
         energy = (alone * alone).sum(-1)
-        seen = energy > NEGLIGIBLE**2 * (tau * tau).sum()
+        seen = energy > negligible(tau) ** 2 * (tau * tau).sum()
         response = seen * (together * alone).sum(-1) / (energy + ~seen)
         total = total + namespace(s).where(response > floor, response, floor)
     return (u * (s * len(taus) / total)) @ vt
@@ -108,7 +108,7 @@ def boost(
     u, s, vt = svd(merged.reshape(shape[:2]))
     cut = s[min(int((s.cumsum(0) < beta * s.sum()).sum()), len(s) - 1)]
     raised = namespace(s).where(s > cut, s, cut)
-    return ((u * namespace(s).where(s > NEGLIGIBLE * s[0], raised, s)) @ vt).reshape(shape)
+    return ((u * namespace(s).where(s > negligible(s) * s[0], raised, s)) @ vt).reshape(shape)
 
 
 PREPROCESS = {f.__name__: f for f in (star,)}

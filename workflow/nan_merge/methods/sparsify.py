@@ -15,12 +15,12 @@ from nan_merge.methods.context import DRAWS, Array, Draw, TensorContext, checked
 
 
 def ranks(values: Array, axis: int = -1) -> Array:
-    """Return the ranks of the entries along an axis, 0 for the smallest; of equal entries the first has the lower rank."""
-    if not values.ndim:
-        return values * 0
+    """Return the ranks of the entries along an axis, int64, 0 for the smallest; of equal entries the first has the lower rank."""
     xp = namespace(values)
+    if not values.ndim:
+        return xp.zeros_like(values, dtype=xp.int64)
     order = xp.argsort(values, axis=axis, stable=True)
-    return xp.astype(xp.argsort(order, axis=axis, stable=True), values.dtype)
+    return xp.argsort(order, axis=axis, stable=True)
 
 
 def row_axis(tau: Array, context: TensorContext) -> int:
@@ -85,7 +85,8 @@ def della(
     _check_window((), context, density=density, window=window)
     axis = row_axis(tau, context)
     n = tau.shape[axis] if tau.ndim else 1
-    place = ranks(abs(tau), axis) / (n - 1) if n > 1 else 0.5  # 0 for the smallest of a row, 1 for the largest
+    rank = namespace(tau).astype(ranks(abs(tau), axis), tau.dtype)
+    place = rank / (n - 1) if n > 1 else 0.5  # 0 for the smallest of a row, 1 for the largest
     probability = density - window + 2 * window * place
     kept = tau * (context.draws(tau, seed) >= (1 - probability) * DRAWS)
     if rescale == "entry":

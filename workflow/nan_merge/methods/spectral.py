@@ -1,6 +1,6 @@
 """`combine` operators on singular values: TSV-M, Iso-C, Iso-CTS, CART and DC-Merge.
 
-Matrices are (out, in), in float64; a tensor that is not a matrix gets the mean.
+Matrices are (out, in); a tensor that is not a matrix gets the mean.
 
 DIFFERS: a matrix of less than full rank (a low-rank adapter, an unchanged tensor, equal experts side by side) has
 arbitrary singular vectors. The public codes use them; here they are left out, so that a merge depends neither on the
@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from nan_merge.methods.context import NEGLIGIBLE, Array, TensorContext, length, namespace
+from nan_merge.methods.context import Array, TensorContext, length, namespace, negligible
 from nan_merge.methods.decompose import Triplets, polar, triplets
 from nan_merge.methods.matrices import Combine, mean, of_matrices, with_hyper_parameters
 
@@ -100,7 +100,8 @@ def iso_cts(
     own = min(round((rank - int(common * rank)) / len(parts)), rank // len(parts))
     shared = triplets(sum(parts), rank - own * len(parts), sum(map(length, parts)))
     outside = [part - shared[0] @ (shared[0].T @ part) for part in parts]
-    added = [triplets(rest, own, length(part)) for rest, part in zip(outside, parts, strict=True)]
+    spread = rank**0.5  # what U_k lacks to be orthonormal lies in few directions
+    added = [triplets(rest, own, length(part) * spread) for rest, part in zip(outside, parts, strict=True)]
     u, s, vt = _side_by_side([*added, shared])
     return (_orthonormal(u) * _mean(s)) @ _orthonormal(vt)
 
@@ -156,9 +157,10 @@ def dc_merge(
     u, vt = _orthonormal(u), _orthonormal(vt)
     cores = [_strongest((u.T @ p) * _smoothed(s, smoothing, ratio) @ (q @ vt.T), density) for p, s, q in parts]
     total, size = sum(cores), sum(map(abs, cores))
-    elected = total * (abs(total) > NEGLIGIBLE * size)
+    elected = total * (abs(total) > negligible(total) * size)
     agreeing = [core * elected > 0 for core in cores]
-    number = sum(mask * 1.0 for mask in agreeing)
+    one = 0 * total + 1  # in the type of the cores
+    number = sum(one * mask for mask in agreeing)
     merged = sum(core * mask for core, mask in zip(cores, agreeing, strict=True)) / (number + (number == 0))
     blocks = [slice(t * count, (t + 1) * count) for t in range(len(taus))]
     return sum(u[:, block] @ merged[block, block] @ vt[block] for block in blocks)
@@ -177,8 +179,8 @@ def _smoothed(s: Array, smoothing: str, ratio: float) -> Array:
 def _strongest(core: Array, density: float) -> Array:
     """Keep the floor(density n), at least one, entries of largest magnitude, none that is rounding beside the largest."""
     sizes = namespace(core).sort(abs(core).reshape(-1))
-    cut = float(sizes[-max(1, int(density * len(sizes)))]) * (1 - NEGLIGIBLE)
-    return core * (abs(core) >= max(cut, NEGLIGIBLE * float(sizes[-1])))
+    cut = float(sizes[-max(1, int(density * len(sizes)))]) * (1 - negligible(core))
+    return core * (abs(core) >= max(cut, negligible(core) * float(sizes[-1])))
 
 
 COMBINE = {f.__name__: f for f in (tsv, iso_c, iso_cts, cart, dc_merge)}

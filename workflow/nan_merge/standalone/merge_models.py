@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nan_merge.catalogue.files import known_names
 from nan_merge.catalogue.methods import reads_examples, unfit
 from nan_merge.checkpoints.checkpoint import Checkpoint
@@ -46,6 +48,7 @@ from nan_merge.standalone.outputs import Inputs, Output, check_export, check_inp
 from nan_merge.standalone.sources import Source, find, local, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+COMPUTE = ("float64", "float32")
 PRINTED_ROWS = 8  # of a coefficient table
 
 
@@ -63,6 +66,7 @@ class Settings:
     missing: str = "error"
     dtype: str | None = None  # type of all floats of the output, a key of TYPES; None keeps those of the base
     device: str = "cpu"  # see `devices.device`
+    compute: str = COMPUTE[0]  # type in which operators on whole tensors compute
     threads: int = field(default_factory=available_processors)
     seed: int = 0  # of random draws
     examples: Mapping[str, int] | None = None  # that each expert was trained on, by name, for the variant `data_size`
@@ -79,6 +83,10 @@ class Settings:
             )
         _ = self.recipe
         device(self.device)
+        known_names("--compute", [self.compute], COMPUTE)
+        if self.compute != COMPUTE[0] and not self.recipe.whole:
+            how = "piece by piece, in float32 for models stored in 16 bits and in float64 for others"
+            raise UserError(f"--compute {self.compute}: has no effect on {self.method}, which takes tensors {how}; leave it out")
         if self.dtype is not None:
             known_names("--dtype", [self.dtype], TYPES)
         if self.threads < 1:
@@ -160,7 +168,7 @@ class Settings:
     def request(self, models: Models, table: CoefficientTable, cuts: Callable[[], Thresholds]) -> MergeRequest:
         """Return the whole merge."""
         dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
-        return MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype)
+        return MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=np.dtype(self.compute))
 
 
 @dataclass(frozen=True, kw_only=True)

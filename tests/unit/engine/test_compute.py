@@ -1,0 +1,74 @@
+"""Merges whose operators take whole tensors in float32: near float64, with the same bytes every time, and only where they may."""
+
+import numpy as np
+import pytest
+from models import BFLOAT16, FLOAT32, distinct, family, is_whole, measures, merge_measured, merger, same_bytes, tensors_of
+
+from nan_merge.engine.devices import device
+from nan_merge.methods.context import whole
+from nan_merge.methods.recipe import COMBINE, STAGES, bind
+
+FLOAT64 = np.dtype(np.float64)
+HOSTS = {name: method_spec for name, method_spec in distinct().items() if is_whole(method_spec) and "+" not in name}
+SUM = {"coefficients": {"constant": {"value": 0.3}}}
+LARGE = (0.1, 0.2, 0.05)  # no task vector vanishes in bfloat16
+every_host = pytest.mark.parametrize("method_spec", HOSTS.values(), ids=HOSTS)
+
+
+def distance(found, expected, base):
+    """Return the length of the difference of two merges over that of the second's task vector, over all tensors."""
+    vectors = [np.concatenate([each[name].astype(float).ravel() for name in base]) for each in (found, expected, base)]
+    return np.linalg.norm(vectors[0] - vectors[1]) / np.linalg.norm(vectors[1] - vectors[2])
+
+
+@every_host
+def test_float32_is_near_float64_and_threads_change_no_byte(method_spec, tmp_path):
+    base, experts = family(tmp_path, sizes=LARGE)
+    merge = merger(method_spec, base, experts)
+    merge(tmp_path / "float64")
+    for threads in (1, 3):
+        merge(tmp_path / f"{threads}", threads=threads, compute=FLOAT32)
+    found = tensors_of(tmp_path / "1")
+    assert same_bytes(tensors_of(tmp_path / "3"), found)
+    assert distance(found, tensors_of(tmp_path / "float64"), tensors_of(base)) <= 2e-5
+
+
+@every_host
+def test_torch_is_as_near(method_spec, tmp_path):
+    pytest.importorskip("torch")
+    base, experts = family(tmp_path, sizes=LARGE)
+    merge = merger(method_spec, base, experts)
+    merge(tmp_path / "float64")
+    merge(tmp_path / "torch", device=device("torch"), compute=FLOAT32)
+    assert distance(tensors_of(tmp_path / "torch"), tensors_of(tmp_path / "float64"), tensors_of(base)) <= 2e-5
+
+
+@pytest.mark.parametrize(("stored", "computed"), [(BFLOAT16, FLOAT32), (FLOAT32, FLOAT32), (FLOAT64, FLOAT64)], ids=str)
+def test_operators_get_all_arrays_in_float32_unless_the_model_has_more_digits(stored, computed, tmp_path, monkeypatch):
+    seen = set()
+
+    @whole
+    def summed(taus, alpha, context):
+        seen.update(each.dtype for each in (taus, context.base, *context.calibration))
+        return COMBINE["weighted_sum"](taus, alpha, context)
+
+    monkeypatch.setitem(STAGES["combine"], "summed", summed)
+    models, _, *measured = measures(SUM, *family(tmp_path, dtype=stored, sizes=LARGE))
+    summing, statistics = bind({**SUM, "combine": "summed"}), dict(models.experts)
+    merge_measured(models, summing, *measured, tmp_path / "out", compute=FLOAT32, calibration=statistics)
+    assert seen == {computed}
+
+
+def test_piecewise_merges_are_as_they_were(tmp_path):
+    merge = merger({**SUM, "preprocess": "trim", "combine": "disjoint_sum"}, *family(tmp_path))
+    for compute in (FLOAT64, FLOAT32):
+        merge(tmp_path / compute.name, compute=compute)
+    assert same_bytes(tensors_of(tmp_path / "float32"), tensors_of(tmp_path / "float64"))
+
+
+@pytest.mark.parametrize("dtype", [FLOAT64, FLOAT32, BFLOAT16], ids=str)
+def test_experts_that_equal_the_base_give_it_bit_for_bit(dtype, tmp_path):
+    base, _ = family(tmp_path, dtype=dtype)
+    merge = merger(HOSTS["tsv_m"], base, {"a": base, "b": base})
+    merge(tmp_path / "out", compute=FLOAT32)
+    assert same_bytes(tensors_of(tmp_path / "out"), tensors_of(base))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nan_merge.methods import decompose
-from nan_merge.methods.decompose import leading, polar
+from nan_merge.methods.decompose import leading, polar, quotients
 
 SHAPES = [(40, 40), (90, 40), (40, 90), (400, 30), (50, 40), (1, 1), (5, 1), (1, 5)]
 
@@ -74,6 +74,16 @@ def test_directions_without_a_length_stay_out_of_a_polar_factor(shape):
     u, _, vt = np.linalg.svd(given, full_matrices=False)
     assert abs(polar(given, np.linalg.norm(given))[0] - u[:, :7] @ vt[:7]).max() <= 1e-10
     assert not polar(np.zeros(shape), 0.0)[0].any() and not polar(given, 1e15)[0].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+def test_quotients_are_those_of_the_inverse_of_squares(shape):
+    rows = [matrix(shape, decay=1.0, seed=seed) for seed in range(3)]
+    squares = sum(row.T @ row for row in rows)
+    expected = np.stack(rows) @ np.linalg.inv(squares + 0.1 * np.eye(len(squares)))
+    assert abs(np.stack(quotients(rows, 0.1, 0.0)) - expected).max() <= 1e-11
+    left_out = np.stack(rows) @ np.linalg.pinv(squares, rtol=0.05, hermitian=True)
+    assert abs(np.stack(quotients(rows, 0.0, 0.05)) - left_out).max() <= 1e-9 * abs(left_out).max()
 
 
 def test_nothing_stays_nothing():

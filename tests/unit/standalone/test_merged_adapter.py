@@ -213,6 +213,15 @@ def test_the_command_states_what_it_left_out_and_how_to_repeat_it(tiny, capsys):
     run(tiny, "--output-adapter", "3", "--overwrite")
 
 
+def test_whole_tensors_are_computed_and_reduced_in_float32_where_it_is_asked_for(tiny):
+    for compute in ("float64", "float32"):
+        run(tiny, "--output-adapter", "3", "--compute", compute, method="actmat", output=compute)
+    exact, found = ((tiny / name / "adapter_model.safetensors").read_bytes() for name in ("float64", "float32"))
+    assert exact != found
+    errors = [read_json(tiny / name / "provenance.json")["adapter"]["error"]["total"] for name in ("float64", "float32")]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-4)
+
+
 REFUSALS = {
     "a whole model": (("--output-adapter",), {"experts": ("a", "whole")}, "expert 'whole' .* is a whole model; expected LoRA"),
     "a rank above the size": (("--output-adapter", "7"), {}, f"7: above the size of '{QUERY}' .6, 6.; expected from 1 to 6"),

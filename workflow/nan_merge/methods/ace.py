@@ -9,7 +9,8 @@ Equation numbers are the paper's. For one matrix, with DW_t (out, in) the task v
     W_pre  (sum_t W~_t R_t) (sum_t R_t + C)^-1                       Eq. 14
     W      W_pre + sigma U_k V_k^T, if the experts are uneven        Eq. 15-19
 
-C has rank one: sum_t R_t is factorised by Cholesky, and the inverse with C follows by the formula of Sherman and Morrison.
+C has rank one: sum_t R_t is factorised by Cholesky, and the inverse with C follows by the formula of Sherman and Morrison. Where
+the squares S~_t lose too many digits beside the ridge, the singular triplets of the W~_t take their place.
 A coefficient c_t multiplies S~_t and R_t everywhere; divided by the trace these are NAN with exponent 2, tensor by tensor.
 One covariance is held at a time.
 """

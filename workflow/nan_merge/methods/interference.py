@@ -138,7 +138,8 @@ def swudi(
 
     ASSUME: the abstract of the paper was read, the formulas in the authors' code. Its defaults are tuned for ViT-B/32; the same
     authors take 1800 for ViT-B/16, and 300 with a rank of 0.85 for Llama.
-    DIFFERS: eigenvalues below 1e-8 (in float32 8e-6) count as zero and move nothing; the authors raise them to it.
+    DIFFERS: eigenvalues below 1e-8 count as zero and move nothing (without a time below 8e-6 in float32); the authors raise
+    them to it.
     """
     curvature, target = _normal_equation(taus, taus, taus, alpha)
     start = mean(taus, [1.0] * len(taus)) * len(taus)
@@ -147,8 +148,9 @@ def swudi(
     least = negligible(values, SMALLEST) if time is None else SMALLEST  # the flow divides by no small eigenvalue
     values = values * (values > least)
     roots, total = values**0.5, float(values.sum())
-    share = rank * len(values) if rank != "participation" else float(roots.sum()) ** 2 / (total or 1.0)
-    first = len(values) - math.ceil(share * (1 - negligible(values, SMALLEST)))  # of ascending eigenvalues
+    taking_part = float(roots.sum()) ** 2 / (total or 1.0) * (1 - negligible(values, SMALLEST))  # at most all
+    share = rank * len(values) if rank != "participation" else taking_part
+    first = len(values) - math.ceil(share - SMALLEST)  # of ascending eigenvalues
     values, vectors = values[first:], vectors[:, first:]
     moved = values > 0 if time is None else -xp.expm1(-time * values)
     return start + ((target @ vectors) * (moved / (values + (values == 0))) - (start @ vectors) * moved) @ vectors.T

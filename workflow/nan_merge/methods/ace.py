@@ -24,7 +24,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import Array, TensorContext, namespace, negligible, scale_free
+from nan_merge.methods.context import COMPUTED, Array, TensorContext, namespace, negligible, scale_free
 from nan_merge.methods.decompose import cholesky, identity, is_lossy, leading, product, quotients, solve_right
 from nan_merge.methods.matrices import mean, of_matrices
 
@@ -69,7 +69,7 @@ def ace(
     rows = [tau.sum(axis=0) / max(1, tau.shape[0]) for tau in taus]
     centred = [tau - row for tau, row in zip(taus, rows, strict=True)] if centre else list(taus)
     restored = 0 * taus[0] + (mean(rows, alpha) if centre and restore_mean == "mean" else 0)
-    least = negligible(taus[0], ROUNDING) ** 2
+    least = negligible(taus[0], ROUNDING, COMPUTED) ** 2
     used = [t for t, c in enumerate(alpha) if c != 0 and energy(centred[t]) > least * energy(taus[t])]
     if not used:
         return restored

@@ -15,7 +15,8 @@ from nan_merge.methods.varying import value_at
 
 DRAWS = 1 << 24  # number of different values of a random draw
 NEGLIGIBLE = 1e-10  # share of a norm below which a number is rounding in float64
-ROUNDINGS = 64  # units of its type that a number may be off after many operations
+ROUNDINGS = 4  # units of its type by which a decomposition of given numbers may be off
+COMPUTED = 64  # times as many: of numbers that were made of decompositions and long sums
 _GAMMA, _MIX_1, _MIX_2 = (x - (1 << 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 Array = Any  # a NumPy array or a torch tensor
 Draw = Annotated[int, Ge(0), Lt(1000), "number of the draw; the seed of the run counts too"]
@@ -133,9 +134,9 @@ def unit(array: Array) -> float:
     return float(namespace(array).finfo(array.dtype).eps)
 
 
-def negligible(array: Array, share: float = NEGLIGIBLE) -> float:
-    """Return the share of a norm below which a number is rounding: `share`, or more if the type of an array rounds above it."""
-    return max(share, ROUNDINGS * unit(array))
+def negligible(array: Array, share: float = NEGLIGIBLE, times: float = 1) -> float:
+    """Return the share of a norm below which a number is rounding: `share` in float64, more in a type that rounds above it."""
+    return max(share, times * ROUNDINGS * unit(array))
 
 
 def namespace(array: Array) -> Any:

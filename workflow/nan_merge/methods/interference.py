@@ -19,7 +19,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from nan_merge.core.parallel import stop_if_interrupted
-from nan_merge.methods.context import Array, TensorContext, length, namespace, negligible, scale_free
+from nan_merge.methods.context import COMPUTED, Array, TensorContext, length, namespace, negligible, scale_free
 from nan_merge.methods.decompose import triplets
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
@@ -138,7 +138,7 @@ def swudi(
 
     ASSUME: the abstract of the paper was read, the formulas in the authors' code. Its defaults are tuned for ViT-B/32; the same
     authors take 1800 for ViT-B/16, and 300 with a rank of 0.85 for Llama.
-    DIFFERS: eigenvalues below 1e-8 count as zero and move nothing (without a time below 8e-6 in float32); the authors raise
+    DIFFERS: eigenvalues below 1e-8 count as zero and move nothing (without a time below 5e-7 in float32); the authors raise
     them to it.
     """
     curvature, target = _normal_equation(taus, taus, taus, alpha)
@@ -148,7 +148,7 @@ def swudi(
     least = negligible(values, SMALLEST) if time is None else SMALLEST  # the flow divides by no small eigenvalue
     values = values * (values > least)
     roots, total = values**0.5, float(values.sum())
-    taking_part = float(roots.sum()) ** 2 / (total or 1.0) * (1 - negligible(values, SMALLEST))  # at most all
+    taking_part = float(roots.sum()) ** 2 / (total or 1.0) * (1 - negligible(values, SMALLEST, COMPUTED))  # at most all
     share = rank * len(values) if rank != "participation" else taking_part
     first = len(values) - math.ceil(share - SMALLEST)  # of ascending eigenvalues
     values, vectors = values[first:], vectors[:, first:]
@@ -181,9 +181,9 @@ def doge(
     """
     count = min(taus[0].shape)
     tops = namespace(taus[0]).concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
-    u, s, _ = triplets(tops, count, length(tops))
+    u, s, _ = triplets(tops, count, COMPUTED * length(tops))
     number = min(count // subspace, len(s))
-    shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - negligible(s)) if number else s < 0)
+    shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - negligible(s, times=COMPUTED)) if number else s < 0)
     total, scale = sum(c * tau for c, tau in zip(alpha, taus, strict=True)), sum(alpha)
 
     before = [(tau * (tau - total)).sum(axis=1) for tau in taus]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from nan_merge.methods.context import Array, TensorContext, checked, namespace, negligible, whole
+from nan_merge.methods.context import COMPUTED, Array, TensorContext, checked, namespace, negligible, whole
 from nan_merge.methods.decompose import svd
 from nan_merge.methods.matrices import LARGEST, Exclude, Largest, is_decomposed
 
@@ -76,7 +76,7 @@ def _calibrated(merged: Array, taus: Sequence[Array], floor: float) -> Array:
     for tau in taus:
         alone = u.T @ tau
         energy = (alone * alone).sum(-1)
-        seen = energy > negligible(tau) ** 2 * (tau * tau).sum()
+        seen = energy > negligible(tau, times=COMPUTED) ** 2 * (tau * tau).sum()
         response = seen * (together * alone).sum(-1) / (energy + ~seen)
         total = total + namespace(s).where(response > floor, response, floor)
     return (u * (s * len(taus) / total)) @ vt

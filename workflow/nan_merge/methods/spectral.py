@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from nan_merge.methods.context import Array, TensorContext, length, namespace, negligible
+from nan_merge.methods.context import COMPUTED, Array, TensorContext, length, namespace, negligible
 from nan_merge.methods.decompose import Triplets, polar, triplets
 from nan_merge.methods.matrices import Combine, mean, of_matrices, with_hyper_parameters
 
@@ -40,7 +40,7 @@ def _side_by_side(parts: Sequence[Triplets]) -> Triplets:
 
 def _orthonormal(matrix: Array) -> Array:
     """Return the closest matrix with orthonormal columns (or rows, if it is wide); its null space stays null."""
-    return polar(matrix, length(matrix))[0]
+    return polar(matrix, COMPUTED * length(matrix))[0]
 
 
 def _mean(numbers: Array) -> float:
@@ -100,8 +100,8 @@ def iso_cts(
     own = min(round((rank - int(common * rank)) / len(parts)), rank // len(parts))
     shared = triplets(sum(parts), rank - own * len(parts), sum(map(length, parts)))
     outside = [part - shared[0] @ (shared[0].T @ part) for part in parts]
-    spread = rank**0.5  # what U_k lacks to be orthonormal lies in few directions
-    added = [triplets(rest, own, length(part) * spread) for rest, part in zip(outside, parts, strict=True)]
+    spread = COMPUTED * rank**0.5  # what U_k lacks to be orthonormal lies in few directions
+    added = [triplets(rest, own, spread * length(part)) for rest, part in zip(outside, parts, strict=True)]
     u, s, vt = _side_by_side([*added, shared])
     return (_orthonormal(u) * _mean(s)) @ _orthonormal(vt)
 
@@ -157,7 +157,7 @@ def dc_merge(
     u, vt = _orthonormal(u), _orthonormal(vt)
     cores = [_strongest((u.T @ p) * _smoothed(s, smoothing, ratio) @ (q @ vt.T), density) for p, s, q in parts]
     total, size = sum(cores), sum(map(abs, cores))
-    elected = total * (abs(total) > negligible(total) * size)
+    elected = total * (abs(total) > negligible(total, times=COMPUTED) * size)
     agreeing = [core * elected > 0 for core in cores]
     one = 0 * total + 1  # in the type of the cores
     number = sum(one * mask for mask in agreeing)
@@ -178,9 +178,9 @@ def _smoothed(s: Array, smoothing: str, ratio: float) -> Array:
 
 def _strongest(core: Array, density: float) -> Array:
     """Keep the floor(density n), at least one, entries of largest magnitude, none that is rounding beside the largest."""
-    sizes = namespace(core).sort(abs(core).reshape(-1))
-    cut = float(sizes[-max(1, int(density * len(sizes)))]) * (1 - negligible(core))
-    return core * (abs(core) >= max(cut, negligible(core) * float(sizes[-1])))
+    sizes, least = namespace(core).sort(abs(core).reshape(-1)), negligible(core, times=COMPUTED)
+    cut = float(sizes[-max(1, int(density * len(sizes)))]) * (1 - least)
+    return core * (abs(core) >= max(cut, least * float(sizes[-1])))
 
 
 COMBINE = {f.__name__: f for f in (tsv, iso_c, iso_cts, cart, dc_merge)}

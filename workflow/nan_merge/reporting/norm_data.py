@@ -192,5 +192,6 @@ def exponent(points: Sequence[Point]) -> tuple[float, float, int] | None:
     freedom = len(points) - (int(group.max()) + 1) - 1
     if freedom < 1 or np.allclose(x, 0):
         return None
-    slope = float(x @ y / (x @ x))
-    return slope, float(np.sqrt(np.sum((y - slope * x) ** 2) / freedom / (x @ x))), freedom
+    square = np.sum(x * x)  # no BLAS, whose last bits depend on the processor
+    slope = float(np.sum(x * y) / square)
+    return slope, float(np.sqrt(np.sum((y - slope * x) ** 2) / freedom / square)), freedom

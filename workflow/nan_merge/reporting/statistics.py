@@ -5,6 +5,7 @@ Test examples are taken as an independent sample within each task, several seeds
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def joined(values: ArrayLike, each: Sequence[tuple[float, float]], weights: Arra
     p, limits = np.asarray(values, float), np.array(each)
     w = np.ones_like(p) if weights is None else np.asarray(weights, float)
     w = w / w.sum()
-    mean = float(w @ p)
+    mean = math.fsum(w * p)  # no BLAS, whose last bits depend on the processor
     low = mean - np.sqrt(np.sum((w * (p - limits[:, 0])) ** 2))
     high = mean + np.sqrt(np.sum((w * (limits[:, 1] - p)) ** 2))
     return mean, float(low), float(high)

@@ -74,7 +74,7 @@ def _digests(archive: Archive, folder: Path) -> Finding:
     if found.get(WHOLE):
         with _told(finding, WHOLE, folder):
             whole = read_json(folder / WHOLE)["files"]
-            others = [name for name, record in archive.files.items() if name != WHOLE and whole.get(name) != record]
+            others = [name for name, record in archive.files.items() if whole.get(name, record) != record]
             finding.faults += [f"{name}: is not that of {WHOLE}" for name in others]
     return finding
 

@@ -22,6 +22,8 @@ from project import Done, Project, package
 from safetensors.numpy import load_file
 
 from archiving.contents import refuse_traces
+from archiving.verify import verify
+from nan_merge.archive.container import opened
 from nan_merge.archive.privacy import COMMON, Traces
 from nan_merge.core.errors import UserError
 
@@ -198,6 +200,12 @@ def test_tables_alone_have_the_digests_of_the_whole_archive(archived, members, t
     found["results/claims.csv"] += b"1"
     faults = verified(archived, written(tmp_path / "run.zip", {**members, **found, "whole/manifest.json": members[MANIFEST]}))
     assert "results/claims.csv: is not that of whole/manifest.json" in faults[1]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/archives").glob("*.zip")), ids=lambda file: file.stem)
+def test_the_archives_of_the_pages_are_whole(file, tmp_path):
+    with opened(file) as archive:
+        assert next(verify(archive, ROOT, tmp_path)).faults == []
 
 
 def test_the_commit_and_changes_of_the_code_are_in_it(project, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.scoring import PRECISIONS
+from nan_merge.core.scoring import COMPUTE, PRECISIONS
 from nan_merge.core.text import parse_json, read_json
 
 LAYOUT = "`merge:` of the suite: exclude, vocabulary, missing"
@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
     "logit-scale": {"type": float, "help": "`finetune: logit_scale:` of the suite"},
     "threads": {"type": int, "default": 1},
     "device": {"default": "cpu", "help": "cpu, cuda or cuda:N"},
-    "compute": {"default": "float64", "choices": ("float64", "float32"), "help": "type of merges that take whole tensors"},
+    "compute": {"default": COMPUTE[0], "choices": COMPUTE, "help": "type of merges that take whole tensors"},
     "thresholds": {"type": Path, "default": None, "help": "measured thresholds, for a method that trims"},
 }
 

@@ -35,8 +35,7 @@ def write(output: Path, about_run: Mapping[str, Any], members: Mapping[str, Cont
 
     The bytes depend on the members, on `about_run`, the further keys of the manifest, and on the version of zlib alone.
     """
-    sizes = {name: _size(content) for name, content in members.items()}
-    check_space(output.parent, sum(sizes.values()) // 2, "the archive", "free some space, or choose another folder")
+    check_space(output.parent, sum(map(_size, members.values())) // 2, "the archive", "free some space, or choose another folder")
     with about(output), atomic_write(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, content in [(MANIFEST, manifest(about_run, members)), *sorted(members.items())]:
             info = zipfile.ZipInfo(name, EPOCH)

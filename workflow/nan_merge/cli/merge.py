@@ -13,9 +13,9 @@ from nan_merge.cli.parser import command_parser, number_by_name, positive
 from nan_merge.core.errors import about
 from nan_merge.core.escape import visible
 from nan_merge.core.parallel import available_processors
+from nan_merge.core.scoring import COMPUTE
 
 VOCABULARY, MISSING = ("truncate", "pad_mean"), ("error", "base")  # as in the library, which a help does not wait for
-COMPUTE = ("float64", "float32")
 TYPES = ("float16", "bfloat16", "float32", "float64")
 EXAMPLE = "nan-merge merge --base BASE --expert math=A --expert B --method ties+nan_delta --output M"
 

@@ -29,6 +29,7 @@ from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError, about, advice_for_arguments, advice_for_options, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
+from nan_merge.core.scoring import COMPUTE
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms
 from nan_merge.engine.processed import processed
@@ -48,7 +49,6 @@ from nan_merge.standalone.outputs import Inputs, Output, check_export, check_inp
 from nan_merge.standalone.sources import Source, find, local, named
 
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-COMPUTE = ("float64", "float32")
 PRINTED_ROWS = 8  # of a coefficient table
 
 

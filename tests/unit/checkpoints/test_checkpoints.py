@@ -169,7 +169,7 @@ def test_four_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
     The peak memory of Python and NumPy stays below the cost of parsing a header of that size, though headers claim up to
     2^70 bytes.
     """
-    rng, opened, peak = random.Random(0), 0, 0
+    rng, opened = random.Random(0), 0
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.int64), "c": np.ones(0, np.float16)}
     write_tensors(tmp_path / SINGLE, tensors)
     good = (tmp_path / SINGLE).read_bytes()
@@ -180,17 +180,25 @@ def test_four_thousand_mutations_raise_nothing_but_user_errors(tmp_path):
         written(tmp_path / SINGLE, *odd(rng, good[8 : 8 + length]), good[8 + length :]) if case % 2 else (
             (tmp_path / SINGLE).write_bytes(bitten(rng, good))
         )
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        try:
-            assert tensors_of(tmp_path) is not None
-            opened += 1
-        except UserError as error:
-            assert SINGLE in str(error)
-        peak = max(peak, tracemalloc.get_traced_memory()[1] - before)
+        whole, peak = read_with_peak(tmp_path)
+        if peak >= 256 * len(good):  # other threads of the process allocate, too: only what repeats is of the reader
+            whole, peak = read_with_peak(tmp_path)
+        assert peak < 256 * len(good), (case, peak)
+        opened += whole
     tracemalloc.stop()
     assert 0 < opened < 2000, "some mutations are harmless, most are not"
-    assert peak < 256 * len(good), peak
+
+
+def read_with_peak(folder):
+    """Whether the checkpoint is read whole (else it is refused by a UserError), and the peak of the memory for it, in bytes."""
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        whole = tensors_of(folder) is not None
+    except UserError as error:
+        whole = False
+        assert SINGLE in str(error)
+    return whole, tracemalloc.get_traced_memory()[1] - before
 
 
 def bitten(rng, good):

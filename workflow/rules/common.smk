@@ -41,7 +41,7 @@ def any_of(names):
     return "|".join(sorted(map(re.escape, names))) or "(?!)"
 
 
-digest = functools.cache(Code(ROOT).digest)
+digest = functools.cache(Code(ROOT, cache=Path(".snakemake/nan_merge_code.json")).digest)
 
 
 def code(*modules):

@@ -93,6 +93,24 @@ def test_code_is_seen_as_it_was_when_it_was_first_read(project):
     assert code.digest("scripts.top") == before != Code(project).digest("scripts.top")
 
 
+def test_a_cache_saves_parsing_and_changes_no_digest(project, monkeypatch):
+    cache, plain = project / "made/cache.json", Code(project).digest("scripts.top", "scripts.other")
+    assert Code(project, cache).digest("scripts.top", "scripts.other") == plain
+    parsed = []
+    monkeypatch.setattr(ast, "parse", lambda text, parse=ast.parse: parsed.append(text) or parse(text))
+    assert Code(project, cache).digest("scripts.top", "scripts.other") == plain and not parsed
+    (project / "workflow/nan_merge/leaf.py").write_text("def double(x):\n    return 3 * x\n")
+    changed = Code(project, cache).digest("scripts.top", "scripts.other")
+    assert len(parsed) == 1 and changed == Code(project).digest("scripts.top", "scripts.other") != plain
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff", b"[1]"])
+def test_a_cache_that_cannot_be_used_is_done_without(content, project, tmp_path):
+    cache = tmp_path / "cache.json"
+    cache.mkdir() if content is None else cache.write_bytes(content)
+    assert Code(project, cache).digest("scripts.top") == Code(project).digest("scripts.top")
+
+
 def test_imports_are_those_of_the_project(project):
     assert Code(project).source("scripts.top").imported == {"nan_merge.deep"}
     assert Code(project).source("nan_merge.deep").imported == {"nan_merge", "nan_merge.leaf"}
@@ -101,7 +119,7 @@ def test_imports_are_those_of_the_project(project):
 
 
 def test_a_tree_is_dumped_as_python_does_it_less_docstrings():
-    """Digests of finished runs stay valid: the text of Python 3.11, which later versions shorten."""
+    """The text is that of Python 3.11, which later versions shorten: digests are the same in all of them."""
     files = sorted((Path(__file__).parents[3] / "workflow/nan_merge/core").glob("*.py"))
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     assert len(trees) > 10

@@ -5,9 +5,15 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from nan_merge.core.errors import UserError
+from nan_merge.core.files import write_json
 
 PACKAGES = {"nan_merge": "workflow", "scripts": "."}  # whose modules are the project's, and the folder each lies in
 
@@ -15,17 +21,22 @@ PACKAGES = {"nan_merge": "workflow", "scripts": "."}  # whose modules are the pr
 class Source(NamedTuple):
     """What a digest takes of one module."""
 
-    text: bytes  # its syntax tree without docstrings, and its parts of a page
+    digest: str  # SHA-256 of its syntax tree without docstrings, and of its parts of a page
     imported: frozenset[str]  # full names of the project modules that it imports anywhere in its code
 
 
 class Code:
     """The project's modules below a checkout, each read once."""
 
-    def __init__(self, root: Path) -> None:
-        """Take the root of a checkout; nothing is read yet."""
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
+        """Take the root of a checkout, and a JSON file that keeps what is known of a source by its bytes; nothing is read yet.
+
+        With `cache`, a later process parses only sources that changed. A cache that cannot be read or written is done without.
+        """
         self.root = root
+        self.cache = cache
         self._sources: dict[str, Source] = {}
+        self._is_new = False  # whether a source was parsed since the cache was written
 
     def digest(self, *modules: str) -> str:
         """Return a digest (16 hexadecimal digits) of `modules` and every project module they import, recursively.
@@ -34,8 +45,11 @@ class Code:
         """
         digest = hashlib.sha256()
         for module in sorted(self.closure(modules)):
-            digest.update(f"{module}\n".encode())
-            digest.update(self.source(module).text)
+            digest.update(f"{module} {self.source(module).digest}\n".encode())
+        if self.cache and self._is_new:
+            self._is_new = False
+            with suppress(OSError, UserError):
+                write_json(self.cache, self._known)
         return digest.hexdigest()[:16]
 
     def closure(self, modules: Iterable[str]) -> set[str]:
@@ -53,10 +67,23 @@ class Code:
         """Return what a digest takes of a project module; raise FileNotFoundError for any other module."""
         if module not in self._sources:
             file = self.file(module)
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            text = b"".join([f"{dumped(tree)}\n".encode(), *(part.read_bytes() for part in parts_of_page(file))])
-            self._sources[module] = Source(text, frozenset(_imported(tree)) & self._files.keys() - {module})
+            text, parts = file.read_bytes(), [part.read_bytes() for part in parts_of_page(file)]
+            key = hashlib.sha256(b"\0".join([_this_module(), text, *parts])).hexdigest()
+            if key not in self._known:
+                tree = ast.parse(text)
+                digest = hashlib.sha256(b"".join([f"{dumped(tree)}\n".encode(), *parts])).hexdigest()
+                self._known[key] = [digest, sorted(set(_imported(tree)))]
+                self._is_new = True
+            digest, imported = self._known[key]
+            self._sources[module] = Source(digest, frozenset(imported) & self._files.keys() - {module})
         return self._sources[module]
+
+    @functools.cached_property
+    def _known(self) -> dict[str, list[Any]]:
+        """Digest and imported names of every source that this process or an earlier one parsed, by the SHA-256 of its bytes."""
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(self.cache.read_bytes())) if self.cache else {}
+        return {}
 
     def file(self, module: str) -> Path:
         """Return the source file of a project module; raise FileNotFoundError for any other module."""
@@ -73,6 +100,12 @@ class Code:
                 parts = file.relative_to(self.root / folder).with_suffix("").parts
                 found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
         return found
+
+
+@functools.cache
+def _this_module() -> bytes:
+    """What a digest depends on besides the source: this module, and the syntax trees of this version of Python."""
+    return Path(__file__).read_bytes() + f"{sys.version_info[:2]}".encode()
 
 
 def parts_of_page(file: Path) -> list[Path]:

@@ -180,26 +180,3 @@ def whole(run: OnCluster, finished: Project) -> None:
     assert not different, f"missing or different: {different}"
     assert run.project.jobs(*MERGES) == set()
     assert run.project.leftovers() == []
-
-
-def killed_and_run_again(run: OnCluster, finished: Project) -> None:
-    """Restart slurmctld during a run, kill the run, and finish it once the job that is left in the queue is cancelled."""
-    run.fault("merged/tiny/ties/", HANG)
-    process = run.start(*MERGES)
-    wait_until(lambda: run.ran(), "a job")  # none with a GPU: SLURM 22.05 counts GPUs wrongly after a restart
-    run.cluster.do("stop-ctld")
-    run.cluster.do("start-ctld")
-    wait_until(lambda: len(run.cluster.jobs()) == 1 and "2 of 3 steps" in run.log(), "two finished merges")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    second = run.run(*MERGES)
-    assert second.code == 1 and "--unlock" in second.text, second.text[-3000:]
-    assert run.call(*run.command("--unlock")).code == 0
-    refused = run.run(*MERGES)
-    (left,) = run.cluster.jobs()
-    assert refused.code == 1 and f"scancel {left}" in refused.text and "second time" in refused.text, refused.text[-3000:]
-    run.cluster.ask("scancel", left)
-    run.cluster.wait_until_idle()
-    run.made(*MERGES)
-    assert merges(run) == {"ties": 2, "dare": 1, METHODS[2]: 1}
-    whole(run, finished)

@@ -12,7 +12,6 @@ from slurm_cluster import (
     MERGES,
     NOT_INSTALLED,
     OnCluster,
-    killed_and_run_again,
     merges,
     missing,
     small_merges,
@@ -64,7 +63,3 @@ def test_a_gpu_is_taken_where_a_rule_asks_and_nowhere_else(eventful):
     merged, others = eventful.ran("merge_checkpoints"), [row for name in CHAIN for row in eventful.ran(name)]
     assert all(node == "gpu1" and gpus in ("0", "1") for node, gpus, _ in merged), merged
     assert len(others) == len(CHAIN) and all(node.startswith("cpu") and gpus == "none" for node, gpus, _ in others), others
-
-
-def test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time(run, finished):
-    killed_and_run_again(run, finished)

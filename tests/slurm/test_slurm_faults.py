@@ -11,7 +11,7 @@ import sys
 import pytest
 import tiny
 from project import LIMIT, RESULTS
-from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, killed_and_run_again, merges, started, wait_until, whole
+from slurm_cluster import FAIL, HANG, MEMORY, MERGES, OnCluster, merges, started, wait_until, whole
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 THREADED = ("measure_weights", "measure_threshold", "merge_checkpoints")  # rules that take as many threads as they get
@@ -77,7 +77,25 @@ def test_failure_and_out_of_memory(run, finished):
 
 
 def test_a_run_outlives_slurmctld_and_once_killed_does_not_submit_its_jobs_a_second_time(run, finished):
-    killed_and_run_again(run, finished)
+    """Restart slurmctld during a run, kill the run, and finish it once the job that is left in the queue is cancelled."""
+    run.fault("merged/tiny/ties/", HANG)
+    process = run.start(*MERGES)
+    wait_until(lambda: run.ran(), "a job")  # none with a GPU: SLURM 22.05 counts GPUs wrongly after a restart
+    run.cluster.do("stop-ctld")
+    run.cluster.do("start-ctld")
+    wait_until(lambda: len(run.cluster.jobs()) == 1 and "2 of 3 steps" in run.log(), "two finished merges")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    second = run.run(*MERGES)
+    assert second.code == 1 and "--unlock" in second.text, second.text[-3000:]
+    assert run.call(*run.command("--unlock")).code == 0
+    refused = run.run(*MERGES)
+    (left,) = run.cluster.jobs()
+    assert refused.code == 1 and f"scancel {left}" in refused.text and "second time" in refused.text, refused.text[-3000:]
+    run.cluster.ask("scancel", left)
+    run.cluster.wait_until_idle()
+    run.made(*MERGES)
+    one_more(run, finished)
 
 
 def test_slurmctld_restarted_in_mid_run(run, finished):

@@ -53,7 +53,7 @@ OVERLAYS = {name for name in OVERLAYS if re.search(r"^(suites|methods):", (ROOT 
 
 METHODS = ["pretrained", "individual", "weight_averaging", "task_arithmetic", "task_arithmetic_tuned",
            "task_arithmetic+nan_delta", "task_arithmetic+nan_delta+permuted", "ties_mean"]  # fmt: skip
-STUDY = ["pretrained", "individual", "multitask", "fisher", "regmean", "adamerging_layer", "slerp"]
+STUDY = ["pretrained", "individual", "regmean", "slerp"]
 SCAN = ["pretrained", "individual", "weight_averaging", "ties", "ties+nan_scan_processed", "ties_mean", "ties_mean+nan_scan_norm"]
 VISION = ["pretrained", "individual", "weight_averaging", "task_arithmetic+nan_delta"]
 SUITES = {  # of the texts three sources; of the images the captions, a Debian package and one of npm

@@ -54,6 +54,7 @@ def planned(project):
     return int(total[1]), seconds, memory
 
 
+@pytest.mark.slow
 def test_thousands_of_jobs_are_planned_in_time_linear_in_their_number(project):
     """A job of the whole graph costs at most `FACTOR` times what one costs in a part of it, the start of Snakemake included."""
     whole = tiny.read_yaml(project / "config/config.yaml")

@@ -4,11 +4,14 @@ import json
 import re
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 from layout_models import DOWN, QUERY, draw, factors, write, write_adapter
 from library_configs import GPT2, LLAMA, VIT
+from safetensors.numpy import load_file
 
+from nan_merge import merge_state_dicts
 from nan_merge.cli import merge as command
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
@@ -211,6 +214,24 @@ def test_the_command_states_what_it_left_out_and_how_to_repeat_it(tiny, capsys):
     assert json.loads(capsys.readouterr().out)["adapter"]["ranks"] == [4, 4]
     assert "    --output-adapter \\\n" in (tiny / "all/README.md").read_text()
     run(tiny, "--output-adapter", "3", "--overwrite")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "dc_merge"])
+def test_methods_that_level_singular_values_take_no_rounding_of_a_folded_weight_for_a_direction(method, dtype, tmp_path):
+    """The merge is that of models whose weights are base + B A in all digits, of a base in 16 bits, too."""
+    base = draw(0, dtype=dtype)
+    write(tmp_path / "base", base)
+    exact, adapters = {"": {name: value.astype(np.float64) for name, value in base.items()}}, {}
+    for seed, name in enumerate("ab"):
+        pair = factors(D, 6, 10, seed=seed)
+        adapters[name] = write_adapter(tmp_path / name, pair)
+        b, a = (pair[f"{D}.lora_{side}.weight"].astype(np.float64) for side in "BA")
+        exact[name] = {**exact[""], DOWN: exact[""][DOWN] + 1.5 * b @ a}
+    expected = merge_state_dicts(exact.pop(""), exact, method=method)[DOWN]
+    merge(base=tmp_path / "base", experts=adapters, method=method, output=tmp_path / "out", dtype="float32")
+    found = load_file(tmp_path / "out/model.safetensors")[DOWN]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_whole_tensors_are_computed_and_reduced_in_float32_where_it_is_asked_for(tiny):

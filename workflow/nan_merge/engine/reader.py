@@ -15,6 +15,7 @@ from nan_merge.core.blocks import SUM_TILE, compute_type, spans, step_for
 from nan_merge.core.errors import UserError
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.layouts.unify import Chunk
+from nan_merge.layouts.updates import LowRank
 
 BFLOAT16, FLOAT32, FLOAT64 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)
 
@@ -61,12 +62,19 @@ class Reader:
     def whole(
         self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]], dtype: np.dtype = FLOAT64
     ) -> np.ndarray:
-        """Return theta_0 and the task vectors of a tensor, all its chunks, in `dtype`: (models, *shape), a scalar as (1,)."""
-        entry = self.checkpoints[0].entries[name]
+        """Return theta_0 and the task vectors of a tensor, all its chunks, in `dtype`: (models, *shape), a scalar as (1,).
+
+        That of an adapter is its product B A, not the difference of rounded weights, whose rounding has directions of its own.
+        """
+        entry, *tuned = [checkpoint.entries[name] for checkpoint in self.checkpoints]
         values = np.empty((len(self.checkpoints), entry.size), dtype)
+        updates = {t: each for t, each in enumerate(tuned, 1) if isinstance(each, LowRank) and each.base is entry}
         for chunk, digest in zip(chunks, digests, strict=True):
             for first, stored in self.pieces(*chunk, digest):
-                values[:, first : first + len(stored[0])] = self.task_vectors(name, first, stored)
+                last = first + len(stored[0])
+                values[:, first:last] = self.task_vectors(name, first, stored)
+                for t, update in updates.items():
+                    values[t, first:last] = update.update(first, last)
         return values.reshape(len(values), *(entry.shape or (1,)))
 
     def blame(self, name: str, first: int, stored: Sequence[np.ndarray]) -> UserError:

@@ -53,11 +53,16 @@ class LowRank(Tensor):
         """Compute the elements `start` to `stop`, flattened in C order, in the type of this tensor: (stop - start,)."""
         right, out = self._right(), self.space(stop - start, buffer)
         for first, last in spans(stop - start, SUM_TILE, start):
-            out[first - start : last - start] = self._updated(first, last, right)
+            out[first - start : last - start] = self._update(first, last, right) + self.base.block(first, last)
         return out
 
-    def _updated(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
-        """Compute the elements `start` to `stop` from the whole rows that contain them: (stop - start,), float64."""
+    def update(self, start: int, stop: int) -> np.ndarray:
+        """Compute the elements `start` to `stop` of scale B A, flattened in C order, in float64: (stop - start,)."""
+        right = self._right()
+        return np.concatenate([self._update(first, last, right) for first, last in spans(stop - start, SUM_TILE, start)])
+
+    def _update(self, start: int, stop: int, right: np.ndarray) -> np.ndarray:
+        """Compute the elements `start` to `stop` of scale B A from the whole rows that contain them."""
         columns = right.shape[1]
         first, last = start // columns, -(-stop // columns)
         origin = first * columns
@@ -67,7 +72,6 @@ class LowRank(Tensor):
         kernels.product(self._left(first, last), right, update)  # not BLAS, whose order of summation depends on the shapes
         update = update.reshape(-1)[start - origin : stop - origin]
         update *= self.scale
-        update += self.base.block(start, stop)
         return update
 
     def _left(self, first: int, last: int) -> np.ndarray:

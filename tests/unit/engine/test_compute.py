@@ -2,7 +2,21 @@
 
 import numpy as np
 import pytest
-from models import BFLOAT16, FLOAT32, distinct, family, is_whole, measures, merge_measured, merger, same_bytes, tensors_of
+from models import (
+    BFLOAT16,
+    FLOAT32,
+    distinct,
+    family,
+    is_whole,
+    measures,
+    merge_measured,
+    merger,
+    moved,
+    random_model,
+    same_bytes,
+    save,
+    tensors_of,
+)  # fmt: skip
 
 from nan_merge.engine.devices import device
 from nan_merge.methods.context import whole
@@ -31,6 +45,20 @@ def test_float32_is_near_float64_and_threads_change_no_byte(method_spec, tmp_pat
     found = tensors_of(tmp_path / "1")
     assert same_bytes(tensors_of(tmp_path / "3"), found)
     assert distance(found, tensors_of(tmp_path / "float64"), tensors_of(base)) <= 2e-5
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e-12, 1e25])
+@pytest.mark.parametrize("name", ["tsv_m", "ace", "actmat", "orthomerge", "karcher"])
+def test_numbers_whose_products_float32_lacks_are_computed_in_float64(name, factor, tmp_path):
+    models = {"base": random_model(0)} | {name: moved(random_model(0), seed, 0.1) for seed, name in enumerate("abc", 1)}
+    for folder, tensors in models.items():
+        floats = {key: (factor * value).astype(FLOAT32) for key, value in tensors.items() if value.dtype == FLOAT32}
+        save(tmp_path / folder, {**tensors, **floats})
+    base, experts = tmp_path / "base", {name: tmp_path / name for name in "abc"}
+    merge = merger(HOSTS[name], base, experts)
+    merge(tmp_path / "float64")
+    merge(tmp_path / "float32", compute=FLOAT32)
+    assert distance(tensors_of(tmp_path / "float32"), tensors_of(tmp_path / "float64"), tensors_of(base)) <= 2e-5
 
 
 @every_host

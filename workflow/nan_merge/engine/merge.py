@@ -179,8 +179,11 @@ class _Worker:
     def _whole(self, name: str, chunks: Sequence[Chunk], digests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the merged values of a tensor in one piece, for operators on whole tensors."""
         values = self.reader.whole(name, chunks, digests, self.request.whole_type(name))
+        if values.dtype == np.float32 and not _is_safe(values[1:]):
+            values = values.astype(np.float64)
         shaped = self.device.to_device(values)
-        context = self.request.contexts.of_tensor(name, base=shaped[0], calibration=self._statistics(name))
+        statistics = self._statistics(name, dtype=values.dtype)
+        context = self.request.contexts.of_tensor(name, base=shaped[0], calibration=statistics)
         merged = self._combined(shaped[1:], self.request.table.at(name), context).reshape(-1)
         out = np.empty(merged.shape, DTYPES[self.request.types[name]])
         self._round(values[0].reshape(-1), merged, out, context)
@@ -201,7 +204,13 @@ class _Worker:
     def _combined(self, taus: Any, alpha: Sequence[float], context: TensorContext) -> Any:
         """Apply the operators: task vectors (T, ...), which are overwritten, to the merged one (...)."""
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is the error of `_round`
-            return self.recipe.merge(self.request.contexts.preprocess(self.recipe, taus, context), alpha, context)
+            try:
+                return self.recipe.merge(self.request.contexts.preprocess(self.recipe, taus, context), alpha, context)
+            except np.linalg.LinAlgError as error:
+                raise UserError(
+                    f"the merge of tensor '{context.tensor}': {error}; its numbers or their products are too large or too"
+                    " small for this method; exclude the tensor or take another method"
+                ) from None
 
     def _round(self, theta: np.ndarray, merged: Any, out: np.ndarray, context: TensorContext) -> None:
         """Write theta + merged (n,) into `out` (n,), rounded once; a number out of range is a UserError."""
@@ -212,15 +221,20 @@ class _Worker:
                 remedy += "" if self.request.dtype is None else ", or choose a `dtype` with a wider range"
                 raise _out_of_range(f"the merge of tensor '{context.tensor}'", out, index, remedy)
 
-    def _statistics(self, name: str, start: int = 0, stop: int | None = None) -> list[Any]:
-        """Return the calibration of every expert for a tensor, whole or (n,) of it; [] if one expert has none."""
+    def _statistics(self, name: str, start: int = 0, stop: int | None = None, dtype: Any = None) -> list[Any]:
+        """Return the calibration of every expert for a tensor, whole in `dtype` or (n,) of it; [] if one expert has none."""
         entries = [checkpoint.entries[name] for checkpoint in self.request.statistics if name in checkpoint.entries]
         if len(entries) < len(self.request.statistics):
             return []
         if stop is not None:
             return [self.device.to_device(each.block(start, stop)) for each in entries]
-        dtype = self.request.whole_type(name)
         return [self.device.to_device(each.block(0, each.size).reshape(each.shape).astype(dtype)) for each in entries]
+
+
+def _is_safe(taus: np.ndarray) -> bool:
+    """Return whether products of four numbers of task vectors (T, ...), which operators take, are in the range of float32."""
+    largest = max(float(taus.max()), -float(taus.min()))
+    return not largest or 2.0**-30 < largest < 2.0**30
 
 
 def _out_of_range(what: str, out: np.ndarray, index: int, remedy: str) -> UserError:

@@ -27,6 +27,8 @@ def compared(a: Path, b: Path) -> dict[str, Any]:
     from nan_merge.archive.container import opened
 
     with opened(a) as one, opened(b) as two:
+        for archive in (one, two):
+            compare.refuse_incomplete(archive)
         scores = [compare.scores(archive) for archive in (one, two)]
         keys = sorted({*scores[0], *scores[1]})
         return {

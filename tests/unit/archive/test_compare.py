@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from fabricated_run import EXAMPLES, FabricatedRun
 
 from nan_merge.archive import compare, container
 from nan_merge.archive.container import opened
+from nan_merge.core.errors import UserError
+from scripts.compare_archives import compared
 
 OVERLAY = {"suites": ["text"], "seeds": [0, 1], "methods": ["pretrained", "individual", "ties"], "tables": [], "figures": []}
 TIES = "results/scores/text/ties/seed1/all"
@@ -80,3 +83,88 @@ def test_settings_that_differ_are_named_with_both_values(members, tmp_path):
     with opened(tmp_path / "a.zip") as a, opened(tmp_path / "b.zip") as b:
         assert compare.settings(a, b) == [("methods.ties.level", None, 0.4), ("methods.ties.value", 0.3, None)]
         assert compare.settings(a, a) == []
+
+
+def packed(**arrays):
+    """Return a file of predictions of the task x."""
+    out = io.BytesIO()
+    np.savez(out, **{f"x.{part}": np.array(values) for part, values in arrays.items()})
+    return out.getvalue()
+
+
+def scored(**changes):
+    row = {"suite": "s", "method": "m", "task": "x", "metric": "accuracy", "seed": 0, "value": 1.0}
+    return json.dumps({"scores": [{**row, **changes}]}).encode()
+
+
+SCORES, ANSWERS, DIGEST = (
+    "results/scores/s/m/seed0/all.json",
+    "results/scores/s/m/seed0/all.npz",
+    "results/digests/s/m/seed0.json",
+)
+SMALL = {
+    compare.CONFIG: b"methods: {}\n",
+    SCORES: scored(),
+    ANSWERS: packed(prediction=[1, 0], label=[1, 0]),
+    DIGEST: b'{"sha256": {}, "tensors": {"a": "0"}}',
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    container.write(tmp_path / "a.zip", {}, SMALL)
+    return tmp_path / "a.zip"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((compare.CONFIG, content) for content in (b"\xff", b"[1]", b"")),
+        *((SCORES, content) for content in (b"{}", b"[1]", scored(value="x"), scored(value=None), scored(seed="zero"))),
+        *(
+            (ANSWERS, packed(**arrays))
+            for arrays in (
+                {"label": [1, 0]},
+                {"prediction": [1], "label": [1, 0]},
+                {"prediction": [[1, 0]], "label": [[1, 0]]},
+                {"prediction": ["x"], "label": [0.5]},
+            )
+        ),
+    ],
+)
+def test_a_file_of_another_content_is_told(name, content, small, tmp_path):
+    container.write(tmp_path / "b.zip", {}, {**SMALL, name: content})
+    with pytest.raises(UserError, match=rf"b\.zip: {name}: is not what this version writes there \("):
+        compared(small, tmp_path / "b.zip")
+
+
+def test_seeds_with_other_numbers_of_examples_are_not_paired(tmp_path):
+    more = {SCORES: scored(seed=1), ANSWERS: packed(prediction=[1], label=[1])}
+    container.write(tmp_path / "a.zip", {}, {**SMALL, **{name.replace("seed0", "seed1"): each for name, each in more.items()}})
+    (row,) = compared(tmp_path / "a.zip", tmp_path / "a.zip")["averages"]
+    assert row["a"] == row["b"] == 1 and row["p"] is None
+
+
+@pytest.mark.parametrize("tensors", [[1, 2], None, "ab"])
+def test_digests_of_another_kind_are_told_by_their_lines(tensors, small, tmp_path):
+    container.write(tmp_path / "b.zip", {}, {**SMALL, DIGEST: json.dumps({"sha256": {}, "tensors": tensors}).encode()})
+    (found,) = compared(small, tmp_path / "b.zip")["files"]
+    assert found["file"] == DIGEST and found["difference"].startswith("line 1 is ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({name: b"{}"}, f"{name}: is not the file of its manifest") for name in SMALL),
+        ({DIGEST: None}, f"has not the files of its manifest: missing: {DIGEST}; run nan-merge verify"),
+        ({"more.txt": b""}, r"has not the files of its manifest: not listed in it: more\.txt; run nan-merge verify"),
+    ],
+)
+def test_a_file_that_changed_beside_the_manifest_is_no_difference(change, message, small, tmp_path):
+    with zipfile.ZipFile(small) as bundle, zipfile.ZipFile(tmp_path / "b.zip", "w") as other:
+        for name, content in ({name: bundle.read(name) for name in bundle.namelist()} | change).items():
+            if content is not None:
+                other.writestr(name, content)
+    assert compared(small, small)["files"] == []
+    with pytest.raises(UserError, match=rf"b\.zip: {message}"):
+        compared(small, tmp_path / "b.zip")

@@ -78,7 +78,24 @@ def test_a_byte_that_changed_on_the_way_is_found(archive, tmp_path):
         assert found.extract(tmp_path / "out")["results/scores.tsv"] != found.files["results/scores.tsv"]["sha256"]
 
 
-@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "a//b", "a\\b", "a\nb", "./a", "folder/"])
+@pytest.mark.parametrize("name", ["", "a\nb", "a\u202eb"])
+def test_a_member_without_a_name_that_can_be_shown_is_refused(name, archive):
+    rewritten(archive, added((zipfile.ZipInfo(name), b"x")))
+    with pytest.raises(UserError, match="has no name, or one with control characters; not unpacked"), opened(archive):
+        pass
+
+
+def test_a_file_that_is_not_that_of_the_manifest_is_not_read(archive):
+    rewritten(archive, lambda found: [(name, content.replace(b"suite", b"Suite")) for name, content in found])
+    with opened(archive) as found:
+        assert found.read("README.md") == MEMBERS["README.md"]
+        with pytest.raises(
+            UserError, match=r"run\.zip: results/scores\.tsv: is not the file of its manifest; run nan-merge verify"
+        ):
+            found.read("results/scores.tsv")
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "a//b", "a\\b", "./a", "folder/"])
 def test_a_member_with_a_path_outside_is_refused(name, archive, tmp_path):
     rewritten(archive, added((name, b"x")))
     with (
@@ -131,6 +148,10 @@ def edited(change):
         (edited(lambda m: json.dumps([])), "has format None"),
         (edited(lambda m: "{"), f"{MANIFEST}: not valid JSON"),
         (edited(lambda m: json.dumps({**m, "files": {"README.md": 3}})), "expected `files` with sha256 and size of each"),
+        (edited(lambda m: json.dumps({**m, "partial": True})), "found something else in `partial`; the archive is damaged"),
+        (edited(lambda m: json.dumps({**m, "versions": {"numpy": 2}})), "found something else in `versions`"),
+        (edited(lambda m: json.dumps({**m, "versions": ["numpy"]})), "found something else in `versions`"),
+        (edited(lambda m: json.dumps({**m, "commit": 5})), "found something else in `commit`"),
         (lambda members: members[1:], f"has no {MANIFEST}; expected a file that nan-merge archive has written"),
     ],
 )
@@ -148,6 +169,8 @@ def test_missing_and_unlisted_members_are_named(archive, tmp_path):
 
 def test_a_name_that_is_no_archive_is_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.zip: there is no such file; name an archive"), opened(tmp_path / "none.zip"):
+        pass
+    with pytest.raises(UserError, match="is a folder; name an archive"), opened(tmp_path):
         pass
 
 

@@ -58,6 +58,12 @@ def test_a_changed_digit_is_named_with_method_task_and_index(part, index, files)
     assert list(predictions.changed(TABLE, table, files)) == [said]
 
 
+def test_predictions_with_an_axis_too_many_are_cut(files):
+    table, arrays = predictions.tables(files)[TABLE], {**np.load(files[TIES])}
+    np.savez(files[TIES], **{**arrays, "movie.prediction": arrays["movie.prediction"][None]})
+    assert max(map(len, predictions.changed(TABLE, table, files))) < 250
+
+
 def test_a_changed_digit_of_the_table_is_named_too(files):
     lines = predictions.tables(files)[TABLE].decode().splitlines(keepends=True)
     lines[5] = lines[5].replace("\n", "1\n")

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nan_merge.archive.container import Archive
+from nan_merge.archive.container import Archive, as_written
 from nan_merge.archive.differences import difference
 from nan_merge.archive.predictions import Place, read, tasks_of
+from nan_merge.core.errors import UserError
+from nan_merge.core.names import first_of
 from nan_merge.core.text import parse_json, parse_yaml
 from nan_merge.data.metrics import MEANS, credit
 from nan_merge.reporting.paired_difference import paired_over_seeds
@@ -60,10 +62,29 @@ class Average(NamedTuple):
     n: int | None = None
 
 
+def refuse_incomplete(archive: Archive) -> None:
+    """Raise UserError for an archive that has not the files of its manifest, or others."""
+    found = {"missing": archive.missing, "not listed in it": archive.unlisted}
+    if faults := [f"{what}: {first_of(names)}" for what, names in found.items() if names]:
+        raise UserError(
+            f"{archive.file}: has not the files of its manifest: {'; '.join(faults)}; run nan-merge verify, or get the archive"
+            " again"
+        )
+
+
 def settings(a: Archive, b: Archive) -> list[tuple[str, Any, Any]]:
     """Return the settings that differ, by dotted key, with both values."""
-    one, two = (dict(_leaves(parse_yaml(archive.read(CONFIG).decode(), f"{archive.file}: {CONFIG}"))) for archive in (a, b))
+    one, two = _config(a), _config(b)
     return [(key, one.get(key), two.get(key)) for key in sorted({*one, *two}) if one.get(key) != two.get(key)]
+
+
+def _config(archive: Archive) -> dict[str, Any]:
+    where = f"{archive.file}: {CONFIG}"
+    with as_written(where):
+        config = parse_yaml(archive.read(CONFIG).decode(), where)
+        if not isinstance(config, Mapping) or not config:
+            raise TypeError("expected a mapping of settings")
+    return dict(_leaves(config))
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -79,8 +100,10 @@ def scores(archive: Archive) -> dict[tuple[str, str, str, str, int], float]:
     found = {}
     for name in archive.files:
         if name.startswith(SCORES) and name.endswith(".json"):
-            for row in parse_json(archive.read(name), f"{archive.file}: {name}")["scores"]:
-                found[row["suite"], row["method"], row["task"], row["metric"], int(row["seed"])] = float(row["value"])
+            with as_written(where := f"{archive.file}: {name}"):
+                for row in parse_json(archive.read(name), where)["scores"]:
+                    suite, method, task, metric = (str(row[key]) for key in ("suite", "method", "task", "metric"))
+                    found[suite, method, task, metric, int(row["seed"])] = float(row["value"])
     return found
 
 
@@ -103,10 +126,14 @@ def _answers(archive: Archive) -> dict[Method, dict[TaskAndSeed, Answers]]:
     grouped: dict[Method, dict[TaskAndSeed, Answers]] = {}
     for name in archive.files:
         if name.startswith(SCORES) and (place := Place.of(name)):
-            arrays = read(f"{archive.file}: {name}", io.BytesIO(archive.read(name)))
-            for task in tasks_of(arrays):
-                answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
-                grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers
+            arrays = read(where := f"{archive.file}: {name}", io.BytesIO(archive.read(name)))
+            with as_written(where):
+                for task in tasks_of(arrays):
+                    answers = Answers(arrays[f"{task}.prediction"], arrays[f"{task}.label"], arrays.get(f"{task}.cluster"))
+                    shapes = {each.shape for each in (*answers, answers.credit) if each is not None}
+                    if len(shapes) > 1 or answers.label.ndim != 1:
+                        raise ValueError(f"arrays of {task} with the shapes {', '.join(map(str, sorted(shapes)))}")
+                    grouped.setdefault((place.suite, place.method), {})[task, int(place.seed.removeprefix("seed"))] = answers
     return grouped
 
 
@@ -126,6 +153,8 @@ def _average(
     same = {seed for _, seed in two} == {*seeds} and all(k in first and k in second for k in keys)
     if not same or not all(np.array_equal(first[k].label, second[k].label) for k in keys):
         return result
+    if any(len(first[k].label) != len(first[k[0], seeds[0]].label) for k in keys):
+        return result
     right = [np.array([second[task, s].credit - first[task, s].credit for s in seeds]) for task in tasks]
     clusters = [first[task, seeds[0]].cluster for task in tasks]
     found = paired_over_seeds(right, 1, [1.0] * len(tasks), np.random.default_rng(zlib.crc32(key[0].encode())), clusters)
@@ -139,12 +168,13 @@ def others(a: Archive, b: Archive) -> list[tuple[str, str]]:
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in sorted({*a.files, *b.files}):
-            if name.startswith(OTHERS) and a.files.get(name, {}).get("sha256") != b.files.get(name, {}).get("sha256"):
+            if name.startswith(OTHERS):
                 if name not in a.files or name not in b.files:
                     found.append((name, f"only in {'A' if name in a.files else 'B'}"))
                     continue
                 kept, made = (Path(scratch) / f"{side}{Path(name).suffix}" for side in "ab")
                 kept.write_bytes(a.read(name))
                 made.write_bytes(b.read(name))
-                found.append((name, str(difference(kept, made))))
+                if (how := difference(kept, made)) is not None:
+                    found.append((name, how))
     return found

@@ -90,12 +90,22 @@ class Archive:
         form = found.get("format") if isinstance(found, dict) else None
         if form != FORMAT:
             raise UserError(
-                f"{self.file}: has format {form!r}, this version reads {FORMAT}; take the version of nan-merge that wrote it,"
-                f" {found.get('program', 'unknown') if isinstance(found, dict) else 'unknown'}"
+                f"{self.file}: has format {form!r}, this version reads {FORMAT}; take the version of nan-merge that wrote it"
             )
         files = found.get("files")
         if not isinstance(files, dict) or not all(isinstance(e, dict) and {"sha256", "size"} <= e.keys() for e in files.values()):
             raise UserError(f"{self.file}: {MANIFEST}: expected `files` with sha256 and size of each; the archive is damaged")
+        versions, partial = found.get("versions", {}), found.get("partial", [])
+        texts = {
+            **{key: [found.get(key, "")] for key in ("program", "date", "code", "commit")},
+            "versions": [*versions.values()] if isinstance(versions, dict) else [None],
+            "partial": partial if isinstance(partial, list) else [None],
+        }
+        if wrong := [key for key, values in texts.items() if not all(isinstance(value, str) for value in values)]:
+            kinds = "texts, in `versions` by package, in `partial` as a list"
+            raise UserError(
+                f"{self.file}: {MANIFEST}: expected {kinds}; found something else in `{wrong[0]}`; the archive is damaged"
+            )
         return found
 
     @property
@@ -109,12 +119,17 @@ class Archive:
         return sorted(self._infos.keys() - self.files.keys() - {MANIFEST})
 
     def read(self, name: str) -> bytes:
-        """Return the content of one file; UserError where it is missing or cannot be read."""
+        """Return the content of one file; UserError where it is missing, cannot be read, or is not that of the manifest."""
         if name not in self._infos:
             reason = "it has tables and digests alone (--tables)" if WHOLE in self._infos else "the archive is damaged"
             raise UserError(f"{self.file}: has no {name}: {reason}; get the whole archive")
         with _explained(self.file, name), self._bundle.open(self._infos[name]) as member:
-            return member.read()
+            content = member.read()
+        if name != MANIFEST and _sha256(content) != self.files.get(name, {}).get("sha256"):
+            raise UserError(
+                f"{self.file}: {name}: is not the file of its manifest; run nan-merge verify, or get the archive again"
+            )
+        return content
 
     def extract(self, folder: Path) -> dict[str, str]:
         """Write every file below a folder; return the SHA-256 by name, "" for a file that cannot be read whole."""
@@ -139,11 +154,24 @@ class Archive:
 def opened(file: Path) -> Iterator[Archive]:
     """Open an archive to read it; UserError where the file is missing, cut off, no zip, or would do harm."""
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file; name an archive that nan-merge archive has written")
+        kind = "is a folder" if file.is_dir() else "there is no such file"
+        raise UserError(f"{file}: {kind}; name an archive that nan-merge archive has written")
     with _explained(file):
         bundle = zipfile.ZipFile(file)
     with bundle:
         yield Archive(file, bundle)
+
+
+@contextmanager
+def as_written(where: str) -> Iterator[None]:
+    """Turn into a UserError that a file has another content than it should: an archive may hold anything under its name."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: is not what this version writes there ({type(error).__name__}: {error}); get the archive again, or take"
+            " the version of nan-merge that wrote it"
+        ) from None
 
 
 @contextmanager
@@ -161,7 +189,9 @@ def _refuse_harmful(file: Path, info: zipfile.ZipInfo) -> None:
     kind = info.external_attr >> 28
     reason = (
         "has a path outside its folder"
-        if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name or name != one_line(name)
+        if path.is_absolute() or ".." in path.parts or (name and str(path) != name) or "\\" in name
+        else "has no name, or one with control characters"
+        if name != one_line(name) or not name
         else "is a link or a folder"
         if kind not in (0, 0o10)
         else "is encrypted"

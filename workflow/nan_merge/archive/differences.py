@@ -33,9 +33,9 @@ def of_tensors(old: str, new: str) -> str:
         records = [parse_json(text, "") for text in (old, new)]
     except UserError:
         return ""
-    if not all(isinstance(record, dict) and {"sha256", "tensors"} <= record.keys() for record in records):
+    if not all(isinstance(each, dict) and "sha256" in each and isinstance(each.get("tensors"), dict) for each in records):
         return ""
-    kept, made = (dict(record["tensors"]) for record in records)
+    kept, made = (record["tensors"] for record in records)
     found = {
         f"of {len(kept)} tensors differ": [name for name in kept if made.get(name, kept[name]) != kept[name]],
         "missing": [name for name in kept if name not in made],
@@ -62,5 +62,10 @@ def relative(a: float, b: float) -> float:
     return abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0
 
 
+def cut(line: str) -> str:
+    """Return a line with its first SHOWN characters alone."""
+    return line if len(line) <= SHOWN else line[:SHOWN] + " ..."
+
+
 def _shown(line: str | None) -> str:
-    return "missing" if line is None else repr(line if len(line) <= SHOWN else line[:SHOWN] + " ...")
+    return "missing" if line is None else repr(cut(line))

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from nan_merge.archive.differences import cut
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json
 from nan_merge.data.metrics import FUNCTIONS, MEANS, METRICS, score, standard_error
@@ -136,7 +137,7 @@ def _differences(where: str, part: str, kept: Sequence[str], now: Sequence[str])
         yield f"{where}: {len(now)} values of {part}, expected {len(kept)}"
     for index, (old, new) in enumerate(zip(kept, now, strict=False)):
         if old != new:
-            yield f"{where}, index {index}: {part} {new}, expected {old}"
+            yield f"{where}, index {index}: {part} {cut(new)}, expected {cut(old)}"
 
 
 def wrong_scores(name: str, file: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Check an archive, layer by layer. Exit code 0 only if all layers hold that were asked for.
+"""Check an archive, layer by layer. Exit code 0 only if all layers hold that were tried.
 
 Layers: 1 digests; 2 tables, comparisons, figures, report made again from predictions; 3 coefficients from norms;
 on request 4 merges and 5 scores, from assets.
@@ -33,31 +33,36 @@ def main() -> None:
 
 
 def check(file: Path, as_json: bool, assets: Path | None, rescore: bool) -> bool:
-    """Print the finding of every layer and return whether all hold; `--help` does not wait for its imports."""
+    """Print the finding of every layer and return whether all that were tried hold; `--help` does not wait for its imports."""
     from archiving.verify import differing, verify
-    from nan_merge.archive.container import opened
+    from nan_merge.archive.container import WHOLE, opened
 
     if assets is not None and not assets.is_dir():
         raise UserError(f"--assets {assets}: there is no such folder; expected results/assets of a run")
     with opened(file) as archive, tempfile.TemporaryDirectory() as scratch:
+        if assets is not None and WHOLE in archive.files:
+            raise UserError(f"{file}: has tables and digests alone; --assets needs the whole archive, get it")
         notes = differing(archive, ROOT)
         findings = []
         for finding in verify(archive, ROOT, Path(scratch), assets, rescore):
             findings.append(finding)
             if not as_json:
                 print("\n".join(text(finding)), flush=True)
-    holds = all(finding.holds for finding in findings)
+    holds = all(finding.holds is not False for finding in findings)
     if as_json:
         layers = [{**vars(finding), "holds": finding.holds} for finding in findings]
         print(json.dumps({"archive": str(file), "holds": holds, "notes": notes, "layers": layers}, indent=1, ensure_ascii=False))
     else:
-        print("\n".join([*(f"note: {note}" for note in notes), f"{file}: {'holds' if holds else 'does not hold'}"]))
+        tried = "the digests hold; the rest was not tried, get the whole archive" if findings[-1].untried else "holds"
+        print("\n".join([*(f"note: {note}" for note in notes), f"{file}: {tried if holds else 'does not hold'}"]))
     return holds
 
 
 def text(finding: Any) -> list[str]:
     """Return the lines of a layer: whether it holds, and each fault."""
-    held = f"holds ({finding.compared} compared)" if finding.holds else f"does not hold ({len(finding.faults)} faults)"
+    faults = f"{len(finding.faults)} fault{'' if len(finding.faults) == 1 else 's'}"
+    held = f"holds ({finding.compared} compared)" if finding.holds else f"does not hold ({faults})"
+    held = f"not tried ({finding.untried})" if finding.untried else held
     lines = [f"{finding.layer} {finding.title}: {held}", *(f"  {fault}" for fault in finding.faults[:SHOWN])]
     more = len(finding.faults) - SHOWN
     return [

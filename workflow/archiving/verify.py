@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from archiving.contents import TABLES
 from archiving.replay import ESTIMATION, REPORTING, Layer, code_of, made_again, made_from_assets
 from archiving.run import CONFIG
 from nan_merge.archive import predictions
-from nan_merge.archive.container import MANIFEST, WHOLE, Archive
+from nan_merge.archive.container import MANIFEST, WHOLE, Archive, as_written
 from nan_merge.archive.differences import difference
 from nan_merge.catalogue.files import read_yaml
 from nan_merge.core.errors import UserError
@@ -19,24 +21,30 @@ from nan_merge.core.versions import versions
 
 DIGESTS, REBUILT, ESTIMATED = "digests", "tables, comparisons, figures and report from predictions", "coefficients from norms"
 MERGED, SCORED = "merges from assets", "predictions and scores from assets"
-TABLES_ALONE = "not tried, since the archive has tables and digests alone (--tables); get the whole one"
+TABLES_ALONE = "tables and digests alone"  # why a layer is not tried
+SAME = ("commit", "code", "date", "versions", "partial", "program")  # keys that tables have as the whole archive has
+TIMES = "results/benchmarks/"  # of jobs
 DIGEST, SCORES = "results/digests/", ("results/scores/", "results/validation/")
 
 
 @dataclass(eq=False)
 class Finding:
-    """The outcome of one layer: how many files were compared, what does not hold, and what a reader should know besides."""
+    """The outcome of one layer: how many files were compared, what does not hold, and what a reader should know besides.
+
+    A layer that was not tried has the reason.
+    """
 
     layer: int
     title: str
     compared: int = 0
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    untried: str = ""
 
     @property
-    def holds(self) -> bool:
-        """Whether every file of the layer is as it should be."""
-        return not self.faults
+    def holds(self) -> bool | None:
+        """Whether every file of the layer is as it should be; None where it was not tried."""
+        return None if self.untried else not self.faults
 
 
 def verify(archive: Archive, root: Path, folder: Path, assets: Path | None = None, rescore: bool = False) -> Iterator[Finding]:
@@ -47,16 +55,15 @@ def verify(archive: Archive, root: Path, folder: Path, assets: Path | None = Non
     digests = _digests(archive, folder)
     yield digests
     unread = [name for name in archive.files if not (folder / name).is_file()]
-    lacking = [f"not tried, since files are missing: {', '.join(unread[:5])}"] if unread else []
-    lacking += [TABLES_ALONE] if WHOLE in archive.files else []
+    lacking = f"missing: {', '.join(unread[:5])}" if unread else TABLES_ALONE if WHOLE in archive.files else ""
     for finding, compare in ((Finding(2, REBUILT), _rebuilt), (Finding(3, ESTIMATED), _estimated)):
-        finding.faults += lacking
+        finding.untried = lacking
         if not lacking:
             compare(archive, root, folder, finding)
         yield finding
     more = {Finding(4, MERGED): (DIGEST,), **({Finding(5, SCORED): SCORES} if rescore else {})} if assets else {}
     for finding in more:
-        finding.faults += lacking
+        finding.untried = lacking
     if assets and not lacking:
         _from_assets(archive, root, folder, assets, more)
     yield from more
@@ -73,10 +80,22 @@ def _digests(archive: Archive, folder: Path) -> Finding:
             finding.faults.append(f"{name}: {kind}")
     if found.get(WHOLE):
         with _told(finding, WHOLE, folder):
-            whole = read_json(folder / WHOLE)["files"]
-            others = [name for name, record in archive.files.items() if whole.get(name, record) != record]
-            finding.faults += [f"{name}: is not that of {WHOLE}" for name in others]
+            finding.faults += _unlike(archive, read_json(folder / WHOLE))
     return finding
+
+
+def _unlike(archive: Archive, whole: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what tables and digests alone have otherwise than the manifest of the whole archive says.
+
+    A whole archive of an older version has no times of jobs; its tables may have them.
+    """
+    files, kept = whole["files"], archive.files
+    timed = any(name.startswith(TIMES) for name in files)
+    for name, record in kept.items():
+        if name != WHOLE and files.get(name) != record and (timed or name in files or not name.startswith(TIMES)):
+            yield f"{name}: is not that of {WHOLE}"
+    yield from (f"{name}: is missing, and {WHOLE} has it" for name in files if TABLES.fullmatch(name) and name not in kept)
+    yield from (f"{MANIFEST}: its `{key}` is not that of {WHOLE}" for key in SAME if archive.manifest.get(key) != whole.get(key))
 
 
 def _rebuilt(archive: Archive, root: Path, folder: Path, finding: Finding) -> None:
@@ -96,15 +115,14 @@ def _rebuilt(archive: Archive, root: Path, folder: Path, finding: Finding) -> No
 
 @contextmanager
 def _told(finding: Finding, name: str, folder: Path) -> Iterator[None]:
-    """Turn into a fault that a file cannot be read: an archive may hold anything under its name."""
+    """Turn into a fault that a file cannot be read, with its name in the archive."""
     try:
-        yield
+        with as_written(name):
+            yield
     except UserError as error:
         finding.faults.append(str(error).replace(f"{folder}/", ""))
     except FileNotFoundError:
         finding.faults.append(f"{name}: is missing")
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        finding.faults.append(f"{name}: is not what this version writes there ({type(error).__name__}: {error})")
 
 
 def _estimated(archive: Archive, root: Path, folder: Path, finding: Finding) -> None:
@@ -135,7 +153,7 @@ def _compare(archive: Archive, root: Path, folder: Path, layer: Layer, targets: 
                 elif (found := difference(folder / name, run / name)) is not None:
                     finding.faults.append(f"{name}: {found}")
     except UserError as error:
-        finding.faults.append(str(error))
+        finding.faults.append(str(error).replace(f"{folder}/", ""))
 
 
 def _from_assets(archive: Archive, root: Path, folder: Path, assets: Path, findings: Mapping[Finding, tuple[str, ...]]) -> None:
@@ -153,7 +171,7 @@ def _from_assets(archive: Archive, root: Path, folder: Path, assets: Path, findi
                     finding.faults += predictions.changed(name, tables[name], files)
     except UserError as error:
         for finding in findings:
-            finding.faults.append(str(error))
+            finding.faults.append(str(error).replace(f"{folder}/", ""))
 
 
 def differing(archive: Archive, root: Path) -> list[str]:
@@ -162,7 +180,7 @@ def differing(archive: Archive, root: Path) -> list[str]:
     if facts.get("partial"):
         notes.append(f"the run is partial: {len(facts['partial'])} jobs or files are missing")
     if facts.get("code") != code_of(root):
-        way = f"; git checkout {facts['commit']}" if facts.get("commit") else ""
+        way = f"; git checkout {facts['commit']}" if facts.get("commit", "").isalnum() else ""
         notes.append(f"the archive was written with other code than that of {root}{way}")
     here, there = versions(), facts.get("versions", {})
     other = [

@@ -47,6 +47,7 @@ def write_archive(folder: Path, output: Path, weights: bool, partial: bool, tabl
         raise UserError(f"{folder}: is a checkout of its own, with other code than {ROOT}; run the command inside it")
     if output.suffix != ".zip":
         raise UserError(f"{output}: expected a name that ends in .zip")
+    container.refuse_loss(output, tables)
     facts, contents, notes = collect(ROOT, folder, weights, partial)
     contents = tables_alone(facts, contents) if tables else contents
     container.write(output, facts, contents)

@@ -14,6 +14,7 @@ from models import ROOT
 from nan_merge.archive import container
 from nan_merge.archive.container import MANIFEST, opened
 from nan_merge.core.errors import UserError
+from scripts.archive_run import write_archive
 
 FACTS = {"program": "nan-merge", "date": "2026-01-01"}
 MEMBERS = {"README.md": b"# Results\n", "results/scores.tsv": b"suite\tmethod\n", "results/a+b/seed0.json": b"{}\n"}
@@ -93,6 +94,39 @@ def test_a_file_that_is_not_that_of_the_manifest_is_not_read(archive):
             UserError, match=r"run\.zip: results/scores\.tsv: is not the file of its manifest; run nan-merge verify"
         ):
             found.read("results/scores.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("none.zip", True), ("run.zip", False), ("tables.zip", True), ("tables.zip", False)]
+)
+def test_an_archive_of_the_same_kind_may_be_replaced(name, tables, archive):
+    container.write(archive.with_name("tables.zip"), FACTS, {container.WHOLE: b"{}"})
+    container.refuse_loss(archive.with_name(name), tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "message"),
+    [
+        ("run.zip", True, "is a whole archive, of which tables and digests alone would stay; remove it, or take another name"),
+        ("other.zip", False, r"is there, and is no archive that would be replaced \(has no manifest"),
+        ("text.zip", False, r"is there, and is no archive that would be replaced \(cannot be read"),
+        ("folder.zip", True, r"is there, and is no archive that would be replaced \(is a folder"),
+    ],
+)
+def test_what_is_no_archive_of_the_same_kind_is_not_replaced(name, tables, message, archive):
+    archive.with_name("folder.zip").mkdir()
+    archive.with_name("text.zip").write_text("precious")
+    with zipfile.ZipFile(archive.with_name("other.zip"), "w") as bundle:
+        bundle.writestr("precious", b"")
+    with pytest.raises(UserError, match=rf"{name}: {message}"):
+        container.refuse_loss(archive.with_name(name), tables)
+
+
+def test_what_would_be_replaced_is_told_before_the_run_is_read(tmp_path):
+    (tmp_path / "notes.zip").write_text("precious")
+    with pytest.raises(UserError, match=r"notes\.zip: is there, and is no archive"):
+        write_archive(tmp_path, tmp_path / "notes.zip", weights=False, partial=False, tables=False)
+    assert (tmp_path / "notes.zip").read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "a//b", "a\\b", "./a", "folder/"])

@@ -162,6 +162,23 @@ def opened(file: Path) -> Iterator[Archive]:
         yield Archive(file, bundle)
 
 
+def refuse_loss(file: Path, tables: bool) -> None:
+    """Raise UserError where an archive would replace a file that is none, or tables and digests alone a whole archive."""
+    if not file.exists():
+        return
+    try:
+        with opened(file) as archive:
+            lost = (
+                "is a whole archive, of which tables and digests alone would stay"
+                if tables and WHOLE not in archive.files
+                else ""
+            )
+    except UserError as error:
+        lost = f"is there, and is no archive that would be replaced ({str(error).removeprefix(f'{file}: ')})"
+    if lost:
+        raise UserError(f"{file}: {lost}; remove it, or take another name")
+
+
 @contextmanager
 def as_written(where: str) -> Iterator[None]:
     """Turn into a UserError that a file has another content than it should: an archive may hold anything under its name."""

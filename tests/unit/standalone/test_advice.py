@@ -146,6 +146,26 @@ MISTAKES = {  # how the models are made, options, the advice on the command line
         "--compute: unknown 'float23'; did you mean 'float32'?",
         "compute: unknown 'float23'; did you mean 'float32'?",
     ),
+    **{
+        f"{argument} that is {value!r}, no name": (
+            None,
+            {"method": "tsv_m", argument: value},
+            f"--{argument}: expected one of {choices}",
+            f"{argument}: expected one of {choices}",
+        )
+        for argument, choices, values in (
+            ("compute", "'float64', 'float32'; found ", (np.float32, np.dtype("float32"), None, 32, True, ["float32"])),
+            ("dtype", "'float16', 'bfloat16', 'float32', 'float64'; found ", (np.float32, 16, ["float32"])),
+            ("method", "'pretrained', 'individual', ", (None, 3, ["ties"], {"ties"})),
+        )
+        for value in values
+    },
+    "a type that changes nothing": (
+        lambda folder: family(folder, experts=2, dtype=np.dtype(float)),
+        {"method": "tsv_m", "compute": "float32"},
+        "--compute float32: has no effect on these models: what is stored in float64, and coordinates in a space, are computed",
+        "compute float32: has no effect on these models: what is stored in float64, and coordinates in a space, are computed",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.names import nearest
+from nan_merge.core.names import first_of, nearest
 from nan_merge.core.text import read_yaml as read_yaml
 
 RENAMED_FILES = {"evidence.yaml": "calibration.yaml"}  # of config/
@@ -182,5 +182,8 @@ def _correction(schema: Mapping[str, Any], found: Any) -> str:
 def known_names(where: str, names: Iterable[str], known: Iterable[str], see: str = "") -> None:
     """Raise a UserError for the first name that is not known, with the nearest one; `see` says where all can be read."""
     for name in names:
+        if not isinstance(name, str):
+            choices = f"{first_of([*map(repr, known)])}{f' ({see})' if see else ''}"
+            raise UserError(f"{where}: expected one of {choices}; found {name!r}")
         if name not in known:
             raise UserError(f"{where}: unknown '{name}'; {nearest(name, known, see)}")

@@ -71,6 +71,7 @@ class Catalogue:
 
     def templates(self, name: str, where: str = FILE) -> dict[str, dict[str, Any]]:
         """Return the same methods with labels and summaries that are not filled yet."""
+        known_names(where, [] if isinstance(name, str) else [name], self.hosts, ALL)
         if name not in self._members:
             sweep = re.sub(r"(_[0-9]+|-.*)$", "", name)  # of a member that is named alone
             if not self._is_known(name) and self._is_known(sweep) and name in self.templates(sweep, where):

@@ -104,6 +104,11 @@ def test_one_more_value_in_the_grid_costs_one_candidate_and_the_choice(project):
     assert project.jobs() == expected | merged("task_arithmetic_tuned") | GATHERED | PRESENTED
 
 
+def test_a_type_of_whole_tensors_costs_no_merge_by_methods_that_take_pieces(project):
+    config(project, lambda c: c.update(compute="float32"))
+    assert project.jobs() == {"write_run_config"}
+
+
 @pytest.mark.parametrize("key", ["label", "summary"])
 def test_changed_words_are_only_presented_again(project, key):
     methods(project, lambda m: m["ties"].update({key: "Another"}))

@@ -21,9 +21,10 @@ from experiment.subsets import check_subsets
 from nan_merge.assets.fetch import unavailable
 from nan_merge.catalogue.files import check_renamed_files, check_schema, known_names, read_yaml
 from nan_merge.catalogue.methods import FILE as METHODS
-from nan_merge.catalogue.methods import REFERENCES, Catalogue, reads_examples, takes_norms_of_calibration
+from nan_merge.catalogue.methods import REFERENCES, WHOLE, Catalogue, reads_examples, takes, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import canonical, read_json
+from nan_merge.core.scoring import COMPUTE
 from nan_merge.methods.recipe import requirements
 from nan_merge.methods.search_space import Point, Search, owns, put, search_of
 
@@ -438,6 +439,14 @@ class Experiment:
     def reads_examples(self, method: str) -> bool:
         """Return whether the coefficients of a method (or a candidate) come from the sizes of the training sets."""
         return reads_examples(self.method(method))
+
+    def compute(self, *methods: str) -> str:
+        """Return the type in which jobs of these methods compute whole tensors, the default where none takes any.
+
+        So `compute:` reruns no job that it does not concern.
+        """
+        asked = str(self.config.get("compute", COMPUTE[0]))
+        return asked if WHOLE in (takes(self.method(method)) for method in methods) else COMPUTE[0]
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it.

@@ -31,7 +31,7 @@ rule merge_checkpoints:
         ),
         experts=named_experts,
         device=experiment.config.get("device", "cpu"),
-        compute=experiment.config.get("compute", "float64"),
+        compute=lambda wildcards: experiment.compute(wildcards.method),
         thresholds=option("thresholds"),
         calibration=calibration_option,
         task=task_option,

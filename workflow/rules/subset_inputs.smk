@@ -32,10 +32,14 @@ def heads_of_subset(wildcards):
     return [head(wildcards.suite, task) for task in members(wildcards)]
 
 
+def methods_of_subset(wildcards):
+    return subsets.merging(experiment, wildcards.suite, len(members(wildcards)))
+
+
 def merges_of_subset(wildcards):
     """The methods that merge a subset: the stages of each, and the files of what was measured for it."""
     chosen, found = members(wildcards), []
-    for method in subsets.merging(experiment, wildcards.suite, len(chosen)):
+    for method in methods_of_subset(wildcards):
         job = type(wildcards)(fromdict={**dict(wildcards.items()), "method": method})
         folders = {name: folder for name, folder in calibration_by_expert(job).items() if name in chosen}
         files = {"measures": measures(job), "thresholds": thresholds(job) or None, "calibration": folders}

@@ -27,7 +27,7 @@ rule score_subset:
         spec=spec(methods=merges_of_subset, layout=layout, examples=stated_examples_of_subset),
         experts=named_experts_of_subset,
         merge_device=experiment.config.get("device", "cpu"),
-        compute=experiment.config.get("compute", "float64"),
+        compute=lambda wildcards: experiment.compute(*methods_of_subset(wildcards)),
         scoring=SCORING,
         family=family,
         code=code_with_family("scripts.score_subset"),

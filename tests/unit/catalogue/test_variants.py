@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import yaml
-from models import ROOT, every_method
+from models import ROOT, every_method, method_specs
 
 from nan_merge.catalogue.files import read_yaml
-from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, takes_norms_of_calibration
+from nan_merge.catalogue.methods import REFERENCES, STAGES, WHOLE, Catalogue, takes, takes_norms_of_calibration
 from nan_merge.core.errors import UserError
 from nan_merge.methods.recipe import bind
 
@@ -113,6 +113,11 @@ def test_all_other_stages_are_the_host_s():
             kept = [stage for stage in STAGES if stage not in ("coefficients", "control")]
             assert {s: record.get(s) for s in kept} == {s: entry.get(s) for s in kept}, name
             assert record.get("calibration") == entry.get("calibration"), name
+
+
+def test_what_a_method_takes_is_what_its_recipe_takes():
+    for name, method_spec in method_specs().items():
+        assert (takes(method_spec) == WHOLE) == bind(method_spec).whole, name
 
 
 def test_every_host_takes_every_variant_unless_it_has_draws_or_its_coefficients_are_learned_or_tuned_twice():

@@ -241,6 +241,14 @@ def test_candidates_put_their_value_into_the_method_spec():
     assert shipped().requirements("ties") == {"thresholds": {"density": 0.2, "scope": "model"}}
 
 
+@pytest.mark.parametrize("asked", [{}, {"compute": "float64"}, {"compute": "float32"}], ids=str)
+def test_the_type_of_whole_tensors_is_a_setting_of_methods_that_take_them(asked):
+    made = Experiment({**shipped().config, **asked}, ROOT)
+    assert {made.compute(*methods) for methods in ((), ["ties"], ["task_arithmetic_tuned-0.5", "dare"])} == {"float64"}
+    whole = {made.compute(*methods) for methods in (["tsv_m"], ["ties", "iso_c"])}
+    assert whole == {asked.get("compute", "float64")}
+
+
 VARYING = [
     [0.9, 0.3],
     [0.3, 0.9],

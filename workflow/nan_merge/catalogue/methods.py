@@ -34,6 +34,7 @@ TAKEN_OVER = ("hyper_parameter", "space")  # of `tune`, by a method that uses wh
 ALL = "`nan-merge methods` lists all"
 COLLECTED_TOGETHER = ("gram_plus", "matching")  # kinds of calibration statistics that are those of all experts at once
 EQUAL, LEVEL = ("constant", "uniform"), "uniform_matched"  # rules and control that give every expert the same coefficient
+WHOLE = "whole tensors"
 RENAMED = [  # ids of earlier versions, and what they are called now
     (r"(weight_averaging|task_arithmetic|ties)_(nan(_delta(_layer|_tensor)?)?)", r"\1+\2"),
     (r"task_arithmetic_nan_tuned", "task_arithmetic_tuned+nan_delta"),
@@ -274,6 +275,11 @@ def takes_norms_of_calibration(record: Mapping[str, Any]) -> bool:
     """Return whether the coefficients of a method come from the norms of calibration statistics."""
     values = operator_in(record, "coefficients")[1]
     return "calibration" in (values.get("norm_of"), values.get("over"))
+
+
+def takes(record: Mapping[str, Any]) -> str:
+    """Return what a method takes: WHOLE, which `compute` concerns, or pieces; as `Recipe.whole` has it."""
+    return WHOLE if any(getattr(operator, "whole", False) for operator in operators(record)) else "pieces"
 
 
 def reads_examples(record: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from models import (
 )  # fmt: skip
 
 from nan_merge.engine.devices import device
+from nan_merge.engine.request import MergeRequest
 from nan_merge.methods.context import whole
 from nan_merge.methods.recipe import COMBINE, STAGES, bind
 
@@ -85,6 +86,7 @@ def test_operators_get_all_arrays_in_float32_unless_the_model_has_more_digits(st
     summing, statistics = bind({**SUM, "combine": "summed"}), dict(models.experts)
     merge_measured(models, summing, *measured, tmp_path / "out", compute=FLOAT32, calibration=statistics)
     assert seen == {computed}
+    assert MergeRequest(models, summing, measured[0], compute=FLOAT32).computed == computed
 
 
 def test_piecewise_merges_are_as_they_were(tmp_path):

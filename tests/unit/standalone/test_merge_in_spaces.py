@@ -36,6 +36,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_float32_is_refused_where_all_that_is_merged_are_coordinates(folder, tmp_path):
+    with pytest.raises(UserError, match="compute float32: has no effect on these models"):
+        run(folder, tmp_path / "out", "tsv_m+core", compute="float32")
+
+
 def run(folder, output, method, experts="abc", **how):
     how = {"base": folder / "base", "experts": {name: folder / name for name in experts}, "quiet": True, **how}
     return merge(**how, method=method, output=output)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,8 @@ from nan_merge.core import disk
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, sha256
 from nan_merge.core.progress import Passes
+from nan_merge.standalone.documented_merge import compose
+from nan_merge.standalone.merge_models import Settings
 from nan_merge.standalone.sources import files, find, named, short_names
 
 OPERATORS = ["[PAD]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -111,6 +114,16 @@ def test_the_output_says_in_which_type_whole_tensors_were_computed(tmp_path):
     assert "\ncompute: float32\n" in (tmp_path / "out/README.md").read_text()
     merge(tmp_path, "--overwrite", method="ties")
     assert "compute" not in read_json(tmp_path / "out/provenance.json")
+
+
+def test_documents_of_models_in_float64_say_so_whatever_type_a_config_asks_for(tmp_path):
+    family(tmp_path, experts=2, dtype=np.dtype(float))
+    own, places = Settings(method="tsv_m"), {name: find(str(tmp_path / name)) for name in ("base", "a", "b")}
+    models = own.unified(tmp_path / "base", {name: tmp_path / name for name in "ab"})
+    request = replace(own.request(models, own.assumed(models), dict), compute=np.dtype(np.float32))
+    about = {"name": "out", "method": "tsv_m", "method_spec": own.method_spec}
+    record = compose(request, places, about, tmp_path / "out")
+    assert record["compute"] == "float64" and "--compute" not in record["command"]
 
 
 def test_the_output_says_where_it_comes_from(tmp_path):

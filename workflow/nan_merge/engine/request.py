@@ -130,6 +130,15 @@ class MergeRequest:
         """
         return np.promote_types(self.compute, DTYPES[self.models.base.entries[name].dtype])
 
+    @property
+    def computed(self) -> np.dtype:
+        """The narrowest type in which operators compute a whole tensor that an expert moves, see `whole_type`."""
+        models = aligned(self.models, self.recipe.space)
+        bases, experts = models.base.entries, [model.entries for model in models.experts.values()]
+        moved = {bases[n].dtype for n in models.merged if any(entries[n] is not bases[n] for entries in experts)}
+        types = [np.promote_types(self.compute, DTYPES[dtype]) for dtype in moved]
+        return min(types, key=lambda dtype: dtype.itemsize, default=self.compute)
+
     @cached_property
     def statistics(self) -> list[Checkpoint]:
         """The calibration of every expert, in their order; [] where there is none."""

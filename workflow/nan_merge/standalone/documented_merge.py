@@ -84,7 +84,7 @@ def compose(
         "thresholds": request.thresholds,
         "seed": request.seed,
         "device": device_name,
-        **({"compute": request.compute.name} if request.recipe.whole else {}),
+        **({"compute": request.computed.name} if request.recipe.whole else {}),
         "notes": list(request.models.notes),
         "versions": versions(),
         **about,

@@ -168,7 +168,12 @@ class Settings:
     def request(self, models: Models, table: CoefficientTable, cuts: Callable[[], Thresholds]) -> MergeRequest:
         """Return the whole merge."""
         dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
-        return MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=np.dtype(self.compute))
+        compute = np.dtype(self.compute)
+        request = MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=compute)
+        if self.recipe.whole and request.computed != compute:
+            how = "what is stored in float64, and coordinates in a space, are computed in float64"
+            raise UserError(f"--compute {self.compute}: has no effect on these models: {how}; leave it out")
+        return request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from nan_merge.archive import pages as archived
 from nan_merge.archive.container import opened
 from nan_merge.catalogue.files import known_names, read_yaml
 from nan_merge.catalogue.labels import described
-from nan_merge.catalogue.methods import Catalogue
+from nan_merge.catalogue.methods import REFERENCES, Catalogue, takes
 from nan_merge.catalogue.tune import SCHEMA as TUNE
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
@@ -136,17 +136,17 @@ def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def hosts(group: str) -> str:
-    """Return the table of the hosts of a group: id, name, what, paper, data, whether a variant can be put on it."""
+    """Return the table of the hosts of a group: id, name, what, paper, data, what it takes, whether variants can be put on it."""
     catalogue = Catalogue(ROOT)
     entries = {name: catalogue.entry(name) for name in catalogue.hosts}
     lines = []
     for name, entry in entries.items():
         if entry.get("group", "host") == group:
             record = described(entry, name)
-            lines.append(
-                (f"`{name}`", record["label"], record["summary"], _paper(record), _data(record), _takes(catalogue, name))
-            )
-    return table(["method", "label", "what", "paper", "needs", "variants"], lines)
+            whole = "–" if name in REFERENCES else takes(record)
+            about = (record["label"], record["summary"], _paper(record), _data(record), whole)
+            lines.append((f"`{name}`", *about, _is_host(catalogue, name)))
+    return table(["method", "label", "what", "paper", "needs", "takes", "variants"], lines)
 
 
 def variants(group: str) -> str:
@@ -156,7 +156,7 @@ def variants(group: str) -> str:
     return table(["variant", "label", "what", "paper", "needs"], lines)
 
 
-def _takes(catalogue: Catalogue, host: str) -> str:
+def _is_host(catalogue: Catalogue, host: str) -> str:
     """Say whether new coefficients can be put on a host, and why not."""
     try:
         catalogue.entry(f"{host}+nan_delta")

@@ -183,6 +183,10 @@ def test_methods_are_listed_with_a_line_each():
 def test_one_method_is_shown_as_the_config_has_it():
     shown = run("methods", "ties").stdout
     assert yaml.safe_load(shown)["ties"]["combine"] == {"disjoint_sum": {}}
+    assert shown.endswith("\n  takes: pieces\n") and run("methods", "tsv_m+nan_delta").stdout.endswith(
+        "\n  takes: whole tensors\n"
+    )
+    assert "takes" not in run("methods", "pretrained").stdout
     assert json.loads(run("methods", "ties", "--json").stdout) == yaml.safe_load(shown)
     done = run("methods", "tise")
     assert done.returncode == 1 and "did you mean 'ties'?" in done.stderr

@@ -60,7 +60,7 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--missing", choices=MISSING, help="for a tensor that an expert lacks (default: error)")
     add("--dtype", choices=TYPES, metavar="TYPE", help=f"of all floats: {', '.join(TYPES)}")
     add("--device", help="cpu (default), cuda or cuda:N")
-    add("--compute", choices=COMPUTE, help="type for methods on whole tensors, no others (default: float64)")
+    add("--compute", choices=COMPUTE, help="float32 halves memory of whole-tensor methods (TSV-M, ACE, ...)")
     add("--threads", type=positive, metavar="N", help=f"default: one for each processor, {available_processors()}")
     add("--chat-template", help=argparse.SUPPRESS)  # of import-mergekit and of model cards; the help of all fits a screen
     add("--seed", type=int, metavar="N", help="of random draws (default: 0)")

@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     import yaml
 
-    from nan_merge.catalogue.methods import Catalogue
+    from nan_merge.catalogue.methods import REFERENCES, Catalogue, takes
     from nan_merge.catalogue.places import catalogue_root
 
     catalogue = Catalogue(catalogue_root())
@@ -29,7 +29,10 @@ def main(argv: Sequence[str]) -> None:
         found: dict[str, Any] = {args.method: catalogue.variants[args.method]}
     else:
         found = (
-            catalogue.members(args.method, "methods")
+            {
+                name: record if name in REFERENCES else {**record, "takes": takes(record)}
+                for name, record in catalogue.members(args.method, "methods").items()
+            }
             if args.method
             else {"hosts": catalogue.all(), "variants": catalogue.variants}
         )

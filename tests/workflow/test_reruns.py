@@ -106,7 +106,7 @@ def test_one_more_value_in_the_grid_costs_one_candidate_and_the_choice(project):
 
 def test_a_type_of_whole_tensors_costs_no_merge_by_methods_that_take_pieces(project):
     config(project, lambda c: c.update(compute="float32"))
-    assert project.jobs() == {"write_run_config"}
+    assert project.jobs() <= PRESENTED
 
 
 @pytest.mark.parametrize("key", ["label", "summary"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nan_merge.core.errors import UserError
-from nan_merge.core.files import write_json
+from nan_merge.core.files import read_json, write_json
 
 PACKAGES = {"nan_merge": "workflow", "scripts": "."}  # whose modules are the project's, and the folder each lies in
 
@@ -81,8 +80,8 @@ class Code:
     @functools.cached_property
     def _known(self) -> dict[str, list[Any]]:
         """Digest and imported names of every source that this process or an earlier one parsed, by the SHA-256 of its bytes."""
-        with suppress(OSError, ValueError, TypeError):
-            return dict(json.loads(self.cache.read_bytes())) if self.cache else {}
+        with suppress(OSError, UserError, ValueError, TypeError):
+            return dict(read_json(self.cache)) if self.cache else {}
         return {}
 
     def file(self, module: str) -> Path:

@@ -113,6 +113,11 @@ def _rebuilt(archive: Archive, root: Path, folder: Path, finding: Finding) -> No
     _compare(archive, root, folder, REPORTING, [], finding)
 
 
+def _below(folder: Path, error: UserError) -> str:
+    """Return what an error says, its files named as in the archive that is unpacked in `folder`."""
+    return str(error).replace(f"{folder}/", "")
+
+
 @contextmanager
 def _told(finding: Finding, name: str, folder: Path) -> Iterator[None]:
     """Turn into a fault that a file cannot be read, with its name in the archive."""
@@ -120,7 +125,7 @@ def _told(finding: Finding, name: str, folder: Path) -> Iterator[None]:
         with as_written(name):
             yield
     except UserError as error:
-        finding.faults.append(str(error).replace(f"{folder}/", ""))
+        finding.faults.append(_below(folder, error))
     except FileNotFoundError:
         finding.faults.append(f"{name}: is missing")
 
@@ -153,7 +158,7 @@ def _compare(archive: Archive, root: Path, folder: Path, layer: Layer, targets: 
                 elif (found := difference(folder / name, run / name)) is not None:
                     finding.faults.append(f"{name}: {found}")
     except UserError as error:
-        finding.faults.append(str(error).replace(f"{folder}/", ""))
+        finding.faults.append(_below(folder, error))
 
 
 def _from_assets(archive: Archive, root: Path, folder: Path, assets: Path, findings: Mapping[Finding, tuple[str, ...]]) -> None:
@@ -171,7 +176,7 @@ def _from_assets(archive: Archive, root: Path, folder: Path, assets: Path, findi
                     finding.faults += predictions.changed(name, tables[name], files)
     except UserError as error:
         for finding in findings:
-            finding.faults.append(str(error).replace(f"{folder}/", ""))
+            finding.faults.append(_below(folder, error))
 
 
 def differing(archive: Archive, root: Path) -> list[str]:

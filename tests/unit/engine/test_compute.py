@@ -16,7 +16,7 @@ from models import (
     same_bytes,
     save,
     tensors_of,
-)  # fmt: skip
+)
 
 from nan_merge.engine.devices import device
 from nan_merge.engine.request import MergeRequest

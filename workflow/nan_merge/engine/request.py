@@ -130,7 +130,7 @@ class MergeRequest:
         """
         return np.promote_types(self.compute, DTYPES[self.models.base.entries[name].dtype])
 
-    @property
+    @cached_property
     def computed(self) -> np.dtype:
         """The narrowest type in which operators compute a whole tensor that an expert moves, see `whole_type`."""
         models = aligned(self.models, self.recipe.space)

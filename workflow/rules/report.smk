@@ -166,7 +166,7 @@ rule decode_examples:
 rule write_claims:
     input:
         scores=rules.gather_scores.output,
-        material=files(NUMBERS, experiment.suites),
+        material=listed(files(NUMBERS, experiment.suites)),
     output:
         md=report(
             "results/claims.md",
@@ -197,12 +197,12 @@ rule write_claims:
 rule write_report:
     input:
         scores=rules.gather_scores.output,
-        predictions=test_scores(),
+        predictions=listed(test_scores()),
         examples=examples(),
         tables=of_each_suite("tables"),
         figures=of_each_suite("figures"),
         published=published(),
-        material=files(NUMBERS, experiment.suites),
+        material=listed(files(NUMBERS, experiment.suites)),
     output:
         report(
             "results/report.html",

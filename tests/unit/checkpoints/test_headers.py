@@ -310,10 +310,10 @@ def test_strided_and_shared_tensors_of_a_pickle_are_read_as_torch_reads_them(tmp
 
 def test_a_name_that_is_there_twice_among_many_is_found_at_once(tmp_path):
     names = [f'"w{number}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for number in [*range(50_000), 49_999]]
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match="'w49999' is there twice"):
         read_header(written(tmp_path / "x.safetensors", f"{{{','.join(names)}}}"))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("kind", [SINGLE, "pytorch_model.bin"])

@@ -88,10 +88,10 @@ def test_a_pickle_that_claims_what_it_has_not_is_one_message(case, tmp_path):
     """Neither memory nor time for what a file only says; the message blames the file, not the machine."""
     file = tmp_path / "pytorch_model.bin"
     file.write_bytes(CLAIMS[case])
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=r"pytorch_model\.bin: (cannot be read|holds an object)"):
         pickles.pickled_model(file)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_members_of_an_archive_are_found_by_their_names_alone(tmp_path):
@@ -111,10 +111,10 @@ def test_members_of_an_archive_are_found_by_their_names_alone(tmp_path):
 def test_a_pickle_that_repeats_itself_is_refused_at_once(case, tmp_path):
     file = tmp_path / "pytorch_model.bin"
     file.write_bytes(FILES[case]())
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=r"pytorch_model\.bin"):
         pickles.pickled_model(file)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_tensors_saved_by_plain_pickle_are_still_read(tmp_path):

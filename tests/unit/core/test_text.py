@@ -37,10 +37,10 @@ def test_a_hostile_yaml_is_one_message_at_once(case, tmp_path):
     content, message = YAMLS[case]
     file = tmp_path / "x.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=rf"(?s)^{file}.*{message}"):
         read_yaml(file)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_brackets_do_not_end_the_process():

@@ -83,7 +83,7 @@ def test_a_server_that_drips_is_given_up(head, message, serve, tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match=f"{message}; given up"):
         receive(Remote(serve(drip(head), 0.02), "toy", 100_000), tmp_path / "f")
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 10
 
 
 def test_a_server_that_is_slow_but_goes_on_is_waited_for(serve, tmp_path):
@@ -132,7 +132,7 @@ def test_a_program_that_downloads_too_slowly_is_ended_with_its_children(case, ki
     started = time.monotonic()
     with pytest.raises(UserError, match=rf"asset 'toy' .*{message}"):
         fetch.download("toy", {"kind": kind, "package": "toy", "version": "1"}, folder)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 10
     sizes = [sum(file.stat().st_size for file in folder.rglob("*")) for _ in range(2) if not time.sleep(0.3)]
     assert sizes[0] == sizes[1]
 

@@ -49,10 +49,10 @@ def test_the_names_of_transformers_are_asked_for_by_kinds_alone(case):
     record = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", **HUGE[case]}
     allowed = {"architectures", "model_type"}
     assert _kinds(record).keys() <= allowed | {"text_config"} and _kinds(record).get("text_config", {}).keys() <= allowed
-    started = time.process_time()
+    started = time.monotonic()
     rename = _of_transformers(json.dumps(_kinds(record)))
     assert rename is not None and rename("language_model.model.layers.0.x.weight") == "model.language_model.layers.0.x.weight"
-    assert time.process_time() - started < 60
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "AutoModel", "Trainer", "TimmWrapperModel", "os", 3, None, ["LlamaModel"]])

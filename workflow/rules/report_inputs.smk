@@ -130,11 +130,6 @@ def files(inputs, suites):
     return list(dict.fromkeys(file for suite in suites for name in inputs for file in MATERIAL[name](suite)))
 
 
-def listed(files):
-    """Many files as one input. Beside the output of another rule, a plan hashes a list as a whole for each of its files."""
-    return lambda wildcards: files
-
-
 def flags(inputs, suites):
     """The same files as options of the command line; a data set is named by its record."""
     return [
@@ -142,6 +137,11 @@ def flags(inputs, suites):
         for name in inputs
         for word in words(name, [f"{f}/dataset.json" if name == "datasets" else f for f in files([name], suites)])
     ]
+
+
+def listed(paths):
+    """Many files as one input. Beside the output of another rule, a plan hashes a list as a whole for each of its files."""
+    return lambda wildcards: paths
 
 
 def material(kind, wildcard):

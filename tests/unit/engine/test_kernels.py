@@ -105,16 +105,24 @@ def test_squares_are_summed_in_an_order_of_their_own(size):
     assert reader.sums_of_squares([base, stored]).tolist() == [[[sum(lane.tolist()) for lane in lanes]][: min(size, 1)]]
 
 
-@pytest.mark.parametrize(("computed", "kind"), [(np.float32, np.uint32), (np.float64, np.uint64)])
-def test_counts_are_histograms_of_the_bits(computed, kind):
-    bits = abs(awkward(5000).astype(computed)).view(kind)
-    for shift in range(0, 8 * kind().itemsize - 15, 16):
-        above, rest = kind(bits[0] >> kind(shift) >> kind(16)), bits >> kind(shift)
-        found = np.zeros(1 << 16, np.uint32)
-        kernels.count(bits, kind(shift), above, found)
-        expected = rest[rest >> kind(16) == above] & kind(0xFFFF)
-        assert found.tolist() == np.bincount(expected.astype(np.int64), minlength=1 << 16).tolist()
-        assert found.sum() > 0
+@pytest.mark.parametrize("wide", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 1), (0.5, 0.5), (0.3, 0.6), (0.9, 1)])
+def test_counts_are_histograms_of_the_bits(lowest, highest, dtype, wide):
+    """Of all, of one value that many magnitudes have, of a part and of the largest; as a whole and in parts."""
+    stored, kind = [np.clip(awkward(5000, seed), -1e18, 1e18).astype(dtype) for seed in range(2)], np.dtype(f"u{wide().itemsize}")
+    theta = stored[0].astype(compute_type(NAMES[np.dtype(dtype)]))
+    bits = abs(stored[1].astype(theta.dtype) - theta).astype(wide).view(kind)
+    low, high = (int(each) for each in np.quantile(bits, [lowest, highest], method="nearest"))
+    scratch = np.empty(kernels.CACHE_TILE, theta.dtype), np.empty(kernels.CACHE_TILE, wide)
+    base, tuned = [block.view(np.uint16) if dtype == BFLOAT16 else block for block in stored]
+    inside = bits[(bits >= low) & (bits <= high)] - kind.type(low)
+    assert len(inside)
+    for shift in {0, max(0, (high - low).bit_length() - 10)} if high - low < 1 << 20 else {(high - low).bit_length() - 10}:
+        counts = np.zeros(((high - low) >> shift) + 1, np.int64)
+        found = kernels.count(base, tuned, *scratch, np.array([low, high - low + 1], kind), kind.type(shift), counts)
+        assert found == (np.sum(bits < low), bits.max())
+        assert counts.tolist() == np.bincount((inside >> kind.type(shift)).astype(np.int64), minlength=len(counts)).tolist()
 
 
 @pytest.mark.parametrize("size", [*SIZES, 4097])

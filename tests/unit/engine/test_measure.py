@@ -136,6 +136,44 @@ def test_the_threshold_is_the_one_of_the_whole_vector(density, tmp_path, monkeyp
         assert threshold(base, experts["a"], density, threads=threads, step=step) == expected
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.999])
+def test_a_guessed_threshold_of_a_large_model_is_exact_and_saves_a_pass(density, dtype, tmp_path, monkeypatch):
+    """Neighbours resemble each other here, as in rows of a matrix."""
+    rng, kind = np.random.default_rng(0), BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    base = rng.standard_normal(200_000).astype(kind)
+    expert = (base.astype(np.float64) + np.repeat(rng.gamma(20, size=400), 500) * rng.standard_normal(200_000)).astype(kind)
+    computed = np.float32 if dtype == "bfloat16" else np.float64
+    size = np.sort(abs(expert.astype(computed) - base.astype(computed)))
+    models, expected = pair(tmp_path, base, expert), size[len(size) - int(density * len(size)) - 1]
+    read = {}
+    for guessed in (1 << 26, 1000):
+        monkeypatch.setattr(measure, "GUESSED", guessed)
+        passes = read[guessed] = []
+        assert threshold(*models, density, progress=passes.append) == expected
+    assert sum(read[1000]) < sum(read[1 << 26]) or density != 0.2, "where magnitudes are rare, the guess is a wide interval"
+
+
+@pytest.mark.parametrize("guess", [(0, 1), (1 << 20, 1 << 21), (0x7F000000, 0x7F000001), (1, 2)])
+def test_a_wrong_guess_costs_passes_only(guess, tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    expected = partitioned(flat(tensors_of(base)), flat(tensors_of(experts["a"])), 0.2)
+    monkeypatch.setattr(measure, "GUESSED", 0)
+    monkeypatch.setattr(measure, "_guesses", lambda *_: [guess])
+    assert threshold(base, experts["a"], 0.2) == expected
+
+
+def test_an_expert_that_keeps_all_has_threshold_0_beside_others(tmp_path, monkeypatch):
+    base, experts = family(tmp_path)
+    models = unify_layout(base, experts)
+    for guessed in (1 << 26, 0):
+        monkeypatch.setattr(measure, "GUESSED", guessed)
+        found = measure.thresholds(models, {"a": 1.0, "b": 0.2, "c": 0.0})
+        theta = flat(tensors_of(base))
+        expected = {name: partitioned(theta, flat(tensors_of(experts[name])), share) for name, share in (("b", 0.2), ("c", 0.0))}
+        assert {name: cuts["model"] for name, cuts in found.items()} == {"a": 0.0, **expected}
+
+
 def test_many_experts_are_counted_in_groups(tmp_path):
     base, experts = family(tmp_path, experts=9)
     found = measure.thresholds(unify_layout(base, experts), 0.2)

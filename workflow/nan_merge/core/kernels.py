@@ -18,6 +18,7 @@ from numba.extending import overload
 
 CACHE_TILE = 2048  # elements of each model that are merged within the cache
 LANES = 256  # partial sums of `squares`; a constant, so sums do not depend on the SIMD width of the processor
+RUN = 32  # magnitudes of which `count` looks at the smallest first
 GAMMA, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 INFINITE_16, INFINITE_32 = np.uint16(0x7F80), np.uint32(0x7F800000)
 MODELS = 17  # a base and experts that one kernel takes: the time to compile it grows with their number
@@ -203,16 +204,37 @@ def squares(models: Any, tile: Any, sums: Any) -> None:
 
 
 @kernel
-def count(bits: Any, shift: Any, above: Any, counts: Any) -> None:
-    """Histogram 16 bits of each number, those above the lowest `shift` bits, into `counts` (65536,).
+def count(base: Any, stored: Any, theta: Any, tau: Any, interval: Any, shift: Any, counts: Any) -> Any:
+    """Count the magnitudes of stored - base (n,) in an interval of their bits, `interval` (lowest, width).
 
-    Only numbers whose higher bits equal `above` are counted. `bits` (n,) are bits of magnitudes, uint32 or uint64;
-    `shift` and `above` have the same type.
+    Bits of float32 magnitudes are uint32, those of float64 uint64, and so are `interval` and `shift`. A magnitude in the interval
+    adds one to counts[(bits - lowest) >> shift]. `theta` and `tau` (CACHE_TILE,) are scratch space in the type of computation and
+    in that of the magnitudes. Returns how many magnitudes are below the interval, and the largest bits.
     """
-    for i in range(bits.size):
-        rest = bits[i] >> shift
-        if rest >> 16 == above:
-            counts[rest & 0xFFFF] += np.uint32(1)
+    bits, low, width, below, inside, top = tau.view(interval.dtype), interval[0], interval[1], 0, 0, interval[0]
+    for start in range(0, base.size, CACHE_TILE):
+        origin, moved = base[start : start + CACHE_TILE], stored[start : start + CACHE_TILE]
+        for i in range(origin.size):
+            theta[i] = number(origin[i])
+        for i in range(origin.size):
+            tau[i] = abs(number(moved[i]) - theta[i])
+        for i in range(origin.size):
+            top = max(top, bits[i])
+            below += bits[i] < low
+            bits[i] -= low
+            inside += bits[i] < width
+        for first in range(0, origin.size if width > 1 else 0, RUN):
+            some = bits[first : min(first + RUN, origin.size)]
+            least = some[0]
+            for i in range(some.size):
+                least = min(least, some[i])
+            if least < width:  # mostly none of them is in the interval
+                for i in range(some.size):
+                    if some[i] < width:
+                        counts[some[i] >> shift] += 1
+    if width == 1:  # many magnitudes of models in 16 bits are equal
+        counts[0] += inside
+    return below, top
 
 
 @kernel

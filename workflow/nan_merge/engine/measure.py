@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
-from nan_merge.engine.reader import Reader, sums_of_squares
+from nan_merge.engine.reader import BFLOAT16, FLOAT32, Reader, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.layouts.updates import LowRank
 from nan_merge.methods.coefficients import MODEL
@@ -26,6 +25,9 @@ from nan_merge.methods.varying import block_counts, value_at
 
 OF = ("weights", "task_vector")  # what norms are taken of
 EXPERTS_PER_PASS = 4  # experts whose magnitudes are counted in one pass; bounds the memory of the counts
+BINS, FINE_BINS = 1 << 16, 1 << 19  # counts of one expert, the latter where an interval was guessed
+GUESSED = 1 << 26  # elements from which on a guess costs less than the pass that it saves
+SPANS, SPAN = 2048, 512  # short pieces of the merged tensors that a guess looks at, and elements of one
 
 
 def norms(
@@ -126,7 +128,8 @@ def thresholds(models: Models, density: Any, *, scope: str = MODEL, **settings: 
     Over the model a threshold is the (d - floor(density d))-th smallest |tau| (TIES, arXiv 2306.01708), so one entry more
     than the share is kept; over a tensor the share is kept exactly, at least one entry, as in mergekit (entries equal to
     the last one are kept too). No sorting is needed: the bits of non-negative floats order like integers, so the threshold
-    follows from streaming counts of 16 bits at a time (2 passes where tau is computed in float32, 4 in float64).
+    follows from counts of magnitudes below an interval and in parts of it. A sample of large models guesses the first interval;
+    then one pass is enough where tau is computed in float32, three in float64.
 
     `density` 1 keeps all entries, with threshold 0; it may vary (`varying.Varies`), by expert or over the tensors.
     `scope` is `model` for one row of that name, or `tensor` for a row a tensor; `settings` are `threads`, `step` and
@@ -156,45 +159,96 @@ def _cuts(models: Models, names: Sequence[str], densities: Sequence[float], exac
     if min(kept) == size:
         return dict.fromkeys(models.experts, 0.0)
     wide = np.result_type(*(compute_type(models.base.entries[name].dtype) for name in names))  # of all, if they differ
-    bits = np.zeros(len(models.experts), np.uint32 if wide == np.float32 else np.uint64)
-    ranks = np.array([size - max(1, k) + 1 if exactly else size - k for k in kept])
-    for shift in range(8 * wide.itemsize - 16, -1, -16):
-        for t, below in enumerate(np.cumsum(_counts(models, names, shift, bits, **settings), axis=1)):
-            bucket = int(np.searchsorted(below, ranks[t]))
-            ranks[t] -= int(below[bucket - 1]) if bucket else 0
-            bits[t] = bits[t] << bits.dtype.type(16) | bits.dtype.type(bucket)
+    ranks = [size - max(1, k) + 1 if exactly else max(1, size - k) for k in kept]
+    intervals, bins = [(0, end := 1 << 8 * wide.itemsize - 1)] * len(ranks), BINS
+    if size > GUESSED:
+        intervals, bins = _guesses(models, names, wide, [rank / size for rank in ranks]), FINE_BINS
+    narrowed = False
+    while not narrowed:
+        below, counts, shift = _counts(models, names, wide, intervals, bins, **settings)
+        for t, ((low, high), within) in enumerate(zip(intervals, np.cumsum(counts, axis=1), strict=True)):
+            place = ranks[t] - below[t]
+            if 1 <= place <= within[-1]:
+                first = low + (int(np.searchsorted(within, place)) << shift)
+                intervals[t] = first, min(first + (1 << shift), high)
+            else:  # the guess was wrong
+                intervals[t] = (0, low) if place < 1 else (high, end)
+        narrowed = all(high - low == 1 for low, high in intervals)
+    bits = np.array([low for low, _ in intervals], f"u{wide.itemsize}")
     cuts = (0.0 if k == size else float(cut) for k, cut in zip(kept, bits.view(wide), strict=True))
     return dict(zip(models.experts, cuts, strict=True))
+
+
+def _guesses(models: Models, names: Sequence[str], wide: np.dtype, shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Return for each expert the bits (lowest, highest + 1) between which the magnitude above a share of the others should be.
+
+    They are three standard errors about that of SPANS short spans of the tensors, by the differences of successive spans:
+    elements of a row resemble each other, and so do rows of a tensor.
+    """
+    reader = Reader(models.all, step=SPAN)
+    ends = np.cumsum([models.base.entries[name].size for name in names])
+    spans = []
+    for place in np.linspace(0, ends[-1], SPANS, endpoint=False).astype(np.int64):
+        which = int(np.searchsorted(ends, place, side="right"))
+        stop = models.base.entries[names[which]].size
+        start = int(place - ends[which]) + stop
+        first, stored = next(reader.pieces(names[which], start, min(start + SPAN, stop)))
+        spans.append(np.abs(reader.task_vectors(names[which], first, stored)[1:]).astype(wide))
+    intervals = []
+    for t, share in enumerate(shares):
+        magnitudes = np.concatenate([span[t] for span in spans])
+        middle = np.quantile(magnitudes, share, method="nearest")
+        error = 3 * float(np.std(np.diff([np.mean(span[t] <= middle) for span in spans]))) / (2 * SPANS) ** 0.5
+        bounds = np.quantile(magnitudes, [max(share - error, 0), min(share + error, 1)], method="nearest")
+        low, high = bounds.view(f"u{wide.itemsize}").tolist()
+        intervals.append((low, high + 1))
+    return intervals
 
 
 def _counts(
     models: Models,
     names: Sequence[str],
-    shift: int,
-    above: np.ndarray,
+    wide: np.dtype,
+    intervals: Sequence[tuple[int, int]],
+    bins: int,
     *,
     threads: int = 1,
     step: int | None = None,
     progress: Progress = no_progress,
-) -> np.ndarray:
-    """Count 16 bits of those magnitudes of each task vector whose higher bits are `above` (T,): (T, 65536)."""
-    kind, wide = above.dtype, np.dtype(f"f{above.dtype.itemsize}")
-    totals, lock = np.zeros((len(models.experts), 1 << 16), np.int64), threading.Lock()
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Count the magnitudes of each task vector in an interval of their bits, at most `bins` equal parts of it: (T, bins).
+
+    Also returns how many are below each interval (T,), and the number of low bits that a part leaves open.
+    """
+    kind = np.dtype(f"u{wide.itemsize}").type
+    widest = max(high - low for low, high in intervals)
+    shift = max(0, (widest - 1).bit_length() - bins.bit_length() + 1)
+    limits = np.array([(low, high - low) for low, high in intervals], kind)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def worker() -> Callable[[Chunk], None]:
-        reader = Reader(models.all, progress, step)
-        counts = np.zeros((len(models.experts), 1 << 16), np.uint32)
+        reader, tau = Reader(models.all, progress, step), np.empty(kernels.CACHE_TILE, wide)
+        below, counts = np.zeros(len(limits), np.int64), np.zeros((len(limits), ((widest - 1) >> shift) + 1), np.int64)
+        found.append((below, counts))
 
         def work(chunk: Chunk) -> None:
+            name, theta = chunk[0], np.empty(kernels.CACHE_TILE, compute_type(models.base.entries[chunk[0]].dtype))
             for first, stored in reader.pieces(*chunk):
-                for t, tau in enumerate(reader.task_vectors(chunk[0], first, stored)[1:]):
-                    magnitudes = np.abs(tau, out=tau).astype(wide, copy=False).view(kind)
-                    kernels.count(magnitudes, kind.type(shift), above[t], counts[t])
-            with lock:
-                np.add(totals, counts, out=totals)
-            counts[:] = 0
+                if (types := {block.dtype for block in stored}) == {BFLOAT16}:
+                    base, *tuned = [block.view(np.uint16) for block in stored]
+                elif types == {FLOAT32}:
+                    base, *tuned = stored
+                else:
+                    base, *tuned = reader.task_vectors(name, first, stored)
+                    base = np.zeros_like(base)
+                for t, expert in enumerate(tuned):
+                    smaller, top = kernels.count(base, expert, theta, tau, limits[t], kind(shift), counts[t])
+                    below[t] += smaller
+                    if not np.isfinite(kind(top).view(wide)):
+                        reader.task_vectors(name, first, stored)  # an error, if a number of a model is the reason
 
         return work
 
     parallel_map(models.chunks(names), worker, threads)
-    return totals
+    below, counts = (np.sum(each, axis=0) for each in zip(*found, strict=True))
+    return below, counts, shift

@@ -318,7 +318,7 @@ def passes_bytes(models: Models, recipe: Recipe, measured: bool) -> int:
     total = (measured + 1) * (base + sum(experts))
     if recipe.requirements.get("thresholds", {"density": 1.0})["density"] == 1:
         return total
-    counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # 16 bits a pass
+    counts = max(compute_type(models.base.entries[name].dtype).itemsize for name in models.merged) // 2  # passes, of 16 bits
     return total + counts * (sum(experts) + math.ceil(len(experts) / EXPERTS_PER_PASS) * base)
 
 

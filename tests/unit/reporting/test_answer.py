@@ -29,7 +29,7 @@ def test_the_question_names_norms_only_where_they_are_in_the_run():
 
 def test_the_first_sentence_has_the_best_merge_and_the_references(study):
     best, merges = best_merge(study)
-    sentence = answer(study, {})[0]
+    sentence = answer(study, {AVERAGE: Standing([], untested="no answers")})[0]
     assert sentence.startswith(
         f"The best of {merges} merges, {study.label(best.method['id'])}, has {100 * best.average.value:.1f} %"
     )
@@ -46,7 +46,7 @@ def test_the_second_sentence_counts_the_verdicts_on_norms(study, difference, exp
         row.update(p_holm="0.9", low="-0.1", high="0.1", discordant="30", least_p_holm="0.001", same_as="")
     low, high = difference - 0.05, difference + 0.05
     rows[0].update(p_holm="0.001", difference=str(difference), low=str(low), high=str(high))
-    sentence = answer(study, {})[1]
+    sentence = answer(study, {AVERAGE: Standing([], untested="no answers")})[1]
     raised, lowered, same, undecided = map(int, re.findall(r"(?:in|;|and) (\d+)", sentence.partition("norms")[2]))
     assert (raised, lowered) == expected and same == 0 and raised + lowered + undecided == len(rows)
     assert sentence.startswith(f"In {len(rows)} comparisons")
@@ -62,8 +62,8 @@ def test_the_third_sentence_names_what_is_not_told_apart(study):
         (others[0],): f"1 merge {apart}: {study.label(others[0])}.",
         tuple(others[:4]): "4 merges cannot",
     }.items():
-        assert words in answer(study, {AVERAGE: Standing([name], list(alike), tested=True)})[2]
-    assert "was not tested" in answer(study, {AVERAGE: Standing([name])})[2]
+        assert words in answer(study, {AVERAGE: Standing([name], list(alike))})[2]
+    assert answer(study, {AVERAGE: Standing([name], untested="a reason")})[2].endswith("was not tested: a reason.")
 
 
 def test_every_row_has_its_place_on_the_axis_of_the_chart(study):
@@ -77,7 +77,7 @@ def test_every_row_has_its_place_on_the_axis_of_the_chart(study):
 
 
 def test_a_cell_has_its_interval_in_text_and_in_words(study):
-    shown = results(study, {study.tasks[0]["id"]: Standing(["ties"], ["tsv_m"], tested=True)})
+    shown = results(study, {study.tasks[0]["id"]: Standing(["ties"], ["tsv_m"])})
     rows = {row["id"]: row["cells"][0] for row in shown["rows"]}
     assert [rows[name]["standing"] for name in ("ties", "tsv_m", "ace")] == ["best", "alike", ""]
     low, high = re.fullmatch(r"\[(.+), (.+)\]", rows["ties"]["interval"]).groups()

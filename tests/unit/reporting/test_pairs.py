@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fabricated_run import EXAMPLES, quick
 
-from nan_merge.reporting import paired_tests, pairs
+from nan_merge.reporting import paired_difference, paired_tests, pairs
 from nan_merge.reporting.compare_view import comparison_data, pairs_csv
 from nan_merge.reporting.examples import examples_of, read_examples
 from nan_merge.reporting.paired_tests import Answers
-from nan_merge.reporting.pairs import AVERAGE, all_pairs, standings
+from nan_merge.reporting.pairs import AVERAGE, NO_ANSWERS, all_pairs, standings
 from nan_merge.reporting.study import Score, Study
 
 
@@ -80,7 +80,7 @@ def toy(methods, metric="accuracy"):
 def test_the_best_is_told_apart_only_from_what_a_test_tells_apart():
     study, answers = toy({"best": answered(0.8), "near": answered(0.79, first=9), "far": answered(0.5)})
     standing = standings(study, answers)["t"]
-    assert (standing.best, standing.alike, standing.tested) == (["best"], ["near"], True)
+    assert (standing.best, standing.alike, standing.gap) == (["best"], ["near"], "")
 
 
 def test_two_equal_merges_are_both_best():
@@ -91,7 +91,14 @@ def test_two_equal_merges_are_both_best():
 @pytest.mark.parametrize("metric", ["matthews", "f1_accuracy"])
 def test_where_answers_are_not_right_or_wrong_only_the_best_is_named(metric):
     study, answers = toy({"one": answered(0.8), "other": answered(0.79)}, metric)
-    assert (standings(study, answers)["t"].best, standings(study, answers)["t"].tested) == (["one"], False)
+    assert standings(study, answers)["t"].best == ["one"]
+    assert standings(study, answers)["t"].gap.endswith("was not tested: " + NO_ANSWERS + ".")
+
+
+def test_where_no_pair_of_so_many_could_be_significant_the_sentence_has_the_numbers(monkeypatch):
+    monkeypatch.setattr(paired_difference, "FLIPS", 99)
+    study, answers = toy({f"m{number}": answered(0.8, first=number) for number in range(4)})
+    assert "the 6 pairs of merges, which 99 sign flips are too few for" in standings(study, answers)["t"].gap
 
 
 def test_a_reference_is_neither_best_nor_alike():

@@ -27,7 +27,7 @@ def answer(study: Study, standings: Mapping[str, Standing]) -> list[str]:
     best, merges = best_merge(study)
     if best is None:
         return ["No merge was scored on every task of this suite."]
-    return [_level(study, best, merges), _norms(study), _told_apart(study, standings.get(AVERAGE), best)]
+    return [_level(study, best, merges), _norms(study), _told_apart(study, standings[AVERAGE], best)]
 
 
 def _level(study: Study, best: Summary, merges: int) -> str:
@@ -59,9 +59,9 @@ def _norms(study: Study) -> str:
     )
 
 
-def _told_apart(study: Study, standing: Standing | None, best: Summary) -> str:
-    if standing is None or not standing.tested:
-        return "Which merges cannot be told apart from the best was not tested here."
+def _told_apart(study: Study, standing: Standing, best: Summary) -> str:
+    if standing.untested:
+        return standing.gap
     alike = [name for name in [*standing.best, *standing.alike] if name != best.method["id"]]
     leader = study.label(best.method["id"])
     if not alike:

@@ -37,13 +37,24 @@ class Pair(NamedTuple):
     p_holm: float | None = None
 
 
+NO_ANSWERS = "answers to the single examples are missing, or do not add up to the metric"
+
+
 @dataclass
 class Standing:
-    """The merges of the highest value in a column, and the others that a paired test cannot tell apart from one of them."""
+    """The merges of the highest value in a column, and the others that a paired test cannot tell apart from one of them.
+
+    `untested` is the reason where there was no test.
+    """
 
     best: list[str]
     alike: list[str] = field(default_factory=list)
-    tested: bool = False
+    untested: str = ""
+
+    @property
+    def gap(self) -> str:
+        """The sentence that says why there was no test; empty where there was one."""
+        return self.untested and f"Which merges cannot be told apart from the best was not tested: {self.untested}."
 
 
 def all_pairs(study: Study, answers: Mapping[tuple, Any]) -> list[Pair]:
@@ -88,15 +99,18 @@ def _standing(study: Study, answers: Mapping[tuple, Any], rows: list[Summary], c
     best = [name for name, value in values.items() if value == top]
     pairs = len(values) * (len(values) - 1) // 2
     comparable = tasks and all(study.metric(task) in MEANS and task in _compared_tasks(study, answers) for task in tasks)
-    if not best or not comparable or pairs / (1 + paired_difference.FLIPS) >= 1 - LEVEL:
-        return Standing(best)
+    if not best or not comparable:
+        return Standing(best, untested=NO_ANSWERS)
+    if pairs / (1 + paired_difference.FLIPS) >= 1 - LEVEL:
+        flips = f"{paired_difference.FLIPS:,} sign flips"
+        return Standing(best, untested=f"p is multiplied by the {pairs:,} pairs of merges, which {flips} are too few for")
     found = {
         name: compare_pair(answers, {"suite": study.suite["id"], "method": best[0], "against": name}, tasks, [1] * len(tasks))
         for name in values
         if name not in best
     }
     alike = [name for name, numbers in found.items() if numbers and numbers["p"] * pairs >= 1 - LEVEL]
-    return Standing(best, alike, tested=True)
+    return Standing(best, alike)
 
 
 def _compared_tasks(study: Study, answers: Mapping[tuple, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from nan_merge.data.metrics import MEANS
 from nan_merge.reporting import table_parts as parts
 from nan_merge.reporting.formats import Table, interval, percent
 from nan_merge.reporting.paired_tests import Answers
-from nan_merge.reporting.pairs import AVERAGE, Standing, standings
+from nan_merge.reporting.pairs import AVERAGE, NO_ANSWERS, Standing, standings
 from nan_merge.reporting.statistics import LEVEL, summarise
 from nan_merge.reporting.study import Study
 
@@ -33,7 +33,7 @@ def ranks(study: Study, record: Mapping[str, Any]) -> Table:
     rows = [row for row in rows if row.method.get("group") != "reference"]
     tasks = [task["id"] for task in study.tasks if study.metric(task["id"]) in MEANS]
     right = _right(study, [row.method["id"] for row in rows], tasks) if len(tasks) == len(study.tasks) else []
-    standing = standings(study, study.answers)[AVERAGE] if right else Standing([])
+    standing = standings(study, study.answers)[AVERAGE] if right else Standing([], untested=NO_ANSWERS)
     for row, numbers in sorted(zip(rows, measured(right), strict=False), key=lambda each: each[1]["rank"]):
         name, label = row.method["id"], study.label(row.method["id"])
         mark = "best" if name in standing.best else "≈" if name in standing.alike else ""
@@ -47,7 +47,7 @@ def ranks(study: Study, record: Mapping[str, Any]) -> Table:
         f"{', crossed with R − 1 of R seeds' if study.samples_seeds else ''}; they cover {study.covered}. IQM: mean of the "
         "middle half of the accuracies by task and seed (Agarwal et al. 2021). Above others: share of tasks, seeds and other "
         "merges that the merge is above, ties as half (probability of improvement, averaged). Equal averages share a mean rank.",
-        TESTED if standing.tested else "Which merges cannot be told apart from the best was not tested here.",
+        standing.gap or TESTED,
     ]
     return table
 

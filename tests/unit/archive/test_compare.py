@@ -12,7 +12,7 @@ from fabricated_run import EXAMPLES, FabricatedRun
 from nan_merge.archive import compare, container
 from nan_merge.archive.container import opened
 from nan_merge.core.errors import UserError
-from scripts.compare_archives import compared
+from scripts.compare_archives import compared, text
 
 OVERLAY = {"suites": ["text"], "seeds": [0, 1], "methods": ["pretrained", "individual", "ties"], "tables": [], "figures": []}
 TIES = "results/scores/text/ties/seed1/all"
@@ -150,6 +150,45 @@ def test_digests_of_another_kind_are_told_by_their_lines(tensors, small, tmp_pat
     container.write(tmp_path / "b.zip", {}, {**SMALL, DIGEST: json.dumps({"sha256": {}, "tensors": tensors}).encode()})
     (found,) = compared(small, tmp_path / "b.zip")["files"]
     assert found["file"] == DIGEST and found["difference"].startswith("line 1 is ")
+
+
+TABLE = "results/tables/main_s.csv"
+
+
+def table(**values):
+    """Return a main table with a row of each method, which has the tasks x and y and no number for z."""
+    lines = ["suite,method,x,x_percent,y,y_percent,z,z_percent,average,average_percent"]
+    return "\n".join([*lines, *(f"s,{name},{x},1,{y},1,,,0,0" for name, (x, y) in values.items())]).encode()
+
+
+def test_tables_alone_are_compared_by_their_averages_and_by_digests(tmp_path):
+    whole = {**SMALL, TABLE: table(m=(0.5, 0.75), only=(1, 1))}
+    other = {**whole, TABLE: table(m=(0.5, 0.25), other=(1, 1)), ANSWERS: packed(prediction=[0, 0], label=[1, 0])}
+    container.write(tmp_path / "a.zip", {}, whole)
+    container.write(tmp_path / "b.zip", {}, {TABLE: other[TABLE], container.WHOLE: container.manifest({}, other)})
+    for files, numbers in ((("a.zip", "b.zip"), (0.625, 0.375)), (("b.zip", "a.zip"), (0.375, 0.625))):
+        found = compared(*(tmp_path / name for name in files))
+        (row,) = found["averages"]
+        assert (row["suite"], row["method"], row["tasks"], row["a"], row["b"], row["p"]) == ("s", "m", 2, *numbers, None)
+        assert found["settings"] is found["scores"] is None
+        assert found["files"] == [{"file": ANSWERS, "difference": "other bytes"}]
+        shown = "\n".join(text(found))
+        assert "single scores: not compared" in shown and "of those in both: 1" in shown
+    assert compared(tmp_path / "b.zip", tmp_path / "b.zip")["files"] == []
+
+
+@pytest.mark.parametrize("content", [b"suite\ns\n", b"\xff", table(m=("x", 1))])
+def test_a_table_of_another_content_is_told(content, tmp_path):
+    container.write(tmp_path / "b.zip", {}, {TABLE: content, container.WHOLE: container.manifest({}, {})})
+    with pytest.raises(UserError, match=rf"b\.zip: {TABLE}: is not what this version writes there \("):
+        compared(tmp_path / "b.zip", tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"files": {"results/digests/a": 1}}', b"\xff"])
+def test_a_whole_manifest_of_another_content_is_told(content, tmp_path):
+    container.write(tmp_path / "b.zip", {}, {TABLE: table(), container.WHOLE: content})
+    with pytest.raises(UserError, match=rf"b\.zip: {container.WHOLE}: "):
+        compared(tmp_path / "b.zip", tmp_path / "b.zip")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
-"""Two archives side by side: settings, scores, answers to the same examples, and how the other files differ."""
+"""Two archives side by side: settings, scores, answers to the same examples, and how the other files differ.
+
+An archive of tables has none of these; `tabled` and `digests` compare what it has, with another one or with a whole archive.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nan_merge.archive.container import Archive, as_written
+from nan_merge.archive.container import WHOLE, Archive, as_written
 from nan_merge.archive.differences import difference
+from nan_merge.archive.pages import MAIN
 from nan_merge.archive.predictions import Place, read, tasks_of
 from nan_merge.core.errors import UserError
 from nan_merge.core.names import first_of
@@ -23,6 +29,7 @@ from nan_merge.reporting.paired_difference import paired_over_seeds
 
 CONFIG = "results/run_config.yaml"
 SCORES = "results/scores/"
+PREDICTIONS = re.compile(rf"{SCORES}.+\.npz")
 OTHERS = ("results/coefficients/", "results/measures/", "results/selected/", "results/trials/", "results/searches/",
           "results/premise/", "results/digests/")  # fmt: skip
 
@@ -178,3 +185,42 @@ def others(a: Archive, b: Archive) -> list[tuple[str, str]]:
                 if (how := difference(kept, made)) is not None:
                     found.append((name, how))
     return found
+
+
+def tabled(a: Archive, b: Archive) -> list[Average]:
+    """Return the rows of the main tables of both, averaged over the tasks that both have; nothing is paired."""
+    one, two = _rows(a), _rows(b)
+    found = []
+    for key in sorted({*one} & {*two}):
+        if tasks := {*one[key]} & {*two[key]}:
+            first, second = (fmean(side[key][task] for task in sorted(tasks)) for side in (one, two))
+            found.append(Average(*key, len(tasks), first, second))
+    return found
+
+
+def _rows(archive: Archive) -> dict[Method, dict[str, float]]:
+    """Return the values of every row by task: means over seeds, of draws over these."""
+    found = {}
+    for name in filter(MAIN.fullmatch, archive.files):
+        with as_written(f"{archive.file}: {name}"):
+            for row in csv.DictReader(io.StringIO(archive.read(name).decode())):
+                columns = [key.removesuffix("_percent") for key in row if key.endswith("_percent") and row[key]]
+                tasks = [column for column in columns if not column.endswith("average")]
+                found[row["suite"], row["method"]] = {task: float(row[task]) for task in tasks}
+    return found
+
+
+def digests(a: Archive, b: Archive) -> list[tuple[str, str]]:
+    """Return the predictions and measurements of both runs of which the manifests have different digests, each with how."""
+    one, two = _digests(a), _digests(b)
+    return [(name, "other bytes") for name in sorted(one.keys() & two.keys()) if one[name] != two[name]]
+
+
+def _digests(archive: Archive) -> dict[str, str]:
+    """Return the SHA-256 of the predictions and measurements of a run by name."""
+    files = archive.files
+    if WHOLE in files:
+        with as_written(where := f"{archive.file}: {WHOLE}"):
+            files = parse_json(archive.read(WHOLE).decode(), where)["files"]
+            files = {name: {"sha256": str(entry["sha256"])} for name, entry in files.items()}
+    return {name: entry["sha256"] for name, entry in files.items() if name.startswith(OTHERS) or PREDICTIONS.fullmatch(name)}

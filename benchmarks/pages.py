@@ -12,6 +12,7 @@ from benchmarks.layers import pairs, rows
 from benchmarks.memory import peaks
 from benchmarks.methods import costs
 from benchmarks.programs import OURS, SAME_AS
+from benchmarks.scoring import speeds
 from benchmarks.tables import PEERS, grid, matrix_ratios, megabytes, select, wall
 from nan_merge.core.files import read_json
 
@@ -28,10 +29,11 @@ def merges(results: Mapping[str, Any]) -> list[str]:
         seconds = [wall(case, *program) or math.nan for program in programs]
         memory = [megabytes(select(case["runs"], *program), "anonymous") for program in programs]
         cells = [cell for s, held in zip(seconds, memory, strict=True) for cell in (f"{s:.1f}", held)]
-        lines.append([f"`{OURS[method]}`", *cells, f"{seconds[0] / seconds[1]:.2f}"])
+        floor = seconds[0] / (wall(case, "floor", "") or math.nan)
+        lines.append([f"`{OURS[method]}`", *cells, f"{seconds[0] / seconds[1]:.2f}", f"{floor:.1f}"])
     version = f"{peer} {results['facts']['peers'][peer][peer]}"
     models = f"{case['experts']} × {case['size']} {case['type']}"
-    return grid([models, "wall s", "anonymous MB", f"{version}: wall s", "anonymous MB", "ratio of wall"], lines)
+    return grid([models, "wall s", "anonymous MB", f"{version}: wall s", "anonymous MB", "ratio of wall", "× floor"], lines)
 
 
 def wholes(results: Mapping[str, Any]) -> list[str]:
@@ -50,6 +52,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "matrices": matrix_ratios,
     "memory": peaks,
     "evaluation": processes,
+    "scoring": speeds,
     "methods": costs,
 }
 

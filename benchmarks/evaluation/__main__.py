@@ -1,4 +1,4 @@
-"""Measure wost of an evaluation: the batch loop against the bare forward pass, and whole processes against FusionBench.
+"""Measure the cost of an evaluation: the batch loop against the bare forward pass, and whole processes against FusionBench.
 
     python -m benchmarks.evaluation --fusionbench PYTHON
 

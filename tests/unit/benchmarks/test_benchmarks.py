@@ -10,15 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from models import ROOT
 
-from benchmarks import cases, layers, memory, merge, methods, norms, pages, programs, shapes, tables
+from benchmarks import cases, layers, memory, merge, methods, norms, pages, programs, scoring, shapes, tables
 from benchmarks.evaluation import __main__ as evaluation
 from benchmarks.evaluation import models, pictures
 from benchmarks.evaluation import table as evaluations
 from benchmarks.harness import measure, turn
-from nan_merge.checkpoints.checkpoint import Checkpoint
+from nan_merge.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from nan_merge.core.errors import UserError
+from nan_merge.data.dataset import write_dataset
+from nan_merge.models.families import text_encoder
 
 MB = 1_000_000
 COMPUTE_TILE = "held = b'x' * 200_000_000; time.sleep(0.6)"
@@ -288,10 +292,11 @@ def test_a_recorded_table_is_that_of_the_recorded_numbers(name):
 
 def test_the_page_sets_ours_beside_the_peer_and_whole_models_below_each_other():
     runs = [run("ours", "nan", 4.0), run("mergekit", "task_arithmetic", 50.0), {**run("ours", "nan", 5.0), "anonymous": 2 * MB}]
+    runs.append(run("floor", "", 2.0))
     peers = {"mergekit": {"mergekit": "0.1.5", "torch": "2.0"}}
     found = rows("\n".join(pages.merges({"facts": {"peers": peers}, "cases": [case(runs=runs)]})))
     assert found[0][:1] == ["3 × 1B bfloat16"] and found[0][3] == "mergekit 0.1.5: wall s"
-    assert found[2:] == [["`task_arithmetic+nan_delta`", "4.5", "100", "50.0", "100", "0.09"]]
+    assert found[2:] == [["`task_arithmetic+nan_delta`", "4.5", "100", "50.0", "100", "0.09", "2.2"]]
     few, many = ([{**run("ours", "ace", s), "others": 0.0}, run("floor", "", 1.0)] for s in (5.0, 7.0))
     both = [case(layers=0, asked=0, runs=few), case(layers=2, asked=2, runs=many)]
     assert rows("\n".join(pages.wholes({"cases": both})))[2:] == [["3 × 1B", "ace", "ours", "27 s", "54 s", "0.1"]]
@@ -432,6 +437,29 @@ def test_the_benchmark_of_evaluations_runs(tmp_path, capsys):
     assert sorted(each["part"] for each in record["loop"]) == ["encoder", "loop", "network"]
     assert record["agreement"] == {"float32": "6 of 6"} and set(record["made"]) == {"model", "head", "6 images"}
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_benchmark_of_scoring_sets_the_loop_against_its_forward_passes(tmp_path, capsys):
+    draw, config = np.random.default_rng(0), {**tiny.BERT, "vocab_size": 30, "max_position_embeddings": 10}
+    with torch.device("meta"):
+        shapes_of = {name: tensor.shape for name, tensor in text_encoder.Encoder(config, set()).state_dict().items()}
+    weights = {name: draw.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes_of.items()}
+    write_checkpoint(tmp_path / "results/checkpoints/own/pretrained", weights, config)
+    for task, size in (("a", 70), ("b", 8)):
+        tokens = draw.integers(1, 30, (size, 8)).astype(np.uint16)
+        write_dataset(tmp_path / "results/datasets/shared" / task, {"classes": ["x"]}, {"test": (tokens, np.zeros(size, int))})
+    tiny.write_yaml(tmp_path / "results/run_config.yaml", {"suites": {"own": {"family": "text_encoder", "data": "shared"}}})
+    how = ["--results", str(tmp_path / "results"), "--examples", "40", "--rounds", "2", "--output", str(tmp_path / "out")]
+    scoring.main(["own", *how])
+    record = json.loads((tmp_path / "out/scoring.json").read_text())
+    assert sorted((each["part"], each["round"], each["examples"]) for each in record["rounds"]) == [
+        (part, number, 48) for part in ("forward", "loop") for number in (1, 2)
+    ]
+    rounds = [{"suite": "own", "examples": 10, "round": n, "part": part, "wall": wall, "processor": 1.0}
+              for part, wall in (("forward", 0.9), ("loop", 1.0)) for n in (1, 2)]  # fmt: skip
+    assert rows("\n".join(pages.TABLES["scoring"]({"rounds": rounds})))[2] == ["own", "10", "11.1", "10.0", "0.900", "1.000"]
+    with pytest.raises(UserError, match="no prepared tasks of the suite 'other'; run it first"):
+        scoring.main(["other", *how])
 
 
 def test_the_benchmark_of_methods_names_the_slowest_and_what_failed(tmp_path, capsys):

@@ -11,7 +11,7 @@ import yaml
 
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_table
-from nan_merge.reporting import checks, norm_data
+from nan_merge.reporting import checks, norm_data, norm_figures
 from nan_merge.reporting.figure_style import curve_styles
 from nan_merge.reporting.figures import draw_figure
 from nan_merge.reporting.formats import p_value, percent
@@ -284,6 +284,26 @@ def test_a_figure_has_the_same_bytes_each_time(study, tmp_path, kind):
     for suffix in (".svg", ".pdf", ".png"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert "dc:date" not in (tmp_path / "one.svg").read_text()
+
+
+def test_shares_stand_beside_the_training_sets_of_every_seed_where_these_change(study):
+    names, (measured,) = list(norm_data.experts(study)), study.measures.values()
+    for task in study.tasks:
+        task["train"] = {"0": 100, "1": 400} if task["id"] == names[0] else {"0": 400, "1": 100}
+    study.measures = {0: measured, 1: measured}
+    figure, caption = norm_figures.coefficients(study, {})
+    points = next(line for line in figure.axes[1].get_lines() if line.get_label() == "α from ‖τ‖")
+    alpha = [float(norm_data.experts(study)[name]["alpha_task_vector"][0]) for name in names]
+    assert points.get_xdata().tolist() == [100, 400, 400, 100]
+    assert points.get_ydata().tolist() == pytest.approx([alpha[0], alpha[0], alpha[1], alpha[1]])
+    assert figure.axes[1].get_xscale() == "log" and "right: every seed" in caption
+
+
+def test_shares_have_one_panel_where_no_training_set_is_known(study):
+    study.datasets = {}
+    study.suite["tasks"] = [{key: value for key, value in task.items() if key != "train"} for task in study.tasks]
+    figure, caption = norm_figures.coefficients(study, {})
+    assert len(figure.axes) == 1 and "Dashed" not in caption
 
 
 @pytest.mark.parametrize("kind", KINDS)

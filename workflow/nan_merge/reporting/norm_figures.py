@@ -2,68 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from nan_merge.reporting import norm_data
 from nan_merge.reporting.figure_style import GREY, OKABE_ITO, empty_figure
 from nan_merge.reporting.formats import exceeds
 from nan_merge.reporting.study import Study
 
+SERIES = (("weights", "from ‖W‖", "s", OKABE_ITO[4], 8), ("task_vector", "from ‖τ‖", "o", OKABE_ITO[0], 12))
+
 
 def coefficients(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:
-    """NAN's shares against their norms and against the amount of data."""
+    """NAN's shares against their norms and, where training-set sizes are known, against these."""
     measured = norm_data.experts(study)
     if not measured:
         return empty_figure("No norms were measured in this suite.")
-    names, sizes = list(measured), study.sizes
-    figure = Figure(figsize=(9.2, 3.9))
-    left, right = figure.subplots(1, 2, sharey=True)
-    series = (("weights", "from ‖W‖", "s", OKABE_ITO[4], 8), ("task_vector", "from ‖τ‖", "o", OKABE_ITO[0], 12))
-    spreads: dict[str, float] = {}
-    numbers = {"ha": "center", "va": "center_baseline", "fontsize": 7.5, "color": "white", "fontweight": "bold"}
-    for of, label, marker, colour, width in series:
-        alpha = np.array([measured[name][f"alpha_{of}"].mean() for name in names])
+    names, by_seed = list(measured), [study.sizes_of(seed) for seed in sorted(study.measures)]
+    sizes = np.array([[of_seed.get(name, 0) for of_seed in by_seed] for name in names])
+    sized, rotated = np.flatnonzero(sizes.all(axis=1)), bool((sizes != sizes[:, :1]).any())
+    figure = Figure(figsize=(9.2, 3.9) if len(sized) else (5.9, 3.9))
+    left, *beside = panels = figure.subplots(1, 2 if len(sized) else 1, sharey=True, squeeze=False)[0]
+    spreads = {}
+    for of, label, marker, colour, width in SERIES:
+        alpha = np.array([measured[name][f"alpha_{of}"] for name in names])
         norm = np.array([measured[name][of].mean() for name in names])
-        style = {"color": colour, "markersize": width, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
-        known = [i for i, name in enumerate(names) if name in sizes]
-        places = [
-            (left, norm / (norm.mean() or 1.0), range(len(names))),
-            (right, np.array([sizes.get(name, 0) for name in names]), known),
-        ]
-        for axes, x, kept in places:
-            axes.plot(x[list(kept)], alpha[list(kept)], marker, label=f"α {label}", **style)
-            for i in kept if of == "task_vector" else ():
-                axes.text(x[i], alpha[i], str(i + 1), **numbers)
-        spreads[of] = norm_data.relative_spread(alpha)
-    for axes in (left, right):
+        style = {"marker": marker, "color": colour, "markersize": width, "label": f"α {label}"}
+        numbers = range(len(names)) if of == "task_vector" else []
+        _points(left, norm / (norm.mean() or 1.0), alpha.mean(axis=1), numbers, style)
+        for right in beside:
+            if rotated:  # a point for each seed
+                _points(right, sizes[sized].ravel(), alpha[sized].ravel(), [], {**style, "markersize": width / 2})
+            else:
+                _points(right, sizes[sized, 0], alpha[sized].mean(axis=1), sized if numbers else [], style)
+        spreads[of] = norm_data.relative_spread(alpha.mean(axis=1))
+    for axes in panels:
         axes.axhline(1 / len(names), color=GREY, linestyle=":", linewidth=1, label="uniform, 1/T")
-    if len(sizes) == len(study.tasks):
-        order = sorted(sizes.values())
-        right.plot(order, [size / sum(order) for size in order], "--", color=GREY, linewidth=1, label="share of data")
+    complete = len(sized) > 0 and len(by_seed[0]) == len(study.tasks)
+    for right in beside:
+        order = np.unique(sizes[sized])
+        if complete:
+            share = order / sum(by_seed[0].values())
+            right.plot(order, share, "--", color=GREY, linewidth=1, label="share of data")
         right.set_xscale("log")
-        _plain_log(right, order)
-    right.set_xlabel("training examples (log scale)")
+        _plain_log(right, order.tolist())
+        right.set_xlabel("training examples (log scale)")
     left.set_xlabel("norm of the expert / mean over experts")
     left.set_ylabel("share α of the coefficients")
-    drawn = [line for axes in (left, right) for line in axes.get_lines() if not line.get_label().startswith("_")]
-    handles = {line.get_label(): line for line in drawn}
-    numbered = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
-    right.legend(handles=[*handles.values(), *numbered], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+    drawn = [line for axes in panels for line in axes.get_lines() if not line.get_label().startswith("_")]
+    handles = {line.get_label(): line for line in reversed(drawn)}
+    listed = [Line2D([], [], linestyle="none", label=f"{i + 1}  {study.label(name)}") for i, name in enumerate(names)]
+    handled = [*reversed(handles.values()), *listed]
+    panels[-1].legend(handles=handled, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
     return figure, (
         "NAN's shares α (inverse norms, whole model, summing to 1). With norms of whole weights the largest share "
         f"{exceeds(spreads['weights'])}; with norms of task vectors it {exceeds(spreads['task_vector'])}."
-        + (
-            " Dashed: shares in proportion to the training-set size, which NAN's derivation aims at."
-            if len(sizes) == len(study.tasks)
-            else ""
-        )
-        + (" Mean over seeds." if len(study.measures) > 1 else "")
+        + (" Dashed: shares in proportion to the training-set size, which NAN's derivation aims at." if complete else "")
+        + (" Mean over seeds." if len(by_seed) > 1 and not rotated else "")
+        + (" Left: means over seeds; right: every seed, with which the sizes of the training sets change." if rotated else "")
     )
+
+
+def _points(axes: Axes, x: NDArray, y: NDArray, numbers: Iterable[int], style: Mapping[str, Any]) -> None:
+    """Plot one point an expert; `numbers` are those of the experts that are written on the points."""
+    axes.plot(x, y, linestyle="none", markeredgecolor="white", markeredgewidth=0.8, **style)
+    words: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 7.5, "color": "white", "fontweight": "bold"}
+    for place, number in enumerate(numbers):
+        axes.text(x[place], y[place], str(number + 1), **words)
 
 
 def premise(study: Study, record: dict[str, Any]) -> tuple[Figure, str]:

@@ -107,7 +107,12 @@ class Experiment:
         checks.check_validation_sizes(self)
 
     def _members(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return the methods that an entry of `methods` stands for: a nested merge, or those of the catalogue."""
+        """Return the methods that an entry of `methods` stands for: a nested merge, those of the catalogue, or an expert.
+
+        The recorded config of a run names the rows of experts, too.
+        """
+        if name in self.expert_rows:
+            return {name: expert_row(self.expert_rows[name])}
         where, (host, *variants) = self.where("methods"), name.split("+")
         if variants and host in self.nested.rows:
             raise UserError(f"{where}: '{name}': {host} is a nested merge, and takes no variants; put them on its `method`")
@@ -269,7 +274,7 @@ class Experiment:
         found: list[str] = []
         for method in self.config["methods"]:
             found += [method, *(self.expert_rows if method == INDIVIDUAL else [])]
-        self.config["methods"] = found
+        self.config["methods"] = list(dict.fromkeys(found))
 
     def absent(self, suite: str) -> list[str]:
         """Return the rows that a suite lacks: experts and nested merges of others, `individual` if no task has an expert."""

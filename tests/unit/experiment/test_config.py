@@ -168,6 +168,18 @@ def test_every_suite_task_and_asset_is_valid_and_used():
     assert used == set(found.assets), "an asset that nothing uses, or a use of no asset"
 
 
+RUNS = [ROOT / "config/study/robustness.yaml"]
+RUNS += [file for file in sorted((ROOT / "config").glob("**/*.yaml")) if isinstance(read_yaml(file).get("methods"), list)]
+
+
+@pytest.mark.parametrize("overlay", RUNS, ids=lambda path: path.relative_to(ROOT / "config").as_posix())
+def test_the_recorded_config_of_a_run_is_that_of_the_same_run(overlay):
+    """`archive`, `verify` and exports read it: draws, sweeps and experts are rows of their own in it."""
+    config = {**read_yaml(ROOT / "config/config.yaml"), **read_yaml(overlay)}
+    record = Experiment(config, ROOT).record()
+    assert Experiment(record["config"], ROOT).record() == record
+
+
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config/papers").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_overlay_of_a_paper_asks_for_what_there_is(overlay):
     found = Experiment({**shipped().config, **read_yaml(overlay)}, ROOT)

@@ -133,6 +133,13 @@ def test_a_task_that_no_expert_saw_has_the_experts_as_rows_and_no_individual_mod
     } & forgotten.keys()
 
 
+def test_a_run_with_rows_of_experts_is_archived_and_verified(made, tmp_path):
+    _, project = made
+    for command in (f"archive {tmp_path / 'run.zip'}", f"verify {tmp_path / 'run.zip'}"):
+        done = project.shell(f"python -m nan_merge.cli {command}", PYTHONPATH=str(project / "workflow"))
+        assert done.code == 0, done.text
+
+
 def test_scores_on_corrupted_inputs_enter_a_card_as_what_they_are(made, tmp_path):
     _, project = made
     command = f"python -m nan_merge.cli export --to hub --suite {TYPOS} --method ties --output {tmp_path / 'card'}"

@@ -67,12 +67,13 @@ def logits_of_transformers(model, tokens):
         return model(input_ids=ids, attention_mask=is_token.long()).logits
 
 
-def test_logits_are_those_of_transformers_bit_by_bit(prepared):
+def test_logits_are_those_of_transformers_but_for_rounding(prepared):
+    """Its matrix products have other shapes, which some processors round otherwise."""
     model, _, expert, head = prepared
     tokens = rows(model.config.vocab_size, 4)
     with torch.inference_mode():
         found = head(sequence_classification.load(expert)(tokens))
-    assert torch.equal(found, logits_of_transformers(model, tokens)) and found.std() > 0.1
+    assert torch.allclose(found, logits_of_transformers(model, tokens), rtol=0, atol=1e-5) and found.std() > 0.1
     assert predict(sequence_classification.load(expert)(tokens).detach().numpy(), head).tolist() == found.argmax(1).tolist()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nan_merge.core import kernels
-from nan_merge.engine.reader import BFLOAT16, FLOAT32
+from nan_merge.engine.reader import BFLOAT16, for_kernels
 from nan_merge.methods import combine, preprocess
 from nan_merge.methods.context import DRAWS, TensorContext
 from nan_merge.methods.recipe import Recipe
@@ -46,11 +46,10 @@ def linear(stored: Sequence[np.ndarray], alpha: Sequence[float], out: np.ndarray
     """
     if len(stored) > kernels.MODELS:
         return False
-    types = {block.dtype for block in (*stored, out)}
-    if types == {BFLOAT16}:
-        *models, target = (block.view(np.uint16) for block in (*stored, out))
-        return kernels.linear(tuple(models), np.asarray(alpha, np.float32), target)
-    return types == {FLOAT32} and kernels.linear(tuple(stored), np.asarray(alpha, np.float64), out)
+    if (blocks := for_kernels([*stored, out])) is None:
+        return False
+    *models, target = blocks
+    return kernels.linear(tuple(models), np.asarray(alpha, np.float32 if out.dtype == BFLOAT16 else np.float64), target)
 
 
 def _disjoint(taus: np.ndarray, alpha: Sequence[float], elect: str, weights: Sequence[float] | None) -> np.ndarray:

@@ -16,7 +16,7 @@ from nan_merge.core.blocks import compute_type, step_for
 from nan_merge.core.errors import UserError
 from nan_merge.core.parallel import parallel_map
 from nan_merge.core.progress import Progress, no_progress
-from nan_merge.engine.reader import BFLOAT16, FLOAT32, Reader, sums_of_squares
+from nan_merge.engine.reader import Reader, for_kernels, sums_of_squares
 from nan_merge.layouts.unify import Chunk, Models
 from nan_merge.layouts.updates import LowRank
 from nan_merge.methods.coefficients import MODEL
@@ -234,13 +234,10 @@ def _counts(
         def work(chunk: Chunk) -> None:
             name, theta = chunk[0], np.empty(kernels.CACHE_TILE, compute_type(models.base.entries[chunk[0]].dtype))
             for first, stored in reader.pieces(*chunk):
-                if (types := {block.dtype for block in stored}) == {BFLOAT16}:
-                    base, *tuned = [block.view(np.uint16) for block in stored]
-                elif types == {FLOAT32}:
-                    base, *tuned = stored
-                else:
-                    base, *tuned = reader.task_vectors(name, first, stored)
-                    base = np.zeros_like(base)
+                if (blocks := for_kernels(stored)) is None:
+                    blocks = [*reader.task_vectors(name, first, stored)]
+                    blocks[0] = np.zeros_like(blocks[0])
+                base, *tuned = blocks
                 for t, expert in enumerate(tuned):
                     smaller, top = kernels.count(base, expert, theta, tau, limits[t], kind(shift), counts[t])
                     below[t] += smaller

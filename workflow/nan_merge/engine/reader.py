@@ -89,6 +89,14 @@ class Reader:
         raise AssertionError(f"all numbers of '{name}' from {first} on are finite")
 
 
+def for_kernels(stored: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """Return arrays of one type as kernels take them, bfloat16 as its bits; None for several types, and one without a kernel."""
+    types = {block.dtype for block in stored}
+    if types == {BFLOAT16}:
+        return [block.view(np.uint16) for block in stored]
+    return list(stored) if types == {FLOAT32} else None
+
+
 def widen(stored: np.ndarray, out: np.ndarray) -> bool:
     """Write stored values (n,) of any type into `out` (n,), float32 or float64; return whether all are finite."""
     if stored.dtype == BFLOAT16 and out.dtype == FLOAT32:
@@ -136,11 +144,9 @@ def sums_of_squares(stored: Sequence[np.ndarray]) -> np.ndarray:
     `stored` are the values (n,) of the base and of T experts. The sum of a tile with NaN or infinity is not finite.
     """
     sums = np.empty((len(stored) - 1, -(-len(stored[0]) // SUM_TILE), 2))
-    types = {block.dtype for block in stored}
-    if types in ({BFLOAT16}, {FLOAT32}):
-        bits = [block.view(np.uint16) if types == {BFLOAT16} else block for block in stored]
-        for first, last in spans(len(bits) - 1, kernels.MODELS - 1):
-            kernels.squares((bits[0], *bits[1 + first : 1 + last]), SUM_TILE, sums[first:last])
+    if (blocks := for_kernels(stored)) is not None:
+        for first, last in spans(len(blocks) - 1, kernels.MODELS - 1):
+            kernels.squares((blocks[0], *blocks[1 + first : 1 + last]), SUM_TILE, sums[first:last])
         return sums
     for number, (start, stop) in enumerate(spans(len(stored[0]), SUM_TILE)):
         theta, *experts = (block[start:stop].astype(np.float64) for block in stored)

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 BLOCK = 1 << 20
 PER_SECOND = 50  # samples of memory
@@ -182,6 +182,19 @@ def turn(items: Sequence[Item], number: int) -> list[Item]:
     """Return items in the order of round `number`: each comes first, second, ... about as often."""
     first = number % len(items)
     return [*items[first:], *items[:first]]
+
+
+def in_turn(work: Mapping[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
+    """Return the seconds of every part of the work, wall and processor, round by round; a round before them warms up."""
+    found = []
+    for number in range(-1, rounds):
+        for part in turn([*work], max(number, 0)):
+            wall, processor = time.perf_counter(), time.process_time()
+            work[part]()
+            seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+            if number >= 0:
+                found.append({"round": number + 1, "part": part, **seconds})
+    return found
 
 
 def warm(files: Iterable[Path]) -> None:

@@ -8,8 +8,7 @@ The models and data are those of `make demo` and `make demo-vision`, in results/
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import ROOT, facts, positive
-from benchmarks.harness import turn
+from benchmarks.harness import in_turn
 from benchmarks.tables import grid, machine, save
 from nan_merge.core.command_line import command_line
 from nan_merge.core.errors import UserError
@@ -77,17 +76,8 @@ def measure(results: Path, suite: str, most: int, rounds: int) -> list[dict[str,
         for each, of_task in zip(inputs, batches, strict=True):
             embed(encoder, each, of_task, forward)
 
-    work: dict[str, Callable[[], None]] = {"forward": alone, "loop": loop}
-    found = []
-    for number in range(-1, rounds):  # the round before the first warms up
-        for part in turn(PARTS, max(number, 0)):
-            wall, processor = time.perf_counter(), time.process_time()
-            work[part]()
-            seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
-            if number >= 0:
-                examples = sum(map(len, inputs))
-                found.append({"suite": suite, "round": number + 1, "part": part, "examples": examples, **seconds})
-    return found
+    found = in_turn(dict(zip(PARTS, (alone, loop), strict=True)), rounds)
+    return [{"suite": suite, "examples": sum(map(len, inputs)), **each} for each in found]
 
 
 def scoring_table(results: dict[str, Any]) -> str:
@@ -106,17 +96,10 @@ def speeds(results: dict[str, Any]) -> list[str]:
         forward, loop = ([each for each in results["rounds"] if (each["suite"], each["part"]) == (suite, part)] for part in PARTS)
         examples = forward[0]["examples"]
         rates = [f"{median(examples / each['wall'] for each in part):.1f}" for part in (forward, loop)]
-        ratios = [f"{_ratio(forward, loop, kind):.3f}" for kind in ("wall", "processor")]
+        pairs = list(zip(forward, loop, strict=True))  # of one round
+        ratios = [f"{median(one[kind] / other[kind] for one, other in pairs):.3f}" for kind in ("wall", "processor")]
         rows.append([suite, f"{examples:,}", *rates, *ratios])
     return grid(HEAD, rows)
-
-
-def _ratio(forward: list[dict[str, Any]], loop: list[dict[str, Any]], kind: str) -> float:
-    return median(one[kind] / other[kind] for one, other in zip(_by_round(forward), _by_round(loop), strict=True))
-
-
-def _by_round(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rounds, key=lambda each: each["round"])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.evaluation.table import PARTS
-from benchmarks.harness import turn
+from benchmarks.harness import in_turn
 from nan_merge.data.dataset import Dataset
 from nan_merge.models.registry import find_family
 
@@ -36,16 +34,8 @@ def measure(model: Path, data: Path, head: Path, size: int, precision: str, roun
         "encoder": lambda: repeated(encoder, first, len(batches), forward),
         "loop": lambda: predict(embed(encoder, inputs, batches, forward), rows),
     }
-    found = []
-    for number in range(-1, rounds):
-        for part in turn(PARTS, max(number, 0)):
-            wall, processor = time.perf_counter(), time.process_time()
-            work[part]()
-            seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
-            if number >= 0:  # the round before warms up
-                images = len(batches) * size
-                found.append({"round": number + 1, "part": part, "precision": precision, "images": images, **seconds})
-    return found
+    images = len(batches) * size
+    return [{"precision": precision, "images": images, **each} for each in in_turn(work, rounds)]
 
 
 def repeated(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:

@@ -12,7 +12,7 @@ from nan_merge.methods.context import TensorContext
 from nan_merge.methods.orthogonal import orthomerge
 
 C = [0.5, 0.2, 0.9]
-SHAPES = pytest.mark.parametrize("shape", [(9, 6), (6, 9), (7, 7), (1, 4), (4, 1), (1, 1)], ids=str)
+SHAPES = pytest.mark.parametrize("shape", [(9, 6), (6, 9), (3, 9), (7, 7), (1, 4), (4, 1), (1, 1)], ids=str)
 
 
 def at(base):

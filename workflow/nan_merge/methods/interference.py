@@ -46,15 +46,19 @@ def _normal_equation(
 
 def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning_rate: float) -> Array:
     """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start`."""
-    x, first, second = start, 0 * start, 0 * start
+    x, first, second = start + 0, 0 * start, 0 * start
     for step in range(1, steps + 1):
         stop_if_interrupted()
         g = gradient(x)
-        first = BETA_1 * first + (1 - BETA_1) * g
+        first *= BETA_1
+        first += (1 - BETA_1) * g
+        second *= BETA_2
         with np.errstate(over="ignore"):  # beyond 1e154, in float32 1e19, there is no step
-            second = BETA_2 * second + (1 - BETA_2) * g * g
-        size = (second / (1 - BETA_2**step)) ** 0.5 + STABLE
-        x = x - learning_rate / (1 - BETA_1**step) * first / size
+            second += (1 - BETA_2) * g * g
+        size = second / (1 - BETA_2**step)
+        size **= 0.5
+        size += STABLE
+        x -= learning_rate / (1 - BETA_1**step) * first / size
     return x
 
 
@@ -179,18 +183,19 @@ def doge(
     `exclude` the others. Directions that are shared as much as the last of the first count too, since which of them come first
     is arbitrary.
     """
-    count = min(taus[0].shape)
-    tops = namespace(taus[0]).concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
+    count, xp = min(taus[0].shape), namespace(taus[0])
+    tops = xp.concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
     u, s, _ = triplets(tops, count, COMPUTED * length(tops))
     number = min(count // subspace, len(s))
-    shared = u * (s > 0) * (s >= float(s[number - 1]) * (1 - negligible(s, times=COMPUTED)) if number else s < 0)
+    strong = (s > 0) * (s >= float(s[number - 1]) * (1 - negligible(s, times=COMPUTED)) if number else s < 0)
+    shared = u[:, : int(strong.sum())]  # singular values are in descending order
     total, scale = sum(c * tau for c, tau in zip(alpha, taus, strict=True)), sum(alpha)
-
-    before = [(tau * (tau - total)).sum(axis=1) for tau in taus]
+    before = xp.stack([(tau * (tau - total)).sum(axis=1) for tau in taus], axis=1)
+    rows = xp.stack(taus, axis=1)  # (out, T, in): a row of every expert
 
     def gradient(delta: Array) -> Array:
-        left = [(rows - scale * (tau * delta).sum(axis=1))[:, None] for rows, tau in zip(before, taus, strict=True)]
-        full = -2 * scale * sum(rest * tau for rest, tau in zip(left, taus, strict=True))
+        left = before - scale * (rows @ delta[:, :, None])[:, :, 0]
+        full = ((-2 * scale * left)[:, None, :] @ rows)[:, 0, :]
         return full - shared @ (shared.T @ full)
 
     delta = _adam(0 * taus[0], gradient, steps, learning_rate)

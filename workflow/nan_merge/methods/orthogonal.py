@@ -61,8 +61,12 @@ def _generator(base: Array, target: Array) -> Array:
     """Return the skew A (n, n) whose rotation Cay(A) takes the base (m, n) closest to the target."""
     if not bool((base != target).any()):
         return 0 * _identity(base)
+    xp = namespace(base)
+    if 2 * base.shape[0] < base.shape[1]:  # nothing turns but what the rows of both span
+        rows = xp.linalg.qr(xp.concat([base, target - base]).T)[0]
+        return rows @ _generator(base @ rows, target @ rows) @ rows.T
     u, s, vt = svd(base.T @ target)
-    xp, real = namespace(s), int((s > negligible(s) * s[0]).sum())
+    real = int((s > negligible(s) * s[0]).sum())
     if real < len(s):  # inputs that the weights leave open: as near to the identity as can be
         inner_u, _, inner_vt = svd(u[:, real:].T @ vt[real:].T)
         u = xp.concat([u[:, :real], u[:, real:] @ inner_u], axis=1)

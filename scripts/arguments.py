@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of several scripts
     "threads": {"type": int, "default": 1},
     "device": {"default": "cpu", "help": "cpu, cuda or cuda:N"},
     "compute": {"default": COMPUTE[0], "choices": COMPUTE, "help": "type of merges that take whole tensors"},
+    "blas-threads": {"type": int, "default": 1, "help": "of the matrix library at large tensors"},
     "thresholds": {"type": Path, "default": None, "help": "measured thresholds, for a method that trims"},
 }
 

@@ -26,7 +26,7 @@ from scripts.arguments import LAYOUT, options, parse_with_spec
 
 def main() -> None:
     """Parse the command line and merge."""
-    parser = options(__doc__, "base", "experts", "thresholds", "threads", "compute", "output")
+    parser = options(__doc__, "base", "experts", "thresholds", "threads", "compute", "blas-threads", "output")
     parser.add_argument("--coefficients", type=Path, required=True)
     parser.add_argument("--calibration", nargs="+", default=[], metavar="NAME=FOLDER", help="for a method that needs it")
     parser.add_argument("--digest", type=Path, required=True, help="file of hashes, provenance and card")
@@ -48,6 +48,7 @@ def main() -> None:
         args.task,
         args.seed,
         compute=np.dtype(args.compute),
+        blas_threads=args.blas_threads,
     )
     about = {
         "name": coefficients["method"],

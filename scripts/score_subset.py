@@ -45,7 +45,7 @@ def main() -> None:
     with TemporaryDirectory(dir=args.scores.parent, prefix=".", suffix=".part") as scratch:
         for method in args.methods:
             request, folder = requested(method, models, sizes, args.seed), Path(scratch) / "merged"
-            digests = merged(replace(request, compute=np.dtype(args.compute)), folder, args)
+            digests = merged(replace(request, compute=np.dtype(args.compute), blas_threads=args.blas_threads), folder, args)
             record["provenance"]["merges"][method["id"]] = {"coefficients": request.table.record(), **digests}
             scores, found = scored(folder, data, args, method["id"])
             shutil.rmtree(folder)
@@ -59,7 +59,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     given = ("family", "base", "experts", "datasets", "heads", "device", "precision", "suite", "seed", "threads", "scores")
-    parser = options(__doc__, *given, "compute")
+    parser = options(__doc__, *given, "compute", "blas-threads")
     parser.add_argument("--subset", required=True, help="its id")
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--merge-device", default="cpu", help="of the merges: cpu, cuda or cuda:N")

@@ -100,7 +100,8 @@ def merger(method_spec: Mapping, base: Path, experts: Mapping[str, Path], exclud
 
 def merge_measured(models: Models, recipe: Recipe, table: CoefficientTable, thresholds: Mapping, output: Path, **settings):
     """Merge into a folder; settings of the request and of the run alike."""
-    of_request = {key: settings.pop(key) for key in ("calibration", "task", "seed", "dtype", "compute") if key in settings}
+    names = ("calibration", "task", "seed", "dtype", "compute", "blas_threads")
+    of_request = {key: settings.pop(key) for key in names if key in settings}
     merge.merge(MergeRequest(models, recipe, table, thresholds, **of_request), output, **settings)
 
 

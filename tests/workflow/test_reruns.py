@@ -104,8 +104,8 @@ def test_one_more_value_in_the_grid_costs_one_candidate_and_the_choice(project):
     assert project.jobs() == expected | merged("task_arithmetic_tuned") | GATHERED | PRESENTED
 
 
-def test_a_type_of_whole_tensors_costs_no_merge_by_methods_that_take_pieces(project):
-    config(project, lambda c: c.update(compute="float32"))
+def test_how_whole_tensors_are_computed_costs_no_merge_by_methods_that_take_pieces(project):
+    config(project, lambda c: c.update(compute="float32", blas_threads=2))
     assert project.jobs() <= PRESENTED
 
 

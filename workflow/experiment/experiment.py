@@ -445,13 +445,15 @@ class Experiment:
         """Return whether the coefficients of a method (or a candidate) come from the sizes of the training sets."""
         return reads_examples(self.method(method))
 
-    def compute(self, *methods: str) -> str:
-        """Return the type in which jobs of these methods compute whole tensors, the default where none takes any.
+    def computing(self, *methods: str) -> list[str]:
+        """Return the options for how jobs of these methods compute whole tensors, none where no method takes any.
 
-        So `compute:` reruns no job that it does not concern.
+        So `compute:` and `blas_threads:` rerun no job that they do not concern.
         """
-        asked = str(self.config.get("compute", COMPUTE[0]))
-        return asked if WHOLE in (takes(self.method(method)) for method in methods) else COMPUTE[0]
+        if WHOLE not in (takes(self.method(method)) for method in methods):
+            return []
+        asked = {"--compute": self.config.get("compute"), "--blas-threads": self.config.get("blas_threads")}
+        return [text for option, value in asked.items() if value not in (None, COMPUTE[0], 1) for text in (option, str(value))]
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it.

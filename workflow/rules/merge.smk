@@ -31,7 +31,7 @@ rule merge_checkpoints:
         ),
         experts=named_experts,
         device=experiment.config.get("device", "cpu"),
-        compute=lambda wildcards: experiment.compute(wildcards.method),
+        computing=lambda wildcards: experiment.computing(wildcards.method),
         thresholds=option("thresholds"),
         calibration=calibration_option,
         task=task_option,
@@ -43,7 +43,7 @@ rule merge_checkpoints:
         "python -m scripts.merge_checkpoints --base {input.base:q} --experts {params.experts:q}"
         " --coefficients {input.coefficients:q} {params.thresholds:q} {params.calibration:q} {params.task:q}"
         " {params.nested:q}"
-        " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} --compute {params.compute:q}"
+        " --seed {wildcards.seed:q} --threads {threads} --device {params.device:q} {params.computing:q}"
         " --output {output.model:q}"
         " --digest {output.digest:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"
 

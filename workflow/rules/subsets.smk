@@ -27,7 +27,7 @@ rule score_subset:
         spec=spec(methods=merges_of_subset, layout=layout, examples=stated_examples_of_subset),
         experts=named_experts_of_subset,
         merge_device=experiment.config.get("device", "cpu"),
-        compute=lambda wildcards: experiment.compute(*methods_of_subset(wildcards)),
+        computing=lambda wildcards: experiment.computing(*methods_of_subset(wildcards)),
         scoring=SCORING,
         family=family,
         code=code_with_family("scripts.score_subset"),
@@ -36,6 +36,6 @@ rule score_subset:
     shell:
         "python -m scripts.score_subset --family {params.family:q} --base {input.base:q} --experts {params.experts:q}"
         " --datasets {input.datasets:q} --heads {input.heads:q} {params.scoring:q} --merge-device {params.merge_device:q}"
-        " --compute {params.compute:q}"
+        " {params.computing:q}"
         " --suite {wildcards.suite:q} --subset {wildcards.subset:q} --seed {wildcards.seed:q} --threads {threads}"
         " --scores {output.scores:q} --predictions {output.predictions:q} --spec /dev/stdin <<< {params.spec:q} 2>&1 | tee {log:q}"

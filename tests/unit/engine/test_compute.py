@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import threadpoolctl
 from models import (
     BFLOAT16,
     FLOAT32,
@@ -102,3 +103,43 @@ def test_experts_that_equal_the_base_give_it_bit_for_bit(dtype, tmp_path):
     merge = merger(HOSTS["tsv_m"], base, {"a": base, "b": base})
     merge(tmp_path / "out", compute=FLOAT32)
     assert same_bytes(tensors_of(tmp_path / "out"), tensors_of(base))
+
+
+def matrices(folder, **shapes):
+    """Write a base and three experts of matrices of these shapes."""
+    draw = np.random.default_rng(0)
+    base = {name: draw.normal(size=shape).astype(FLOAT32) for name, shape in shapes.items()}
+    for expert in "abc":
+        save(folder / expert, {n: v + draw.normal(scale=0.1, size=v.shape).astype(FLOAT32) for n, v in base.items()})
+    return save(folder / "base", base), {name: folder / name for name in "abc"}
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, (1, 1, 1)), (2, (2, 1, 1)), (5, (5, 5, 1))], ids=str)
+def test_threads_of_the_matrix_library_go_to_tensors_of_which_few_fit_the_memory(asked, given, tmp_path, monkeypatch):
+    """Beside the largest tensor, two of half its size fit, or ten of a tenth."""
+    seen = {}
+
+    @whole
+    def summed(taus, alpha, context):
+        seen[context.tensor] = {
+            library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"
+        }
+        return COMBINE["weighted_sum"](taus, alpha, context)
+
+    monkeypatch.setitem(STAGES["combine"], "summed", summed)
+    merge = merger({**SUM, "combine": "summed"}, *matrices(tmp_path, large=(40, 10), half=(20, 10), tenth=(4, 10)))
+    for threads in (1, 3):
+        seen.clear()
+        merge(tmp_path / f"{threads}", threads=threads, blas_threads=asked)
+        assert [seen[name] for name in ("large", "half", "tenth")] == [{number} for number in given]
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "ace"])
+def test_bytes_depend_on_the_threads_of_the_matrix_library_and_on_no_others(name, tmp_path):
+    merge = merger(HOSTS[name], *matrices(tmp_path, large=(600, 300), other=(600, 300), small=(200, 100)))
+    merge(tmp_path / "one")
+    for threads in (1, 2, 4):
+        merge(tmp_path / f"{threads}", threads=threads, blas_threads=2)
+    found = tensors_of(tmp_path / "1")
+    assert all(same_bytes(tensors_of(tmp_path / f"{threads}"), found) for threads in (2, 4))
+    assert distance(found, tensors_of(tmp_path / "one"), tensors_of(tmp_path / "base")) <= 1e-6  # of float32 files

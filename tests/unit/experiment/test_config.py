@@ -253,12 +253,20 @@ def test_candidates_put_their_value_into_the_method_spec():
     assert shipped().requirements("ties") == {"thresholds": {"density": 0.2, "scope": "model"}}
 
 
-@pytest.mark.parametrize("asked", [{}, {"compute": "float64"}, {"compute": "float32"}], ids=str)
-def test_the_type_of_whole_tensors_is_a_setting_of_methods_that_take_them(asked):
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({}, []),
+        ({"compute": "float64", "blas_threads": 1}, []),
+        ({"compute": "float32"}, ["--compute", "float32"]),
+        ({"compute": "float32", "blas_threads": 4}, ["--compute", "float32", "--blas-threads", "4"]),
+    ],
+    ids=str,
+)
+def test_how_whole_tensors_are_computed_is_a_setting_of_methods_that_take_them(asked, options):
     made = Experiment({**shipped().config, **asked}, ROOT)
-    assert {made.compute(*methods) for methods in ((), ["ties"], ["task_arithmetic_tuned-0.5", "dare"])} == {"float64"}
-    whole = {made.compute(*methods) for methods in (["tsv_m"], ["ties", "iso_c"])}
-    assert whole == {asked.get("compute", "float64")}
+    assert all(made.computing(*methods) == [] for methods in ((), ["ties"], ["task_arithmetic_tuned-0.5", "dare"]))
+    assert all(made.computing(*methods) == options for methods in (["tsv_m"], ["ties", "iso_c"]))
 
 
 VARYING = [

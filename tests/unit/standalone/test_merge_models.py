@@ -394,6 +394,14 @@ MISTAKES = {
         ["--compute", "float32"],
         "--compute float32: has no effect on task_arithmetic, which takes tensors piece by piece, in float32 for models",
     ),
+    "threads that change nothing": (
+        ["--blas-threads", "2"],
+        "--blas-threads 2: has no effect on task_arithmetic, which takes tensors piece by piece; leave it out",
+    ),
+    "more threads than the matrix library has": (
+        ["--method", "tsv_m", "--blas-threads", "65"],
+        "--blas-threads 65: expected a whole number from 1 to 64",
+    ),
 }
 
 

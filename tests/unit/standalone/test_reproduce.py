@@ -47,6 +47,7 @@ SETTINGS = {
     "patterns": ["--exclude", "^(emb|'\")", "--exclude=-|unused", "--exclude", "layer\\.1.{1,2}norm"],
     "a chat template": ["--chat-template", TEMPLATE],
     "a type of whole tensors": ["--method", "tsv_m", "--compute", "float32"],
+    "threads of the matrix library": ["--method", "tsv_m", "--blas-threads", "2"],
 }
 
 

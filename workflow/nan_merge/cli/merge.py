@@ -61,8 +61,9 @@ def arguments(name: str = "merge") -> argparse.ArgumentParser:
     add("--dtype", choices=TYPES, metavar="TYPE", help=f"of all floats: {', '.join(TYPES)}")
     add("--device", help="cpu (default), cuda or cuda:N")
     add("--compute", choices=COMPUTE, help="float32 halves memory of whole-tensor methods (TSV-M, ACE, ...)")
+    add("--blas-threads", type=positive, help=argparse.SUPPRESS)  # docs/performance.md; the help of all fits a screen
     add("--threads", type=positive, metavar="N", help=f"default: one for each processor, {available_processors()}")
-    add("--chat-template", help=argparse.SUPPRESS)  # of import-mergekit and of model cards; the help of all fits a screen
+    add("--chat-template", help=argparse.SUPPRESS)  # of import-mergekit and of model cards
     add("--seed", type=int, metavar="N", help="of random draws (default: 0)")
     add("--examples", nargs="+", type=number_by_name, metavar="NAME=N", help="training examples of each expert, for data_size")
     add("--export-mergekit", type=Path, metavar="FILE", help="write the coefficients as a mergekit config too")

@@ -47,6 +47,7 @@ ARGUMENTS = (  # how such messages name an option, and what takes its place in a
     (r"--expert\b", "experts"),
     (r"--(base|method|set|output|overwrite|exclude|vocabulary|missing|dtype|device|threads|seed|examples)\b", r"\1"),
     (r"--(compute|rank|energy)\b", r"\1"),
+    (r"--blas-threads\b", "blas_threads"),
 )
 
 

@@ -21,7 +21,7 @@ class MemoryBudget:
     """Limit the memory that threads hold together: `hold` blocks until the requested bytes are free."""
 
     def __init__(self, total: int) -> None:
-        self._free, self._changed = total, threading.Condition()
+        self.total, self._free, self._changed = total, total, threading.Condition()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:

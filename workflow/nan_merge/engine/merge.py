@@ -49,7 +49,7 @@ def merge(
     The output has the base's files, names, order and types (or `request.dtype` for all floats). Tensors stored in 16 bits
     or fewer are computed in float32, wider ones in float64, and rounded once; operators on whole tensors compute in
     `request.compute`. Tensors that are not merged are copied from the base. The bytes do not depend on threads, shards or the
-    order of the experts; on another device they may differ by rounding.
+    order of the experts; on another device, and with another `request.blas_threads`, they may differ by rounding.
 
     `progress` is called with numbers of bytes read and written; `finish` with the folder before it appears, to add documents,
     with the XXH3-128 digest of the tensors that entered, by model, and with the digest of every weight file (`writer.digest`).
@@ -103,9 +103,19 @@ def stream(
     items = models.units(models.base.names if names is None else names, request.recipe.whole)
     if request.recipe.whole:
         import scipy.linalg  # noqa: F401  before the limit, which holds for the libraries that are loaded
-    with threadpool_limits(1):  # of the matrix library, which would add up in another order
-        digests = parallel_map(items, worker, threads + WAITING if threads > 1 else 1)
-    return _identities(models, itertools.chain(*items), itertools.chain(*digests))
+    large = [item for item in items if _is_large(item, request, budget)]
+    others = [item for item in items if not _is_large(item, request, budget)]
+    with threadpool_limits(request.blas_threads):  # of the matrix library: with another number it adds up in another order
+        digests = parallel_map(large, worker)
+    with threadpool_limits(1):
+        digests += parallel_map(others, worker, threads + WAITING if threads > 1 else 1)
+    return _identities(models, itertools.chain(*large, *others), itertools.chain(*digests))
+
+
+def _is_large(item: Sequence[Chunk], request: MergeRequest, budget: MemoryBudget) -> bool:
+    """Return whether so few tensors of this size fit the memory that two or more of the threads fall to each of them."""
+    name = item[0][0] if item and request.recipe.whole else ""
+    return name in request.merged and request.models.memory(name) * request.blas_threads >= 2 * budget.total
 
 
 def lift(request: MergeRequest, *, threads: int = 1, device: Device = CPU) -> MergeRequest:

@@ -96,6 +96,7 @@ class MergeRequest:
     seed: int = 0
     dtype: np.dtype | None = None  # of all floats of the output; None keeps those of the base
     compute: np.dtype = FLOAT64  # in which operators on whole tensors compute, see `whole_type`
+    blas_threads: int = 1  # threads of the matrix library at a tensor so large that few fit the memory at once
     lifted: Mapping[str, LowRank] = field(default_factory=dict)  # merged task vectors that are known, by tensor (`merge.lift`)
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ def compose(
         "seed": request.seed,
         "device": device_name,
         **({"compute": request.computed.name} if request.recipe.whole else {}),
+        **({"blas_threads": request.blas_threads} if request.blas_threads > 1 else {}),
         "notes": list(request.models.notes),
         "versions": versions(),
         **about,

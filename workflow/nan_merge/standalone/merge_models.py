@@ -29,7 +29,7 @@ from nan_merge.core.disk import check_space
 from nan_merge.core.errors import UserError, about, advice_for_arguments, advice_for_options, as_user_errors, tell
 from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Passes
-from nan_merge.core.scoring import COMPUTE
+from nan_merge.core.scoring import BLAS_THREADS, COMPUTE
 from nan_merge.engine.devices import device
 from nan_merge.engine.measure import EXPERTS_PER_PASS, norms
 from nan_merge.engine.processed import processed
@@ -67,6 +67,7 @@ class Settings:
     dtype: str | None = None  # type of all floats of the output, a key of TYPES; None keeps those of the base
     device: str = "cpu"  # see `devices.device`
     compute: str = COMPUTE[0]  # type in which operators on whole tensors compute
+    blas_threads: int = 1  # of the matrix library at large tensors, see `MergeRequest`
     threads: int = field(default_factory=available_processors)
     seed: int = 0  # of random draws
     examples: Mapping[str, int] | None = None  # that each expert was trained on, by name, for the variant `data_size`
@@ -87,10 +88,14 @@ class Settings:
         if self.compute != COMPUTE[0] and not self.recipe.whole:
             how = "piece by piece, in float32 for models stored in 16 bits and in float64 for others"
             raise UserError(f"--compute {self.compute}: has no effect on {self.method}, which takes tensors {how}; leave it out")
+        if self.blas_threads != 1 and not (self.recipe.whole and self.device == "cpu"):
+            why = f"{self.method}, which takes tensors piece by piece" if not self.recipe.whole else f"--device {self.device}"
+            raise UserError(f"--blas-threads {self.blas_threads}: has no effect on {why}; leave it out")
         if self.dtype is not None:
             known_names("--dtype", [self.dtype], TYPES)
-        if self.threads < 1:
-            raise UserError(f"--threads {self.threads}: expected a whole number from 1")
+        for option, number, most in (("--threads", self.threads, math.inf), ("--blas-threads", self.blas_threads, BLAS_THREADS)):
+            if not 1 <= number <= most:
+                raise UserError(f"{option} {number}: expected a whole number from 1{f' to {most}' if most < math.inf else ''}")
         for pattern in self.exclude:
             try:
                 re.compile(pattern)
@@ -169,7 +174,9 @@ class Settings:
         """Return the whole merge."""
         dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
         compute = np.dtype(self.compute)
-        request = MergeRequest(models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=compute)
+        request = MergeRequest(
+            models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=compute, blas_threads=self.blas_threads
+        )
         if self.recipe.whole and request.computed != compute:
             how = "what is stored in float64, and coordinates in a space, are computed in float64"
             raise UserError(f"--compute {self.compute}: has no effect on these models: {how}; leave it out")

@@ -35,7 +35,7 @@ TAGS = ["merge", "nan-merge"]
 WITHOUT_SCORES = "This page does not say how well it does its tasks."  # until scores are exported into it
 DEFAULTS = {  # of the command's options
     "vocabulary": "truncate", "missing": "error", "dtype": None, "device": "cpu", "compute": "float64", "seed": 0,
-    "chat_template": None,
+    "blas_threads": 1, "chat_template": None,
 }  # fmt: skip
 HEADS = (  # ends of an architecture in config.json for which transformers has an AutoModel
     "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
@@ -50,9 +50,9 @@ def document(folder: Path, record: Mapping[str, Any]) -> None:
 
     `record` holds `name`, `method`, `method_spec`, `coefficients` (a table's record), `inputs` (by `origin`, the base
     first); optional are `label`, `reference`, `thresholds`, `set` (assignments `stage.operator.name=value` of the command
-    line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `compute` (type of whole tensors), `chat_template`,
-    `calibration`, `task`, `prepared` (whether models of a hub were brought into another layout first), `output_adapter` (a rank,
-    or True), `adapter` (what such a merge holds and leaves out), `notes` and `versions`.
+    line), `exclude`, `vocabulary`, `missing`, `seed`, `dtype`, `device`, `compute` (type of whole tensors), `blas_threads`,
+    `chat_template`, `calibration`, `task`, `prepared` (whether models of a hub were brought into another layout first),
+    `output_adapter` (a rank, or True), `adapter` (what such a merge holds and leaves out), `notes` and `versions`.
     """
     record = {**record, "loading": loading(folder)}
     write_json(folder / PROVENANCE, record)
@@ -265,7 +265,7 @@ def _licences(record: Mapping[str, Any]) -> list[str]:
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
-    keys = ("exclude", "seed", "dtype", "device", "compute")
+    keys = ("exclude", "seed", "dtype", "device", "compute", "blas_threads")
     settings = {key: record[key] for key in keys if record.get(key) not in (None, [])}
     stages = {stage: record["method_spec"][stage] for stage in STAGES if stage in record["method_spec"]}
     in_one_order = json.loads(canonical(list(stages.values())))

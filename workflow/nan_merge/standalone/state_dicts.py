@@ -56,7 +56,7 @@ def merge_state_dicts(
     writes for the same tensors in files. Tensors that are not merged (integers, buffers, excluded ones) are copies of the
     base's. `config` is the content of the model's config.json (`model.config.to_dict()`): it says which matrices are stored
     as (in, out), as in GPT-2, and whether the head is tied. `settings` are `set`, `exclude`, `vocabulary`,
-    `missing`, `dtype`, `device`, `compute`, `threads`, `seed` and `quiet` (no warnings) of `merge`.
+    `missing`, `dtype`, `device`, `compute`, `blas_threads`, `threads`, `seed` and `quiet` (no warnings) of `merge`.
 
     Raises UserError for names or shapes that differ from the base's, for a method that needs more than models, and where a
     number of a model or of the merge is not finite.

@@ -16,7 +16,9 @@ from nan_merge.models.registry import find_family
 Seconds = dict[str, float]
 
 
-def measure(model: Path, data: Path, head: Path, size: int, precision: str, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    model: Path, data: Path, head: Path, size: int, precision: str, rounds: int, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """Return the seconds of every round, wall and processor.
 
     `network` is the model on floating-point pixels in memory, `encoder` the same on bytes in memory, `loop` is
@@ -25,8 +27,9 @@ def measure(model: Path, data: Path, head: Path, size: int, precision: str, roun
     from nan_merge.models.classification import Forward, embed
     from nan_merge.models.heads import Head, predict
 
-    module, forward = find_family("clip"), Forward(precision=precision)
+    module, forward = find_family("clip"), Forward(device, precision)
     encoder, inputs, rows = module.load(model), Dataset(data).inputs("test"), Head.read(head)
+    forward.place(encoder)
     batches = module.batches(inputs[: len(inputs) // size * size], size)
     first = np.asarray(inputs[batches[0]])
     work: dict[str, Callable[[], Any]] = {
@@ -45,6 +48,8 @@ def repeated(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:
     with torch.inference_mode(), forward.place(encoder):
         for _ in range(count):
             encoder(batch)
+    if forward.cuda:  # which has only been told what to do
+        torch.cuda.synchronize(forward.device)
 
 
 def ready(encoder: Any, batch: np.ndarray, count: int, forward: Any) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from models import ROOT
+from models import ROOT, merged, tensors_of
 
 from benchmarks import cases, layers, memory, merge, methods, norms, pages, programs, scoring, shapes, tables
 from benchmarks.evaluation import __main__ as evaluation
@@ -490,3 +491,43 @@ def test_operators_on_matrices_are_compared_with_the_formulas(tmp_path, monkeypa
         assert all(cell["differences"].keys() == {"ours float32", "torch"} for cell in each["methods"].values())
         assert all(error < 1e-2 for cell in each["methods"].values() for error in cell["differences"].values()), each
     assert "| `ace` |" in capsys.readouterr().out
+
+
+def test_the_steps_for_a_gpu_run_on_the_host_and_their_parts_add_up(small, tmp_path, capsys):
+    pytest.importorskip("lm_eval")
+    from benchmarks import gpu
+
+    where = ["--folder", str(tmp_path / "models"), "--output", str(tmp_path)]
+    some = ["--models", "L=2/1", "--methods", "task_arithmetic", "iso_c", "karcher_of_none"]
+    gpu.main(["--device", "torch", *some, "--scoring", "language", "images", "--clip", "tiny", "--examples", "40", *where])
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    (case,) = record["cases"]
+    runs = {run["method"]: run for run in case["runs"]}
+    assert "unknown" in runs["karcher_of_none"]["error"] and runs["iso_c"].keys() == {"method", "device", "parts", "plain"}
+    for name in ("task_arithmetic", "iso_c"):
+        assert runs[name]["parts"].keys() == set(gpu.PARTS) and all(seconds > 0 for seconds in runs[name]["parts"].values())
+    assert {(each["model"], each["precision"], each["part"]) for each in record["scoring"]} == {
+        (model, precision, part)
+        for part in ("forward", "loop")
+        for model, precision in (("LLaMA shape, L", "bfloat16"), ("CLIP tiny", "float32"), ("CLIP tiny", "bfloat16"))
+    }
+    assert record["left"] == [] and "torch on the host" in (tmp_path / "gpu.md").read_text()
+    gpu.main(["--device", "torch", *some, "--minutes", "0", *where])
+    assert json.loads((tmp_path / "gpu.json").read_text())["left"] == [
+        *(f"{method} on 2 × L" for method in some[3:]), "scoring of images", "scoring of language"
+    ]  # fmt: skip
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_plain_loop_on_a_device_merges_as_ours(small, tmp_path):
+    pytest.importorskip("lm_eval")
+    from benchmarks import gpu
+
+    with cases.models("L", 2, tmp_path) as case:
+        gpu.plain_loop(case, "iso_c", "torch")
+        plain = tensors_of(case.output)
+        shutil.rmtree(case.output)
+        ours = merged(case.output, {"coefficients": {"constant": {"value": 1.0}}, "combine": "iso_c"}, case.base,
+                      {folder.name: folder for folder in case.experts})  # fmt: skip
+    for name, value in ours.items():
+        assert np.allclose(plain[name].astype(float), value.astype(float), rtol=1e-2, atol=1e-4), name

@@ -84,12 +84,13 @@ def text(found: dict[str, Any]) -> list[str]:
         )
         rows.append((each["suite"], each["method"], *numbers))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    none = "average accuracy: not compared, since the runs have no method on a task of one suite in common"
     files = [f"  {each['file']}: {each['difference']}" for each in found["files"]]
     return [
         *sides,
         *_settings(found["settings"]),
-        "average accuracy in % over the tasks of both:",
-        *("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *(["average accuracy in % over the tasks of both:", *table] if found["averages"] else [none]),
         *_scores(found["scores"]),
         *_listed(FILES if found["scores"] is not None else f"predictions, {FILES}, of those in both", files),
     ]

@@ -32,7 +32,7 @@ def main() -> None:
     add("--accept", action="store_true", default=False, help="lock values that differ from unverified ones")
     args = parser.parse_args()
     specs, lock = entries.assets(ROOT / "config", ROOT / "workflow/schemas"), read_json(LOCK)
-    known_names("update_lock", args.assets, specs, "config/assets.yaml has all")
+    known_names("nan-merge lock", args.assets, specs, "config/assets.yaml has all")
     if not (args.assets or args.suite or args.configfile or args.all):
         missing = entries.unlocked(specs, lock)
         print(f"{len(missing)} of {len(specs)} assets of config/assets.yaml are not locked: {join_first(missing)}")

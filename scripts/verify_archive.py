@@ -43,6 +43,8 @@ def check(file: Path, as_json: bool, assets: Path | None, rescore: bool) -> bool
         if assets is not None and WHOLE in archive.files:
             raise UserError(f"{file}: has tables and digests alone; --assets needs the whole archive, get it")
         notes = differing(archive, ROOT)
+        if not as_json:  # before the faults, which they may explain
+            print(*(f"note: {note}\n" for note in notes), sep="", end="", flush=True)
         findings = []
         for finding in verify(archive, ROOT, Path(scratch), assets, rescore):
             findings.append(finding)
@@ -54,7 +56,7 @@ def check(file: Path, as_json: bool, assets: Path | None, rescore: bool) -> bool
         print(json.dumps({"archive": str(file), "holds": holds, "notes": notes, "layers": layers}, indent=1, ensure_ascii=False))
     else:
         tried = "the digests hold; the rest was not tried, get the whole archive" if findings[-1].untried else "holds"
-        print("\n".join([*(f"note: {note}" for note in notes), f"{file}: {tried if holds else 'does not hold'}"]))
+        print(f"{file}: {tried if holds else 'does not hold'}")
     return holds
 
 

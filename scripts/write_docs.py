@@ -151,7 +151,8 @@ def hosts(group: str) -> str:
 
 def variants(group: str) -> str:
     """Return the table of the variants of a group: id, label, what, paper, data."""
-    records = {name: record for name, record in Catalogue(ROOT).variants.items() if record.get("group", "tune") == group}
+    found = Catalogue(ROOT).described_variants()
+    records = {name: record for name, record in found.items() if record.get("group", "tune") == group}
     lines = [(f"`{name}`", record["label"], record["summary"], _paper(record), _data(record)) for name, record in records.items()]
     return table(["variant", "label", "what", "paper", "needs"], lines)
 

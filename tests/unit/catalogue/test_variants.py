@@ -232,7 +232,7 @@ REFUSED = {
     "task_arithmetic_nan_delta_p": "is now called 'task_arithmetic+nan_delta_tuned'",
     "task_arithmetic_nan_length": "is now called 'task_arithmetic+nan_length'",
     "uniform_matched": "is now called 'task_arithmetic+nan_delta+uniform'",
-    "permuted": "is now called 'task_arithmetic+nan_delta+permuted'",
+    "permuted": "permuted is a variant; put it on a host, as in ties+nan_delta+permuted",
     "ties_permuted": "is now called 'ties+nan_delta+permuted'",
     "nan_scan_ties": "is now called 'ties_elections+nan_scan_scope'",
 }

@@ -394,6 +394,18 @@ MISTAKES = {
         ["--compute", "float32"],
         "--compute float32: has no effect on task_arithmetic, which takes tensors piece by piece, in float32 for models",
     ),
+    "a hyper-parameter without its path": (
+        ["--set", "value=0.5"],
+        "--set value: no stage 'value'; known are: ",
+    ),
+    "a draw that there is not": (
+        ["--method", "ties+nan_delta+permuted_9"],
+        "--method: unknown 'ties+nan_delta+permuted_9'; ties+nan_delta+permuted has ties+nan_delta+permuted_1, ",
+    ),
+    "a variant without a host, which was a method once": (
+        ["--method", "permuted"],
+        "--method: 'permuted': permuted is a variant; put it on a host",
+    ),
     "threads that change nothing": (
         ["--blas-threads", "2"],
         "--blas-threads 2: has no effect on task_arithmetic, which takes tensors piece by piece; leave it out",

@@ -208,6 +208,26 @@ def test_what_does_not_fit_the_base_is_named(fault):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"excluded": ["x"]}, "merge_state_dicts: unknown 'excluded'; did you mean 'exclude'?"),
+        ({"set": ["combine=ties"]}, "set: expected values by path, as {'preprocess.trim.density': 0.1}; found ['combine=ties']"),
+        ({"threads": True}, "threads True: expected a whole number from 1"),
+        ({"method": "tsv_m", "blas_threads": "2"}, "blas_threads 2: expected a whole number from 1 to 64"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_name_or_kind_is_told(options, message, tmp_path):
+    base = random_model(0)
+    with pytest.raises(UserError) as error:
+        merge_state_dicts(base, {"a": moved(base, 1)}, **{"method": "ties", **options})
+    assert str(error.value) == message
+    with pytest.raises(UserError) as error:
+        nan_merge.merge(base="B", experts={"a": "A"}, output=tmp_path / "out", **{"method": "ties", **options})
+    assert str(error.value) == message.replace("merge_state_dicts", "merge")
+
+
 @pytest.mark.parametrize(("method", "reason"), [("fisher", "needs data"), ("emr", "a model for each task"), ("tise", "unknown")])
 def test_a_method_that_needs_more_is_refused_with_the_reason(method, reason):
     base = random_model(0)

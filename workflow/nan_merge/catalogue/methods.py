@@ -75,8 +75,11 @@ class Catalogue:
         known_names(where, [] if isinstance(name, str) else [name], self.hosts, ALL)
         if name not in self._members:
             sweep = re.sub(r"(_[0-9]+|-.*)$", "", name)  # of a member that is named alone
-            if not self._is_known(name) and self._is_known(sweep) and name in self.templates(sweep, where):
-                return {name: self.templates(sweep)[name]}
+            if not self._is_known(name) and self._is_known(sweep):
+                if name in (some := self.templates(sweep, where)):
+                    return {name: some[name]}
+                if len(some) > 1:
+                    raise UserError(f"{where}: unknown '{name}'; {sweep} has {', '.join(some)}")
             place = f"{FILE}: {name}" if name in self.hosts else f"{where}: '{name}'"
             found = list(members(name, entry := self.entry(name, where), place))
             if reason := next(filter(None, (inconsistent(record) for _, record in found)), ""):
@@ -93,7 +96,8 @@ class Catalogue:
         host, *variants = name.split("+")
         self._check_renamed(name, where)
         if host in self.variants and host not in self.hosts:
-            raise UserError(f"{where}: '{name}': {host} is a variant; put it on a host, as in ties+{host}")
+            example = f"ties+nan_delta+{host}" if "control" in self.variants[host] else f"ties+{host}"
+            raise UserError(f"{where}: '{name}': {host} is a variant; put it on a host, as in {example}")
         if "" in (host, *variants):
             raise UserError(f"{where}: '{name}': expected a host, or host+variant")
         known_names(where, [host], self.hosts, ALL)
@@ -105,6 +109,11 @@ class Catalogue:
             record = self._with(record, so_far, variant)
             so_far = f"{so_far}+{variant}"
         return record
+
+    def described_variants(self) -> dict[str, dict[str, Any]]:
+        """Return the variants by id with labels and summaries filled."""
+        filled = {name: record for name, record in self.variants.items() if "tune" not in record}
+        return {**self.variants, **{name: described(record, f"{VARIANTS}: {name}") for name, record in filled.items()}}
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Return the methods of config/methods.yaml by id, the members of a sweep at its place."""
@@ -136,7 +145,7 @@ class Catalogue:
 
     def _check_renamed(self, name: str, where: str) -> None:
         host, plus, variants = name.partition("+")
-        for old, new in [] if host in self.hosts else RENAMED:
+        for old, new in [] if host in {*self.hosts, *self.variants} else RENAMED:
             now = re.sub(f"^{old}$", new, host)
             if now != host and now.split("+")[0] in self.hosts:
                 raise UserError(f"{where}: '{name}' is now called '{now}{plus}{variants}'")

@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> None:
     from nan_merge.catalogue.places import catalogue_root
 
     catalogue = Catalogue(catalogue_root())
-    {"hosts": catalogue.all(), "variants": catalogue.variants}
-    if args.method in catalogue.variants:
-        found: dict[str, Any] = {args.method: catalogue.variants[args.method]}
+    variants = catalogue.described_variants()
+    if args.method in variants:
+        found: dict[str, Any] = {args.method: variants[args.method]}
     else:
         found = (
             {
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
                 for name, record in catalogue.members(args.method, "methods").items()
             }
             if args.method
-            else {"hosts": catalogue.all(), "variants": catalogue.variants}
+            else {"hosts": catalogue.all(), "variants": variants}
         )
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))

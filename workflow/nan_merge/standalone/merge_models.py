@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class Settings:
     @advice_for_options()
     def __post_init__(self) -> None:
         """Check what can be checked without the models."""
+        if not isinstance(self.set, Mapping):
+            raise UserError(f"--set: expected values by path, as {{'preprocess.trim.density': 0.1}}; found {self.set!r}")
         if isinstance(self.exclude, str):
             raise UserError(f"--exclude {self.exclude}: expected a list of regular expressions, such as ['{self.exclude}']")
         if reads_examples(self.chosen[0]) and not self.examples:
@@ -94,7 +97,7 @@ class Settings:
         if self.dtype is not None:
             known_names("--dtype", [self.dtype], TYPES)
         for option, number, most in (("--threads", self.threads, math.inf), ("--blas-threads", self.blas_threads, BLAS_THREADS)):
-            if not 1 <= number <= most:
+            if not isinstance(number, Integral) or isinstance(number, bool) or not 1 <= number <= most:
                 raise UserError(f"{option} {number}: expected a whole number from 1{f' to {most}' if most < math.inf else ''}")
         for pattern in self.exclude:
             try:
@@ -231,6 +234,7 @@ def merge(
     fields of `OwnModels`, which are the options of the command.
     Raises UserError for all that the caller can correct; it names arguments where the command names options.
     """
+    known_names("merge", options, [each.name for each in dataclasses.fields(OwnModels)])
     return run(OwnModels(base=str(base), experts=named(experts), method=method, output=Path(output), **options))
 
 

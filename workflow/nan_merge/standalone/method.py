@@ -13,6 +13,7 @@ from nan_merge.catalogue.labels import described
 from nan_merge.catalogue.methods import REFERENCES, STAGES, Catalogue, check_method_spec
 from nan_merge.catalogue.places import catalogue_root
 from nan_merge.core.errors import UserError
+from nan_merge.core.names import nearest
 from nan_merge.core.text import parse_yaml
 from nan_merge.methods.coefficients import SCALE
 from nan_merge.methods.recipe import bind, operator_in, requirements
@@ -76,7 +77,7 @@ def record(name: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
     if needs := [key for key in ("calibration", "learn") if key in found]:
         raise UserError(
             f"--method {name}: needs data ({needs[0]}: {found[needs[0]]}), which only a suite has; run it through the workflow,"
-            " or choose a method with `data: none`"
+            " or choose one that `nan-merge methods` lists without [needs ...]"
         )
     if "tune" in found:
         keys, fixed = names(found["tune"]), catalogue.untuned(name)
@@ -97,6 +98,9 @@ def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -
     parts = path.split(".")
     if len(parts) not in (1, 3):
         raise _malformed(f"{path}={value}")
+    if len(parts) == 1 and path not in STAGES:
+        whole = "a hyper-parameter has its whole path, such as preprocess.trim.density"
+        raise UserError(f"--set {path}: no stage {path!r}; {nearest(path, STAGES)}; {whole}")
     if len(parts) == 1:
         return {**method_spec, path: value}
     stage, operator, key = parts

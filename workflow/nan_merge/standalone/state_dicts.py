@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
+from nan_merge.catalogue.files import known_names
 from nan_merge.checkpoints.checkpoint import SINGLE, Checkpoint
 from nan_merge.checkpoints.pickles import ArrayTensor
 from nan_merge.checkpoints.safetensors_file import DTYPES, NAMES
@@ -61,6 +63,7 @@ def merge_state_dicts(
     Raises UserError for names or shapes that differ from the base's, for a method that needs more than models, and where a
     number of a model or of the merge is not finite.
     """
+    known_names("merge_state_dicts", settings, [each.name for each in fields(Settings)])
     chosen = Settings(method=method, **settings)
     origin = StateDict("the base", base, config or {})
     opened = {name: StateDict(f"the expert '{name}'", tensors, config or {}) for name, tensors in experts.items()}

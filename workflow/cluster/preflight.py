@@ -29,7 +29,7 @@ def check_run(experiment: Experiment, workflow: Any) -> None:
             "results/ cannot be written (read-only, or another user's);"
             " make it writable or choose another folder with --directory"
         )
-    for note in experiment.nested.notes():
+    for note in experiment.notes():
         tell(f"note: {note}")
     if workflow.executor_plugin.name == "slurm":
         settings = workflow.executor_settings

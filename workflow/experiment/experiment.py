@@ -357,6 +357,11 @@ class Experiment:
         """Return the methods of the run that do not apply to a suite (or an entry of `models`), with the reason."""
         return self._skipped_methods[suite]
 
+    def notes(self) -> list[str]:
+        """Return what is said before the first job: of nested merges, and of methods that models without tables leave out."""
+        left_out = [(name, *each) for name in self.models for each in self.skipped_methods(name).items()]
+        return [*self.nested.notes(), *(f"models: {name}: {method} is left out: {reason}" for name, method, reason in left_out)]
+
     def run(self, suite: str) -> list[str]:
         """Return the methods that are run on a suite, in the order of the tables."""
         without = {*self.skipped_methods(suite), *self.absent(suite)}

@@ -343,3 +343,10 @@ def test_values_of_the_command_line_are_what_they_would_be_in_a_file():
     assert parts.onto(below) == {**meant, "suites": ["text"], "scoring": {**meant["scoring"], "precision": "float32"}}
     kept = {"a": "x: y", "b": "[1", "c": "2024-01-01", "d": True, "e": 1.5}
     assert typed(kept) == kept
+
+
+def test_methods_that_models_without_tasks_leave_out_are_said_before_the_first_job():
+    models = {"mine": {"base": "o/base@main", "experts": {"a": "o/a@main", "b": "o/b@main"}}}
+    made = Experiment({**shipped().config, "suites": [], "methods": ["ties", "regmean"], "models": models}, ROOT)
+    (note,) = made.notes()
+    assert note.startswith("models: mine: regmean is left out: ") and shipped().notes() == []

@@ -52,10 +52,14 @@ CONTINUATION = 8  # tokens of an answer of the language model
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure until the time is over, and write the results."""
     args = arguments().parse_args(argv)
-    until = time.monotonic() + 60 * args.minutes
+    device(args.device)  # or the error
+    until, scoring = time.monotonic() + 60 * args.minutes, set(args.scoring)
     results: dict[str, Any] = {"facts": facts(args.folder), "device": named(args.device), "cases": [], "scoring": [], "left": []}
     results["facts"]["versions"]["torch"] = torch.__version__
     for size, experts, layers in args.models:
+        if time.monotonic() > until:
+            results["left"] += [f"{method} on {experts} × {size}" for method in args.methods or methods_for(experts)]
+            continue
         with models(size, experts, args.folder, layers=layers, keep=args.keep) as case:
             results["cases"].append({**case.record(), "runs": []})
             with made(tiny(case)) as small:
@@ -66,13 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                     continue
                 results["cases"][-1]["runs"].append({"method": method, **measured(case, method, args.device)})
                 save(args.output / "gpu", results, gpu_table(results))
-            if "language" in args.scoring and time.monotonic() < until:
+            if "language" in scoring and time.monotonic() < until:
                 results["scoring"] += language(case, args.device, args.examples)
-                args.scoring.remove("language")
-    if "images" in args.scoring and time.monotonic() < until:
+                scoring.remove("language")
+    if "images" in scoring and time.monotonic() < until:
         results["scoring"] += images(args.folder, args.clip, args.device, args.examples)
-        args.scoring.remove("images")
-    results["left"] += [f"scoring of {name}" for name in args.scoring]
+        scoring.remove("images")
+    results["left"] += [f"scoring of {name}" for name in sorted(scoring)]
     save(args.output / "gpu", results, gpu_table(results))
 
 
@@ -161,10 +165,8 @@ def measured(case: Case, method: str, name: str) -> dict[str, Any]:
             found["host"] = once(case, lambda: merge(request, case.output, threads=threads, device=CPU))
         if method in plain.METHODS:
             found["plain"] = once(case, lambda: plain_loop(case, method, name))
-    except UserError as error:
-        return {"error": str(error)}
-    except torch.cuda.OutOfMemoryError:
-        return {"error": "the memory of the device does not suffice"}
+    except (UserError, RuntimeError, np.linalg.LinAlgError) as error:  # torch's errors, of memory too, are RuntimeErrors
+        return {"error": str(error).strip().split("\n")[0]}
     print(f"{method}: {found}", flush=True)
     return found
 

@@ -62,7 +62,7 @@ def ace(taus: Taus, epsilon: float = 1e-5, k_frac: float = 0.3) -> Tensor:
     tildes = [tau - tau.mean(0) for tau in taus]
     traces = [(tilde * tilde).sum() for tilde in tildes]
     shares = [tilde.T @ tilde / trace for tilde, trace in zip(tildes, traces, strict=True)]
-    eye = torch.eye(len(shares[0]), dtype=taus[0].dtype)
+    eye = torch.eye(len(shares[0]), dtype=taus[0].dtype, device=taus[0].device)
     ridged = [share + epsilon / trace * eye for share, trace in zip(shares, traces, strict=True)]
     total = torch.stack(ridged).sum(0)
     prior = torch.stack(shares).sum(0).mean(0) / torch.stack([(tau * tau).sum() for tau in taus]).mean()

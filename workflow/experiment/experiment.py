@@ -455,10 +455,18 @@ class Experiment:
 
         So `compute:` and `blas_threads:` rerun no job that they do not concern.
         """
-        if WHOLE not in (takes(self.method(method)) for method in methods):
+        if not self._take_whole(methods):
             return []
-        asked = {"--compute": self.config.get("compute"), "--blas-threads": self.config.get("blas_threads")}
-        return [text for option, value in asked.items() if value not in (None, COMPUTE[0], 1) for text in (option, str(value))]
+        asked = {"--compute": self.config.get("compute", COMPUTE[0]), "--blas-threads": self.blas_threads(*methods)}
+        return [text for option, value in asked.items() if value not in (COMPUTE[0], 1) for text in (option, str(value))]
+
+    def blas_threads(self, *methods: str) -> int:
+        """Return the threads of the matrix library in jobs of these methods: 1 on a GPU and where none takes whole tensors."""
+        concerned = self.config.get("device", "cpu") == "cpu" and self._take_whole(methods)
+        return int(self.config.get("blas_threads", 1)) if concerned else 1
+
+    def _take_whole(self, methods: Iterable[str]) -> bool:
+        return WHOLE in (takes(self.method(method)) for method in methods)
 
     def thresholds(self, method: str) -> str | None:
         """Return the id of the thresholds that a method needs, None if it needs none; methods that trim alike share it.

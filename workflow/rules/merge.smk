@@ -20,7 +20,7 @@ rule merge_checkpoints:
         method=any_of({*METHODS, *experiment.nested.rows}.difference(PER_TASK_METHODS)),
     conda:
         environment_file("merge")
-    threads: threads_for_models
+    threads: lambda wildcards, input: max(threads_for_models(wildcards, input), experiment.blas_threads(wildcards.method))
     resources:
         gpu=GPU_OF_MERGES,
         mem_mb=memory(1500, per_input=1 / 10),

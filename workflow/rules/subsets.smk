@@ -18,7 +18,10 @@ rule score_subset:
         "results/benchmarks/score_subset/{suite}/{subset}/seed{seed}.tsv"
     conda:
         environment
-    threads: threads_for_models
+    threads:
+        lambda wildcards, input: max(
+            threads_for_models(wildcards, input), experiment.blas_threads(*methods_of_subset(wildcards))
+        )
     resources:
         gpu=max(GPU_OF_MODELS, GPU_OF_MERGES),
         mem_mb=memory(2000, per_input=3),

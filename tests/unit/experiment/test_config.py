@@ -260,6 +260,8 @@ def test_candidates_put_their_value_into_the_method_spec():
         ({"compute": "float64", "blas_threads": 1}, []),
         ({"compute": "float32"}, ["--compute", "float32"]),
         ({"compute": "float32", "blas_threads": 4}, ["--compute", "float32", "--blas-threads", "4"]),
+        ({"blas_threads": 2.0}, ["--blas-threads", "2"]),
+        ({"compute": "float32", "blas_threads": 4, "device": "cuda"}, ["--compute", "float32"]),
     ],
     ids=str,
 )

@@ -29,6 +29,7 @@ from nan_merge.core import disk
 from nan_merge.core.errors import UserError
 from nan_merge.core.files import read_json, sha256
 from nan_merge.core.progress import Passes
+from nan_merge.standalone import documented_merge
 from nan_merge.standalone.documented_merge import compose
 from nan_merge.standalone.merge_models import Settings
 from nan_merge.standalone.sources import files, find, named, short_names
@@ -700,3 +701,11 @@ def test_a_shared_cache_without_write_access_is_read(hub, tmp_path, isolated):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == folder, done.stderr
     assert hub.ranges("/storage/") == []
+
+
+def test_more_threads_of_the_matrix_library_than_processors_are_noted(tmp_path, capsys, monkeypatch):
+    family(tmp_path, experts=2)
+    monkeypatch.setattr(documented_merge, "available_processors", lambda: 1)
+    merge(tmp_path, "--blas-threads", "2", method="tsv_m")
+    assert "note: --blas-threads 2 takes several times as long with fewer processors, here 1" in capsys.readouterr().err
+    assert read_json(tmp_path / "out/provenance.json")["blas_threads"] == 2

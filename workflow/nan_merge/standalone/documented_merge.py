@@ -12,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nan_merge.core.errors import UserError, explained
+from nan_merge.core.errors import UserError, explained, tell
 from nan_merge.core.files import canonical
+from nan_merge.core.parallel import available_processors
 from nan_merge.core.progress import Progress, no_progress
 from nan_merge.core.versions import versions
 from nan_merge.engine.devices import device
@@ -46,6 +47,8 @@ def merge_and_document(
     that was changed meanwhile.
     """
     inputs = inputs or Inputs.of({name: source.folder for name, source in sources.items()})
+    if (cores := available_processors()) < request.blas_threads:
+        tell(f"note: --blas-threads {request.blas_threads} takes several times as long with fewer processors, here {cores}")
     record = compose(request, sources, about, output, device_name)
 
     told: dict[str, Any] = {}

@@ -91,14 +91,14 @@ class Settings:
         if self.compute != COMPUTE[0] and not self.recipe.whole:
             how = "piece by piece, in float32 for models stored in 16 bits and in float64 for others"
             raise UserError(f"--compute {self.compute}: has no effect on {self.method}, which takes tensors {how}; leave it out")
-        if self.blas_threads != 1 and not (self.recipe.whole and self.device == "cpu"):
-            why = f"{self.method}, which takes tensors piece by piece" if not self.recipe.whole else f"--device {self.device}"
-            raise UserError(f"--blas-threads {self.blas_threads}: has no effect on {why}; leave it out")
         if self.dtype is not None:
             known_names("--dtype", [self.dtype], TYPES)
         for option, number, most in (("--threads", self.threads, math.inf), ("--blas-threads", self.blas_threads, BLAS_THREADS)):
             if not isinstance(number, Integral) or isinstance(number, bool) or not 1 <= number <= most:
                 raise UserError(f"{option} {number}: expected a whole number from 1{f' to {most}' if most < math.inf else ''}")
+        if self.blas_threads != 1 and not (self.recipe.whole and self.device == "cpu"):
+            why = f"{self.method}, which takes tensors piece by piece" if not self.recipe.whole else f"--device {self.device}"
+            raise UserError(f"--blas-threads {self.blas_threads}: has no effect on {why}; leave it out")
         for pattern in self.exclude:
             try:
                 re.compile(pattern)
@@ -178,7 +178,7 @@ class Settings:
         dtype = DTYPES[TYPES[self.dtype]] if self.dtype else None
         compute = np.dtype(self.compute)
         request = MergeRequest(
-            models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=compute, blas_threads=self.blas_threads
+            models, self.recipe, table, cuts(), seed=self.seed, dtype=dtype, compute=compute, blas_threads=int(self.blas_threads)
         )
         if self.recipe.whole and request.computed != compute:
             how = "what is stored in float64, and coordinates in a space, are computed in float64"

@@ -290,7 +290,7 @@ WAYS: list[tuple[str, Callable[..., object]]] = [  # the first that matches a wh
     (r"nan-merge (lock|plan).*", helped),  # of the hub: in small, test_vision_experiment.py
     (r"make help", listed),
     (r"make format", formatted),
-    (r"make docs", verbatim),
+    (r"make docs|python -m scripts\.write_docs", verbatim),
     (r"(SLURM=1 )?make (lint|check|test|test-slow)", shown),  # what runs this test, and what takes hours
     (r"make (language|bench|pins)", shown),  # an installation; 30 GB and two other programs; conda's channels
     (r"pip install \.", elsewhere("workflow/test_install.py")),

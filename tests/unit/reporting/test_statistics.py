@@ -350,9 +350,11 @@ def test_what_two_one_sided_tests_exclude_is_the_larger_limit_of_a_90_percent_in
 
 
 def test_limits_of_an_average_are_wider_by_the_spread_over_seeds():
-    low, high = over_seeds(0.4, 0.6, (0.45, 0.55))
-    half = 12.7062 * np.std([0.45, 0.55], ddof=1) / np.sqrt(2)
+    low, high = over_seeds(0.4, 0.6, (0.48, 0.52))
+    half = 12.7062 * np.std([0.48, 0.52], ddof=1) / np.sqrt(2)
     assert (low, high) == pytest.approx((0.5 - np.hypot(0.1, half), 0.5 + np.hypot(0.1, half)), abs=1e-4)
+    assert over_seeds(0.8, 0.95, (0.7, 0.99)) == (0.0, 1.0)
+    assert over_seeds(-0.2, 0.3, (-0.1, 0.2))[0] < -0.2 and over_seeds(0.5, 1.5, (1.0, 1.1))[1] > 1.5
     assert over_seeds(0.4, 0.6, (0.5,)) == (0.4, 0.6) and over_seeds(0.4, 0.6, (0.5, 0.5)) == pytest.approx((0.4, 0.6))
 
 

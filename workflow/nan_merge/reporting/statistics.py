@@ -97,12 +97,14 @@ def over_seeds(low: float, high: float, by_seed: Sequence[float]) -> tuple[float
     """Return limits of a mean over seeds from those over examples, `low` and `high`; of a single seed they stay.
 
     Student's limits of the mean of R values, R - 1 degrees of freedom, are joined to those over examples by square-and-add.
+    They do not leave the range of scores, 0 to 1, where those over examples do not.
     ASSUME: the two are independent, so that noise of the examples which differs between seeds counts twice.
     """
     if len(by_seed) < 2:
         return low, high
     mean, half = np.mean(by_seed), stdtrit(len(by_seed) - 1, (1 + LEVEL) / 2) * np.std(by_seed, ddof=1) / np.sqrt(len(by_seed))
-    return float(mean - np.hypot(mean - low, half)), float(mean + np.hypot(high - mean, half))
+    below, above = float(mean - np.hypot(mean - low, half)), float(mean + np.hypot(high - mean, half))
+    return below if low < 0 else max(below, 0.0), above if high > 1 else min(above, 1.0)
 
 
 def holm(p: Sequence[float]) -> list[float]:

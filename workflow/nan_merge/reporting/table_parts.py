@@ -128,7 +128,7 @@ def interval_notes(*studies: Study) -> list[str]:
     examples = "" if grouped else ", examples independent within a task"
     batches = ", and no other batch size, machine or library, by which generated answers can change"
     if any(study.samples_seeds for study in studies):
-        limits.append("Student's limits over seeds")
+        limits.append("Student's limits over seeds, within the range of scores")
     covered = "; in another suite, ".join(dict.fromkeys(study.covered for study in studies))
     return [
         f"Intervals: 95 %{examples}; {', '.join(limits)}, joined by square-and-add (MOVER). They cover {covered}"

@@ -43,8 +43,8 @@ def check(file: Path, as_json: bool, assets: Path | None, rescore: bool) -> bool
         if assets is not None and WHOLE in archive.files:
             raise UserError(f"{file}: has tables and digests alone; --assets needs the whole archive, get it")
         notes = differing(archive, ROOT)
-        if not as_json:  # before the faults, which they may explain
-            print(*(f"note: {note}\n" for note in notes), sep="", end="", flush=True)
+        for note in [] if as_json else notes:  # before the faults, which they may explain
+            print(f"note: {note}", flush=True)
         findings = []
         for finding in verify(archive, ROOT, Path(scratch), assets, rescore):
             findings.append(finding)

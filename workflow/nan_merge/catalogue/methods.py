@@ -112,8 +112,10 @@ class Catalogue:
 
     def described_variants(self) -> dict[str, dict[str, Any]]:
         """Return the variants by id with labels and summaries filled."""
-        filled = {name: record for name, record in self.variants.items() if "tune" not in record}
-        return {**self.variants, **{name: described(record, f"{VARIANTS}: {name}") for name, record in filled.items()}}
+        return {
+            name: record if "tune" in record else described(record, f"{VARIANTS}: {name}")
+            for name, record in self.variants.items()
+        }
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Return the methods of config/methods.yaml by id, the members of a sweep at its place."""

@@ -98,10 +98,10 @@ def override(method_spec: Mapping[str, Any], path: str, value: Any, name: str) -
     parts = path.split(".")
     if len(parts) not in (1, 3):
         raise _malformed(f"{path}={value}")
-    if len(parts) == 1 and path not in STAGES:
-        whole = "a hyper-parameter has its whole path, such as preprocess.trim.density"
-        raise UserError(f"--set {path}: no stage {path!r}; {nearest(path, STAGES)}; {whole}")
     if len(parts) == 1:
+        if path not in STAGES:
+            whole = "a hyper-parameter has its whole path, such as preprocess.trim.density"
+            raise UserError(f"--set {path}: no stage {path!r}; {nearest(path, STAGES)}; {whole}")
         return {**method_spec, path: value}
     stage, operator, key = parts
     current, values = operator_in(method_spec, stage, name) if stage in STAGES else ("", {})

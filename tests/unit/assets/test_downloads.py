@@ -541,7 +541,7 @@ def test_without_names_nothing_is_locked_and_the_names_are_told(config, hub, mon
     assert ended.value.code == 2 and "3 of 3 assets of config/assets.yaml are not locked: local; toy_gone; toy_model" in shown.out
     assert "--suite NAME" in shown.err and "--all" in shown.err
     assert read_json(config) == {} and not hub.requests
-    with pytest.raises(UserError, match=r"update_lock: unknown 'LOCAL'; did you mean 'local'\?"):
+    with pytest.raises(UserError, match=r"nan-merge lock: unknown 'LOCAL'; did you mean 'local'\?"):
         locking(monkeypatch, "LOCAL")
 
 

@@ -6,9 +6,10 @@ import pytest
 from cases import close, draw
 from oracles_matrix import wudi_loss as loss
 
+from nan_merge.methods import interference
 from nan_merge.methods.context import TensorContext
 from nan_merge.methods.covariance import actmat
-from nan_merge.methods.interference import doge, optmerge, swudi
+from nan_merge.methods.interference import doge, optmerge, swudi, wudi
 
 ALPHA = [1.2, 0.5, 1.3]
 AT = TensorContext("layer.0.weight")
@@ -29,6 +30,14 @@ def test_optmerge_equals_its_oracle(shape, count):
     taus = draw(count, *shape)
     found = optmerge(taus, ALPHA[:count], AT, steps=30, learning_rate=1e-2)
     close(found, oracles_matrix.optmerge(taus, ALPHA[:count], 30, 1e-2), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", [wudi, optmerge, doge])
+def test_rows_are_moved_alike_in_blocks_and_all_at_once(method, monkeypatch):
+    taus = draw(3, 23, 6)
+    at_once = method(taus, ALPHA, AT, steps=30, learning_rate=1e-2)
+    monkeypatch.setattr(interference, "BLOCK", 30)
+    assert np.array_equal(method(taus, ALPHA, AT, steps=30, learning_rate=1e-2), at_once)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (3, 40), (1, 4), (1, 1)], ids=str)

@@ -12,11 +12,12 @@ three start at the sum of the task vectors and stop before it. The factors 1 / |
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
+from array_api_compat import is_numpy_array
 
 from nan_merge.core.parallel import stop_if_interrupted
 from nan_merge.methods.context import COMPUTED, Array, TensorContext, length, namespace, negligible, scale_free
@@ -24,6 +25,7 @@ from nan_merge.methods.decompose import triplets
 from nan_merge.methods.matrices import mean, of_matrices, or_one
 
 BETA_1, BETA_2, STABLE = 0.9, 0.999, 1e-8  # of Adam
+BLOCK = 2**15  # entries that Adam moves together on the host: several arrays of them fit its cache
 SMALLEST = 1e-8  # eigenvalue of C, whose trace is sum_t c_t, below which a direction counts as not used by any expert
 
 Steps = Annotated[int, Ge(0), "steps of Adam"]
@@ -31,7 +33,7 @@ LearningRate = Annotated[float, Gt(0), "of Adam"]
 
 
 def _normal_equation(
-    taus: Sequence[Array], goals: Sequence[Array], rows: Sequence[Array], alpha: Sequence[float]
+    taus: Sequence[Array], goals: Iterable[Array], rows: Iterable[Array], alpha: Sequence[float]
 ) -> tuple[Array, Array]:
     """Return C (in, in) and D (out, in) of the loss sum_t c_t |(tau - goal_t) rows_t^T|^2 / |tau_t|^2."""
     target = 0 * taus[0]
@@ -44,22 +46,45 @@ def _normal_equation(
     return curvature, target
 
 
+def _minimised(start: Array, curvature: Array, target: Array, steps: int, learning_rate: float) -> Array:
+    """Return what Adam makes of `start` (out, in) with the gradient 2 (tau C - D)."""
+
+    def gradient(tau: Array) -> Array:
+        found = tau @ curvature
+        found -= target
+        found *= 2
+        return found
+
+    return _adam(start, gradient, steps, learning_rate)
+
+
 def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning_rate: float) -> Array:
-    """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start`."""
+    """Return the result of `steps` steps of Adam (arXiv 1412.6980, Algorithm 1) from `start` (out, in).
+
+    All but the gradient is done by blocks of rows on the host.
+    """
+    height = max(1, BLOCK // start.shape[1]) if is_numpy_array(start) else len(start)
+    blocks = [slice(first, first + height) for first in range(0, len(start), height)]
     x, first, second = start + 0, 0 * start, 0 * start
     for step in range(1, steps + 1):
         stop_if_interrupted()
         g = gradient(x)
-        first *= BETA_1
-        first += (1 - BETA_1) * g
-        second *= BETA_2
-        with np.errstate(over="ignore"):  # beyond 1e154, in float32 1e19, there is no step
-            second += (1 - BETA_2) * g * g
-        size = second / (1 - BETA_2**step)
-        size **= 0.5
-        size += STABLE
-        x -= learning_rate / (1 - BETA_1**step) * first / size
+        for rows in blocks:
+            _move(x[rows], first[rows], second[rows], g[rows], step, learning_rate)
     return x
+
+
+def _move(x: Array, first: Array, second: Array, g: Array, step: int, learning_rate: float) -> None:
+    """Take a step of Adam in place, of x and of the moments of the gradient g."""
+    first *= BETA_1
+    first += (1 - BETA_1) * g
+    second *= BETA_2
+    with np.errstate(over="ignore"):  # beyond 1e154, in float32 1e19, there is no step
+        second += (1 - BETA_2) * g * g
+    size = second / (1 - BETA_2**step)
+    size **= 0.5
+    size += STABLE
+    x -= learning_rate / (1 - BETA_1**step) * first / size
 
 
 @scale_free
@@ -89,7 +114,7 @@ def wudi(
     start = average * len(taus) if init == "sum" else average
     if not bool((curvature != 0).any()):  # all task vectors are zero
         return start
-    return _adam(start, lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
+    return _minimised(start, curvature, target, steps, learning_rate)
 
 
 @scale_free
@@ -106,16 +131,11 @@ def optmerge(
     DIFFERS: all matrices by default, where the authors' code averages `lm_head`; singular values that are rounding are left out.
     """
     average, count = mean(taus, [1.0] * len(taus)), max(1, min(taus[0].shape) // len(taus))
-    sizes = [length(tau) for tau in taus]
-    goals = [average + _low_rank(tau - average, count, size) for tau, size in zip(taus, sizes, strict=True)]
-    rows = [_low_rank(tau, count, size) for tau, size in zip(taus, sizes, strict=True)]
+    found = (triplets(tau - average, count, length(tau)) for tau in taus)
+    goals = (average + (u * s) @ vt for u, s, vt in found)
+    rows = (s[:, None] * vt for _, s, vt in (triplets(tau, count, length(tau)) for tau in taus))  # U^T U is the identity
     curvature, target = _normal_equation(taus, goals, rows, alpha)
-    return _adam(average * len(taus), lambda tau: 2 * (tau @ curvature - target), steps, learning_rate)
-
-
-def _low_rank(matrix: Array, count: int, size: float) -> Array:
-    u, s, vt = triplets(matrix, count, size)
-    return (u * s) @ vt
+    return _minimised(average * len(taus), curvature, target, steps, learning_rate)
 
 
 @scale_free
@@ -196,7 +216,8 @@ def doge(
     def gradient(delta: Array) -> Array:
         left = before - scale * (rows @ delta[:, :, None])[:, :, 0]
         full = ((-2 * scale * left)[:, None, :] @ rows)[:, 0, :]
-        return full - shared @ (shared.T @ full)
+        full -= shared @ (shared.T @ full)
+        return full
 
     delta = _adam(0 * taus[0], gradient, steps, learning_rate)
     return sum(c * (tau + delta) * _kept(tau, density) for c, tau in zip(alpha, taus, strict=True))

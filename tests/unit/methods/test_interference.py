@@ -40,6 +40,12 @@ def test_rows_are_moved_alike_in_blocks_and_all_at_once(method, monkeypatch):
     assert np.array_equal(method(taus, ALPHA, AT, steps=30, learning_rate=1e-2), at_once)
 
 
+@pytest.mark.parametrize("method", [wudi, optmerge, doge])
+def test_a_frozen_matrix_stays_and_takes_no_step(method, monkeypatch):
+    monkeypatch.setattr(interference, "_adam", None)
+    assert not method([np.zeros((5, 4))] * 3, ALPHA, AT).any()
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (3, 40), (1, 4), (1, 1)], ids=str)
 @pytest.mark.parametrize("count", [2, 3])
 def test_doge_equals_its_oracle(shape, count):

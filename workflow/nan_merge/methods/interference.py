@@ -47,7 +47,9 @@ def _normal_equation(
 
 
 def _minimised(start: Array, curvature: Array, target: Array, steps: int, learning_rate: float) -> Array:
-    """Return what Adam makes of `start` (out, in) with the gradient 2 (tau C - D)."""
+    """Return what Adam makes of `start` (out, in) with the gradient 2 (tau C - D), which is zero where C is."""
+    if not bool((curvature != 0).any()):  # all task vectors are zero, as of frozen embeddings
+        return start
 
     def gradient(tau: Array) -> Array:
         found = tau @ curvature
@@ -112,8 +114,6 @@ def wudi(
     curvature, target = _normal_equation(taus, taus, taus, alpha)
     average = mean(taus, [1.0] * len(taus))
     start = average * len(taus) if init == "sum" else average
-    if not bool((curvature != 0).any()):  # all task vectors are zero
-        return start
     return _minimised(start, curvature, target, steps, learning_rate)
 
 
@@ -203,6 +203,8 @@ def doge(
     `exclude` the others. Directions that are shared as much as the last of the first count too, since which of them come first
     is arbitrary.
     """
+    if not any(bool((tau != 0).any()) for tau in taus):  # there is nothing to learn
+        return 0 * taus[0]
     count, xp = min(taus[0].shape), namespace(taus[0])
     tops = xp.concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
     u, s, _ = triplets(tops, count, COMPUTED * length(tops))

@@ -42,7 +42,7 @@ def test_rows_are_moved_alike_in_blocks_and_all_at_once(method, monkeypatch):
 
 @pytest.mark.parametrize("method", [wudi, optmerge, doge])
 def test_a_frozen_matrix_stays_and_takes_no_step(method, monkeypatch):
-    monkeypatch.setattr(interference, "_adam", None)
+    monkeypatch.setattr(interference, "_move", None)
     assert not method([np.zeros((5, 4))] * 3, ALPHA, AT).any()
 
 

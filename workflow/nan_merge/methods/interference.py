@@ -47,9 +47,7 @@ def _normal_equation(
 
 
 def _minimised(start: Array, curvature: Array, target: Array, steps: int, learning_rate: float) -> Array:
-    """Return what Adam makes of `start` (out, in) with the gradient 2 (tau C - D), which is zero where C is."""
-    if not bool((curvature != 0).any()):  # all task vectors are zero, as of frozen embeddings
-        return start
+    """Return what Adam makes of `start` (out, in) with the gradient 2 (tau C - D)."""
 
     def gradient(tau: Array) -> Array:
         found = tau @ curvature
@@ -71,6 +69,8 @@ def _adam(start: Array, gradient: Callable[[Array], Array], steps: int, learning
     for step in range(1, steps + 1):
         stop_if_interrupted()
         g = gradient(x)
+        if step == 1 and not bool((g != 0).any()):  # nor does a later step move, as of frozen embeddings
+            return x
         for rows in blocks:
             _move(x[rows], first[rows], second[rows], g[rows], step, learning_rate)
     return x
@@ -203,8 +203,6 @@ def doge(
     `exclude` the others. Directions that are shared as much as the last of the first count too, since which of them come first
     is arbitrary.
     """
-    if not any(bool((tau != 0).any()) for tau in taus):  # there is nothing to learn
-        return 0 * taus[0]
     count, xp = min(taus[0].shape), namespace(taus[0])
     tops = xp.concat([triplets(tau, count // len(taus), length(tau))[0] for tau in taus], axis=1)
     u, s, _ = triplets(tops, count, COMPUTED * length(tops))
